@@ -1,0 +1,205 @@
+"""Exactness and speed of the shipped network: ``python benchmarks/laws.py``.
+
+Each law is one function that returns a number; the limit stands beside it in ``LAWS``. Writes ``results/laws.json`` and
+``.md``, and exits with status 1 where a law does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import report
+import torch
+from tasks import load_section
+
+from hadmst_sc import tl
+from hadmst_sc.contract import Observation, Prediction
+from hadmst_sc.distill import distill
+from hadmst_sc.measurement import residual
+from hadmst_sc.models.hadmst import N_CHANNELS, SIGMA_MEAN, HadmstModel
+from hadmst_sc.weights import load_model
+
+SEED = 920_000  # a phantom that neither training nor the quality benchmark draws
+UNTILED, TILED = 160, 48  # cores in bins, multiples of the model's alignment; the phantom has 160 × 160 bins
+DRAWS = {"n_samples": 2, "n_steps": 4, "random_state": 1}
+
+
+@cache
+def model() -> HadmstModel:
+    """The bundled one."""
+    return load_model("default")
+
+
+@cache
+def section() -> Observation:
+    """A phantom of 160 × 160 bins and 8 genes."""
+    from hadmst_sc.datasets.simulate import simulate
+
+    return simulate(SEED, size_um=1600.0, n_genes=8).observation
+
+
+def predict(obs: Observation, **settings: object) -> Prediction:
+    """Ours, with the bundled network."""
+    return tl.predict(obs, model=model(), **settings)
+
+
+def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference over the largest value, of the worst gene."""
+    top = np.maximum(np.abs(b).max((1, 2)), 1e-12)
+    return float((np.abs(a - b).max((1, 2)) / top).max())
+
+
+def difference(a: Prediction, b: Prediction) -> float:
+    """Of means and, where there are draws, standard deviations; ``b`` in the gene order of ``a``."""
+    order = [b.genes.index(gene) for gene in a.genes]
+    worst = relative_difference(a.mean, b.mean[order])
+    return worst if a.std is None or b.std is None else max(worst, relative_difference(a.std, b.std[order]))
+
+
+# --- the laws ---------------------------------------------------------------------------------------------------------
+
+
+def hard_spot_sums() -> float:
+    """Largest relative error of the spot sums with ``consistency="hard"``."""
+    obs = section()
+    found = predict(obs, consistency="hard", n_samples=0)
+    return float(residual(found.mean.astype(float), obs.counts, obs.measurement).max())
+
+
+def tiled_against_untiled() -> float:
+    """The estimate from windows against the estimate from one piece."""
+    tiled, whole = (predict(section(), n_samples=0, window=window) for window in (TILED, UNTILED))
+    return difference(tiled, whole)
+
+
+def other_window() -> float:
+    """Same seed, other windows: mean and spread of the draws."""
+    return difference(predict(section(), window=TILED, **DRAWS), predict(section(), window=UNTILED, **DRAWS))
+
+
+def other_gene_chunk() -> float:
+    """Same seed, three genes at a time instead of all."""
+    return difference(predict(section(), gene_chunk=3, **DRAWS), predict(section(), gene_chunk=8, **DRAWS))
+
+
+def other_gene_order() -> float:
+    """Same seed, genes in reverse."""
+    obs = section()
+    back = replace(obs, counts=np.ascontiguousarray(obs.counts[:, ::-1]), genes=obs.genes[::-1])
+    return difference(predict(obs, **DRAWS), predict(back, **DRAWS))
+
+
+def reach_over_halo() -> float:
+    """Farthest bin that changes when one input bin does, over the halo in the spec."""
+    return measured_reach(model()) / model().spec.halo
+
+
+def measured_reach(network: HadmstModel) -> int:
+    """Reach in bins of the raw network, encoder included: one bin of every input map is changed, at every phase.
+
+    In double precision, so that an output that does not depend on the bin is unchanged to the last digit; before the
+    output's clamp, which could hide a change. The closed-form base enters bin by bin and adds no reach.
+    """
+    spec = network.spec
+    twin = HadmstModel(spec)
+    twin.load_state_dict(network.state_dict())
+    twin = twin.double().eval()
+    side = 2 * spec.halo + 8 * spec.align  # a change in the middle is seen past the halo on all sides
+    generator = torch.Generator().manual_seed(0)
+    channels = (spec.context, N_CHANNELS, 1)
+    inputs = [torch.randn(1, c, side, side, generator=generator, dtype=torch.float64) for c in channels]
+    token = torch.randn(1, spec.token, generator=generator, dtype=torch.float64)
+
+    @torch.no_grad()
+    def output(sigma: float, changed: int | None = None) -> torch.Tensor:
+        context, maps, x = (values.clone() for values in inputs)
+        if changed is not None:
+            for values in (context, maps, x):
+                values[..., changed, changed] += 1
+        return twin.network(x, torch.tensor([sigma], dtype=torch.float64), twin.encode(context), maps, token)
+
+    reach = 0
+    for sigma in (SIGMA_MEAN, 1.0):
+        unchanged = output(sigma)
+        for centre in range(side // 2, side // 2 + spec.align):
+            felt = (output(sigma, centre) != unchanged)[0, 0].nonzero()
+            reach = max(reach, int((felt - centre).abs().max()) if len(felt) else 0)
+    if reach == 0:
+        raise ValueError("`network` needs a trained head, but no output depends on any input; its reach says nothing.")
+    return reach
+
+
+def distill_seconds() -> float:
+    """Closed form on the mouse brain: 2,698 spots × 200 genes."""
+    obs = brain()
+    started = time.perf_counter()
+    distill(obs)
+    return time.perf_counter() - started
+
+
+@cache
+def brain() -> Observation:
+    """200 genes of the mouse brain on 20 µm bins."""
+    return load_section("visium_mouse_brain", 200, 20.0)
+
+
+class Law(NamedTuple):
+    """A number and what it must not exceed."""
+
+    measure: Callable[[], float]
+    limit: float
+    unit: str
+
+
+LAWS: dict[str, Law] = {
+    "hard consistency: spot sums": Law(hard_spot_sums, 1e-4, "relative error"),
+    "tiled = untiled": Law(tiled_against_untiled, 1e-5, "relative error"),
+    "reach within the halo": Law(reach_over_halo, 1.0, "of the halo"),
+    "same seed, other window": Law(other_window, 1e-5, "relative error"),
+    "same seed, other gene chunk": Law(other_gene_chunk, 1e-5, "relative error"),
+    "same seed, other gene order": Law(other_gene_order, 1e-5, "relative error"),
+    "distill, 2,698 spots × 200 genes": Law(distill_seconds, 60.0, "s"),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--laws", nargs="+", choices=list(LAWS), metavar="LAW", help="default: all")
+    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    options = parser.parse_args(arguments)
+    results = []
+    for name in options.laws or LAWS:
+        law = LAWS[name]
+        value = law.measure()
+        results.append({"law": name, "value": float(f"{value:.3g}"), "limit": law.limit, "unit": law.unit})
+        print(f"  {name}: {value:.3g} {law.unit}", flush=True)
+    settings = {"seed": SEED, "windows": [TILED, UNTILED], **DRAWS}
+    record = {"provenance": report.provenance(weights=True), "settings": settings, "results": results}
+    report.save("laws", record, render(record), options.output)
+    if not all(holds(result) for result in results):
+        raise SystemExit(1)
+
+
+def holds(result: dict) -> bool:
+    return result["value"] <= result["limit"]
+
+
+def render(record: dict) -> str:
+    rows = [
+        [r["law"], f"{r['value']:.3g}", f"{r['limit']:g}", r["unit"], "yes" if holds(r) else "NO"]
+        for r in record["results"]
+    ]
+    return "\n\n".join(
+        ["# Laws", report.table(["law", "measured", "at most", "unit", "holds"], rows), report.footer(record)]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Sphinx configuration; also writes the pages that are made from the sources (`_generated`)."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+import hadmst_sc
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+OFFLINE = os.environ.get("DOCS_OFFLINE") == "1"
+
+project = "hadmst_sc"
+author = "hadmst_sc developers"
+copyright = f"2026, {author}"
+version = release = hadmst_sc.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build", "_generated", "**.ipynb_checkpoints"]
+nitpicky = False
+
+html_theme = "furo"
+html_title = "hadmst_sc"
+
+autosummary_generate = False  # one page, made below
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # results are included at the level where they fit
+nb_execution_mode = os.environ.get("DOCS_EXECUTE", "auto")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+
+_INVENTORIES = {
+    "anndata": "https://anndata.readthedocs.io/en/stable/",
+    "matplotlib": "https://matplotlib.org/stable/",
+    "numpy": "https://numpy.org/doc/stable/",
+    "python": "https://docs.python.org/3/",
+    "spatialdata": "https://spatialdata.scverse.org/en/stable/",
+    "torch": "https://docs.pytorch.org/docs/stable/",
+}
+intersphinx_mapping = {} if OFFLINE else {name: (url, None) for name, url in _INVENTORIES.items()}
+
+
+def _api() -> str:
+    """Everything in the `__all__` of every public submodule: nothing public can be left out."""
+    parts = []
+    for name in (name for name in hadmst_sc.__all__ if name != "__version__"):
+        module = import_module(f"hadmst_sc.{name}")
+        summary = (inspect.getdoc(module) or "").split("\n\n")[0]
+        table = ["", ".. autosummary::", "    :nosignatures:", "", *(f"    {member}" for member in module.__all__), ""]
+        for member in module.__all__:
+            thing = getattr(module, member)
+            kind = "autoclass" if inspect.isclass(thing) else "autofunction" if callable(thing) else "autodata"
+            table += [f".. {kind}:: {member}", *["    :members:"] * inspect.isclass(thing), ""]
+        listing = "\n".join([f".. currentmodule:: hadmst_sc.{name}", *(table if module.__all__ else [])])
+        parts.append(f"## `{name}`\n\n{summary}\n\n```{{eval-rst}}\n{listing}\n```\n")
+    return "\n".join(parts)
+
+
+def _model_card() -> str:
+    card = ROOT / "src" / "hadmst_sc" / "_weights" / "default.md"
+    if not card.exists():
+        return "# Model card\n\nThis checkout bundles no weights; `model=None` gives the closed form.\n"
+    text = card.read_text()
+    return text if text.startswith("# ") else f"# Model card\n\n{text}"
+
+
+def _benchmarks() -> str:
+    """Result files as sections, each under the name of its file."""
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.md")):
+        text = re.sub(r"^#", "##", path.read_text(), flags=re.MULTILINE)
+        title = "" if text.lstrip().startswith("## ") else f"## {path.stem.replace('_', ' ')}\n\n"
+        parts.append(f"{title}{text}\n\nFrom `benchmarks/results/{path.name}`.\n")
+    return "\n".join(parts) or "No results have been written yet.\n"
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+_write_if_changed(HERE / "_generated" / "api.md", _api())
+_write_if_changed(HERE / "_generated" / "model_card.md", _model_card())
+_write_if_changed(HERE / "_generated" / "benchmarks.md", _benchmarks())
+_write_if_changed(HERE / "_generated" / "changelog.md", (ROOT / "CHANGELOG.md").read_text())
+(HERE / "tutorials").mkdir(exist_ok=True)
+for _notebook in (ROOT / "tutorials").glob("*.ipynb"):
+    shutil.copy(_notebook, HERE / "tutorials" / _notebook.name)

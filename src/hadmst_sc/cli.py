@@ -1,0 +1,238 @@
+"""The command line, ``hadmst-sc``: a thin layer over the Python API.
+
+Heavy modules load inside the commands, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import hadmst_sc
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+class _Commands(typer.core.TyperGroup):
+    """Prints what is wrong with the input instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; bad input ends with status 2."""
+        warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # announces a default; once per array
+        try:
+            return super().invoke(ctx)
+        except (KeyError, ValueError, FileNotFoundError) as error:  # ContractError is a ValueError
+            if ctx.params.get("traceback"):
+                raise
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error
+            typer.echo(f"hadmst-sc: {message}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="hadmst-sc",
+    cls=_Commands,
+    help="Super-resolved gene expression from H&E and spots.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(hadmst_sc.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
+) -> None: ...
+
+
+@app.command()
+def superresolve(
+    store: Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)],
+    image_key: Annotated[str, typer.Argument(help="Name of the H&E image in the store.")],
+    genes: Annotated[str | None, typer.Option(help="a,b,c or a number: the n most informative.")] = None,
+    table_key: Annotated[str, typer.Option(help="Table with the counts.")] = "table",
+    shapes_key: Annotated[str | None, typer.Option(help="Spots, if the table annotates several regions.")] = None,
+    coordinate_system: Annotated[str | None, typer.Option(help="If image and spots share several.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts.")] = None,
+    bin_um: Annotated[float, typer.Option(help="Edge of a bin, µm.")] = 10.0,
+    spot_um: Annotated[float | None, typer.Option(help="Diameter of a spot, µm.")] = None,
+    pitch_um: Annotated[float | None, typer.Option(help="Distance between spots, µm.")] = None,
+    model: Annotated[str, typer.Option(help="Bundled name or path; 'none' for the closed form only.")] = "default",
+    n_samples: Annotated[int, typer.Option(min=0, help="Draws behind the standard deviation.")] = 4,
+    consistency: Annotated[Literal["soft", "hard", "off"], typer.Option(help="With the measured counts.")] = "soft",
+    random_state: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    device: Device = "auto",
+    key_added: Annotated[str, typer.Option(help="Name of the result.")] = "superres",
+    output: Annotated[Path | None, typer.Option(help="Write to this store instead of into STORE.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Super-resolve a section: image, standard deviation, labels and table, into STORE or a store of their own."""
+    if output is not None:
+        _check_free(output, overwrite)
+        if output.resolve().is_relative_to(store.resolve()):
+            raise ValueError(f"`--output` needs a path outside the input, but {output} lies in {store}.")
+    from spatialdata import read_zarr
+
+    from hadmst_sc import tl
+
+    started = perf_counter()
+    result = tl.superresolve(
+        read_zarr(store),
+        image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        layer=layer,
+        genes=_parse_genes(genes),
+        bin_um=bin_um,
+        spot_um=spot_um,
+        pitch_um=pitch_um,
+        model=None if model == "none" else model,
+        n_samples=n_samples,
+        consistency=consistency,
+        random_state=random_state,
+        device=device,
+        key_added=key_added,
+        overwrite=overwrite,
+        copy=output is not None,
+    )
+    if output is not None:
+        _write(result, output)
+    typer.echo(f"wrote {key_added!r} to {output or store} in {perf_counter() - started:.1f} s")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and weights.")] = Path("runs"),
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, then stop.")] = False,
+) -> None:
+    """Train a model from a configuration file."""
+    from hadmst_sc.train import loop
+    from hadmst_sc.train.config import load_config
+
+    settings = load_config(config)
+    if dry_run:
+        parameters = sum(p.numel() for p in loop.build_model(settings).parameters())
+        crops = f"{settings.sections} sections × {settings.genes} genes × {settings.crop}² bins"
+        typer.echo(json.dumps(settings.to_dict(), indent=2))
+        typer.echo(f"parameters   {parameters:,}\nsteps        {settings.steps:,} of {crops}")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    loop.train(settings, output=out, resume=resume)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the store and the picture.")] = Path("demo_output"),
+    n_genes: Annotated[int, typer.Option(min=1, help="Genes of the phantom.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the phantom and the draws.")] = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Generate a section, super-resolve it, and write a SpatialData store and a picture."""
+    store, picture = output / "section.zarr", output / "superres.png"
+    _check_free(store, overwrite)
+    if picture.exists() and not overwrite:
+        raise ValueError(f"`--output` needs a free path, but {picture} exists. Try `hadmst-sc demo --overwrite`.")
+    import matplotlib
+
+    matplotlib.use("agg")
+    from hadmst_sc import pl, tl
+    from hadmst_sc.datasets.section import phantom
+
+    output.mkdir(parents=True, exist_ok=True)
+    started = perf_counter()
+    sdata = phantom(seed, n_genes=n_genes)
+    table = sdata.tables["table"]
+    typer.echo(f"phantom         {table.n_obs} spots × {table.n_vars} genes   {perf_counter() - started:6.1f} s")
+
+    started = perf_counter()
+    tl.superresolve(sdata, "phantom_full_image", random_state=seed, device=device)
+    bins = sdata.tables["superres_table"]
+    typer.echo(f"super-resolved  {bins.n_obs} bins × {bins.n_vars} genes   {perf_counter() - started:6.1f} s")
+
+    axes = pl.superresolve(sdata)
+    axes[0, 0].figure.savefig(picture, dpi=150)
+    _write(sdata, store)
+    typer.echo(f"store           {store}  (spatialdata.read_zarr)\npicture         {picture}")
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option(help="Bundled name or path.")] = "default", device: Device = "auto"
+) -> None:
+    """Show versions and device, and check that the model computes here what it computed when it was saved."""
+    from importlib.metadata import version
+
+    import torch
+
+    from hadmst_sc import weights
+
+    typer.echo(f"hadmst_sc    {hadmst_sc.__version__}\npython       {sys.version.split()[0]}")
+    for package in ("torch", "spatialdata", "anndata", "zarr", "numpy"):
+        typer.echo(f"{package:<12} {version(package)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    typer.echo(f"device       {device} ({torch.get_num_threads()} threads)")
+    try:
+        loaded = weights.load_model(model, device)
+        card = None if model in weights.bundled_models() else weights.read_card(model)
+        deviation = weights.self_test(loaded, card)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        typer.echo(f"model        {model}: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"model        {model}: ok, relative deviation {deviation:.1e}")
+
+
+def _parse_genes(genes: str | None) -> list[str] | int | None:
+    if genes is None:
+        return None
+    return int(genes) if genes.isdecimal() else [gene.strip() for gene in genes.split(",") if gene.strip()]
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a path in use, and always one that is no store: it is not ours to delete."""
+    if not path.exists():
+        return
+    if not any((path / mark).exists() for mark in ("zarr.json", ".zgroup")):
+        raise ValueError(f"`--output` needs a free path or a zarr store, but {path} is neither. Choose another path.")
+    if not overwrite:
+        raise ValueError(f"`--output` needs a free path, but {path} exists. Try `--overwrite`.")
+
+
+def _write(sdata: SpatialData, path: Path) -> None:
+    """Write beside the place and move there: after a crash the old store or the new one is whole."""
+    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    sdata.write(fresh)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def main() -> None:
+    """Entry point of ``hadmst-sc``."""
+    app()

@@ -1,0 +1,169 @@
+"""What crosses the borders between modules: two records, the names of what is written, and one error.
+
+``io.read`` makes an :class:`Observation`, the model turns it into a :class:`Prediction`, ``io.write`` puts that back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hadmst_sc.grid import Grid
+from hadmst_sc.measurement import Measurement
+
+PROVENANCE_KEY = "hadmst_sc"
+
+
+class ContractError(ValueError):
+    """Several problems with one input, all reported at once, each with its place and its remedy."""
+
+    def __init__(self, what: str, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        number = f"{len(self.problems)} problem" + "s" * (len(self.problems) != 1)
+        super().__init__("\n".join([f"{what} ({number}):", *(f"  {problem}" for problem in self.problems)]))
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """Names of the elements that one run writes (all derive from ``key_added``)."""
+
+    image: str
+
+    @property
+    def std(self) -> str:
+        """Image of posterior standard deviations."""
+        return f"{self.image}_std"
+
+    @property
+    def bins(self) -> str:
+        """Labels that give each in-tissue bin its id."""
+        return f"{self.image}_bins"
+
+    @property
+    def table(self) -> str:
+        """Table with one row per in-tissue bin."""
+        return f"{self.image}_table"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where in the SpatialData object an observation came from; enough for ``io.write`` to put the result beside it."""
+
+    image_key: str
+    table_key: str
+    shapes_key: str
+    coordinate_system: str
+    layer: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One section as arrays on one high-resolution grid.
+
+    Parameters
+    ----------
+    grid
+        The lattice of bins over the image.
+    he
+        ``(3, ny * k, nx * k)`` uint8: H&E resampled so that ``k`` whole pixels make the edge of a bin.
+    he_um
+        µm per pixel of the image level that was read: what the image can show, whatever ``k`` is.
+    measurement
+        ``A`` on ``grid``; row ``s`` belongs to row ``s`` of ``counts``.
+    counts
+        ``(spots, genes)`` float32, measured counts.
+    genes, spots
+        Names of the columns and rows of ``counts``.
+    inside
+        ``(ny, nx)`` bool, in tissue; contains every bin under a spot.
+    source
+        Keys of the elements read; ``None`` when the arrays came from elsewhere.
+    """
+
+    grid: Grid
+    he: np.ndarray
+    he_um: float
+    measurement: Measurement
+    counts: np.ndarray
+    genes: tuple[str, ...]
+    spots: tuple[str, ...]
+    inside: np.ndarray
+    source: Source | None = None
+
+    def __post_init__(self) -> None:
+        ny, nx = self.grid.shape
+        problems = []
+        if self.he.ndim != 3 or self.he.shape[0] != 3 or self.he.dtype != np.uint8:
+            problems.append(f"he: needs (3, y, x) uint8, but has {self.he.shape} {self.he.dtype}.")
+        elif self.he.shape[1] % ny or self.he.shape[1] // ny * nx != self.he.shape[2]:
+            problems.append(f"he: {self.he.shape[1:]} is no whole multiple of the grid {self.grid.shape}.")
+        if self.counts.shape != (len(self.spots), len(self.genes)):
+            problems.append(f"counts: {self.counts.shape} is not (spots, genes) = {len(self.spots), len(self.genes)}.")
+        if len(self.measurement) != len(self.spots) or self.measurement.shape != self.grid.shape:
+            problems.append("measurement: does not match the spots or the grid.")
+        if self.inside.shape != self.grid.shape or self.inside.dtype != bool:
+            problems.append(f"inside: needs bool {self.grid.shape}, but has {self.inside.dtype} {self.inside.shape}.")
+        if problems:
+            raise ContractError("`Observation` is inconsistent", problems)
+
+    @property
+    def he_per_bin(self) -> int:
+        """Pixels of ``he`` along the edge of a bin (``k``)."""
+        return self.he.shape[1] // self.grid.shape[0]
+
+    def subset_spots(self, rows: np.ndarray) -> Observation:
+        """The same section with only some of its spots (index or mask), as in a hold-out; ``inside`` stays."""
+        rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
+        return Observation(
+            self.grid,
+            self.he,
+            self.he_um,
+            self.measurement.subset(rows),
+            self.counts[rows],
+            self.genes,
+            tuple(self.spots[i] for i in rows),
+            self.inside,
+            self.source,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """High-resolution maps of one section.
+
+    Parameters
+    ----------
+    grid
+        The lattice of bins.
+    genes
+        Names of the maps.
+    mean
+        ``(genes, ny, nx)`` float32, expected counts per bin (the posterior mean); zero outside the tissue.
+    std
+        As ``mean``: posterior standard deviation over draws; ``None`` without draws.
+    inside, measured
+        ``(ny, nx)`` bool: in tissue; under a spot.
+    gene_stats
+        Columns for ``var``, each ``(genes,)``.
+    provenance
+        Parameters, versions, seeds and residuals: only str, int, float, bool, None, lists and dicts of these.
+    """
+
+    grid: Grid
+    genes: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray | None
+    inside: np.ndarray
+    measured: np.ndarray
+    gene_stats: dict[str, np.ndarray] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.genes), *self.grid.shape)
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None and value.shape != expected:
+                raise ValueError(f"`{name}` needs shape {expected}, but has {value.shape}.")

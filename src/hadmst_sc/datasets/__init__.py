@@ -1,0 +1,24 @@
+"""Sections to learn and test on: phantoms with known truth, made offline, and loaders for public sections."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOME = {
+    "phantom": "section",
+    "available": "public",
+    "load": "public",
+    "load_cells": "public",
+    "bin_cells": "public",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:  # lazy: the simulator must be importable without spatialdata
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

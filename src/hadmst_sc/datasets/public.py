@@ -1,0 +1,201 @@
+"""Loaders for the public sections of the data folder, which is not part of the package."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from PIL import Image
+from scipy import sparse
+from spatialdata import SpatialData
+
+from hadmst_sc.datasets.section import as_visium
+from hadmst_sc.grid import Grid
+
+_PIXEL_BUDGET = 400_000_000  # checked in the header, before an image is decoded
+
+
+@dataclass(frozen=True)
+class _Files:
+    counts: str
+    image: str
+
+
+_SECTIONS = {
+    "visium_mouse_brain": _Files("visium_mouse_brain/visium.h5ad", "visium_mouse_brain/he_colourised.jpg"),
+    **{
+        f"visium_dlpfc_{n}": _Files(f"visium_dlpfc/{n}.h5ad", f"visium_dlpfc/{n}_tissue_lowres_image.png")
+        for n in (151673, 151674, 151675)
+    },
+    **{f"her2st_C{n}": _Files(f"her2st/C{n}.h5ad", f"her2st/C{n}.jpg") for n in range(2, 7)},
+    **{
+        f"st_mob_{n}": _Files(f"st_mouse_olfactory_bulb/MOB{n}.h5ad", f"st_mouse_olfactory_bulb/MOB{n}.jpg")
+        for n in range(1, 5)
+    },
+    "xenium_breast_visium": _Files("xenium_breast/crop_visium_spots.h5ad", "xenium_breast/he.png"),
+}
+_CELLS = {
+    "xenium_breast_crop": "xenium_breast/crop_xenium_cells.h5ad",
+    "xenium_breast_rep1": "xenium_breast/rep1_cells_subsample.h5ad",
+    "xenium_mouse_brain": "xenium_mouse_brain/cells.h5ad",
+}
+# Columns of the files under the names that Space Ranger's readers use; ST's x counts columns, y rows.
+_OBS = {"row": "array_row", "col": "array_col", "y": "array_row", "x": "array_col", "selected": "in_tissue"}
+_POSITIONS = ("pxl_row", "pxl_col", "pixel_x", "pixel_y", "new_x", "new_y")  # all of them are in obsm["spatial"]
+
+
+def _root(data_dir: str | Path | None) -> Path:
+    beside_the_project = Path(__file__).resolve().parents[4] / "shared" / "data"
+    root = Path(data_dir or os.environ.get("HADMST_DATA") or beside_the_project)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"`data_dir` needs the folder of public sections, but {str(root)!r} is no folder. The sections are "
+            f"not part of the package. Set the environment variable HADMST_DATA, or pass `data_dir='path/to/data'`."
+        )
+    return root
+
+
+def _existing(root: Path, name: str, relative: str) -> Path:
+    path = root / relative
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`name={name!r}` needs the file {relative!r}, but the data folder {str(root)!r} lacks it. "
+            f"Set HADMST_DATA to a folder that has it, or see `available()`."
+        )
+    return path
+
+
+def _unknown(name: str, known: list[str], verb: str) -> KeyError:
+    return KeyError(f"`name={name!r}` is no section. Available: {known}. Try `{verb}({known[0]!r})`.")
+
+
+def available(data_dir: str | Path | None = None) -> list[str]:
+    """Names that :func:`load` can read from the data folder.
+
+    Parameters
+    ----------
+    data_dir
+        As in :func:`load`.
+    """
+    root = _root(data_dir)
+    return [name for name, f in _SECTIONS.items() if (root / f.counts).is_file() and (root / f.image).is_file()]
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """``(3, y, x)`` uint8."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the budget below is the check
+        image = Image.open(path)
+    with image:
+        if image.width * image.height > _PIXEL_BUDGET:
+            raise ValueError(
+                f"`{path.name}` needs at most {_PIXEL_BUDGET:,} pixels, but has {image.width:,} × {image.height:,}. "
+                f"Decoding it would exhaust memory. Replace the file by its original."
+            )
+        return np.ascontiguousarray(np.moveaxis(np.asarray(image.convert("RGB")), -1, 0))
+
+
+def _read_counts(path: Path) -> AnnData:
+    table = anndata.read_h5ad(path)
+    table.var["gene_ids"] = table.var_names.astype(str)
+    table.var_names_make_unique()
+    table.obs_names = table.obs_names.astype(str)
+    return table
+
+
+def _read_layers(path: Path, section: str, spots: pd.Index) -> pd.Categorical:
+    """Cortical layer of each spot as annotated; missing where it was not."""
+    labels = pd.read_csv(path, sep="\t", header=None, names=["spot", "section", "layer"], dtype=str)
+    own = labels[labels["section"] == section].set_index("spot")["layer"]
+    return pd.Categorical(own.reindex(spots))
+
+
+def load(name: str, *, data_dir: str | Path | None = None) -> SpatialData:
+    """A public section, in the structure of ``spatialdata_io.visium``.
+
+    Parameters
+    ----------
+    name
+        One of :func:`available`.
+    data_dir
+        The data folder; by default ``$HADMST_DATA``, else ``../shared/data`` seen from the project's root.
+
+    Returns
+    -------
+    SpatialData with the H&E as ``<name>_full_image`` (and smaller copies ``_hires_image``, ``_lowres_image``), spots as
+    circles ``<name>`` of their true diameter, and integer counts as ``table``. Its ``uns["spatial"][name]["metadata"]``
+    holds ``spot_um``, ``pitch_um`` and ``um_per_px``; DLPFC sections have the annotated ``layer`` in ``obs``.
+
+    Raises
+    ------
+    KeyError
+        If there is no section of that name.
+    FileNotFoundError
+        If the data folder, or the section in it, is missing.
+    """
+    if name not in _SECTIONS:
+        raise _unknown(name, list(_SECTIONS), "load")
+    root, files = _root(data_dir), _SECTIONS[name]
+    path = _existing(root, name, files.counts)
+    image = _read_image(_existing(root, name, files.image))
+    table = _read_counts(path)
+    um_per_px, spot_um, pitch_um = (float(table.uns[key]) for key in ("he_mpp", "spot_diameter_um", "pitch_um"))
+    table.obs = table.obs.rename(columns=_OBS).drop(columns=list(_POSITIONS), errors="ignore")
+    if "in_tissue" not in table.obs:
+        table.obs.insert(0, "in_tissue", 1)
+    if name.startswith("visium_dlpfc"):
+        labels = _existing(root, name, "visium_dlpfc/layer_labels.tsv.gz")
+        table.obs["layer"] = _read_layers(labels, name.rpartition("_")[2], table.obs_names)
+    metadata = {"spot_um": spot_um, "pitch_um": pitch_um, "um_per_px": um_per_px}
+    table.uns = {"spatial": {name: {"metadata": metadata}}}
+    table.obsm["spatial"] = np.asarray(table.obsm["spatial"], float)
+    return as_visium(name, image, table, spot_um / um_per_px)
+
+
+def load_cells(name: str, *, data_dir: str | Path | None = None) -> AnnData:
+    """Cells of a Xenium section: the truth at high resolution.
+
+    Parameters
+    ----------
+    name
+        ``"xenium_breast_crop"``, ``"xenium_breast_rep1"`` (both on the image of ``load("xenium_breast_visium")``) or
+        ``"xenium_mouse_brain"`` (no image).
+    data_dir
+        As in :func:`load`.
+
+    Returns
+    -------
+    AnnData of counts, cells × genes, with ``obsm["spatial"]`` as (x, y) in pixels of ``uns["he_mpp"]`` µm; without an
+    image a pixel is 1 µm.
+    """
+    if name not in _CELLS:
+        raise _unknown(name, list(_CELLS), "load_cells")
+    cells = _read_counts(_existing(_root(data_dir), name, _CELLS[name]))
+    cells.uns.setdefault("he_mpp", 1.0)
+    cells.obsm["spatial"] = np.asarray(cells.obsm["spatial"], float)
+    return cells
+
+
+def bin_cells(cells: AnnData, grid: Grid) -> np.ndarray:
+    """Counts of all cells whose centre lies in a bin, ``(genes, ny, nx)`` float32.
+
+    Parameters
+    ----------
+    cells
+        As :func:`load_cells` gives them.
+    grid
+        Over the image whose pixels ``cells.obsm["spatial"]`` are in; cells off the grid are left out.
+    """
+    iy, ix = np.floor(grid.px_to_bins(cells.obsm["spatial"])).astype(int)[:, ::-1].T
+    on = np.flatnonzero((iy >= 0) & (iy < grid.shape[0]) & (ix >= 0) & (ix < grid.shape[1]))
+    place = sparse.csr_matrix(
+        (np.ones(len(on), np.float32), (iy[on] * grid.shape[1] + ix[on], on)), shape=(grid.n_bins, cells.n_obs)
+    )
+    binned = place @ sparse.csr_matrix(cells.X).astype(np.float32)
+    return np.ascontiguousarray(binned.toarray().T).reshape(cells.n_vars, *grid.shape)

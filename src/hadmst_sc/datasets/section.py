@@ -1,0 +1,183 @@
+"""Sections as SpatialData, element by element as ``spatialdata_io.visium`` makes them; and the phantom in that form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
+from spatialdata.transformations import Identity, Scale, Sequence, get_transformation, set_transformation
+
+from hadmst_sc.datasets.simulate import Phantom, simulate
+
+_AXES = ("y", "x")
+_RGB = {"dims": ("c", "y", "x"), "c_coords": ["r", "g", "b"]}
+
+
+def _reduced(image: np.ndarray, longest: int, least: int) -> tuple[np.ndarray, float]:
+    """``(3, y, x)`` brought to at most ``longest`` pixels, at least ``least`` times smaller, and the factor applied."""
+    factor = max(least, -(-max(image.shape[1:]) // longest))
+    # The border that fills no whole pixel is cut, so that the factor is exact on both axes.
+    whole = [side // factor * factor for side in image.shape[1:]]
+    blocks = image[:, : whole[0], : whole[1]].reshape(3, whole[0] // factor, factor, whole[1] // factor, factor)
+    return np.round(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8), 1 / factor
+
+
+def as_visium(dataset_id: str, image: np.ndarray, table: AnnData, diameter_px: float) -> SpatialData:
+    """Assemble image, spots and counts as ``spatialdata_io.visium`` does.
+
+    Parameters
+    ----------
+    dataset_id
+        Prefix of the element names, and the coordinate system of the full image's pixels.
+    image
+        ``(3, y, x)`` uint8. The hires (≤ 2,000 pixels, at least halved) and lowres (≤ 600, at least quartered) images
+        are made from it.
+    table
+        Counts, with ``obsm["spatial"]`` as (x, y) in pixels of ``image``; gains ``spot_id`` and ``region``.
+    diameter_px
+        Of a spot.
+    """
+    hires, hires_scale = _reduced(image, 2000, 2)
+    lowres, lowres_scale = _reduced(image, 600, 4)
+    to_hires, to_lowres = (Scale([factor, factor], axes=_AXES) for factor in (hires_scale, lowres_scale))
+    hires_id, lowres_id = f"{dataset_id}_downscaled_hires", f"{dataset_id}_downscaled_lowres"
+    table.obs["spot_id"] = np.arange(table.n_obs)
+    circles = ShapesModel.parse(
+        table.obsm["spatial"],
+        geometry=0,
+        radius=diameter_px / 2,
+        index=table.obs["spot_id"].copy(),
+        transformations={dataset_id: Identity(), hires_id: to_hires, lowres_id: to_lowres},
+    )
+    table.obs["region"] = pd.Categorical([dataset_id] * table.n_obs)
+    images = {
+        f"{dataset_id}_full_image": Image2DModel.parse(
+            image, scale_factors=[2, 2, 2, 2], transformations={dataset_id: Identity()}, **_RGB
+        )
+    }
+    for name, small, scale, system in (
+        (f"{dataset_id}_hires_image", hires, to_hires, hires_id),
+        (f"{dataset_id}_lowres_image", lowres, to_lowres, lowres_id),
+    ):
+        systems = {system: Identity(), dataset_id: scale.inverse()}
+        images[name] = Image2DModel.parse(small, transformations=systems, **_RGB)
+    parsed = TableModel.parse(table, region=dataset_id, region_key="region", instance_key="spot_id")
+    return SpatialData(images=images, shapes={dataset_id: circles}, tables={"table": parsed})
+
+
+def _table(phantom: Phantom, seed: int) -> AnnData:
+    observation = phantom.observation
+    grid = observation.grid
+    row, column = phantom.array_index.T
+    obs = pd.DataFrame(
+        {"in_tissue": 1, "array_row": row, "array_col": column, "efficiency": phantom.efficiency},
+        index=list(observation.spots),
+    )
+    var = pd.DataFrame(
+        {
+            "gene_ids": [f"PHANTOM{g:08d}" for g in range(len(observation.genes))],
+            "feature_types": "Gene Expression",
+            "genome": "phantom",
+            "kind": list(phantom.kinds),
+        },
+        index=list(observation.genes),
+    )
+    table = AnnData(sparse.csr_matrix(observation.counts), obs=obs, var=var)
+    table.obsm["spatial"] = grid.bins_to_px(observation.measurement.centres)[:, ::-1].copy()
+    table.uns["spatial"] = {"phantom": {"metadata": {"um_per_px": grid.um_per_px}}}
+    table.uns["phantom"] = {
+        "seed": seed,
+        "style": phantom.style,
+        "clarity": phantom.clarity,
+        "bin_um": grid.bin_um,
+        "misregistration_um": list(phantom.misregistration_um),
+    }
+    return table
+
+
+def phantom(
+    seed: int = 0,
+    *,
+    n_genes: int = 24,
+    size_um: float = 1200.0,
+    bin_um: float = 10.0,
+    spot_um: float = 55.0,
+    pitch_um: float = 100.0,
+    he_um: float = 2.5,
+    style: str | None = None,
+    depth: tuple[float, float] = (0.15, 40.0),
+    misregistration_um: float | tuple[float, float] | None = 0.0,
+    augment: bool = True,
+) -> SpatialData:
+    """A procedurally generated section with known truth, in the structure of ``spatialdata_io.visium``.
+
+    Parameters
+    ----------
+    seed
+        Of everything: the same arguments draw the same section.
+    n_genes
+        Number of genes, spread evenly over their kinds.
+    size_um, bin_um
+        Edge of the square section; edge of the bins of the truth.
+    spot_um, pitch_um
+        Diameter and distance of the spots.
+    he_um
+        µm per pixel that the H&E resolves at best.
+    style
+        How regions are drawn, one of ``TRAIN_STYLES`` or ``HELD_OUT_STYLES`` of :mod:`hadmst_sc.datasets.simulate`;
+        ``None`` draws one of the first.
+    depth
+        Mean counts per spot, log-uniform over genes between these.
+    misregistration_um
+        Shift of the image against the spots, ``(dy, dx)`` or a length; zero by default, and ``None`` draws one.
+    augment
+        Random damage, image quality, spot efficiency, bleed and ambient RNA, as training sees them.
+
+    Returns
+    -------
+    SpatialData with
+
+    - images ``phantom_full_image`` (H&E, 2.5 µm per pixel), ``phantom_hires_image``, ``phantom_lowres_image``;
+    - shapes ``phantom``, the spots, and ``table``, their counts;
+    - image ``phantom_truth``, ``(genes, y, x)`` true expected counts per bin, and labels ``phantom_regions``, 0 off the
+      tissue.
+
+    ``table.var["kind"]`` says what drives each gene, ``table.obs["efficiency"]`` which share of its counts each spot
+    caught, and ``table.uns["phantom"]`` how the section was drawn.
+
+    Examples
+    --------
+    >>> sdata = phantom(seed=1, n_genes=8)
+    >>> sdata["phantom_truth"].sizes["c"]
+    8
+    """
+    drawn = simulate(
+        seed,
+        size_um=size_um,
+        bin_um=bin_um,
+        spot_um=spot_um,
+        pitch_um=pitch_um,
+        he_um=he_um,
+        n_genes=n_genes,
+        style=style,
+        depth=depth,
+        misregistration_um=misregistration_um,
+        augment=augment,
+    )
+    observation = drawn.observation
+    grid = observation.grid
+    sdata = as_visium("phantom", observation.he, _table(drawn, seed), spot_um / grid.um_per_px)
+    truth = Image2DModel.parse(drawn.rate, dims=("c", "y", "x"), c_coords=list(observation.genes))
+    regions = Labels2DModel.parse((drawn.regions + 1).astype(np.uint32), dims=_AXES)
+    to_pixels = Scale([grid.px_per_bin, grid.px_per_bin], axes=_AXES)
+    systems = {
+        system: Sequence([to_pixels, scale])
+        for system, scale in get_transformation(sdata["phantom"], get_all=True).items()
+    }
+    for element in (truth, regions):
+        set_transformation(element, systems, set_all=True)
+    sdata["phantom_truth"], sdata["phantom_regions"] = truth, regions
+    return sdata

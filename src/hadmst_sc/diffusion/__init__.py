@@ -1,0 +1,8 @@
+"""Samplers, tiling and consistency: they know one protocol, the denoiser ``D(x, sigma)``, and nothing of networks."""
+
+from hadmst_sc.diffusion.consistency import RULES, Footprints, consistent
+from hadmst_sc.diffusion.denoiser import Denoiser
+from hadmst_sc.diffusion.sampling import keyed_noise, sample, sigma_schedule
+from hadmst_sc.diffusion.tiling import tiled
+
+__all__ = ["RULES", "Denoiser", "Footprints", "consistent", "keyed_noise", "sample", "sigma_schedule", "tiled"]

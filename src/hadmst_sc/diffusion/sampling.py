@@ -1,0 +1,79 @@
+"""Draws from a denoiser: schedule, solver, and noise that belongs to a place rather than to a call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hadmst_sc.diffusion.denoiser import Denoiser
+
+
+def sigma_schedule(n_steps: int, sigma_max: float, sigma_min: float = 0.05, rho: float = 7.0) -> Tensor:
+    """Noise levels of Karras et al. 2022, Eq. 5: decreasing, ``(n_steps + 1,)``, the last is zero.
+
+    Raises
+    ------
+    ValueError
+        If ``n_steps`` is not positive, or the levels do not decrease.
+    """
+    if n_steps < 1:
+        raise ValueError(f"`n_steps` needs to be at least 1, but is {n_steps}.")
+    if not sigma_max > sigma_min > 0:
+        raise ValueError(f"`sigma_max` > `sigma_min` > 0 is needed, but they are {sigma_max} and {sigma_min}.")
+    ramp = torch.linspace(0, 1, n_steps, dtype=torch.float64)
+    levels = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+
+
+def keyed_noise(shape: tuple[int, int], genes: Sequence[str], seed: int, draw: int) -> Tensor:
+    """Standard normal noise ``(genes, ny, nx)`` that is a function of (seed, draw, gene name, bin) alone.
+
+    Drawn per gene on the whole grid, on the CPU, from a counter-based generator: windows, chunks, gene order, workers and
+    devices cannot change it, and the caller's random state is untouched.
+    """
+    maps = np.empty((len(genes), *shape), np.float32)
+    for index, gene in enumerate(genes):
+        digest = hashlib.sha256(f"{seed}\0{draw}\0{gene}".encode()).digest()
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+        maps[index] = generator.standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy(maps)
+
+
+def sample(denoise: Denoiser, noise: Tensor, sigmas: Tensor, start: Tensor, start_sd: float) -> Tensor:
+    """One draw by DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2, data prediction): one evaluation per step.
+
+    At the first level the state is taken as normal around ``start`` with the variance of noise plus data; starting there
+    rather than from pure noise allows a low first level, and with few steps that is what keeps the spread right.
+
+    Parameters
+    ----------
+    denoise
+        The denoiser.
+    noise
+        ``(g, ny, nx)`` standard normal.
+    sigmas
+        Decreasing levels that end in zero.
+    start
+        ``(g, ny, nx)`` centre of the data, in model space.
+    start_sd
+        Standard deviation of the data around ``start``.
+    """
+    levels = [float(s) for s in sigmas]
+    x = start + noise * (levels[0] ** 2 + start_sd**2) ** 0.5
+    previous, previous_step = None, 0.0
+    for now, after in zip(levels[:-1], levels[1:], strict=True):
+        denoised = denoise(x, now)
+        if after == 0:
+            return denoised
+        step = float(np.log(now / after))
+        direction = denoised
+        if previous is not None:
+            ratio = step / (2 * previous_step)
+            direction = (1 + ratio) * denoised - ratio * previous
+        x = (after / now) * x - float(np.expm1(-step)) * direction
+        previous, previous_step = denoised, step
+    return x

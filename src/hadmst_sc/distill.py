@@ -1,0 +1,311 @@
+"""Closed-form distillation on the user's own section: H&E and spots in, per-gene priors and honest scores out.
+
+Counts are variance-stabilised (square root) and rotated to principal components over genes (*metagenes*), so noise that genes
+do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E (ridge on
+the features and on random Fourier features of them) and the rest is kriged; every mix, length and noise level is chosen
+by leave-one-out over spots. Genes are decoded from the components. There is no iteration and no random start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import ndimage, sparse
+from scipy.spatial import cKDTree
+
+from hadmst_sc.contract import Observation
+from hadmst_sc.features import N_BASE, he_features
+from hadmst_sc.kriging import CANDIDATES, Kernel, Lattice, Neighbourhood, pitch_of
+from hadmst_sc.measurement import Measurement, pool
+
+PRIORS = ("he", "space", "joint", "spread")
+TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
+MAX_COMPONENTS = 64
+N_FOURIER = 192
+FOURIER_SEED = 20_261_122  # fixed: the closed form is a function of the section alone
+MIXES = ((1.0, 0.0), (0.5, 0.5), (0.2, 0.8))  # linear and Fourier shares of the H&E kernel
+RIDGES = (0.05, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
+SHARES = (0.0, 0.5, 0.8, 1.0)  # how much of the H&E prediction is taken out before kriging
+FLOOR = 0.02  # of a gene's mean: no prior claims that a gene is impossible in a bin
+N_METAGENES = 8
+SPREAD_PITCHES = 0.5  # reach of the spots' log-ratios into the gaps
+SPREAD_NEIGHBORS = 12
+
+
+class _Choice:
+    """The best leave-one-out prediction so far of each component, and the recipe that made it."""
+
+    def __init__(self, values: np.ndarray, loo: np.ndarray | None = None) -> None:
+        self.values = values
+        self.loo = np.zeros_like(values) if loo is None else loo.copy()  # (spots, K)
+        self.error = ((values - self.loo) ** 2).mean(0)  # (K,)
+        self.recipe: list[tuple | None] = [None] * values.shape[1]
+
+    def offer(self, loo: np.ndarray, recipe: tuple) -> None:
+        error = ((self.values - loo) ** 2).mean(0)
+        # A thousandth of the error is no reason to change: near-ties would be decided by rounding.
+        for column in np.flatnonzero(error < self.error * (1 - 1e-3)):
+            self.error[column], self.recipe[column] = error[column], recipe
+            self.loo[:, column] = loo[:, column]
+
+    def groups(self) -> list[tuple[tuple, list[int]]]:
+        """Recipes in use, each with its components."""
+        used = dict.fromkeys(recipe for recipe in self.recipe if recipe is not None)
+        return [(recipe, [c for c, r in enumerate(self.recipe) if r == recipe]) for recipe in used]
+
+
+class _Regression:
+    """Ridge of components on H&E features: all mixes and penalties, with exact leave-one-out."""
+
+    def __init__(self, maps: np.ndarray, measurement: Measurement, active: np.ndarray) -> None:
+        rng = np.random.default_rng(FOURIER_SEED)
+        f = len(maps)
+        self._frequency = (rng.standard_normal((f, N_FOURIER)) / np.sqrt(f)).astype(np.float32)
+        self._phase = rng.uniform(0, 2 * np.pi, N_FOURIER).astype(np.float32)
+        self._maps, self._active = maps, active
+        spots = pool(maps, measurement)
+        blocks = (spots, self._fourier(spots))
+        self._centres = [block.mean(0) for block in blocks]
+        # Unit mean squared norm, so that a penalty means the same for both blocks and for any number of features.
+        self._scales = [
+            np.sqrt(max(((block - centre) ** 2).sum(1).mean(), 1e-12))
+            for block, centre in zip(blocks, self._centres, strict=True)
+        ]
+        self._at_spots = self._normalised(blocks)
+
+    def _fourier(self, features: np.ndarray) -> np.ndarray:
+        return np.cos(features @ self._frequency + self._phase)
+
+    def _normalised(self, blocks: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        parts = zip(blocks, self._centres, self._scales, strict=True)
+        return [(block - centre) / scale for block, centre, scale in parts]
+
+    @cached_property
+    def _at_bins(self) -> list[np.ndarray]:
+        features = self._maps[:, self._active].T
+        return [block.astype(np.float32) for block in self._normalised((features, self._fourier(features)))]
+
+    @staticmethod
+    def _design(blocks: list[np.ndarray], mix: tuple[float, float]) -> np.ndarray:
+        return np.concatenate([np.sqrt(m).astype(b.dtype) * b for m, b in zip(mix, blocks, strict=True) if m], 1)
+
+    def fit(self, values: np.ndarray) -> tuple[_Choice, np.ndarray]:
+        """Best fit of each component of ``(spots, K)`` and its maps on the active bins, ``(K, active)``."""
+        best, solved = _Choice(values), {}
+        for mix in MIXES:
+            u, s, vt = np.linalg.svd(self._design(self._at_spots, mix), full_matrices=False)
+            projected = u.T @ values
+            for ridge in RIDGES:
+                gain = s**2 / (s**2 + ridge)
+                leverage = np.minimum(u**2 @ gain + 1 / len(values), 0.999)  # 1/n: the mean is fitted too
+                rest = (values - u @ (gain[:, None] * projected)) / (1 - leverage)[:, None]
+                best.offer(values - rest, (mix, ridge))
+            solved[mix] = (s, vt, projected)
+        maps = np.zeros((values.shape[1], int(self._active.sum())), np.float32)
+        for (mix, ridge), columns in best.groups():
+            s, vt, projected = solved[mix]
+            beta = vt.T @ ((s / (s**2 + ridge))[:, None] * projected[:, columns])
+            maps[columns] = (self._design(self._at_bins, mix) @ beta.astype(np.float32)).T
+        return best, maps
+
+
+def _krige(values: np.ndarray, he: _Choice, he_maps: np.ndarray, lattice: Lattice, spots: np.ndarray):
+    """Kriging of the components alone (*space*) and of what the H&E leaves over (*joint*): choices and maps."""
+    space, joint = _Choice(values), _Choice(values, he.loo)
+    neighbours = Neighbourhood(spots)
+    for kernel in CANDIDATES:
+        weights = neighbours.weights(kernel)
+        for share in SHARES:
+            loo = share * he.loo + weights @ (values - share * he.loo)
+            joint.offer(loo, (kernel, share))
+            if share == 0:
+                space.offer(loo, (kernel, share))
+    # Both choices draw on the same kernels: solve each once, for all the components that chose it.
+    space_maps, joint_maps = np.zeros_like(he_maps), he_maps.copy()
+    jobs: dict[Kernel, list[tuple[np.ndarray, float, list[int]]]] = {}
+    for choice, maps in ((space, space_maps), (joint, joint_maps)):
+        for (kernel, share), columns in choice.groups():
+            jobs.setdefault(kernel, []).append((maps, share, columns))
+    for kernel, parts in jobs.items():
+        rest = [values[:, columns] - share * he.loo[:, columns] for _, share, columns in parts]
+        kriged = lattice.krige(kernel, np.concatenate(rest, 1))
+        for maps, share, columns in parts:
+            maps[columns], kriged = share * he_maps[columns] + kriged[: len(columns)], kriged[len(columns) :]
+    return (space, space_maps), (joint, joint_maps)
+
+
+def gamma_shape(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Shape ``k`` of the Gamma–Poisson law of counts around leave-one-out predictions, per gene, by moments.
+
+    Large when predictions are as good as counting noise allows (the counts then add nothing), small when they are poor.
+    """
+    excess = ((counts - expected) ** 2 - expected).sum(0)
+    return np.where(excess > 0, (expected**2).sum(0) / np.maximum(excess, 1e-9), 1e4).clip(0.05, 1e4)
+
+
+def _r2(loo: np.ndarray, values: np.ndarray) -> np.ndarray:
+    variance = values.var(0)
+    return np.where(variance > 1e-12, 1 - ((values - loo) ** 2).mean(0) / np.maximum(variance, 1e-12), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """Priors of all genes of a section, kept as components and decoded gene by gene.
+
+    Parameters
+    ----------
+    active
+        ``(ny, nx)`` bool: bins where priors are evaluated; elsewhere they are one (the gene's mean).
+    context
+        ``(N_METAGENES + N_BASE, ny, nx)`` float32: leading components of the H&E prior, and stain maps.
+    token
+        ``(genes, len(TOKEN))`` float32: what conditions the network on a gene.
+    gene_mean
+        ``(genes,)`` mean rate, counts per whole bin.
+    shape
+        ``(genes,)`` Gamma shape ``k`` of the soft consistency.
+    r2
+        ``(3, genes)`` leave-one-out R² of the priors H&E, space and joint on square-root rates.
+    """
+
+    active: np.ndarray
+    context: np.ndarray
+    token: np.ndarray
+    gene_mean: np.ndarray
+    shape: np.ndarray
+    r2: np.ndarray
+    measurement: Measurement
+    rates: np.ndarray  # (spots, genes) measured, in gene means
+    _maps: np.ndarray  # (3, K, active) components of the H&E, space and joint priors
+    _loadings: np.ndarray  # (K, genes)
+    _offset: np.ndarray  # (genes,) mean square-root rate
+    _factor: np.ndarray  # (3, genes) makes the priors' totals over spots right
+    _spread: sparse.csr_matrix  # (active, spots)
+
+    def priors(self, genes: np.ndarray) -> np.ndarray:
+        """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""
+        genes = np.asarray(genes)
+        out = np.ones((len(genes), len(PRIORS), self.active.size), np.float32)
+        where = np.flatnonzero(self.active)
+        loadings = self._loadings[:, genes].T.astype(np.float32)
+        offset = self._offset[genes, None].astype(np.float32)
+        for prior in range(3):
+            root = np.maximum(offset + loadings @ self._maps[prior], 0)
+            out[:, prior, where] = np.maximum(root**2 * self._factor[prior, genes, None], FLOOR)
+        out[:, 3, where] = self._spread_prior(genes, out[:, 0])[:, where]
+        return out.reshape(len(genes), len(PRIORS), *self.active.shape)
+
+    def _spread_prior(self, genes: np.ndarray, he: np.ndarray) -> np.ndarray:
+        """The H&E prior times the spots' shrunken ratios, spread log-linearly into the gaps; flat ``(g, bins)``."""
+        depth = self.gene_mean[genes] * self.measurement.area[:, None]
+        expected = (self.measurement.matrix @ he.T) / self.measurement.area[:, None] * depth
+        k = self.shape[genes]
+        ratio = (self.rates[:, genes] * depth + k) / (expected + k)
+        out = he.copy()
+        out[:, self.active.ravel()] *= np.exp(self._spread @ np.log(ratio)).T.astype(np.float32)
+        return out
+
+    def spot_maps(self, genes: np.ndarray) -> np.ndarray:
+        """Measured rates painted onto the bins under the spots, ``(len(genes), ny, nx)`` float32, zero in the gaps."""
+        matrix, coverage = self.measurement.matrix, self.measurement.coverage
+        painted = (matrix.T @ self.rates[:, genes]).T.reshape(-1, *coverage.shape)
+        return (painted / np.where(coverage > 0, coverage, 1)).astype(np.float32)
+
+
+def _gaussian_spread(spots: np.ndarray, bins: np.ndarray) -> sparse.csr_matrix:
+    """Gaussian weights of the nearest spots, ``(bins, spots)``, rows sum to one; positions in pitches."""
+    n = min(SPREAD_NEIGHBORS, len(spots))
+    distance, index = (a.reshape(len(bins), n) for a in cKDTree(spots).query(bins, n))
+    log_weight = -0.5 * (distance / SPREAD_PITCHES) ** 2
+    weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
+    weight /= weight.sum(1, keepdims=True)
+    return sparse.csr_matrix((weight.ravel(), (np.repeat(np.arange(len(bins)), n), index.ravel())), (len(bins), len(spots)))
+
+
+def _context(maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Leading principal maps of the H&E prior (unit variance, sign fixed by the haematoxylin) above the stain maps."""
+    weighted = he * singular[:, None].astype(np.float32)  # (K, active)
+    weighted = weighted - weighted.mean(1, keepdims=True)
+    _, vectors = np.linalg.eigh((weighted @ weighted.T).astype(float))
+    leading = vectors[:, ::-1][:, :N_METAGENES].T.astype(np.float32) @ weighted
+    leading /= np.maximum(leading.std(1, keepdims=True), 1e-6)
+    leading *= np.where((leading * maps[0][active]).sum(1, keepdims=True) < 0, -1, 1)
+    out = np.zeros((N_METAGENES + N_BASE, *active.shape), np.float32)
+    out[: len(leading), active] = np.clip(leading, -4, 4)
+    out[N_METAGENES:] = np.clip(maps[:N_BASE], -4, 4)
+    return out
+
+
+def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Distilled:
+    """Distil the H&E of a section against its own spots.
+
+    Parameters
+    ----------
+    obs
+        The section.
+    margin
+        Bins around the tissue where priors are still evaluated, so that windows at the edge see no cliff.
+    use_he
+        False replaces every H&E feature by zero: what can be had from the spots alone.
+
+    Returns
+    -------
+    Priors, context and tokens of every gene of ``obs``.
+    """
+    measurement, pitch = obs.measurement, pitch_of(obs.measurement.centres)
+    area = measurement.area[:, None]
+    mean = np.maximum((obs.counts / area).mean(0), 1e-9)  # counts per bin
+    rates = (obs.counts / area) / mean
+    roots = np.sqrt(rates)
+    offset = roots.mean(0)
+    # Counting noise of a square root is 1/2 whatever the count: this scale makes it equal over genes.
+    noise_free = np.sqrt(mean * area.mean())
+    u, singular, vt = np.linalg.svd((roots - offset) * noise_free, full_matrices=False)
+    n = min(MAX_COMPONENTS, int((singular > 1e-6 * max(singular[0], 1e-12)).sum()))
+    singular = singular[:n] / np.sqrt(len(obs.spots))
+    values = u[:, :n] * np.sqrt(len(obs.spots))
+    loadings = singular[:, None] * vt[:n] / noise_free
+
+    active = ndimage.binary_dilation(obs.inside, iterations=margin) if margin else obs.inside
+    maps = he_features(obs)
+    if not use_he:
+        maps = np.zeros_like(maps)
+    he, he_maps = _Regression(maps, measurement, active).fit(values)
+    lattice = Lattice(measurement.centres, pitch, active)
+    (space, space_maps), (joint, joint_maps) = _krige(values, he, he_maps, lattice, measurement.centres / pitch)
+
+    loo = [offset + choice.loo @ loadings for choice in (he, space, joint)]
+    squares = [np.maximum(root, 0) ** 2 for root in loo]
+    # Squaring a mean of roots loses their variance: put the total back, per gene and prior.
+    factor = np.stack([(rates * area).sum(0) / np.maximum((s * area).sum(0), 1e-9) for s in squares])
+    r2 = np.stack([_r2(root, roots) for root in loo])
+    expected = np.maximum(squares[2] * factor[2], FLOOR) * mean * area
+    shape = gamma_shape(obs.counts, expected)
+    bins = (np.argwhere(active) + 0.5) / pitch
+    token = np.stack(
+        [
+            *r2.clip(-0.2, 1),
+            np.log10(mean * area.mean() + 0.01),
+            0.5 * np.log10(shape),
+            np.full_like(mean, np.log2(obs.grid.bin_um / 10)),
+            np.full_like(mean, np.log2(pitch / 10)),
+        ],
+        1,
+    ).astype(np.float32)
+    return Distilled(
+        active=active,
+        context=_context(maps, singular, he_maps, active),
+        token=token,
+        gene_mean=mean,
+        shape=shape,
+        r2=r2,
+        measurement=measurement,
+        rates=rates,
+        _maps=np.stack([he_maps, space_maps, joint_maps]),
+        _loadings=loadings,
+        _offset=offset,
+        _factor=factor.clip(0.1, 10),
+        _spread=_gaussian_spread(measurement.centres / pitch, bins),
+    )

@@ -1,0 +1,8 @@
+"""The border with SpatialData: elements become arrays in :mod:`.read`, arrays become elements in :mod:`.write`."""
+
+from __future__ import annotations
+
+from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
+
+__all__ = ["as_spatialdata", "check_output", "check_size", "read_observation", "write_prediction"]

@@ -1,0 +1,139 @@
+"""A prediction as SpatialData elements: image, standard deviation, labels and table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel, Labels2DModel, TableModel
+from spatialdata.transformations import Scale, Sequence
+
+from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
+from hadmst_sc.io.problems import Problems
+from hadmst_sc.io.resample import resample_rgb
+from hadmst_sc.io.resolve import XY, affine, levels, systems
+
+CHUNKS = (1, 1024, 1024)  # one gene reads in 0.08 s; with all genes in a chunk it takes 9.6 s
+PYRAMID_FROM = 2048  # bins along a side
+THUMBNAIL = 2000  # pixels along the longer side of the image that squidpy draws
+
+
+def raster_elements(sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames) -> dict[str, Any]:
+    """Image, standard deviation where there is one, and labels of the bins in tissue, by name."""
+    ny, nx = prediction.grid.shape
+    maps = {names.image: prediction.mean, names.std: prediction.std}
+    steps = int(np.ceil(np.log2(max(ny, nx) / PYRAMID_FROM))) if max(ny, nx) > PYRAMID_FROM else 0
+    found: dict[str, Any] = {
+        name: Image2DModel.parse(
+            np.ascontiguousarray(values, np.float32),
+            dims=("c", "y", "x"),
+            c_coords=list(prediction.genes),
+            transformations=_transformations(sdata, prediction, source),
+            chunks=CHUNKS,
+            scale_factors=[2] * steps or None,
+        )
+        for name, values in maps.items()
+        if values is not None
+    }
+    ids = np.arange(1, ny * nx + 1, dtype=np.uint32).reshape(ny, nx)
+    found[names.bins] = Labels2DModel.parse(
+        np.where(prediction.inside, ids, np.uint32(0)),
+        dims=("y", "x"),
+        transformations=_transformations(sdata, prediction, source),
+    )
+    return found
+
+
+def _transformations(sdata: SpatialData, prediction: Prediction, source: Source) -> dict[str, Any]:
+    """From bins to every system of the input image: first to its pixels, then as the image goes."""
+    factor = prediction.grid.px_per_bin
+    image = sdata.images[source.image_key]
+    return {name: Sequence([Scale([factor, factor], axes=XY), to]) for name, to in systems(image).items()}
+
+
+def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames) -> AnnData:
+    """One row per bin in tissue, annotating the labels."""
+    row, col = np.nonzero(prediction.inside)
+    obs = pd.DataFrame(
+        {
+            "region": pd.Categorical.from_codes(np.zeros(len(row), np.int8), [names.bins]),
+            "bin_id": row.astype(np.int64) * prediction.grid.shape[1] + col + 1,
+            "array_row": row.astype(np.int32),
+            "array_col": col.astype(np.int32),
+            "measured": prediction.measured[row, col],
+        },
+        index=[f"{source.shapes_key}_{r:05d}_{c:05d}" for r, c in zip(row, col, strict=True)],
+    )
+    table = AnnData(_rows(prediction.mean, row, col), obs=obs, var=_var(sdata, prediction, source))
+    if prediction.std is not None:
+        table.layers["std"] = _rows(prediction.std, row, col)
+    image = sdata.images[source.image_key]
+    to_system = affine(image, source.coordinate_system) @ np.diag([prediction.grid.px_per_bin] * 2 + [1.0])
+    table.obsm["spatial"] = np.c_[col + 0.5, row + 0.5] @ to_system[:2, :2].T + to_system[:2, 2]
+    table.uns["spatial"] = {source.shapes_key: _library(image, source, to_system)}
+    table.uns[PROVENANCE_KEY] = plain(prediction.provenance)
+    return TableModel.parse(table, region=names.bins, region_key="region", instance_key="bin_id")
+
+
+def _rows(maps: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+    values = np.empty((len(row), len(maps)), np.float32)
+    for g, one in enumerate(maps):  # one gene at a time: an advanced index over all would copy the whole cube
+        values[:, g] = one[row, col]
+    return values
+
+
+def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataFrame:
+    var = sdata.tables[source.table_key].var.loc[list(prediction.genes)].copy()
+    for column in var:
+        if isinstance(var[column].dtype, pd.StringDtype):  # anndata does not write nullable strings by default
+            var[column] = var[column].astype(object).where(var[column].notna(), "")
+    for name, values in prediction.gene_stats.items():
+        var[name] = np.asarray(values)
+    return var
+
+
+def _library(image: Any, source: Source, to_system: np.ndarray) -> dict[str, Any]:
+    """What squidpy and scanpy draw from: bin edge, scale factor and, where they overlay it right, the image."""
+    edge = float(np.sqrt(abs(np.linalg.det(to_system[:2, :2]))))
+    factors, images = {"spot_diameter_fullres": edge, "tissue_hires_scalef": 1.0}, {}
+    to = affine(image, source.coordinate_system)
+    if to[0, 0] > 0 and np.allclose(to, np.diag([to[0, 0], to[0, 0], 1.0])):  # they only know positive scales
+        pyramid = levels(image)
+        height, width = pyramid[0].sizes["y"], pyramid[0].sizes["x"]
+        step = max(1.0, max(height, width) / THUMBNAIL)
+        enough = [level for level in pyramid if max(level.sizes["y"], level.sizes["x"]) >= max(height, width) / step]
+        level, problems = enough[-1], Problems(f"cannot draw image {source.image_key!r}")
+        own = (step * level.sizes["y"] / height, step * level.sizes["x"] / width)
+        shape = (int(np.ceil(height / step - 1e-6)), int(np.ceil(width / step - 1e-6)))
+        pixels = resample_rgb(level, source.image_key, own, shape, problems)
+        problems.raise_if_any()
+        images["hires"] = np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
+        factors["tissue_hires_scalef"] = float(1 / (to[0, 0] * step))
+    return {"images": images, "scalefactors": factors, "metadata": {}}
+
+
+def plain(value: Any) -> Any:
+    """Provenance as zarr, h5ad and JSON all keep it: nested dicts of str, numbers, bool and flat lists of one kind.
+
+    ``None`` and numbers that are not finite become their names, tuples and arrays lists; anything else (lists of lists
+    or of dicts, keys that are no path component) becomes a JSON string.
+    """
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and key not in ("", ".", "..") and "/" not in key for key in value):
+            return {key: plain(one) for key, one in value.items()}
+        return json.dumps({str(key): plain(one) for key, one in value.items()})
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        items = [plain(one) for one in value]
+        kinds = {type(one) for one in items}
+        if kinds == {int, float}:
+            return [float(one) for one in items]
+        return items if len(kinds) == 1 and kinds <= {str, bool, int, float} else json.dumps(items)
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return str(value).lower()
+    return value if isinstance(value, str | bool | int | float) else str(value)

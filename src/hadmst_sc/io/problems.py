@@ -1,0 +1,51 @@
+"""Collect what is wrong with an input, so that the user mends it in one go."""
+
+from __future__ import annotations
+
+import logging
+
+from hadmst_sc.contract import ContractError
+
+logger = logging.getLogger("hadmst_sc")
+
+
+class MissingKeyError(KeyError):
+    """A key that is not there; unlike ``KeyError`` it prints its message as written, not its ``repr``."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Problems:
+    """A list of problems that ends in one exception.
+
+    Parameters
+    ----------
+    what
+        First line of the message when there are several.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.found: list[tuple[type[Exception], str]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def add(self, message: str, kind: type[Exception] = ContractError) -> None:
+        """Note a problem; ``kind`` is the exception it becomes when it is the only one."""
+        self.found.append((kind, message))
+
+    def missing(self, argument: str, value: object, place: str, available: list[str]) -> None:
+        """Note a key that is not in ``place``."""
+        remedy = f" Try `{argument}={available[0]!r}`." if len(available) == 1 else ""
+        self.add(f"`{argument}={value!r}` is not in `{place}`. Available: {available}.{remedy}", MissingKeyError)
+
+    def raise_if_any(self) -> None:
+        """Raise the single problem as its own kind, several as one :class:`~hadmst_sc.contract.ContractError`."""
+        if not self.found:
+            return
+        kind, message = self.found[0]
+        if len(self.found) == 1 and kind is not ContractError:
+            raise kind(message)
+        raise ContractError(self.what, [message for _, message in self.found])

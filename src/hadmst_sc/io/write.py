@@ -1,0 +1,155 @@
+"""Arrays to SpatialData: four elements and their provenance, all or nothing, in memory and on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from spatialdata import SpatialData
+
+from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
+from hadmst_sc.io.elements import bins_table, plain, raster_elements
+from hadmst_sc.io.store import check_store, recover, replace_on_disk, reread
+
+MAX_IN_MEMORY = 2 * 10**9  # bytes
+MAX_ROWS = 2 * 10**6  # tables are never lazy
+STORES = ("images", "labels", "points", "shapes", "tables")
+
+
+def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None:
+    """Refuse names that cannot or may not be written, before anything is computed.
+
+    ``overwrite`` replaces what an earlier run wrote under ``key_added``, and nothing else.
+
+    Raises
+    ------
+    ValueError
+        If the name is invalid, taken, or that of an input.
+    """
+    name_ok = isinstance(key_added, str) and all(c.isalnum() or c in "_-." for c in key_added)
+    if not name_ok or not key_added or key_added.startswith((".", "__")):
+        raise ValueError(
+            f"`key_added` needs letters, digits, '_', '-' and '.', not '.' or '__' in front, but is {key_added!r}. "
+            f"It becomes the name of elements. Pass `key_added='superres'`."
+        )
+    if sdata.is_backed():
+        check_store(sdata.path)
+        recover(sdata.path, key_added)
+    names = OutputNames(key_added)
+    kinds = _kinds(names)
+    taken = {name: kind for kind, name in _elements(sdata) if name.lower() in {own.lower() for own in kinds}}
+    if not taken:
+        return
+    if overwrite and _is_ours(sdata, names) and all(kinds.get(name) == kind for name, kind in taken.items()):
+        return
+    found = ", ".join(f"{kind}/{name}" for name, kind in taken.items())
+    if overwrite:
+        raise ValueError(
+            f"`key_added={key_added!r}` would overwrite {found}, which no earlier run wrote. Inputs are never "
+            f"replaced. Pass another name, such as `key_added={key_added + '_hr'!r}`."
+        )
+    raise ValueError(
+        f"`key_added={key_added!r}` needs names that are free, but the object has {found}. "
+        f"Pass `overwrite=True` to replace an earlier result, or another `key_added=`."
+    )
+
+
+def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: int, *, with_std: bool) -> None:
+    """Refuse results too large for where they go; cheap, so that it can be asked before hours of computing.
+
+    Parameters
+    ----------
+    sdata
+        Object to be written to; ``None`` for a result that stays in memory.
+    n_bins, n_inside
+        Bins of the grid, and those in tissue (rows of the table).
+    """
+    if n_inside > MAX_ROWS:
+        raise ValueError(
+            f"`bin_um` needs to leave at most {MAX_ROWS:,} bins in tissue, but there are {n_inside:,}. Tables are "
+            f"never lazy. Pass a larger `bin_um=`, or a `tissue_key=` that marks a part."
+        )
+    n_bytes = 4 * n_genes * (n_bins + n_inside) * (1 + with_std)
+    if n_bytes > MAX_IN_MEMORY and not (sdata is not None and sdata.is_backed()):
+        raise ValueError(
+            f"`sdata` needs to be backed by a store for a result of {n_bytes / 1e9:.1f} GB ({n_genes:,} genes x "
+            f"{n_bins:,} bins), but is in memory, where {MAX_IN_MEMORY / 1e9:.0f} GB are the limit. Call "
+            f"`sdata.write('section.zarr'); sdata = spatialdata.read_zarr('section.zarr')` first, or pass fewer "
+            f"`genes=` or a larger `bin_um=`."
+        )
+
+
+def as_spatialdata(
+    sdata: SpatialData, prediction: Prediction, source: Source, key_added: str = "superres"
+) -> SpatialData:
+    """The new elements alone, as their own object; ``sdata`` is only looked at."""
+    check_size(None, *_sizes(prediction), with_std=prediction.std is not None)
+    return _as_spatialdata(sdata, prediction, source, OutputNames(key_added))
+
+
+def write_prediction(
+    sdata: SpatialData,
+    prediction: Prediction,
+    source: Source,
+    *,
+    key_added: str = "superres",
+    overwrite: bool = False,
+) -> None:
+    """Put a prediction into the object it came from, and into its store if it has one.
+
+    Everything is made, and in a backed object written to a sibling of the store, before the first element is touched;
+    then directories are renamed. A crash leaves the old result or the new one.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_output` and :func:`check_size`.
+    """
+    check_output(sdata, key_added, overwrite=overwrite)
+    check_size(sdata, *_sizes(prediction), with_std=prediction.std is not None)
+    names = OutputNames(key_added)
+    new = _as_spatialdata(sdata, prediction, source, names)
+    kinds = _kinds(names)
+    runs = {**sdata.attrs.get(PROVENANCE_KEY, {}), **new.attrs[PROVENANCE_KEY]}
+    elements: dict[str, Any] = {name: new[name] for name in kinds if name in new}
+    if sdata.is_backed():
+        replace_on_disk(sdata, new, key_added, kinds, runs)
+        # Elements in memory would keep a second copy, and lazy ones would compute themselves again when touched.
+        elements |= reread(sdata.path, [name for name in elements if kinds[name] != "tables"])
+    for name in kinds:
+        if name in sdata:
+            del sdata[name]
+    for name, element in elements.items():
+        sdata[name] = element
+    sdata.attrs = {**sdata.attrs, PROVENANCE_KEY: runs}  # a new dict: subsets share the old one
+
+
+def _as_spatialdata(sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames) -> SpatialData:
+    rasters = raster_elements(sdata, prediction, source, names)
+    return SpatialData(
+        images={name: one for name, one in rasters.items() if name != names.bins},
+        labels={names.bins: rasters[names.bins]},
+        tables={names.table: bins_table(sdata, prediction, source, names)},
+        attrs={PROVENANCE_KEY: {names.image: plain(prediction.provenance)}},
+    )
+
+
+def _kinds(names: OutputNames) -> dict[str, str]:
+    return {names.image: "images", names.std: "images", names.bins: "labels", names.table: "tables"}
+
+
+def _sizes(prediction: Prediction) -> tuple[int, int, int]:
+    return len(prediction.genes), prediction.grid.n_bins, int(np.count_nonzero(prediction.inside))
+
+
+def _elements(sdata: SpatialData) -> set[tuple[str, str]]:
+    """Kind and name of every element, in memory or only on disk."""
+    found = {(kind, name) for kind in STORES for name in getattr(sdata, kind)}
+    if sdata.is_backed():
+        found |= {tuple(path.split("/", 1)) for path in sdata.elements_paths_on_disk()}
+    return found
+
+
+def _is_ours(sdata: SpatialData, names: OutputNames) -> bool:
+    table = sdata.tables.get(names.table)
+    return names.image in sdata.attrs.get(PROVENANCE_KEY, {}) or (table is not None and PROVENANCE_KEY in table.uns)

@@ -1,0 +1,128 @@
+"""The network as a denoiser: what it is given, and the preconditioning that makes it one.
+
+Gene-agnostic: a gene is one item of the batch, known by its own maps and its token. Equation numbers are those of Karras et
+al. 2022 (*Elucidating the design space of diffusion-based generative models*).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hadmst_sc.expression import Residual
+from hadmst_sc.models.encoder import HEEncoder
+from hadmst_sc.models.unet import LocalUNet
+
+SIGMA_MEAN = 80.0
+"""At this noise level the state says nothing, and the denoiser returns the posterior mean of the *counts*."""
+
+LOG_CHANGE = 5.0  # the mean stays within e^5 of the closed form: a bound for bad input, far beyond what training shows
+N_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that is needed to build the network; travels in the weights file."""
+
+    context: int
+    token: int
+    encoder: tuple[int, int] = (32, 16)  # hidden, features
+    widths: tuple[int, int, int] = (24, 40, 64)
+    embed: int = 64
+    sigma_data: float = 0.8  # standard deviation of the residual over phantoms
+    halo: int = 32  # bins; at least the measured reach, and a multiple of `align`
+    align: int = 4  # two levels of down-sampling
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
+        """Inverse of :meth:`to_dict`; unknown keys are an error."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor) -> Tensor:
+    """Per-gene input maps in log space.
+
+    Parameters
+    ----------
+    priors
+        ``(b, 4, ny, nx)`` H&E, space, joint and spread prior, rates in gene means.
+    spots
+        ``(b, ny, nx)`` measured rates under the spots, zero in the gaps.
+    coverage
+        ``(ny, nx)`` or ``(b, ny, nx)`` share of each bin under a spot.
+
+    Returns
+    -------
+    ``(b, N_CHANNELS, ny, nx)``
+    """
+    coverage = coverage.expand(spots.shape)
+    measured = (coverage > 0).to(spots.dtype)
+    logs = priors.log()
+    surprise = (spots.log1p() - priors[:, 2].log1p()) * measured
+    extra = torch.stack([surprise, spots.log1p() * measured, coverage, logs[:, 0] - logs[:, 1]], 1)
+    return torch.cat([logs, extra], 1)
+
+
+class HadmstModel(nn.Module):
+    """Conditional diffusion model of one gene's map given the section."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.name, self.sha256 = "unnamed", ""  # of the weights file, for provenance
+        hidden, features = spec.encoder
+        self.encoder = HEEncoder(spec.context, hidden, features)
+        self.embedding = nn.Sequential(
+            nn.Linear(16 + 1 + spec.token, spec.embed), nn.SiLU(), nn.Linear(spec.embed, spec.embed), nn.SiLU()
+        )
+        self.unet = LocalUNet(1 + N_CHANNELS + features, spec.widths, spec.embed)
+        self.register_buffer("frequencies", torch.exp(torch.linspace(math.log(0.25), math.log(8), 8)), persistent=False)
+
+    def encode(self, context: Tensor) -> Tensor:
+        """H&E context ``(b, context, ny, nx)`` to features; no gene and no noise level in here."""
+        return self.encoder(context)
+
+    def _embed(self, sigma: Tensor, token: Tensor) -> Tensor:
+        phase = (sigma.log() / 4)[:, None] * self.frequencies  # c_noise
+        is_mean = (sigma >= SIGMA_MEAN).to(token.dtype)[:, None]
+        return self.embedding(torch.cat([phase.sin(), phase.cos(), is_mean, token], 1))
+
+    def network(self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor) -> Tensor:
+        """The raw network ``F`` (Eq. 7): ``(b, 1, ny, nx)``; the state enters scaled by c_in."""
+        c_in = torch.rsqrt(sigma**2 + self.spec.sigma_data**2)[:, None, None, None]
+        inputs = torch.cat([c_in * x, channels, features], 1)
+        return self.unet(inputs.contiguous(memory_format=torch.channels_last), self._embed(sigma, token))
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor, base: Tensor
+    ) -> Tensor:
+        """Denoised state ``D(x; sigma)``.
+
+        Parameters
+        ----------
+        x
+            ``(b, 1, ny, nx)`` noisy residual; zero at ``SIGMA_MEAN``.
+        sigma
+            ``(b,)`` noise levels, all below ``SIGMA_MEAN`` or all equal to it.
+        features
+            ``(b, features, ny, nx)`` from :meth:`encode`.
+        channels, token
+            Of :func:`gene_channels`, and ``(b, token)``.
+        base
+            ``(b, 1, ny, nx)`` closed-form rate around which the residual lives.
+        """
+        raw = self.network(x, sigma, features, channels, token)
+        if bool((sigma >= SIGMA_MEAN).all()):
+            # Here F is the log-ratio of the expected rate to the closed form: trained on the Poisson deviance, so the
+            # estimate is a mean of counts, which a mean of log residuals would not be.
+            return Residual(base).encode(base * raw.clamp(-LOG_CHANGE, LOG_CHANGE).exp())
+        s2, d2 = (sigma**2)[:, None, None, None], self.spec.sigma_data**2
+        return d2 / (s2 + d2) * x + (s2.sqrt() * self.spec.sigma_data * torch.rsqrt(s2 + d2)) * raw

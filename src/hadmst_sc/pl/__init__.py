@@ -1,0 +1,5 @@
+"""Plots of what was written; every function returns its Axes."""
+
+from hadmst_sc.pl.superresolve import superresolve
+
+__all__ = ["superresolve"]

@@ -1,0 +1,191 @@
+"""The main job: SpatialData in, the same SpatialData with a high-resolution table and image out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
+from hadmst_sc.tl._predict import predict
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from hadmst_sc.models import HadmstModel
+
+VERSIONS = ("hadmst_sc", "torch", "numpy", "spatialdata", "anndata")
+
+
+def superresolve(
+    sdata: SpatialData,
+    image_key: str,
+    *,
+    table_key: str = "table",
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    layer: str | None = None,
+    genes: Sequence[str] | int | None = None,
+    bin_um: float = 10.0,
+    spot_um: float | None = None,
+    pitch_um: float | None = None,
+    tissue_key: str | None = None,
+    model: str | Path | HadmstModel | None = "default",
+    n_samples: int = 4,
+    n_steps: int | None = None,
+    consistency: str = "soft",
+    device: str = "auto",
+    batch_size: int | None = None,
+    random_state: int = 0,
+    n_jobs: int | None = None,
+    client: Any = None,
+    key_added: str = "superres",
+    overwrite: bool = False,
+    copy: bool = False,
+    show_progress_bar: bool = True,
+) -> SpatialData | None:
+    """Super-resolve spots onto a fine grid with the help of the H&E.
+
+    Adds to ``sdata`` (names for the default ``key_added``):
+
+    - image ``superres``: ``(gene, y, x)`` float32, expected counts per bin;
+    - image ``superres_std``: posterior standard deviation, when ``n_samples > 1``;
+    - labels ``superres_bins``: the id of each bin in tissue;
+    - table ``superres_table``: one row per bin in tissue, ready for scanpy and squidpy.
+
+    Parameters
+    ----------
+    sdata
+        One or more sections; changed in place unless ``copy``. If it is backed by a store, the result is written there.
+    image_key
+        The H&E image.
+    table_key
+        Table of counts that annotates the spots.
+    shapes_key, coordinate_system
+        Needed only when the table or the image leaves a choice.
+    layer
+        Layer with the counts; ``None`` = ``X``.
+    genes
+        Names, or how many of the most informative; ``None`` = ``var["highly_variable"]`` if present, else 200.
+    bin_um
+        Edge of the bins, µm.
+    spot_um, pitch_um
+        Diameter and distance of the spots, µm; ``None`` = recognised from the platform's proportions.
+    tissue_key
+        Labels or shapes that mark the tissue; ``None`` = detected.
+    model
+        A bundled name, a path to weights, a loaded model, or ``None`` for the closed form without a network.
+    n_samples
+        Draws per gene for ``std``; 0 or 1 computes the mean alone, which is several times faster.
+    n_steps
+        Network evaluations per draw; ``None`` = 4.
+    consistency
+        ``"soft"`` agrees with the counts as far as counting noise allows, ``"hard"`` makes spot sums equal the counts,
+        ``"off"`` leaves the network alone.
+    device
+        ``"auto"`` = cuda, mps or cpu, whichever is there first; or a torch device.
+    batch_size
+        Genes at a time; ``None`` = 8. Memory grows with it, results do not change.
+    random_state
+        Seed of the draws.
+    n_jobs
+        CPU threads of the network; ``None`` leaves torch's setting. Restored afterwards.
+    client
+        A ``dask.distributed.Client`` whose workers take the genes in chunks.
+    key_added
+        Name of the result.
+    overwrite
+        Replace the result of an earlier run of the same name.
+    copy
+        Return the new elements as their own object and leave ``sdata`` alone.
+    show_progress_bar
+        Over genes.
+
+    Returns
+    -------
+    ``None``, or with ``copy`` a SpatialData of the new elements.
+
+    Raises
+    ------
+    KeyError
+        If a key is not there; the message lists what is.
+    ContractError
+        If image and spots cannot be paired: all problems at once, each with its remedy.
+    ValueError
+        If an argument has a bad value. Nothing is changed when anything is raised.
+    """
+    started = time.perf_counter()
+    if not copy:
+        check_output(sdata, key_added, overwrite=overwrite)
+    obs = read_observation(
+        sdata,
+        image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        layer=layer,
+        genes=genes,
+        bin_um=bin_um,
+        spot_um=spot_um,
+        pitch_um=pitch_um,
+        tissue_key=tissue_key,
+    )
+    with_std = model is not None and n_samples > 1
+    target = None if copy else sdata
+    check_size(target, len(obs.genes), obs.grid.n_bins, int(obs.inside.sum()), with_std=with_std)
+    read = time.perf_counter()
+    threads = torch.get_num_threads()
+    try:
+        if n_jobs is not None:
+            torch.set_num_threads(_threads(n_jobs))
+        prediction = predict(
+            obs,
+            model=model,
+            n_samples=n_samples,
+            n_steps=n_steps,
+            consistency=consistency,
+            device=device,
+            gene_chunk=batch_size,
+            random_state=random_state,
+            client=client,
+            show_progress_bar=show_progress_bar,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert obs.source is not None  # read_observation always names its source
+    facts = {
+        **{key: value for key, value in asdict(obs.source).items() if value is not None},
+        "bin_um": obs.grid.bin_um,
+        "px_per_bin": obs.grid.px_per_bin,
+        "um_per_px": obs.grid.um_per_px,
+        "he_um": obs.he_um,
+        "n_spots": len(obs.spots),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds_read": round(read - started, 3),
+        "versions": {name: _version(name) for name in VERSIONS},
+    }
+    prediction = replace(prediction, provenance=facts | prediction.provenance)
+    if copy:
+        return as_spatialdata(sdata, prediction, obs.source, key_added)
+    write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite)
+    return None
+
+
+def _threads(n_jobs: int) -> int:
+    if int(n_jobs) != n_jobs or n_jobs < 1:
+        raise ValueError(f"`n_jobs` needs a whole number of threads of at least 1, but is {n_jobs!r}. Pass `n_jobs=None`.")
+    return int(n_jobs)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a source tree
+        return "unknown"

@@ -1,0 +1,6 @@
+"""Training of the bundled model; never imported by inference."""
+
+from hadmst_sc.train.config import TrainConfig, load_config
+from hadmst_sc.train.loop import train
+
+__all__ = ["TrainConfig", "load_config", "train"]

@@ -1,0 +1,96 @@
+"""The training configuration: one TOML file, every default visible here."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SectionKind:
+    """One platform geometry of the training phantoms."""
+
+    size_um: float = 1920.0
+    bin_um: float = 10.0
+    spot_um: float = 55.0
+    pitch_um: float = 100.0
+    share: float = 1.0  # of the phantoms, relative to the other kinds
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Phantoms with their priors, made once by worker processes and cached."""
+
+    directory: str = "bank"  # relative to the output directory
+    first_seed: int = 0  # benchmarks use seeds from 900,000 on: keep below
+    n_phantoms: int = 200
+    n_genes: int = 64
+    n_workers: int = 2
+    start_with: int = 24  # phantoms before the first step ...
+    steps_per_phantom: int = 8  # ... and then one more every so many steps: a schedule, so that a run can be repeated
+    kinds: tuple[SectionKind, ...] = (SectionKind(),)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what the weights become."""
+
+    seed: int = 0
+    steps: int = 4000
+    crop: int = 64  # bins; a multiple of the network's alignment
+    sections: int = 3  # per step ...
+    genes: int = 8  # ... and genes of each
+    learning_rate: float = 1.5e-3
+    warmup: int = 50
+    weight_decay: float = 1e-4
+    ema: float = 0.998
+    clip_norm: float = 1.0
+    drop_he: float = 0.2  # share of crops without H&E: the network must know what the spots alone can say
+    mean_share: float = 0.5  # share of items that train the mean; the others train the denoiser
+    log_sigma: tuple[float, float] = (-0.4, 1.3)  # mean and s.d. of ln sigma (Karras et al. 2022, Table 1: -1.2, 1.2)
+    checkpoint_every: int = 200
+    log_every: int = 25
+    accelerator: str = "auto"
+    devices: int = 1
+    threads: int = 2
+    bank: BankConfig = field(default_factory=BankConfig)
+    model: dict[str, Any] = field(default_factory=dict)  # overrides of ModelSpec
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the weights' card stores them."""
+        return asdict(self)
+
+
+def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"`{where}` has unknown keys {unknown}; known are {sorted(known)}. Remove or rename them.")
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "bank":
+            value = _build(BankConfig, value, f"{where}.bank")
+        elif name == "kinds":
+            value = tuple(_build(SectionKind, item, f"{where}.kinds") for item in value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        nested[name] = value
+    return kind(**nested)
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a TOML file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a key is unknown, with the known ones.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`config` needs a TOML file, but {path} does not exist. Try `training/default.toml`.")
+    return _build(TrainConfig, tomllib.loads(path.read_text()), path.name)

@@ -1,0 +1,179 @@
+"""The training loop: deterministic by (seed, step), resumable bit for bit, checkpoints without pickles."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from hadmst_sc.distill import N_METAGENES, TOKEN
+from hadmst_sc.features import N_BASE
+from hadmst_sc.models import HadmstModel, ModelSpec
+from hadmst_sc.train.config import TrainConfig
+from hadmst_sc.train.data import Bank, draw_batch
+from hadmst_sc.train.losses import TrainingStep
+
+logger = logging.getLogger("hadmst_sc")
+
+
+def build_model(config: TrainConfig) -> HadmstModel:
+    """A fresh model of the configuration, initialised from its seed without touching the caller's random state."""
+    spec = ModelSpec.from_dict({"context": N_METAGENES + N_BASE, "token": len(TOKEN)} | config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return HadmstModel(spec)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to 3 % of the peak."""
+    progress = min(1.0, step / config.steps)
+    return config.learning_rate * min(1.0, (step + 1) / config.warmup) * (0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * progress)))
+
+
+def _ema(decay: float) -> Any:
+    """Averages early steps faster: the first weights are noise."""
+
+    def update(average: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+        d = min(decay, (1 + float(n)) / (10 + float(n)))
+        return average.lerp(new, 1 - d)
+
+    return update
+
+
+class _State:
+    """Model, average and optimiser, saved as safetensors + JSON and nothing else."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.step_module = TrainingStep(build_model(config).to(memory_format=torch.channels_last))
+        self.average = AveragedModel(self.step_module.model, avg_fn=_ema(config.ema))
+        self.optimizer = torch.optim.AdamW(
+            self.step_module.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+        self.step = 0
+        self.log: list[dict[str, float]] = []
+
+    def tensors(self) -> dict[str, Tensor]:
+        out = {f"model.{k}": v for k, v in self.step_module.model.state_dict().items()}
+        out |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            out |= {f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in moments.items()}
+        return {k: v.detach().cpu().contiguous() for k, v in out.items()}
+
+    def save(self, directory: Path, config: TrainConfig) -> None:
+        """Write both files to scratch names, then move them: a kill leaves the old pair or the new one."""
+        record = json.dumps({"step": self.step, "config": config.to_dict(), "log": self.log})
+        # The record travels inside the tensor file, so there is one move and never a mixed pair.
+        scratch = directory / "checkpoint.part"
+        save_file({k: v.clone() for k, v in self.tensors().items()}, scratch, metadata={"record": record})
+        scratch.rename(directory / "checkpoint.safetensors")
+
+    def load(self, path: Path, config: TrainConfig) -> None:
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            record = json.loads(file.metadata()["record"])
+        if record["config"] != json.loads(json.dumps(config.to_dict())):
+            raise ValueError(
+                f"`config` differs from the one that made {path}. Pass another `--out` directory, or `--no-resume`."
+            )
+        tensors = load_file(path)
+        part = {p: {k[len(p) + 1 :]: v for k, v in tensors.items() if k.startswith(p + ".")} for p in ("model", "average")}
+        self.step_module.model.load_state_dict(part["model"])
+        self.average.load_state_dict(part["average"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        self.step, self.log = int(record["step"]), record["log"]
+
+
+def _noise(config: TrainConfig, step: int, n: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    mean, sd = config.log_sigma
+    sigma = torch.exp(mean + sd * torch.randn(n, generator=generator))
+    return sigma, torch.randn(n, 1, config.crop, config.crop, generator=generator)
+
+
+def train(config: TrainConfig, *, output: str | Path, resume: bool = True, until: int | None = None) -> HadmstModel:
+    """Train, or go on training, and return the averaged model.
+
+    Parameters
+    ----------
+    config
+        See :class:`~hadmst_sc.train.TrainConfig`.
+    output
+        Directory of the phantom bank, ``checkpoint.safetensors`` and ``log.jsonl``.
+    resume
+        Go on from the checkpoint when there is one; it must come from the same configuration.
+    until
+        Stop (with a checkpoint) before this step; the schedule stays that of ``config.steps``.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint was made with another configuration.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(config.threads)
+    fabric = Fabric(accelerator=config.accelerator, devices=config.devices)
+    fabric.launch()
+    state, checkpoint = _State(config), output / "checkpoint.safetensors"
+    if resume and checkpoint.exists():
+        state.load(checkpoint, config)
+    module, optimizer = fabric.setup(state.step_module, state.optimizer)
+    state.average.to(fabric.device)
+    bank = Bank(output / config.bank.directory, config.bank)
+    n_mean = round(config.mean_share * config.sections * config.genes)
+    recent, started = [], time.monotonic()
+    try:
+        while state.step < min(config.steps, until or config.steps):
+            step = state.step
+            # Each process draws its own batch; one process draws the same batches as before a resume.
+            seed = config.seed + 7919 * fabric.global_rank
+            batch = draw_batch(
+                bank, step, seed=seed, sections=config.sections, genes=config.genes, crop=config.crop, drop_he=config.drop_he
+            )
+            order = torch.from_numpy(np.random.default_rng([seed, step, 1]).permutation(len(batch.section)))
+            batch = batch.reordered(order).to(fabric.device)
+            sigma, noise = (t.to(fabric.device) for t in _noise(config, step, len(order) - n_mean))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            optimizer.zero_grad()
+            mean_loss, denoising_loss = module(batch, n_mean, sigma, noise)
+            fabric.backward(mean_loss + denoising_loss)
+            fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm)
+            optimizer.step()
+            state.average.update_parameters(state.step_module.model)
+            state.step += 1
+            recent.append((mean_loss.item(), denoising_loss.item()))
+            if state.step % config.log_every == 0:
+                _log(state, recent, time.monotonic() - started, output)
+                recent.clear()
+            if state.step % config.checkpoint_every == 0 and fabric.is_global_zero:
+                state.save(output, config)
+    finally:
+        bank.close()
+    if fabric.is_global_zero:
+        state.save(output, config)
+    return state.average.module
+
+
+def _log(state: _State, recent: list[tuple[float, float]], seconds: float, output: Path) -> None:
+    mean, denoising = np.mean(recent, 0)
+    row = {"step": state.step, "mean": round(float(mean), 4), "denoising": round(float(denoising), 4)}
+    state.log.append(row)
+    logger.info("step %d  mean %.4f  denoising %.4f  %.0f s", state.step, mean, denoising, seconds)
+    with (output / "log.jsonl").open("a") as file:
+        file.write(json.dumps(row | {"seconds": round(seconds, 1)}) + "\n")

@@ -1,0 +1,152 @@
+"""Laws of the baselines: they are what they are called, and none sees what it should not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+SIMPLE = [
+    "nearest",
+    "linear",
+    "cubic",
+    "kriging",
+    "kriging, log, soft",
+    "ridge on H&E",
+    "ridge on H&E, log, soft spread",
+    "ridge + kriging, soft",
+    "GP on H&E + space",
+]
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_even_counts_give_an_even_map(make_section, name):
+    from baselines import METHODS
+
+    obs = make_section(lambda y, x: np.array([2.0 + 0 * y, 0.5 + 0 * y]))
+    maps = METHODS[name](obs)
+    assert maps.shape == (2, 40, 40)
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps[:, obs.inside], [[2.0], [0.5]] * np.ones(obs.inside.sum()), rtol=2e-3)
+    assert (maps[:, ~obs.inside] == 0).all()
+
+
+# log1p and Gamma–Poisson know what one count is; the others have no unit.
+@pytest.mark.parametrize("name", [name for name in SIMPLE if "log" not in name and "soft" not in name])
+def test_twice_the_counts_give_twice_the_map(make_section, name):
+    from baselines import METHODS
+
+    obs = make_section(lambda y, x: np.array([4 + np.sin(y / 5)]), noise=True)
+    twice = METHODS[name](replace(obs, counts=obs.counts * 2))
+    np.testing.assert_allclose(twice, 2 * METHODS[name](obs), rtol=1e-3)
+
+
+def test_no_map_is_negative_even_of_sparse_counts(make_section):
+    from baselines import METHODS
+
+    obs = make_section(lambda y, x: np.array([0.02 + 0.3 * (y > 35), 0 * y]), noise=True)
+    for name in SIMPLE:
+        maps = METHODS[name](obs)
+        assert np.isfinite(maps).all(), name
+        assert maps.min() >= 0, name
+        assert maps[1].max() == 0, name  # a gene without counts has an empty map
+
+
+def test_nearest_is_the_rate_of_the_spot_whose_cell_the_bin_is_in(make_section):
+    from baselines import nearest
+
+    obs = make_section(lambda y, x: np.array([1 + y + 40 * x]))
+    rates = (obs.counts / obs.measurement.area[:, None]).reshape(8, 8)
+    expected = np.kron(rates, np.ones((5, 5)))
+    np.testing.assert_allclose(nearest(obs)[0][obs.inside], expected[obs.inside], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "cubic"])
+def test_interpolation_reproduces_a_plane_inside_the_hull(make_section, name):
+    from baselines import METHODS
+
+    obs = make_section(lambda y, x: np.array([1 + 0.2 * y + 0.1 * x]))
+    y, x = np.indices((40, 40)) + 0.5
+    hull = np.s_[3:37, 3:37]
+    np.testing.assert_allclose(METHODS[name](obs)[0][hull], (1 + 0.2 * y + 0.1 * x)[hull], rtol=1e-4)
+
+
+def test_kriging_of_a_wave_is_closer_than_the_nearest_spot(make_section):
+    from baselines import METHODS
+
+    obs = make_section(lambda y, x: np.array([3 + 2 * np.sin(y / 6) * np.cos(x / 6)]))
+    y, x = np.indices((40, 40)) + 0.5
+    truth = 3 + 2 * np.sin(y / 6) * np.cos(x / 6)
+    error = {name: np.std((METHODS[name](obs)[0] - truth)[obs.inside]) for name in ("kriging", "nearest")}
+    assert error["kriging"] < 0.25 * error["nearest"]
+
+
+def test_ridge_finds_a_gene_that_follows_the_image(make_section):
+    from baselines import METHODS
+    from scipy import ndimage
+
+    from hadmst_sc.features import he_features
+
+    blank = make_section(lambda y, x: np.array([1 + 0 * y]))
+    driver = ndimage.gaussian_filter(he_features(blank)[0], 1)
+    obs = make_section(lambda y, x: np.array([6 + driver]))
+    found = METHODS["ridge on H&E"](obs)[0]
+    assert np.corrcoef(found[obs.inside], driver[obs.inside])[0, 1] > 0.9
+    assert np.corrcoef(METHODS["kriging"](obs)[0][obs.inside], driver[obs.inside])[0, 1] < 0.8
+
+
+@pytest.mark.parametrize("mix", ["linear", "space", "both"])
+def test_left_out_predictions_are_those_of_a_fit_without_the_spot(make_section, monkeypatch, mix):
+    import regression
+    from regression import Kernel, Mix, Section, fit
+
+    mixes = {"linear": Mix(1, 0, 0), "space": Mix(0, 0, 1, 200.0), "both": Mix(0.3, 0.3, 0.4, 80.0)}
+    monkeypatch.setattr(regression, "NOISES", (0.3,))
+    section = Section.of(make_section(lambda y, x: np.array([5 + y / 10, 5 + 0 * x]), noise=True))
+    found = fit(section, [mixes[mix]])
+    values, vectors = Kernel(section, [mixes[mix]]).decompose(mixes[mix])
+    covariance = vectors * values @ vectors.T
+    for spot in (0, 17, 63):
+        others = np.arange(64) != spot
+        rest = section.rates[others] - section.rates.mean(0)
+        solved = np.linalg.solve(covariance[np.ix_(others, others)] + 0.3 * np.eye(63), rest)
+        expected = section.rates.mean(0) + covariance[spot, others] @ solved
+        np.testing.assert_allclose(found.left_out[spot], expected, rtol=1e-4)
+
+
+def test_random_features_need_no_luck(make_section):
+    from baselines import METHODS
+
+    obs = make_section(lambda y, x: np.array([4 + np.sin(y / 5)]), noise=True)
+    first, second = (METHODS["GP on H&E + space"](obs) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_log_link_keeps_the_sum_over_the_spots_left_out(make_section):
+    from regression import Section, in_log, kriging
+
+    section = Section.of(make_section(lambda y, x: np.array([1 + y / 5, 0.1 + 0 * y]), noise=True))
+    found = in_log(section, kriging)
+    np.testing.assert_allclose(found.left_out.sum(0), section.rates.sum(0), rtol=1e-6)
+
+
+def test_soft_consistency_brings_spot_sums_to_the_counts_where_k_is_small(make_section):
+    from regression import Fit, Section, soft
+
+    obs = make_section(lambda y, x: np.array([400 * np.exp(np.sin(y) + np.cos(2 * x))]))
+    section = Section.of(obs)
+    flat = Fit(np.ones((obs.inside.sum(), 1)), np.ones((64, 1)))
+    sums = section.matrix @ (soft(section, flat) * section.mean)
+    before = np.abs(section.matrix @ (flat.bins * section.mean) / obs.counts - 1).mean()
+    assert np.abs(sums / obs.counts - 1).mean() < 0.25 * before  # bins half under a spot keep half of their error
+
+
+def test_gamma_shape_is_that_of_the_draws():
+    from regression import gamma_shape
+
+    rng = np.random.default_rng(0)
+    expected = np.full((200_000, 2), 8.0)
+    counts = rng.poisson(expected * rng.gamma([2.0, 5.0], [0.5, 0.2], expected.shape))
+    np.testing.assert_allclose(gamma_shape(counts, expected), [2.0, 5.0], rtol=0.03)
+    assert gamma_shape(rng.poisson(expected), expected).min() > 200  # Poisson has no spread of its own

@@ -1,0 +1,233 @@
+"""What the command line passes on and what it says; the work itself is replaced by recorders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+
+import anndata as ad
+import numpy as np
+import pytest
+from spatialdata import SpatialData, read_zarr
+from spatialdata.models import TableModel
+from typer.testing import CliRunner
+
+import hadmst_sc
+from hadmst_sc.cli import app
+from hadmst_sc.contract import ContractError
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def put_module(monkeypatch, name: str, **members: object) -> None:
+    module = ModuleType(f"hadmst_sc.{name}")
+    vars(module).update(members)
+    package, _, leaf = module.__name__.rpartition(".")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys.modules[package], leaf, module, raising=False)
+
+
+def a_table(value: float) -> SpatialData:
+    return SpatialData(tables={"result": TableModel.parse(ad.AnnData(np.full((2, 1), value, np.float32)))})
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "in.zarr"
+    a_table(0).write(path)
+    return path
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replaces `tl.superresolve`; holds the arguments of its calls."""
+    seen: list[tuple] = []
+
+    def superresolve(sdata, image_key, **options):
+        seen.append((sdata, image_key, options))
+        return a_table(7) if options["copy"] else None
+
+    put_module(monkeypatch, "tl", superresolve=superresolve)
+    return seen
+
+
+def test_importing_and_help_load_neither_torch_nor_spatialdata_nor_matplotlib():
+    code = (
+        "import sys; from hadmst_sc.cli import app; from typer.testing import CliRunner;"
+        "assert CliRunner().invoke(app, ['superresolve', '--help']).exit_code == 0;"
+        "print([m for m in ('torch', 'spatialdata', 'matplotlib', 'anndata') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_defaults_of_the_command_are_those_of_the_function(store, calls):
+    assert run("superresolve", store, "he").exit_code == 0
+    sdata, image_key, options = calls[0]
+    assert (sdata.path, image_key) == (store, "he")
+    assert options == {
+        "table_key": "table", "shapes_key": None, "coordinate_system": None, "layer": None, "genes": None,
+        "bin_um": 10.0, "spot_um": None, "pitch_um": None, "model": "default", "n_samples": 4, "consistency": "soft",
+        "random_state": 0, "device": "auto", "key_added": "superres", "overwrite": False, "copy": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "genes"), [("A, B,C", ["A", "B", "C"]), ("50", 50), ("MT-ND1", ["MT-ND1"])])
+def test_genes_are_names_or_a_number(store, calls, text, genes):
+    run("superresolve", store, "he", "--genes", text)
+    assert calls[0][2]["genes"] == genes
+
+
+def test_model_none_is_the_closed_form(store, calls):
+    run("superresolve", store, "he", "--model", "none")
+    assert calls[0][2]["model"] is None
+
+
+def test_output_receives_the_copy_and_the_input_is_left_alone(store, calls, tmp_path):
+    out = tmp_path / "out.zarr"
+    result = run("superresolve", store, "he", "--output", out)
+    assert result.exit_code == 0 and calls[0][2]["copy"] is True
+    assert read_zarr(out).tables["result"].X.max() == 7
+    assert read_zarr(store).tables["result"].X.max() == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.zarr", "out.zarr"]
+
+
+def test_output_is_replaced_only_when_asked(store, calls, tmp_path):
+    out = tmp_path / "out.zarr"
+    a_table(1).write(out)
+    refused = run("superresolve", store, "he", "--output", out)
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr and not calls
+    assert read_zarr(out).tables["result"].X.max() == 1
+    assert run("superresolve", store, "he", "--output", out, "--overwrite").exit_code == 0
+    assert read_zarr(out).tables["result"].X.max() == 7
+
+
+def test_a_folder_that_is_no_store_is_never_replaced(store, calls, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("meow")
+    result = run("superresolve", store, "he", "--output", tmp_path / "photos", "--overwrite")
+    assert result.exit_code == 2 and not calls
+    assert (tmp_path / "photos" / "cat.jpg").read_text() == "meow"
+
+
+def test_output_inside_the_input_is_refused(store, calls):
+    result = run("superresolve", store, "he", "--output", store / "images" / "x.zarr")
+    assert result.exit_code == 2 and "outside the input" in result.stderr and not calls
+
+
+def test_a_failed_write_leaves_the_old_store(store, calls, tmp_path, monkeypatch):
+    out = tmp_path / "out.zarr"
+    a_table(1).write(out)
+
+    def fail(self, path):
+        path.mkdir()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(SpatialData, "write", fail)
+    assert run("superresolve", store, "he", "--output", out, "--overwrite").exit_code == 1
+    assert read_zarr(out).tables["result"].X.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (KeyError("`image_key='x'` is missing"), "hadmst-sc: `image_key='x'` is missing\n"),
+        (ValueError("`bin_um` needs"), "hadmst-sc: `bin_um` needs\n"),
+        (ContractError("cannot pair", ["a: b.", "c: d."]), "hadmst-sc: cannot pair (2 problems):\n  a: b.\n  c: d.\n"),
+    ],
+)
+def test_bad_input_is_said_without_a_traceback_and_ends_with_2(store, monkeypatch, error, text):
+    def superresolve(*_, **__):
+        raise error
+
+    put_module(monkeypatch, "tl", superresolve=superresolve)
+    result = run("superresolve", store, "he")
+    assert (result.exit_code, result.stderr) == (2, text)
+    assert run("--traceback", "superresolve", store, "he").exception is error
+
+
+def test_other_errors_keep_their_traceback(store, monkeypatch):
+    def superresolve(*_, **__):
+        raise ZeroDivisionError
+
+    put_module(monkeypatch, "tl", superresolve=superresolve)
+    assert isinstance(run("superresolve", store, "he").exception, ZeroDivisionError)
+
+
+def test_a_missing_store_is_a_usage_error(tmp_path):
+    assert run("superresolve", tmp_path / "none.zarr", "he").exit_code == 2
+
+
+def put_weights(monkeypatch, **members: object) -> None:
+    defaults = {
+        "bundled_models": lambda: ["default"],
+        "load_model": lambda model, device: (model, device),
+        "read_card": lambda model: f"card of {model}",
+        "self_test": lambda model, card: 1e-7,
+    }
+    put_module(monkeypatch, "weights", **defaults | members)
+
+
+def test_doctor_says_how_far_the_model_deviates(monkeypatch):
+    put_weights(monkeypatch)
+    result = run("doctor", "--device", "cpu")
+    assert result.exit_code == 0
+    assert f"hadmst_sc    {hadmst_sc.__version__}" in result.stdout
+    assert "default: ok, relative deviation 1.0e-07" in result.stdout
+
+
+def test_doctor_tests_a_model_from_a_path_against_its_own_card(monkeypatch):
+    seen: list[tuple] = []
+    put_weights(monkeypatch, self_test=lambda *pair: seen.append(pair) or 0.0)
+    assert run("doctor", "--device", "cpu").exit_code == 0
+    assert run("doctor", "--device", "cpu", "--model", "my.safetensors").exit_code == 0
+    assert seen == [(("default", "cpu"), None), (("my.safetensors", "cpu"), "card of my.safetensors")]
+
+
+@pytest.mark.parametrize("step", ["load_model", "self_test"])
+def test_doctor_fails_when_the_weights_do_not_load_or_deviate(monkeypatch, step):
+    def fail(*_):
+        raise ValueError("sha256 differs")
+
+    put_weights(monkeypatch, **{step: fail})
+    result = run("doctor", "--device", "cpu")
+    assert result.exit_code == 1 and "sha256 differs" in result.stderr
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Replaces the training loop; holds the arguments of its calls."""
+    from hadmst_sc.train import loop
+
+    seen: list[tuple] = []
+    monkeypatch.setattr(loop, "train", lambda config, *, output, resume: seen.append((config.steps, output, resume)))
+    return seen
+
+
+def test_train_reads_the_configuration_and_resumes_by_default(training, tmp_path):
+    config, out = tmp_path / "c.toml", tmp_path / "a"
+    config.write_text("steps = 3")
+    assert run("train", config, "--out", out).exit_code == 0
+    assert run("train", config, "--out", out, "--no-resume").exit_code == 0
+    assert training == [(3, out, True), (3, out, False)]
+
+
+def test_dry_run_shows_what_would_be_trained_and_trains_nothing(training, tmp_path):
+    (tmp_path / "c.toml").write_text("steps = 3\nsections = 2\ngenes = 5\ncrop = 32")
+    result = run("train", tmp_path / "c.toml", "--dry-run")
+    assert result.exit_code == 0 and training == [] and len(list(tmp_path.iterdir())) == 1
+    assert '"steps": 3' in result.stdout and "3 of 2 sections × 5 genes × 32² bins" in result.stdout
+    assert int(result.stdout.split("parameters")[1].split()[0].replace(",", "")) > 100_000
+
+
+def test_an_unknown_setting_is_named(training, tmp_path):
+    (tmp_path / "c.toml").write_text("stepz = 3")
+    result = run("train", tmp_path / "c.toml")
+    assert result.exit_code == 2 and "stepz" in result.stderr and not training
+
+
+def test_version_is_the_packages():
+    assert run("--version").stdout == f"{hadmst_sc.__version__}\n"

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import hadmst_sc as hd
+
+SUBMODULES = [name for name in hd.__all__ if name != "__version__"]
+
+# The call of `tl.superresolve`: a change here is a change for every user.
+SUPERRESOLVE = {
+    "sdata": inspect.Parameter.empty,
+    "image_key": inspect.Parameter.empty,
+    "table_key": "table",
+    "shapes_key": None,
+    "coordinate_system": None,
+    "layer": None,
+    "genes": None,
+    "bin_um": 10.0,
+    "spot_um": None,
+    "pitch_um": None,
+    "tissue_key": None,
+    "model": "default",
+    "n_samples": 4,
+    "n_steps": None,
+    "consistency": "soft",
+    "device": "auto",
+    "batch_size": None,
+    "random_state": 0,
+    "n_jobs": None,
+    "client": None,
+    "key_added": "superres",
+    "overwrite": False,
+    "copy": False,
+    "show_progress_bar": True,
+}
+
+
+def functions(submodule: str):
+    """Public functions of a submodule, by name."""
+    module = importlib.import_module(f"hadmst_sc.{submodule}")
+    return {name: member for name in module.__all__ if inspect.isfunction(member := getattr(module, name))}
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_each_public_name_is_its_submodule(name):
+    assert getattr(hd, name) is importlib.import_module(f"hadmst_sc.{name}")
+
+
+def test_dir_lists_the_public_names():
+    assert set(dir(hd)) == {"__version__", "datasets", "io", "metrics", "models", "pl", "pp", "tl"}
+
+
+def test_an_unknown_name_lists_what_is_there():
+    with pytest.raises(AttributeError, match=r"no attribute 'superresolve'\. Available: .*'tl'"):
+        _ = hd.superresolve
+
+
+def test_import_is_light_and_takes_less_than_half_a_second():
+    code = (
+        "import sys, time; start = time.perf_counter(); import hadmst_sc; took = time.perf_counter() - start;"
+        "heavy = [m for m in ('torch', 'matplotlib', 'spatialdata', 'anndata', 'numpy') if m in sys.modules];"
+        "print(heavy, took)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    heavy, seconds = zip(*(run.stdout.rsplit(maxsplit=1) for run in runs), strict=True)
+    assert set(heavy) == {"[]"}
+    assert min(map(float, seconds)) < 0.5
+
+
+def test_version_is_that_of_the_distribution():
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        assert version("hadmst-sc") == hd.__version__
+    except PackageNotFoundError:
+        pytest.skip("the package is not installed: `pip install -e .`")
+
+
+def test_superresolve_has_the_signature_of_the_data_contract():
+    signature = inspect.signature(hd.tl.superresolve)
+    assert {name: p.default for name, p in signature.parameters.items()} == SUPERRESOLVE
+    assert [p.kind.name for p in signature.parameters.values()] == ["POSITIONAL_OR_KEYWORD"] * 2 + ["KEYWORD_ONLY"] * (
+        len(SUPERRESOLVE) - 2
+    )
+
+
+@pytest.mark.parametrize("submodule", SUBMODULES)
+def test_every_public_function_documents_and_annotates_every_argument(submodule):
+    lacking = []
+    for name, function in functions(submodule).items():
+        signature, text = inspect.signature(function), inspect.getdoc(function) or ""
+        sections = re.split(r"\n(?=\w[\w ]*\n-{3,}\n)", text)
+        stated = next((s for s in sections if s.startswith("Parameters\n")), "")
+        documented = {n.strip(" *`") for line in re.findall(r"^(\S.*)$", stated, re.M) for n in line.split(",")}
+        for parameter in signature.parameters.values():
+            if parameter.annotation is inspect.Parameter.empty:
+                lacking.append(f"{submodule}.{name}: `{parameter.name}` has no type")
+            if parameter.name not in documented:
+                lacking.append(f"{submodule}.{name}: `{parameter.name}` is not documented")
+        if signature.return_annotation is inspect.Signature.empty:
+            lacking.append(f"{submodule}.{name}: no return type")
+    assert lacking == []

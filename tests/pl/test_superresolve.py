@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.collections import EllipseCollection, PolyCollection
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+
+import hadmst_sc as hd
+
+BIN_UM, SHAPE = 10.0, (18, 24)
+SPOTS_UM = np.array([[60.0, 50.0], [160.0, 50.0], [110.0, 130.0]])
+BINS_PER_SPOT = np.pi * 20**2 / 10**2
+
+
+def spots_of(ax, kind=EllipseCollection):
+    return next(artist for artist in ax.collections if type(artist) is kind)
+
+
+def test_axes_are_genes_by_panels(result):
+    assert hd.pl.superresolve(result, ["ramp", "spike"]).shape == (2, 4)
+    assert hd.pl.superresolve(result, "ramp", panels=["high", "he"]).shape == (1, 2)
+
+
+def test_drawn_map_is_the_channel_inside_the_tissue_and_masked_outside(result):
+    image = hd.pl.superresolve(result, "spike")[0, 2].images[0]
+    drawn = image.get_array()
+    channel = np.asarray(result["superres"].sel(c="spike").data)
+    inside = np.asarray(result["superres_bins"].data) > 0
+    np.testing.assert_array_equal(drawn.mask, ~inside)
+    np.testing.assert_array_equal(drawn.data, channel)
+    assert np.unravel_index(drawn.argmax(), SHAPE) == (3, 7)
+
+
+def test_bins_lie_at_their_micrometres(result):
+    axes = hd.pl.superresolve(result, "spike")
+    for ax in axes[0, 2:]:
+        assert ax.images[0].get_extent() == [0, 24 * BIN_UM, 18 * BIN_UM, 0]
+        assert ax.images[0].origin == "upper"
+
+
+def test_spots_lie_at_their_micrometres_under_a_rotated_system(result):
+    drawn = spots_of(hd.pl.superresolve(result, "ramp")[0, 1])
+    np.testing.assert_allclose(drawn.get_offsets(), SPOTS_UM, atol=1e-9)
+    np.testing.assert_allclose(drawn.get_widths(), 40.0)
+    np.testing.assert_allclose(drawn.get_heights(), 40.0)
+
+
+def test_square_observations_are_drawn_as_their_squares(result_of_squares):
+    drawn = spots_of(hd.pl.superresolve(result_of_squares, "ramp")[0, 1], PolyCollection)
+    boxes = [path.get_extents() for path in drawn.get_paths()]
+    np.testing.assert_allclose([(b.x0 + b.width / 2, b.y0 + b.height / 2) for b in boxes], SPOTS_UM, atol=1e-9)
+    np.testing.assert_allclose([(b.width, b.height) for b in boxes], 40.0)
+    np.testing.assert_allclose(drawn.get_array(), np.array([8, 0, 2]) / 16, rtol=1e-6)
+
+
+def test_the_size_that_the_run_was_told_wins_over_the_circles(result_with_stated_size):
+    drawn = spots_of(hd.pl.superresolve(result_with_stated_size, "ramp")[0, 1])
+    np.testing.assert_allclose(drawn.get_widths(), 30.0)
+    np.testing.assert_allclose(drawn.get_array(), np.array([8, 0, 2]) / (np.pi * 15**2 / 10**2), rtol=1e-6)
+
+
+def test_each_spot_shows_its_own_counts_per_bin_although_the_table_is_shuffled(result):
+    drawn = spots_of(hd.pl.superresolve(result, "ramp")[0, 1])
+    np.testing.assert_allclose(drawn.get_array(), np.array([8, 0, 2]) / BINS_PER_SPOT, rtol=1e-6)
+
+
+def test_low_and_high_share_one_scale_and_std_has_its_own(result):
+    _, low, high, std = hd.pl.superresolve(result, "ramp", vmax_quantile=1.0)[0]
+    inside = np.asarray(result["superres_bins"].data) > 0
+    top = max(8 / BINS_PER_SPOT, np.asarray(result["superres"].sel(c="ramp").data)[inside].max())
+    assert spots_of(low).norm is high.images[0].norm
+    assert (high.images[0].norm.vmin, high.images[0].norm.vmax) == pytest.approx((0, top))
+    assert std.images[0].norm.vmax == pytest.approx(np.asarray(result["superres_std"].sel(c="ramp"))[inside].max())
+
+
+def test_given_vmax_is_the_upper_end_of_the_counts(result):
+    assert hd.pl.superresolve(result, "ramp", vmax=3.5)[0, 2].images[0].norm.vmax == 3.5
+
+
+def test_he_covers_the_whole_image_whatever_level_is_drawn(result):
+    for figsize in [(0.5, 0.5), (40, 12)]:
+        ax = hd.pl.superresolve(result, "ramp", figsize=figsize)[0, 0]
+        image = ax.images[0]
+        height, width = image.get_array().shape[:2]
+        to_um = image.get_transform() - ax.transData
+        np.testing.assert_allclose(to_um.transform([[0, 0], [width, height]]), [[0, 0], [240, 180]], atol=1e-9)
+
+
+def test_he_takes_the_coarsest_adequate_level(result):
+    small = hd.pl.superresolve(result, "ramp", panels=["he"], figsize=(0.15, 0.15))[0, 0].images[0]
+    large = hd.pl.superresolve(result, "ramp", panels=["he"], figsize=(10, 10))[0, 0].images[0]
+    assert small.get_array().shape == (22, 30, 3)
+    assert large.get_array().shape == (90, 120, 3)
+
+
+def test_limits_are_the_tissue_and_two_percent(result):
+    margin = 0.02 * 20 * BIN_UM
+    for ax in hd.pl.superresolve(result, "ramp")[0]:
+        assert ax.get_xlim() == pytest.approx((20 - margin, 220 + margin))
+        assert ax.get_ylim() == pytest.approx((160 + margin, 20 - margin))
+
+
+def test_scale_bar_is_true_to_the_axes(result):
+    bar = next(a for a in hd.pl.superresolve(result, "ramp")[0, 0].artists if isinstance(a, AnchoredSizeBar))
+    assert bar.size_bar.get_children()[0].get_width() == 50.0
+    assert bar.txt_label.get_text() == "50 µm"
+
+
+def test_outline_runs_between_inside_and_outside(result):
+    ax = hd.pl.superresolve(result, "ramp")[0, 2]
+    border = np.concatenate([path.vertices for path in ax.collections[0].get_paths()])
+    np.testing.assert_allclose([border.min(0), border.max(0)], [[20, 20], [220, 160]], atol=1e-9)
+    assert not hd.pl.superresolve(result, "ramp", outline=False)[0, 2].collections
+
+
+def test_genes_default_to_those_that_vary_most(result):
+    axes = hd.pl.superresolve(result)
+    assert [row[0].get_ylabel() for row in axes] == ["spike", "ramp", "flat"]
+
+
+def test_std_is_left_out_by_default_when_no_draws_were_made(result_without_std):
+    assert hd.pl.superresolve(result_without_std, "ramp").shape == (1, 3)
+
+
+def test_given_axes_are_drawn_into(result):
+    figure, axes = plt.subplots(1, 2)
+    returned = hd.pl.superresolve(result, "ramp", panels=["he", "high"], axes=axes)
+    assert returned.shape == (1, 2) and returned[0, 1] is axes[1]
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_all_zero_gene_is_drawn_on_a_scale_of_one(result):
+    result["superres"].data[:] = 0
+    result.tables["table"].X[:] = 0
+    assert hd.pl.superresolve(result, "ramp")[0, 2].images[0].norm.vmax == 1.0
+
+
+def test_only_the_chosen_channel_is_read(result):
+    import dask.array as da
+
+    read: list[int] = []
+
+    def block(block_info=None):
+        (g, _), *_ = block_info[None]["array-location"]
+        read.append(g)
+        return np.ones((1, *SHAPE), np.float32)
+
+    lazy = da.map_blocks(block, chunks=((1, 1, 1), *[(n,) for n in SHAPE]), dtype=np.float32, meta=np.empty((0, 0, 0)))
+    result["superres"].data = lazy
+    hd.pl.superresolve(result, "ramp", panels=["high"])
+    assert set(read) == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"key": "other"}, KeyError, ["key='other'", "['superres']", "Try `key='superres'`"]),
+        (
+            {"genes": ["ramp", "EPCAM"]},
+            KeyError,
+            ["`genes`", "['EPCAM']", "flat", "tl.superresolve(sdata, 'he', genes="],
+        ),
+        ({"genes": []}, KeyError, ["`genes`", "empty list"]),
+        ({"panels": ["he", "hot"]}, ValueError, ["`panels`", "['hot']", "'low'"]),
+        ({"panels": []}, ValueError, ["`panels`", "none"]),
+        ({"image_key": "hires"}, KeyError, ["image_key='hires'", "sdata.images", "'he'"]),
+        ({"table_key": "spots"}, KeyError, ["table_key='spots'", "sdata.tables", "'table'"]),
+        ({"genes": "ramp", "axes": np.empty(3)}, ValueError, ["`axes`", "(1, 4)", "(3,)", "plt.subplots(1, 4"]),
+    ],
+)
+def test_errors_name_argument_found_and_remedy(result, arguments, error, words):
+    with pytest.raises(error) as caught:
+        hd.pl.superresolve(result, **arguments)
+    message = str(caught.value.args[0])
+    assert all(word in message for word in words), message
+
+
+def test_asking_for_std_without_draws_says_how_to_make_them(result_without_std):
+    with pytest.raises(KeyError, match="n_samples=4"):
+        hd.pl.superresolve(result_without_std, "ramp", panels=["std"])
