@@ -22,7 +22,7 @@ import report
 from spatialdata import SpatialData, read_zarr
 from tasks import spot_scores
 
-from hadmst_sc.contract import Observation, OutputNames
+from hadmst_sc.contract import PROVENANCE_KEY, Observation, OutputNames
 from hadmst_sc.measurement import degrade, residual
 
 SECTION = "visium_mouse_brain"
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace, store: Path) -> None:
     record = {
         "provenance": report.provenance(weights=True),
         "settings": {"genes": options.genes, "bin_um": options.bin_um, "n_samples": options.samples, "device": "cpu"},
-        "seconds": {**seconds, **recorded_phases(again)},
+        "seconds": seconds | recorded_phases(again),
         "peak_resident_gb": round(peak, 3),
         "checks": checks,
         "genes_drawn": drawn,
@@ -107,14 +107,15 @@ def run(options: argparse.Namespace, store: Path) -> None:
 
 def recorded_phases(sdata: SpatialData) -> dict[str, float]:
     """Seconds per phase from the result's own provenance."""
-    phases = sdata.tables[OutputNames(KEY).table].uns["hadmst_sc"].get("seconds", {})
-    return {f"superresolve: {name}": round(float(value), 2) for name, value in dict(phases).items()}
+    made = sdata.tables[OutputNames(KEY).table].uns[PROVENANCE_KEY]
+    found = {name.removeprefix("seconds_"): value for name, value in made.items() if name.startswith("seconds_")}
+    return {f"of which {name}": round(float(value), 2) for name, value in found.items()}
 
 
 def check(sdata: SpatialData, options: argparse.Namespace) -> dict[str, float]:
     """What must hold of the stored result, from the stored elements alone."""
     maps = np.asarray(sdata.images[KEY].data)
-    std = np.asarray(sdata.images[OutputNames(KEY).std].data)
+    names = [name for name in (KEY, OutputNames(KEY).std) if name in sdata.images]  # no std without draws
     table = sdata.tables[OutputNames(KEY).table]
     obs = observation(sdata, list(table.var_names), options.bin_um)
     measured = degrade(maps, obs.measurement)
@@ -123,12 +124,15 @@ def check(sdata: SpatialData, options: argparse.Namespace) -> dict[str, float]:
     return {
         "genes": len(maps),
         "bins_in_tissue": table.n_obs,
-        "values_not_finite_or_negative": int((~(np.isfinite(maps) & (maps >= 0))).sum()),
-        "std_not_finite_or_negative": int((~(np.isfinite(std) & (std >= 0))).sum()),
+        "values_not_finite_or_negative": sum(_invalid(np.asarray(sdata.images[name].data)) for name in names),
         "total_in_spots_over_total_counted": round(float(measured.sum() / obs.counts.sum()), 5),
         "median_relative_spot_residual": round(float(np.median(misfit)), 4),
         "mean_pcc_of_spot_sums_with_counts": round(float(scores["pcc"].mean()), 4),
     }
+
+
+def _invalid(maps: np.ndarray) -> int:
+    return int((~(np.isfinite(maps) & (maps >= 0))).sum())
 
 
 def observation(sdata: SpatialData, genes: list[str], bin_um: float) -> Observation:

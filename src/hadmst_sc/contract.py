@@ -57,6 +57,8 @@ class Source:
     shapes_key: str
     coordinate_system: str
     layer: str | None = None
+    spot_um: float | None = None  # diameter (or edge) and distance of the spots, as given or recognised
+    pitch_um: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

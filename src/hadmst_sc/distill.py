@@ -1,9 +1,10 @@
 """Closed-form distillation on the user's own section: H&E and spots in, per-gene priors and honest scores out.
 
-Counts are variance-stabilised (square root) and rotated to principal components over genes (*metagenes*), so noise that genes
-do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E (ridge on
-the features and on random Fourier features of them) and the rest is kriged; every mix, length and noise level is chosen
-by leave-one-out over spots. Genes are decoded from the components. There is no iteration and no random start.
+Counts are variance-stabilised (square root) and rotated to principal components over genes (*metagenes*), so noise
+that genes do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E
+(ridge on the features and on random Fourier features of them) and the rest is kriged; every mix, length and noise
+level is chosen by leave-one-out over spots. Genes are decoded from the components. There is no iteration and no random
+start.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ class _Regression:
         return best, maps
 
 
-def _krige(values: np.ndarray, he: _Choice, he_maps: np.ndarray, lattice: Lattice, spots: np.ndarray):
+def _krige(
+    values: np.ndarray, he: _Choice, he_maps: np.ndarray, lattice: Lattice, spots: np.ndarray
+) -> tuple[tuple[_Choice, np.ndarray], tuple[_Choice, np.ndarray]]:
     """Kriging of the components alone (*space*) and of what the H&E leaves over (*joint*): choices and maps."""
     space, joint = _Choice(values), _Choice(values, he.loo)
     neighbours = Neighbourhood(spots)
@@ -181,7 +184,6 @@ class Distilled:
     _maps: np.ndarray  # (3, K, active) components of the H&E, space and joint priors
     _loadings: np.ndarray  # (K, genes)
     _offset: np.ndarray  # (genes,) mean square-root rate
-    _factor: np.ndarray  # (3, genes) makes the priors' totals over spots right
     _spread: sparse.csr_matrix  # (active, spots)
 
     def priors(self, genes: np.ndarray) -> np.ndarray:
@@ -193,9 +195,16 @@ class Distilled:
         offset = self._offset[genes, None].astype(np.float32)
         for prior in range(3):
             root = np.maximum(offset + loadings @ self._maps[prior], 0)
-            out[:, prior, where] = np.maximum(root**2 * self._factor[prior, genes, None], FLOOR)
+            out[:, prior, where] = root**2
+            out[:, prior, where] = np.maximum(out[:, prior, where] * self._total_factor(out[:, prior], genes), FLOOR)
         out[:, 3, where] = self._spread_prior(genes, out[:, 0])[:, where]
         return out.reshape(len(genes), len(PRIORS), *self.active.shape)
+
+    def _total_factor(self, maps: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """What makes the spots' total right, ``(g, 1)``: squaring a mean of roots loses their variance."""
+        predicted = (self.measurement.matrix @ maps.T).sum(0)
+        measured = (self.rates[:, genes] * self.measurement.area[:, None]).sum(0)
+        return (measured / np.maximum(predicted, 1e-9)).clip(0.1, 10)[:, None].astype(np.float32)
 
     def _spread_prior(self, genes: np.ndarray, he: np.ndarray) -> np.ndarray:
         """The H&E prior times the spots' shrunken ratios, spread log-linearly into the gaps; flat ``(g, bins)``."""
@@ -221,7 +230,8 @@ def _gaussian_spread(spots: np.ndarray, bins: np.ndarray) -> sparse.csr_matrix:
     log_weight = -0.5 * (distance / SPREAD_PITCHES) ** 2
     weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
     weight /= weight.sum(1, keepdims=True)
-    return sparse.csr_matrix((weight.ravel(), (np.repeat(np.arange(len(bins)), n), index.ravel())), (len(bins), len(spots)))
+    rows = np.repeat(np.arange(len(bins)), n)
+    return sparse.csr_matrix((weight.ravel(), (rows, index.ravel())), (len(bins), len(spots)))
 
 
 def _context(maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
@@ -277,11 +287,9 @@ def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Disti
     (space, space_maps), (joint, joint_maps) = _krige(values, he, he_maps, lattice, measurement.centres / pitch)
 
     loo = [offset + choice.loo @ loadings for choice in (he, space, joint)]
-    squares = [np.maximum(root, 0) ** 2 for root in loo]
-    # Squaring a mean of roots loses their variance: put the total back, per gene and prior.
-    factor = np.stack([(rates * area).sum(0) / np.maximum((s * area).sum(0), 1e-9) for s in squares])
     r2 = np.stack([_r2(root, roots) for root in loo])
-    expected = np.maximum(squares[2] * factor[2], FLOOR) * mean * area
+    expected = np.maximum(loo[2], np.sqrt(FLOOR)) ** 2 * mean * area
+    expected *= obs.counts.sum(0) / expected.sum(0)
     shape = gamma_shape(obs.counts, expected)
     bins = (np.argwhere(active) + 0.5) / pitch
     token = np.stack(
@@ -306,6 +314,5 @@ def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Disti
         _maps=np.stack([he_maps, space_maps, joint_maps]),
         _loadings=loadings,
         _offset=offset,
-        _factor=factor.clip(0.1, 10),
         _spread=_gaussian_spread(measurement.centres / pitch, bins),
     )

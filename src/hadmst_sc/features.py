@@ -1,7 +1,7 @@
 """Hand-made H&E features: stain separation, then nuclear and textural maps at several scales, pooled to bins.
 
-All lengths are in µm, so the maps mean the same whatever the resolution of the image; what is finer than a pixel is taken at
-the finest scale that the pixels carry.
+All lengths are in µm, so the maps mean the same whatever the resolution of the image; what is finer than a pixel is
+taken at the finest scale that the pixels carry.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hadmst_sc.measurement import pool
 
 SCALES_UM = (0.0, 10.0, 25.0, 60.0)
 CLIP_SD = 6.0
+MAX_EXTRAPOLATION = 3.0  # bins may lie this many times further from the mean than the spots on which weights are learnt
 
 # Haematoxylin and eosin in optical density (Ruifrok & Johnston 2001), for images without enough stained pixels to tell.
 REFERENCE_STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
@@ -117,13 +118,13 @@ def he_features(obs: Observation) -> np.ndarray:
     inside = np.repeat(np.repeat(obs.inside, k, 0), k, 1)
     h, e = separate_stains(obs.he, inside)
     base = np.stack([m.reshape(ny, k, nx, k).mean((1, 3)) for m in _maps(h, e, obs.grid.bin_um / k)])
-    blurred = [
-        base if um == 0 else ndimage.gaussian_filter(base, (0, um / obs.grid.bin_um, um / obs.grid.bin_um), mode="nearest")
-        for um in SCALES_UM
-    ]
+    widths = [um / obs.grid.bin_um for um in SCALES_UM]
+    blurred = [ndimage.gaussian_filter(base, (0, w, w), mode="nearest") if w else base for w in widths]
     maps = np.concatenate(blurred).astype(np.float32)
     spots = pool(maps, obs.measurement)
     mean, sd = spots.mean(0), spots.std(0)
-    scale = np.where(sd > 1e-5 * (np.abs(mean) + 1e-3), 1 / np.maximum(sd, 1e-12), 0.0)
+    # Texture that averages out within a spot would be amplified, and the regression would then extrapolate in every bin.
+    wide = np.maximum(sd, maps[:, obs.inside].std(1) / MAX_EXTRAPOLATION)
+    scale = np.where(sd > 1e-5 * (np.abs(mean) + 1e-3), 1 / np.maximum(wide, 1e-12), 0.0)
     maps = (maps - mean[:, None, None]) * scale[:, None, None]
     return np.clip(maps, -CLIP_SD, CLIP_SD).astype(np.float32)

@@ -1,8 +1,8 @@
 """The high-resolution grid: one place for the arithmetic of bins, image pixels and micrometres.
 
-Axis law: arrays are ``(..., y, x)``, points are ``(y, x)``; bin ``i`` covers ``[i, i + 1)`` and its centre is ``i + 0.5``.
-Image pixels follow the same rule (the centre of pixel 0 is 0.5), so a length in pixels divided by ``px_per_bin`` is
-a length in bins, with no half-pixel terms anywhere.
+Axis law: arrays are ``(..., y, x)``, points are ``(y, x)``; bin ``i`` covers ``[i, i + 1)``, its centre is ``i + 0.5``.
+Image pixels follow the same rule (the centre of pixel 0 is 0.5), so a length in pixels divided by ``px_per_bin`` is a
+length in bins, with no half-pixel terms anywhere.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Window:
 def windows(shape: tuple[int, int], core: int, halo: int, align: int) -> Iterator[Window]:
     """Cover ``shape`` with disjoint cores of edge ``core``, each read with a zero-weight border of ``halo`` bins.
 
-    Outer boxes may reach past the array: they are in coordinates of the unpadded array, so the caller pads. ``core`` and
-    ``halo`` are multiples of ``align`` so that every window sees the same down-sampling phase as the whole array.
+    Outer boxes may reach past the array: they are in coordinates of the unpadded array, so the caller pads. ``core``
+    and ``halo`` are multiples of ``align`` so that every window sees the same down-sampling phase as the whole array.
 
     Raises
     ------
@@ -122,8 +122,8 @@ def windows(shape: tuple[int, int], core: int, halo: int, align: int) -> Iterato
 def area_weights(n_in: int, step: float, n_out: int) -> sparse.csr_matrix:
     """Weights that average ``n_in`` unit cells over ``n_out`` intervals of length ``step``, by exact overlap.
 
-    Output ``j`` covers ``[j * step, (j + 1) * step)`` in input cells; the part of an interval beyond the input is left out of
-    its average, and an interval with no overlap at all repeats the last cell.
+    Output ``j`` covers ``[j * step, (j + 1) * step)`` in input cells; the part of an interval beyond the input is left
+    out of its average, and an interval with no overlap at all repeats the last cell.
 
     Returns
     -------
@@ -134,10 +134,12 @@ def area_weights(n_in: int, step: float, n_out: int) -> sparse.csr_matrix:
     for j in range(n_out):
         low, high = min(edges[j], n_in), min(edges[j + 1], n_in)
         if high - low <= 1e-9:
-            rows.append(j), cols.append(n_in - 1), vals.append(1.0)
-            continue
+            low, high = n_in - 1, n_in  # beyond the input
         first, last = int(low), min(n_in, int(np.ceil(high)))
         index = np.arange(first, last)
         overlap = np.minimum(index + 1, high) - np.maximum(index, low)
-        rows.extend([j] * len(index)), cols.extend(index), vals.extend(overlap / overlap.sum())
-    return sparse.csr_matrix((vals, (rows, cols)), shape=(n_out, n_in))
+        rows.append(np.full(len(index), j))
+        cols.append(index)
+        vals.append(overlap / overlap.sum())
+    flat = [np.concatenate(part) for part in (vals, rows, cols)]
+    return sparse.csr_matrix((flat[0], (flat[1], flat[2])), shape=(n_out, n_in))

@@ -1,7 +1,7 @@
 """Simple kriging with local neighbourhoods: linear in the number of spots, shared by all genes.
 
-A kernel and a nugget fix the weights, whatever the values; so one sparse matrix serves every gene or component, and leaving a
-spot out costs nothing: its neighbourhood simply does not contain it.
+A kernel and a nugget fix the weights, whatever the values; so one sparse matrix serves every gene or component, and
+leaving a spot out costs nothing: its neighbourhood simply does not contain it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
 
 N_NEIGHBORS = 32
-# Correlation lengths in spot pitches (80, 200 and 500 µm on Visium) as (weight, length) sums, and noise-to-signal ratios.
+# Correlation lengths in spot pitches (80, 200 and 500 µm on Visium) as (weight, length) sums, and noise-to-signal
+# ratios.
 KERNELS: tuple[tuple[tuple[float, float], ...], ...] = (
     ((1.0, 0.8),),
     ((1.0, 2.0),),
@@ -31,7 +32,7 @@ class Kernel:
 
     def __call__(self, distance: np.ndarray) -> np.ndarray:
         """Covariance at ``distance`` (in pitches), without the nugget."""
-        return sum(np.float32(weight) * _matern(distance, length) for weight, length in self.terms)
+        return np.sum([np.float32(weight) * _matern(distance, length) for weight, length in self.terms], axis=0)
 
 
 CANDIDATES = tuple(Kernel(terms, nugget) for terms in KERNELS for nugget in NUGGETS)

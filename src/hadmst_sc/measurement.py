@@ -92,7 +92,7 @@ def _assemble(area: np.ndarray, bins: np.ndarray, shape: tuple[int, int], centre
     keep = (bins >= 0) & (area > 0)
     rows = np.nonzero(keep)[0]
     matrix = sparse.csr_matrix((area[keep], (rows, bins[keep])), shape=(len(centres), shape[0] * shape[1]))
-    return Measurement(matrix, tuple(shape), centres)
+    return Measurement(matrix, (int(shape[0]), int(shape[1])), centres)
 
 
 def discs(centres: np.ndarray, diameter: float, shape: tuple[int, int]) -> Measurement:
@@ -155,7 +155,7 @@ def degrade(hr: np.ndarray, measurement: Measurement) -> np.ndarray:
 
 
 def pool(values: np.ndarray, measurement: Measurement) -> np.ndarray:
-    """Average ``(c, ny, nx)`` maps over each footprint, to ``(spots, c)`` in the same unit (rows of ``A`` sum to one)."""
+    """Average ``(c, ny, nx)`` maps over each footprint, to ``(spots, c)`` in the same unit: ``A`` with row sums one."""
     return degrade(values, measurement) / np.maximum(measurement.area, 1e-12)[:, None]
 
 

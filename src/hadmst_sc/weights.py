@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
-from hadmst_sc.models.hadmst import gene_channels
+from hadmst_sc.models.hadmst import channels_last, gene_channels
 
 BUNDLED = Path(__file__).parent / "_weights"
 FORMAT = 1
@@ -60,7 +60,7 @@ def load_model(model: str | Path | HadmstModel = "default", device: str | torch.
     except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
         raise ValueError(f"`model`: {path.name} does not hold the network that its card describes: {error}") from error
     loaded.name, loaded.sha256 = path.stem, card["sha256"]
-    return loaded.to(device, memory_format=torch.channels_last).eval()
+    return channels_last(loaded.to(device)).eval()
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

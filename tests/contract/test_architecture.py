@@ -17,7 +17,7 @@ MAX_LINES = 400
 ARRAYS = {"numpy", "scipy", "skimage"}
 SPATIAL = ARRAYS | {"anndata", "dask", "geopandas", "PIL", "pandas", "shapely", "spatialdata", "xarray", "zarr"}
 # In this order: each may import only what stands before it.
-FIRST_ROW = ("grid", "measurement", "contract", "features", "kriging", "distill")
+FIRST_ROW = ("grid", "measurement", "contract", "features", "registration", "kriging", "distill")
 SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render", "simulate", "spots", "tissue")}
 
 # package or module -> (libraries, parts of this package) that it may import besides the standard library and itself
@@ -135,6 +135,9 @@ def test_modules_stay_short(path):
         ("measurement", "from hadmst_sc import contract"),
         ("features", "def f():\n    from hadmst_sc.distill import distill"),
         ("distill", "import torch"),
+        ("registration", "from hadmst_sc.distill import distill"),
+        ("pp.degrade", "import torch"),
+        ("pp.degrade", "from hadmst_sc.datasets.spots import lattice"),
         ("models.unet", "from hadmst_sc.diffusion.tiling import tiled"),
         ("diffusion.sampling", "from hadmst_sc import models"),
         ("io.read", "import torch.nn"),
@@ -192,6 +195,8 @@ def test_unsafe_code_is_found(source):
         ("distill", "torch spatialdata anndata matplotlib"),
         ("datasets.simulate", "torch spatialdata anndata matplotlib"),
         ("io", "torch matplotlib"),
+        ("pp", "torch matplotlib"),
+        ("registration", "torch spatialdata anndata matplotlib"),
         ("metrics", "torch spatialdata matplotlib"),
         ("pl", "torch"),
         ("models", "spatialdata anndata matplotlib"),

@@ -265,7 +265,7 @@ def swap_steps(monkeypatch, limit: int, *, hard: bool) -> None:
         monkeypatch.setattr(write_module, "recover", lambda *args: None)
 
 
-@pytest.mark.parametrize("limit", range(8))
+@pytest.mark.parametrize("limit", [0, 1, 4, 6, 7])
 def test_a_process_killed_in_the_swap_leaves_the_old_result_to_the_next_call(limit, finished, tmp_path, monkeypatch):
     sdata = finished
     prediction, source = predicted(sdata)

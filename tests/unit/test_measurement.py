@@ -140,10 +140,11 @@ def test_maps_keep_their_order_from_genes_first_to_genes_last():
 
 
 def test_residual_is_the_misfit_over_the_count_or_over_one():
-    measurement = squares([[2.5, 2.5], [6.5, 6.5]], 1.0, SHAPE)
+    measurement = squares([[2.5, 2.5], [6.5, 6.5], [8.5, 2.5]], 1.0, SHAPE)
     hr = np.zeros((1, *SHAPE))
-    hr[0, 2, 2], hr[0, 6, 6] = 12.0, 0.25
-    np.testing.assert_allclose(residual(hr, np.array([[10.0], [0.0]]), measurement), [[0.2], [0.25]], atol=1e-14)
+    hr[0, 2, 2], hr[0, 6, 6], hr[0, 8, 2] = 12.0, 0.25, 3.0  # too much, none expected, too little
+    found = residual(hr, np.array([[10.0], [0.0], [4.0]]), measurement)
+    np.testing.assert_allclose(found, [[0.2], [0.25], [0.25]], atol=1e-14)
 
 
 @pytest.mark.parametrize("rows", [np.array([2, 0]), np.array([True, False, True])])

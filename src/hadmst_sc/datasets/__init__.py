@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 _HOME = {
     "phantom": "section",
@@ -14,7 +15,7 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-def __getattr__(name: str) -> object:  # lazy: the simulator must be importable without spatialdata
+def __getattr__(name: str) -> Any:  # lazy: the simulator must be importable without spatialdata
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

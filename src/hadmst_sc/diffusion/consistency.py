@@ -1,7 +1,7 @@
 """Consistency with the measurement, in count space: multiply what lies under a spot by measured / predicted.
 
-``hard`` makes the sums equal the counts. ``soft`` knows that counts are noisy: under a Gamma law of shape ``k`` around the prediction
-the posterior mean of the ratio is ``(y + k) / (mu + k)``. Both keep zeros zero and never go negative.
+``hard`` makes the sums equal the counts. ``soft`` knows that counts are noisy: under a Gamma law of shape ``k`` around
+the prediction the posterior mean of the ratio is ``(y + k) / (mu + k)``. Both keep zeros zero and never go negative.
 """
 
 from __future__ import annotations

@@ -7,4 +7,5 @@ from collections.abc import Callable
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, float], Tensor]
-"""``(x, sigma) -> denoised``: a state ``(genes, ny, nx)`` in model space and a noise level to ``D(x; sigma)``, same shape."""
+"""``(x, sigma) -> denoised``: a state ``(genes, ny, nx)`` in model space and a noise level to ``D(x; sigma)``, same
+shape."""

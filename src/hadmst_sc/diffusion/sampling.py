@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -32,8 +33,8 @@ def sigma_schedule(n_steps: int, sigma_max: float, sigma_min: float = 0.05, rho:
 def keyed_noise(shape: tuple[int, int], genes: Sequence[str], seed: int, draw: int) -> Tensor:
     """Standard normal noise ``(genes, ny, nx)`` that is a function of (seed, draw, gene name, bin) alone.
 
-    Drawn per gene on the whole grid, on the CPU, from a counter-based generator: windows, chunks, gene order, workers and
-    devices cannot change it, and the caller's random state is untouched.
+    Drawn per gene on the whole grid, on the CPU, from a counter-based generator: windows, chunks, gene order, workers
+    and devices cannot change it, and the caller's random state is untouched.
     """
     maps = np.empty((len(genes), *shape), np.float32)
     for index, gene in enumerate(genes):
@@ -46,8 +47,8 @@ def keyed_noise(shape: tuple[int, int], genes: Sequence[str], seed: int, draw: i
 def sample(denoise: Denoiser, noise: Tensor, sigmas: Tensor, start: Tensor, start_sd: float) -> Tensor:
     """One draw by DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2, data prediction): one evaluation per step.
 
-    At the first level the state is taken as normal around ``start`` with the variance of noise plus data; starting there
-    rather than from pure noise allows a low first level, and with few steps that is what keeps the spread right.
+    At the first level the state is taken as normal around ``start`` with the variance of noise plus data; starting
+    there rather than from pure noise allows a low first level, and with few steps that is what keeps the spread right.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def sample(denoise: Denoiser, noise: Tensor, sigmas: Tensor, start: Tensor, star
     levels = [float(s) for s in sigmas]
     x = start + noise * (levels[0] ** 2 + start_sd**2) ** 0.5
     previous, previous_step = None, 0.0
-    for now, after in zip(levels[:-1], levels[1:], strict=True):
+    for now, after in pairwise(levels):
         denoised = denoise(x, now)
         if after == 0:
             return denoised

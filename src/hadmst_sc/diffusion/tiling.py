@@ -1,7 +1,7 @@
 """Tile the denoiser, not the sample: windows are evaluated inside every step, on one global state.
 
-Independently drawn tiles lose variance where they are blended (64 % left with two tiles, 41 % with four). Here nothing is blended at
-all: the border of a window is read and thrown away, and each bin is written by exactly one window.
+Independently drawn tiles lose variance where they are blended (64 % left with two tiles, 41 % with four). Here nothing
+is blended at all: the border of a window is read and thrown away, and each bin is written by exactly one window.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from hadmst_sc.diffusion.denoiser import Denoiser
 from hadmst_sc.grid import Window, windows
 
 
-def tiled(
-    local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int, halo: int, align: int
-) -> Denoiser:
+def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int, halo: int, align: int) -> Denoiser:
     """A denoiser of the whole grid from denoisers of windows.
 
     Equal to the untiled denoiser when the local ones reach no further than ``halo``.
@@ -29,7 +27,8 @@ def tiled(
     local
         Gives the denoiser of a window's outer box (which may stick out of the grid).
     inside
-        ``(ny, nx)`` bool. The state is zero outside the tissue, before and after, so windows without tissue cost nothing.
+        ``(ny, nx)`` bool. The state is zero outside the tissue, before and after, so windows without tissue cost
+        nothing.
     core, halo, align
         As for :func:`hadmst_sc.grid.windows`.
     """

@@ -106,7 +106,15 @@ def read_observation(
         names,
         tuple(map(str, table.obs_names[rows])),
         inside,
-        Source(image_key, table_key, spots.shapes_key, spots.coordinate_system, layer),
+        Source(
+            image_key,
+            table_key,
+            spots.shapes_key,
+            spots.coordinate_system,
+            layer,
+            geometry.scale.spot_um,
+            geometry.scale.pitch_um,
+        ),
     )
 
 

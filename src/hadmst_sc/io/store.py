@@ -91,7 +91,7 @@ def recover(path: Path, key_added: str) -> None:
         journal = json.loads((sibling / JOURNAL).read_text())
         for place in journal["new"]:
             # Moved back, not deleted: should this be cut short too, the next attempt sees how far it came.
-            if (path / place).exists() and not (sibling / place).exists():
+            if not (sibling / place).exists():
                 os.rename(path / place, sibling / place)
         for old in (sibling / "old").glob("*/*"):
             os.rename(old, path / old.relative_to(sibling / "old"))

@@ -1,7 +1,7 @@
 """The network as a denoiser: what it is given, and the preconditioning that makes it one.
 
-Gene-agnostic: a gene is one item of the batch, known by its own maps and its token. Equation numbers are those of Karras et
-al. 2022 (*Elucidating the design space of diffusion-based generative models*).
+Gene-agnostic: a gene is one item of the batch, known by its own maps and its token. Equation numbers are those of
+Karras et al. 2022 (*Elucidating the design space of diffusion-based generative models*).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ModelSpec:
     encoder: tuple[int, int] = (32, 16)  # hidden, features
     widths: tuple[int, int, int] = (24, 40, 64)
     embed: int = 64
-    sigma_data: float = 0.8  # standard deviation of the residual over phantoms
+    sigma_data: float = 1.0  # standard deviation of the residual over the training phantoms
     halo: int = 32  # bins; at least the measured reach, and a multiple of `align`
     align: int = 4  # two levels of down-sampling
 
@@ -44,7 +44,13 @@ class ModelSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
         """Inverse of :meth:`to_dict`; unknown keys are an error."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**plain)
+
+
+def channels_last(model: HadmstModel) -> HadmstModel:
+    """The same model with its convolutions laid out as processors like them best (1.4 × on a CPU)."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor) -> Tensor:
@@ -73,6 +79,8 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor) -> Tensor:
 
 class HadmstModel(nn.Module):
     """Conditional diffusion model of one gene's map given the section."""
+
+    frequencies: Tensor
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The local U-Net ``F``: three levels, no operation that averages over the window, so tiling is exact.
 
-Down by space-to-depth (stride-2 convolutions of width 2) and up by repetition: neither reads beyond its own cell. The reach is
-then the sum of the 3 × 3 convolutions' reaches, and stays within the halo that the spec declares.
+Down by space-to-depth (stride-2 convolutions of width 2) and up by repetition: neither reads beyond its own cell. The
+reach is then the sum of the 3 × 3 convolutions' reaches, and stays within the halo that the spec declares.
 """
 
 from __future__ import annotations
@@ -9,6 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def silence(layer: nn.Module) -> None:
+    """Set all parameters of a layer to zero: it starts by saying nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class ResidualBlock(nn.Module):
@@ -19,11 +25,11 @@ class ResidualBlock(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulate = nn.Linear(embed, 2 * channels)
-        for layer in (self.second, self.modulate):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        silence(self.second)
+        silence(self.modulate)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """``(b, channels, ny, nx)`` and ``(b, embed)`` to the shape of ``h``."""
         gain, shift = self.modulate(embedding)[:, :, None, None].chunk(2, 1)
         inner = self.first(functional.silu(h)) * (1 + gain) + shift
         return h + self.second(functional.silu(inner))
@@ -48,10 +54,10 @@ class LocalUNet(nn.Module):
         self.up_1 = nn.Conv2d(b, a, 1)
         self.block_4 = ResidualBlock(a, embed)
         self.head = nn.Conv2d(a, 1, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        silence(self.head)
 
     def forward(self, inputs: Tensor, embedding: Tensor) -> Tensor:
+        """See the class."""
         full = self.stem(inputs)
         half = self.block_1(self.down_1(full), embedding)
         quarter = self.down_2(half)
@@ -69,8 +75,9 @@ def _repeat(h: Tensor) -> Tensor:
 def reach_of(network: nn.Module, in_channels: int, embed: int, size: int = 128) -> int:
     """Measured reach in bins: how far a change of one input bin is felt, by perturbation (not by counting layers)."""
     with torch.no_grad():
-        inputs = torch.randn(1, in_channels, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        embedding = torch.randn(1, embed, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(1, in_channels, size, size, generator=generator, dtype=torch.float64)
+        embedding = torch.randn(1, embed, generator=generator, dtype=torch.float64)
         furthest = 0
         for centre in range(size // 2, size // 2 + 4):  # the phase within a 4-bin cell matters
             changed = inputs.clone()

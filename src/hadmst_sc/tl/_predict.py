@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.contract import Observation, Prediction
 from hadmst_sc.diffusion import RULES, Denoiser, Footprints, consistent, keyed_noise, sample, sigma_schedule, tiled
 from hadmst_sc.distill import Distilled, distill
-from hadmst_sc.expression import Residual
+from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.grid import Window
 from hadmst_sc.measurement import Measurement
 from hadmst_sc.measurement import residual as misfit
@@ -127,12 +128,14 @@ def _predict_chunk(section: _Section, chunk: np.ndarray) -> tuple[np.ndarray, np
         return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=device)
 
     priors = on_device(distilled.priors(chunk)[(slice(None), *crop)])
-    residual = Residual(priors[:, 2])
+    base = closed_form(priors)
+    residual = Residual(base)
     footprints = _footprints(section, chunk, device)
     inside = torch.from_numpy(section.inside).to(device)
-    if model is None:
-        closed_form: Denoiser = lambda x, sigma: torch.zeros_like(x)  # noqa: E731
-        denoise = consistent(closed_form, residual, footprints, options["consistency"])
+    denoise: Denoiser
+    if model is None or section.features is None:
+        denoise = lambda x, sigma: torch.zeros_like(x)  # noqa: E731
+        denoise = consistent(denoise, residual, footprints, options["consistency"])
     else:
         model = model.to(device)
         halo, core = model.spec.halo, options["window"]
@@ -141,7 +144,7 @@ def _predict_chunk(section: _Section, chunk: np.ndarray) -> tuple[np.ndarray, np
         features = section.features.to(device)
         token = on_device(distilled.token[chunk])
         channels = gene_channels(priors, spots, coverage)
-        local = _windowed(model, features, channels, token, priors[:, 2:3], halo, halo + core)
+        local = _windowed(model, features, channels, token, base[:, None], halo, halo + core)
         denoise = tiled(local, section.inside, core=core, halo=halo, align=model.spec.align)
         denoise = consistent(denoise, residual, footprints, options["consistency"])
     scale = on_device(distilled.gene_mean[chunk])[:, None, None] * inside
@@ -166,7 +169,9 @@ def _footprints(section: _Section, chunk: np.ndarray, device: torch.device) -> F
     return Footprints(section.measurement, distilled.rates[:, chunk], depth, distilled.shape[chunk], device)
 
 
-def _in_order(section: _Section, chunks: list[np.ndarray], client: Any) -> Iterable[tuple[np.ndarray, np.ndarray | None]]:
+def _in_order(
+    section: _Section, chunks: list[np.ndarray], client: Any
+) -> Iterable[tuple[np.ndarray, np.ndarray | None]]:
     """Results chunk by chunk, computed here or on a Dask cluster."""
     if client is None:
         return (_predict_chunk(section, chunk) for chunk in chunks)
@@ -201,8 +206,8 @@ def predict(
 ) -> Prediction:
     """Super-resolve the genes of an observation.
 
-    The same as :func:`superresolve` for those who have arrays. Results do not depend on ``window``, ``gene_chunk``, the order of
-    the genes or ``client``.
+    The same as :func:`superresolve` for those who have arrays. Results do not depend on ``window``, ``gene_chunk``,
+    the order of the genes or ``client``.
 
     Parameters
     ----------
@@ -263,7 +268,7 @@ def predict(
     chunks = [np.arange(i, min(i + gene_chunk, n)) for i in range(0, n, gene_chunk)]
     mean = np.zeros((n, *obs.grid.shape), np.float32)
     std = np.zeros_like(mean) if network and n_samples > 1 else None
-    with tqdm(total=n, desc="genes", disable=not show_progress_bar) as bar:
+    with freed_memory_kept(), tqdm(total=n, desc="genes", disable=not show_progress_bar) as bar:
         for chunk, (chunk_mean, chunk_std) in zip(chunks, _in_order(section, chunks, client), strict=True):
             here = (slice(chunk[0], chunk[-1] + 1), *crop)
             mean[here] = chunk_mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +167,7 @@ def superresolve(
         "um_per_px": obs.grid.um_per_px,
         "he_um": obs.he_um,
         "n_spots": len(obs.spots),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds_read": round(read - started, 3),
         "versions": {name: _version(name) for name in VERSIONS},
     }
@@ -180,7 +180,7 @@ def superresolve(
 
 def _threads(n_jobs: int) -> int:
     if int(n_jobs) != n_jobs or n_jobs < 1:
-        raise ValueError(f"`n_jobs` needs a whole number of threads of at least 1, but is {n_jobs!r}. Pass `n_jobs=None`.")
+        raise ValueError(f"`n_jobs` needs a whole number of at least 1, but is {n_jobs!r}. Pass `n_jobs=None`.")
     return int(n_jobs)
 
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.distill import TOKEN, distill
-from hadmst_sc.train.config import BankConfig
+from hadmst_sc.distill import N_METAGENES, TOKEN, distill
+from hadmst_sc.train.config import BankConfig, TrainConfig
 
 MARGIN = 16  # bins around the tissue where priors are evaluated, as in inference
 
@@ -52,7 +52,7 @@ def make_section(path: Path, seed: int, config: BankConfig) -> Path:
 
 
 class Bank:
-    """Phantoms ``first_seed ...`` on disk, made by worker processes in order; later ones are waited for when asked for."""
+    """Phantoms on disk, made by worker processes in the order of their seeds; one that is not ready is waited for."""
 
     def __init__(self, directory: Path, config: BankConfig) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,9 +62,10 @@ class Bank:
         missing = [i for i, path in enumerate(self._paths) if not path.exists()]
         # Spawned, because forking a process whose BLAS and torch threads run can hang.
         self._pool = ProcessPoolExecutor(config.n_workers, get_context("spawn")) if missing else None
-        self._jobs: dict[int, Future] = {
-            i: self._pool.submit(make_section, self._paths[i], config.first_seed + i, config) for i in missing
-        }
+        self._jobs: dict[int, Future[Path]] = {}
+        if self._pool is not None:
+            for i in missing:
+                self._jobs[i] = self._pool.submit(make_section, self._paths[i], config.first_seed + i, config)
 
     def available(self, step: int) -> int:
         """How many phantoms a step may use: a function of the step alone."""
@@ -118,7 +119,9 @@ def without_he(crop: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return crop | {"priors": priors, "token": token, "context": np.zeros_like(crop["context"])}
 
 
-def _crop(section: dict[str, np.ndarray], genes: np.ndarray, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _crop(
+    section: dict[str, np.ndarray], genes: np.ndarray, size: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     ny, nx = section["coverage"].shape
     inside = np.argwhere(section["inside"])
     # Around a bin in tissue: crops of background teach nothing.
@@ -127,7 +130,7 @@ def _crop(section: dict[str, np.ndarray], genes: np.ndarray, size: int, rng: np.
     window = (slice(y, y + size), slice(x, x + size))
     turn, flip = int(rng.integers(4)), bool(rng.integers(2))
     # Principal components have no sign of their own: do not let the network rely on the convention that gives them one.
-    signs = rng.choice([-1.0, 1.0], 8).astype(np.float32)
+    signs = rng.choice([-1.0, 1.0], N_METAGENES).astype(np.float32)
 
     def cut(maps: np.ndarray) -> np.ndarray:
         maps = np.rot90(maps[(..., *window)].astype(np.float32), turn, (-2, -1))
@@ -136,18 +139,21 @@ def _crop(section: dict[str, np.ndarray], genes: np.ndarray, size: int, rng: np.
     out = {name: cut(section[name][genes]) for name in ("priors", "spots", "target")}
     out |= {name: np.broadcast_to(cut(section[name]), out["spots"].shape) for name in ("coverage", "inside")}
     context = cut(section["context"])
-    context[:8] *= signs[:, None, None]
+    context[:N_METAGENES] *= signs[:, None, None]
     return out | {"context": context[None], "token": section["token"][genes]}
 
 
-def draw_batch(bank: Bank, step: int, *, seed: int, sections: int, genes: int, crop: int, drop_he: float) -> Batch:
+def draw_batch(bank: Bank, config: TrainConfig, step: int, seed: int) -> Batch:
     """The batch of a step: a function of (seed, step) alone, which is what makes resuming exact."""
     rng = np.random.default_rng([seed, step])
     parts = []
-    for index in rng.integers(0, bank.available(step), sections):
+    for index in rng.integers(0, bank.available(step), config.sections):
         section = bank[int(index)]
-        chosen = rng.choice(len(section["token"]), genes, replace=False)
-        part = _crop(section, chosen, crop, rng)
-        parts.append(without_he(part) if rng.random() < drop_he else part)
+        chosen = rng.choice(len(section["token"]), config.genes, replace=False)
+        part = _crop(section, chosen, config.crop, rng)
+        parts.append(without_he(part) if rng.random() < config.drop_he else part)
     stacked = {name: torch.from_numpy(np.concatenate([p[name] for p in parts])) for name in parts[0]}
-    return Batch(section=torch.arange(sections).repeat_interleave(genes), **stacked)
+    batch = Batch(section=torch.arange(config.sections).repeat_interleave(config.genes), **stacked)
+    # The first items train the mean and the others the denoiser: every section takes part in both.
+    order = np.random.default_rng([seed, step, 1]).permutation(len(batch.section))
+    return batch.reordered(torch.from_numpy(order))

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.distill import N_METAGENES, TOKEN
 from hadmst_sc.features import N_BASE
 from hadmst_sc.models import HadmstModel, ModelSpec
+from hadmst_sc.models.hadmst import channels_last
 from hadmst_sc.train.config import TrainConfig
 from hadmst_sc.train.data import Bank, draw_batch
 from hadmst_sc.train.losses import TrainingStep
@@ -35,8 +39,8 @@ def build_model(config: TrainConfig) -> HadmstModel:
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear warm-up, then a cosine to 3 % of the peak."""
-    progress = min(1.0, step / config.steps)
-    return config.learning_rate * min(1.0, (step + 1) / config.warmup) * (0.03 + 0.97 * 0.5 * (1 + np.cos(np.pi * progress)))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+    return config.learning_rate * min(1.0, (step + 1) / config.warmup) * (0.03 + 0.97 * cosine)
 
 
 def _ema(decay: float) -> Any:
@@ -53,7 +57,7 @@ class _State:
     """Model, average and optimiser, saved as safetensors + JSON and nothing else."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.step_module = TrainingStep(build_model(config).to(memory_format=torch.channels_last))
+        self.step_module = TrainingStep(channels_last(build_model(config)))
         self.average = AveragedModel(self.step_module.model, avg_fn=_ema(config.ema))
         self.optimizer = torch.optim.AdamW(
             self.step_module.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
@@ -77,8 +81,6 @@ class _State:
         scratch.rename(directory / "checkpoint.safetensors")
 
     def load(self, path: Path, config: TrainConfig) -> None:
-        from safetensors import safe_open
-
         with safe_open(path, "pt") as file:
             record = json.loads(file.metadata()["record"])
         if record["config"] != json.loads(json.dumps(config.to_dict())):
@@ -86,14 +88,16 @@ class _State:
                 f"`config` differs from the one that made {path}. Pass another `--out` directory, or `--no-resume`."
             )
         tensors = load_file(path)
-        part = {p: {k[len(p) + 1 :]: v for k, v in tensors.items() if k.startswith(p + ".")} for p in ("model", "average")}
-        self.step_module.model.load_state_dict(part["model"])
-        self.average.load_state_dict(part["average"])
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.step_module.model.load_state_dict(under("model."))
+        self.average.load_state_dict(under("average."))
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
+        for key, value in under("optimizer.").items():
+            index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
         self.step, self.log = int(record["step"]), record["log"]
 
@@ -135,39 +139,43 @@ def train(config: TrainConfig, *, output: str | Path, resume: bool = True, until
     module, optimizer = fabric.setup(state.step_module, state.optimizer)
     state.average.to(fabric.device)
     bank = Bank(output / config.bank.directory, config.bank)
-    n_mean = round(config.mean_share * config.sections * config.genes)
     recent, started = [], time.monotonic()
     try:
-        while state.step < min(config.steps, until or config.steps):
-            step = state.step
-            # Each process draws its own batch; one process draws the same batches as before a resume.
-            seed = config.seed + 7919 * fabric.global_rank
-            batch = draw_batch(
-                bank, step, seed=seed, sections=config.sections, genes=config.genes, crop=config.crop, drop_he=config.drop_he
-            )
-            order = torch.from_numpy(np.random.default_rng([seed, step, 1]).permutation(len(batch.section)))
-            batch = batch.reordered(order).to(fabric.device)
-            sigma, noise = (t.to(fabric.device) for t in _noise(config, step, len(order) - n_mean))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            optimizer.zero_grad()
-            mean_loss, denoising_loss = module(batch, n_mean, sigma, noise)
-            fabric.backward(mean_loss + denoising_loss)
-            fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm)
-            optimizer.step()
-            state.average.update_parameters(state.step_module.model)
-            state.step += 1
-            recent.append((mean_loss.item(), denoising_loss.item()))
-            if state.step % config.log_every == 0:
-                _log(state, recent, time.monotonic() - started, output)
-                recent.clear()
-            if state.step % config.checkpoint_every == 0 and fabric.is_global_zero:
-                state.save(output, config)
+        with freed_memory_kept():
+            while state.step < min(config.steps, until or config.steps):
+                recent.append(_advance(state, config, bank, fabric, module, optimizer))
+                if state.step % config.log_every == 0 and fabric.is_global_zero:
+                    _log(state, recent, time.monotonic() - started, output)
+                    recent.clear()
+                if state.step % config.checkpoint_every == 0 and fabric.is_global_zero:
+                    state.save(output, config)
     finally:
         bank.close()
     if fabric.is_global_zero:
         state.save(output, config)
-    return state.average.module
+    return cast(HadmstModel, state.average.module)
+
+
+def _advance(
+    state: _State, config: TrainConfig, bank: Bank, fabric: Fabric, module: Any, optimizer: Any
+) -> tuple[float, float]:
+    """One step of training; its mean and denoising losses."""
+    # Each process draws its own batch; one process draws the same batches as before a resume.
+    seed = config.seed + 7919 * fabric.global_rank
+    batch = draw_batch(bank, config, state.step, seed)
+    n_mean = round(config.mean_share * len(batch.section))
+    sigma, noise = _noise(config, state.step, len(batch.section) - n_mean)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, state.step)
+    optimizer.zero_grad()
+    device = fabric.device
+    mean_loss, denoising_loss = module(batch.to(device), n_mean, sigma.to(device), noise.to(device))
+    fabric.backward(mean_loss + denoising_loss)
+    fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm)
+    optimizer.step()
+    state.average.update_parameters(state.step_module.model)
+    state.step += 1
+    return mean_loss.item(), denoising_loss.item()
 
 
 def _log(state: _State, recent: list[tuple[float, float]], seconds: float, output: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hadmst_sc.expression import Residual
+from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import LOG_CHANGE, gene_channels
 from hadmst_sc.train.data import Batch
@@ -49,7 +49,7 @@ class TrainingStep(nn.Module):
         """
         features = self.model.encode(batch.context)[batch.section]
         channels = gene_channels(batch.priors, batch.spots, batch.coverage)
-        base = batch.priors[:, 2:3]
+        base = closed_form(batch.priors)[:, None]
         first, rest = slice(0, n_mean), slice(n_mean, None)
 
         at_mean = torch.full((n_mean,), SIGMA_MEAN, device=base.device)

@@ -1,0 +1,38 @@
+"""Let freed memory be used again instead of being handed back to the system.
+
+Networks allocate and free the same large buffers thousands of times. By default glibc returns each to the system and
+asks for it anew, page by page: half of the time of an evaluation on bare metal, and nearly all of it on some virtual
+machines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_LARGE, _TOP = 2**30, 2**27
+_DEFAULT_TRIM, _DEFAULT_TOP, _DEFAULT_MMAP = 2**17, 2**17, 2**25
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """While inside, glibc keeps freed memory for the process; afterwards it is returned. No effect on other systems."""
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    for option, value in ((_TRIM_THRESHOLD, _LARGE), (_TOP_PAD, _TOP), (_MMAP_THRESHOLD, _LARGE)):
+        libc.mallopt(option, value)
+    try:
+        yield
+    finally:
+        for option, value in (
+            (_TRIM_THRESHOLD, _DEFAULT_TRIM),
+            (_TOP_PAD, _DEFAULT_TOP),
+            (_MMAP_THRESHOLD, _DEFAULT_MMAP),
+        ):
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)

@@ -1,0 +1,89 @@
+"""Registration of the H&E to the spots, from SpatialData."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spatialdata import SpatialData
+
+from hadmst_sc.io.read import read_observation
+from hadmst_sc.registration import Shift, estimate_shift
+
+
+def register(
+    sdata: SpatialData,
+    image_key: str,
+    *,
+    table_key: str = "table",
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    layer: str | None = None,
+    genes: Sequence[str] | int | None = None,
+    bin_um: float = 10.0,
+    spot_um: float | None = None,
+    pitch_um: float | None = None,
+    tissue_key: str | None = None,
+    max_um: float = 60.0,
+) -> Shift:
+    """Estimate how far the H&E lies from its spots; ``sdata`` is only looked at.
+
+    The counts tell: in the right place the image predicts left-out spots best. A gain that could be chance gives no
+    shift. Only translations are sought.
+
+    Parameters
+    ----------
+    sdata
+        Holds the H&E, the spots and their table.
+    image_key
+        The H&E image.
+    table_key
+        Table of counts that annotates the spots.
+    shapes_key, coordinate_system
+        Needed only when the table or the image leaves a choice.
+    layer
+        Layer with the counts; ``None`` = ``X``.
+    genes
+        Names, or how many of the most informative; ``None`` = ``var["highly_variable"]`` if present, else 200.
+    bin_um
+        Edge of the bins that the image is compared on, µm.
+    spot_um, pitch_um
+        Diameter and distance of the spots, µm; ``None`` = recognised from the platform's proportions.
+    tissue_key
+        Labels or shapes that mark the tissue; ``None`` = detected.
+    max_um
+        Longest shift that is found, µm.
+
+    Returns
+    -------
+    The shift in µm along the image's axes, (y, x): the image shows at ``p + shift`` what the spots saw at ``p``.
+
+    Raises
+    ------
+    KeyError
+        If a key is not there; the message lists what is.
+    ContractError
+        If image and spots cannot be paired: all problems at once, each with its remedy.
+    ValueError
+        If an argument has a bad value.
+
+    Examples
+    --------
+    >>> from hadmst_sc import datasets
+    >>> shift = register(datasets.phantom(seed=3, misregistration_um=(30.0, -20.0)), "phantom_full_image")
+    >>> shift.applied
+    True
+    """
+    obs = read_observation(
+        sdata,
+        image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        layer=layer,
+        genes=genes,
+        bin_um=bin_um,
+        spot_um=spot_um,
+        pitch_um=pitch_um,
+        tissue_key=tissue_key,
+    )
+    return estimate_shift(obs, max_um=max_um)

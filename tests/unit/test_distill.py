@@ -1,0 +1,190 @@
+"""The closed form: leave-one-out is honest, components decode to genes, and bad images do no harm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hadmst_sc.contract import Observation
+from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.distill import FLOOR, PRIORS, TOKEN, distill, gamma_shape
+from hadmst_sc.features import he_features, separate_stains, stain_vectors
+from hadmst_sc.kriging import CANDIDATES, Kernel, Lattice, Neighbourhood, pitch_of
+from hadmst_sc.measurement import degrade, pool
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return simulate(910_000, size_um=1400.0, n_genes=16, augment=False, depth=(2.0, 40.0))
+
+
+@pytest.fixture(scope="module")
+def distilled(phantom):
+    return distill(phantom.observation, margin=0)
+
+
+def pcc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+    return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+
+
+def hexagonal(n: int = 8) -> np.ndarray:
+    return np.array([(0.866 * i, j + 0.5 * (i % 2)) for i in range(n) for j in range(n)])
+
+
+def test_kriging_leave_one_out_weights_equal_an_explicit_leave_one_out():
+    spots, kernel = hexagonal(5), Kernel(((1.0, 2.0),), 0.5)
+    values = np.random.default_rng(0).standard_normal((len(spots), 2))
+    fast = Neighbourhood(spots).weights(kernel) @ values
+    for left_out in (0, 7, 24):
+        others = np.arange(len(spots)) != left_out
+        distance = np.linalg.norm(spots[others][:, None] - spots[others], axis=-1)
+        to_it = np.linalg.norm(spots[others] - spots[left_out], axis=-1)
+        slow = kernel(to_it) @ np.linalg.solve(kernel(distance) + 0.5 * np.eye(others.sum()), values[others])
+        np.testing.assert_allclose(fast[left_out], slow, atol=1e-5)
+
+
+def test_kriging_without_nugget_returns_the_values_at_the_spots():
+    spots, kernel = hexagonal(), Kernel(((1.0, 0.8),), 1e-6)
+    values = np.random.default_rng(0).standard_normal((len(spots), 3))
+    np.testing.assert_allclose(Neighbourhood(spots, spots.copy()).weights(kernel) @ values, values, atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_kriging_of_very_few_spots_is_finite(n):
+    weights = Neighbourhood(hexagonal()[:n]).weights(CANDIDATES[0])
+    assert weights.shape == (n, n) and np.isfinite(weights.data).all() and weights.diagonal().sum() == 0
+
+
+def test_coincident_spots_do_not_serve_as_their_own_neighbour():
+    spots = np.repeat(hexagonal(3), 2, axis=0)
+    assert Neighbourhood(spots).weights(CANDIDATES[0]).diagonal().sum() == 0
+
+
+def test_lattice_interpolation_is_close_to_kriging_every_bin():
+    spots = hexagonal(6) * 10 + 5
+    active = np.ones((50, 60), bool)
+    values = np.random.default_rng(0).standard_normal((len(spots), 1))
+    kernel = Kernel(((1.0, 2.0),), 0.5)
+    coarse = Lattice(spots, 10.0, active).krige(kernel, values)[0]
+    exact = Neighbourhood(spots / 10, (np.argwhere(active) + 0.5) / 10).weights(kernel) @ values
+    assert np.abs(coarse - exact[:, 0]).max() < 0.05 * np.abs(exact).max()
+
+
+def test_pitch_is_the_distance_of_neighbours():
+    assert pitch_of(hexagonal() * 7) == pytest.approx(7, rel=1e-3)
+
+
+def test_joint_prior_beats_each_of_its_parts_on_a_phantom(phantom, distilled):
+    inside = phantom.observation.inside
+    truth = phantom.rate[:, inside]
+    priors = distilled.priors(np.arange(16))
+    score = {name: pcc(priors[:, i][:, inside], truth).mean() for i, name in enumerate(PRIORS)}
+    assert score["joint"] > max(score["he"], score["space"]) - 0.005
+    assert score["joint"] > 0.45
+
+
+def test_leave_one_out_r2_agrees_with_spots_that_were_really_left_out(phantom, distilled):
+    obs = phantom.observation
+    fold = np.random.default_rng(0).integers(0, 5, len(obs.spots))
+    roots = np.sqrt(obs.counts / obs.measurement.area[:, None] / distilled.gene_mean)
+    predicted = np.zeros_like(roots)
+    for k in range(5):
+        rest = distill(obs.subset_spots(fold != k), margin=0)
+        maps = rest.priors(np.arange(16))[:, 2] * (rest.gene_mean / distilled.gene_mean)[:, None, None]
+        predicted[fold == k] = np.sqrt(pool(maps, obs.measurement))[fold == k]
+    r2 = 1 - ((roots - predicted) ** 2).mean(0) / roots.var(0)
+    assert distilled.r2[2].mean() == pytest.approx(r2.mean(), abs=0.08)
+
+
+def test_totals_over_spots_are_kept(phantom, distilled):
+    obs = phantom.observation
+    for prior in range(3):
+        maps = distilled.priors(np.arange(16))[:, prior] * distilled.gene_mean[:, None, None]
+        np.testing.assert_allclose(degrade(maps, obs.measurement).sum(0), obs.counts.sum(0), rtol=0.15)
+
+
+def test_gene_order_and_subset_do_not_change_a_genes_priors(distilled):
+    both = distilled.priors(np.array([3, 5]))
+    np.testing.assert_allclose(distilled.priors(np.array([5]))[0], both[1], rtol=1e-5)
+    np.testing.assert_allclose(distilled.priors(np.array([5, 3]))[1], both[0], rtol=1e-5)
+
+
+def test_scaling_the_counts_scales_the_mean_and_nothing_else(phantom, distilled):
+    obs = phantom.observation
+    more = distill(replace(obs, counts=obs.counts * 3), margin=0)
+    np.testing.assert_allclose(more.gene_mean, 3 * distilled.gene_mean, rtol=1e-5)
+    np.testing.assert_allclose(more.priors(np.arange(4))[:, 2], distilled.priors(np.arange(4))[:, 2], rtol=0.01)
+
+
+def test_priors_are_finite_and_above_their_floor(distilled):
+    priors = distilled.priors(np.arange(16))
+    assert np.isfinite(priors).all() and priors[:, :3].min() >= FLOOR * (1 - 1e-6)
+    assert distilled.token.shape == (16, len(TOKEN))
+
+
+@pytest.mark.parametrize("image", ["constant", "grey", "black", "noise"])
+def test_an_image_that_says_nothing_leaves_kriging(phantom, image):
+    obs = phantom.observation
+    rng = np.random.default_rng(0)
+    he = {
+        "constant": np.full_like(obs.he, 200),
+        "grey": np.repeat(rng.integers(0, 255, (1, *obs.he.shape[1:]), np.uint8), 3, 0),
+        "black": np.zeros_like(obs.he),
+        "noise": rng.integers(0, 255, obs.he.shape, np.uint8),
+    }[image]
+    blind = distill(replace(obs, he=he), margin=0)
+    priors = blind.priors(np.arange(16))
+    assert np.isfinite(priors).all()
+    truth = phantom.rate[:, obs.inside]
+    joint, space = (pcc(priors[:, i][:, obs.inside], truth).mean() for i in (2, 1))
+    assert joint > space - 0.03
+
+
+def test_all_zero_gene_and_all_zero_spot_stay_finite(phantom):
+    obs = phantom.observation
+    counts = obs.counts.copy()
+    counts[:, 0] = 0
+    counts[5] = 0
+    out = distill(replace(obs, counts=counts), margin=0)
+    assert np.isfinite(out.priors(np.arange(16))).all() and np.isfinite(out.token).all()
+
+
+def test_single_spot_is_enough(phantom):
+    out = distill(phantom.observation.subset_spots(np.array([10])), margin=0)
+    assert np.isfinite(out.priors(np.arange(16))).all()
+
+
+def test_gamma_shape_recovers_the_law_it_was_drawn_from():
+    rng = np.random.default_rng(0)
+    expected = rng.gamma(4.0, 5.0, (4000, 2))
+    counts = rng.poisson(expected * rng.gamma([3.0, 30.0], [1 / 3, 1 / 30], expected.shape))
+    np.testing.assert_allclose(gamma_shape(counts, expected), [3, 30], rtol=0.2)
+
+
+def test_stain_vectors_are_found_in_a_mixture_of_two():
+    rng = np.random.default_rng(0)
+    truth = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+    truth /= np.linalg.norm(truth, axis=1, keepdims=True)
+    density = rng.gamma(0.5, 0.8, (20_000, 2)) @ truth
+    found = stain_vectors(density)
+    assert (np.abs((found * truth).sum(1)) > 0.995).all()
+
+
+def test_features_are_standardised_on_the_spots(phantom):
+    obs: Observation = phantom.observation
+    spots = pool(he_features(obs), obs.measurement)
+    assert np.abs(spots.mean(0)).max() < 0.3
+    assert ((spots.std(0) > 0.5) | (spots.std(0) == 0)).all()
+
+
+def test_brightness_of_the_image_does_not_move_the_stain_maps(phantom):
+    obs = phantom.observation
+    inside = np.repeat(np.repeat(obs.inside, obs.he_per_bin, 0), obs.he_per_bin, 1)
+    darker = np.exp(np.log((obs.he + 1) / 256) * 0.8) * 256 - 1
+    h0, _ = separate_stains(obs.he, inside)
+    h1, _ = separate_stains(darker.round().clip(0, 255).astype(np.uint8), inside)
+    assert np.corrcoef(h0[inside], h1[inside])[0, 1] > 0.98
+    assert np.percentile(h1[inside], 99) == pytest.approx(1, abs=1e-3)

@@ -1,0 +1,111 @@
+"""The network: closed form plus zero at the start, local, and honest about its reach."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
+from hadmst_sc.models.hadmst import N_CHANNELS, gene_channels
+from hadmst_sc.models.unet import reach_of
+
+SPEC = ModelSpec(context=22, token=7)
+
+
+def randomised(seed: int = 0) -> HadmstModel:
+    """A model whose zero-initialised layers speak too."""
+    torch.manual_seed(seed)
+    model = HadmstModel(SPEC)
+    for parameter in model.parameters():
+        if parameter.abs().max() == 0:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def inputs(n: int = 16, genes: int = 2):
+    generator = torch.Generator().manual_seed(0)
+    priors = torch.randn(genes, 4, n, n, generator=generator).mul(0.3).exp()
+    spots = torch.rand(genes, n, n, generator=generator)
+    context = torch.randn(1, SPEC.context, n, n, generator=generator)
+    return priors, gene_channels(priors, spots, (spots[0] > 0.5).float()), context, torch.zeros(genes, SPEC.token)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sigma", [SIGMA_MEAN, 3.0, 0.1])
+def test_untrained_model_is_the_closed_form(sigma):
+    model = HadmstModel(SPEC)
+    priors, channels, context, token = inputs()
+    features = model.encode(context).expand(2, -1, -1, -1)
+    x = torch.zeros(2, 1, 16, 16)
+    out = model(x, torch.full((2,), sigma), features, channels, token, priors[:, 2:3])
+    assert out.abs().max() == 0
+
+
+@torch.no_grad()
+def test_preconditioning_trusts_a_clean_state():
+    model = randomised()
+    priors, channels, context, token = inputs()
+    features = model.encode(context).expand(2, -1, -1, -1)
+    x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    out = model(x, torch.full((2,), 1e-4), features, channels, token, priors[:, 2:3])
+    assert (out - x).abs().max() < 1e-2
+
+
+def test_measured_reach_is_within_the_declared_halo():
+    model = randomised().double()
+    reach = reach_of(model.unet, 1 + N_CHANNELS + SPEC.encoder[1], SPEC.embed)
+    assert 16 < reach + 2 <= SPEC.halo  # two bins of the encoder come first
+    assert SPEC.halo % SPEC.align == 0
+
+
+def test_reach_grows_when_a_layer_is_added():
+    class Wider(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.more = inner, torch.nn.Conv2d(1, 1, 9, padding=4).double()
+
+        def forward(self, x, embedding):
+            return self.more(self.inner(x, embedding))
+
+    model = randomised().double()
+    channels = 1 + N_CHANNELS + SPEC.encoder[1]
+    assert reach_of(Wider(model.unet), channels, SPEC.embed) == reach_of(model.unet, channels, SPEC.embed) + 4
+
+
+@torch.no_grad()
+def test_genes_of_a_batch_do_not_see_each_other():
+    model = randomised()
+    priors, channels, context, token = inputs(genes=3)
+    features = model.encode(context)
+    sigma = torch.full((3,), 0.7)
+    x = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    together = model(x, sigma, features.expand(3, -1, -1, -1), channels, token, priors[:, 2:3])
+    alone = model(x[1:2], sigma[:1], features, channels[1:2], token[1:2], priors[1:2, 2:3])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_mean_stays_within_its_bound_of_the_closed_form():
+    model = randomised()
+    model.unet.head.bias.fill_(1e9)
+    priors, channels, context, token = inputs()
+    out = model(
+        torch.zeros(2, 1, 16, 16),
+        torch.full((2,), SIGMA_MEAN),
+        model.encode(context).expand(2, -1, -1, -1),
+        channels,
+        token,
+        priors[:, 2:3],
+    )
+    assert torch.isfinite(out).all()
+
+
+def test_spec_survives_json():
+    import json
+
+    assert ModelSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
+
+
+def test_spec_refuses_unknown_keys():
+    with pytest.raises(TypeError, match="attention"):
+        ModelSpec.from_dict(SPEC.to_dict() | {"attention": True})
