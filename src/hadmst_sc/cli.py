@@ -125,11 +125,15 @@ def train(
     config: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and weights.")] = Path("runs"),
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = True,
+    weights: Annotated[
+        Path | None, typer.Option(help="Where the model goes; default: model.safetensors in --out.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, then stop.")] = False,
 ) -> None:
     """Train a model from a configuration file."""
     from hadmst_sc.train import loop
     from hadmst_sc.train.config import load_config
+    from hadmst_sc.weights import save_model
 
     settings = load_config(config)
     if dry_run:
@@ -139,7 +143,10 @@ def train(
         typer.echo(f"parameters   {parameters:,}\nsteps        {settings.steps:,} of {crops}")
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    loop.train(settings, output=out, resume=resume)
+    model = loop.train(settings, output=out, resume=resume)
+    target = weights or out / "model.safetensors"
+    save_model(model, target, card={"training": settings.to_dict(), "log": loop.read_log(out)})
+    typer.echo(f"wrote {target} and its card {target.with_suffix('.json').name}")
 
 
 @app.command()

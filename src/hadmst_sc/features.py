@@ -123,7 +123,7 @@ def he_features(obs: Observation) -> np.ndarray:
     maps = np.concatenate(blurred).astype(np.float32)
     spots = pool(maps, obs.measurement)
     mean, sd = spots.mean(0), spots.std(0)
-    # Texture that averages out within a spot would be amplified, and the regression would then extrapolate in every bin.
+    # Texture that averages out within a spot would be amplified, and the regression would extrapolate in every bin.
     wide = np.maximum(sd, maps[:, obs.inside].std(1) / MAX_EXTRAPOLATION)
     scale = np.where(sd > 1e-5 * (np.abs(mean) + 1e-3), 1 / np.maximum(wide, 1e-12), 0.0)
     maps = (maps - mean[:, None, None]) * scale[:, None, None]

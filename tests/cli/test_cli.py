@@ -203,7 +203,14 @@ def training(monkeypatch):
     from hadmst_sc.train import loop
 
     seen: list[tuple] = []
-    monkeypatch.setattr(loop, "train", lambda config, *, output, resume: seen.append((config.steps, output, resume)))
+
+    def train(config, *, output, resume):
+        seen.append((config.steps, output, resume))
+        output.mkdir(exist_ok=True)
+        return loop.build_model(config)
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(loop, "read_log", lambda output: [{"step": 1}])
     return seen
 
 
@@ -213,6 +220,17 @@ def test_train_reads_the_configuration_and_resumes_by_default(training, tmp_path
     assert run("train", config, "--out", out).exit_code == 0
     assert run("train", config, "--out", out, "--no-resume").exit_code == 0
     assert training == [(3, out, True), (3, out, False)]
+
+
+def test_train_writes_weights_that_load_with_a_card_that_says_how_they_were_made(training, tmp_path):
+    from hadmst_sc.weights import load_model, read_card
+
+    config, weights = tmp_path / "c.toml", tmp_path / "mine.safetensors"
+    config.write_text("steps = 3")
+    assert run("train", config, "--out", tmp_path / "a", "--weights", weights).exit_code == 0
+    assert load_model(weights).name == "mine"
+    card = read_card(weights)
+    assert card["training"]["steps"] == 3 and card["log"] == [{"step": 1}]
 
 
 def test_dry_run_shows_what_would_be_trained_and_trains_nothing(training, tmp_path):

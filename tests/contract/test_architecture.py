@@ -22,6 +22,7 @@ SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render
 
 # package or module -> (libraries, parts of this package) that it may import besides the standard library and itself
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
+    "allocator": (set(), set()),
     **{name: (ARRAYS, set(FIRST_ROW[:i])) for i, name in enumerate(FIRST_ROW)},
     "expression": (ARRAYS | {"torch"}, {*FIRST_ROW}),
     "models": (ARRAYS | {"torch"}, {*FIRST_ROW, "expression"}),
@@ -34,13 +35,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "weights": ({"numpy", "safetensors", "torch"}, {*FIRST_ROW, "models", "expression"}),
     "train": (
         ARRAYS | {"lightning_fabric", "safetensors", "torch", "tqdm"},
-        {*FIRST_ROW, "expression", "models", "diffusion", "weights", "metrics", *SIMULATOR},
+        {"allocator", *FIRST_ROW, "expression", "models", "diffusion", "weights", "metrics", *SIMULATOR},
     ),
     # Reading footprints again would repeat `io`, which is as free of torch as `pl` must be.
     "pl": (SPATIAL | {"matplotlib", "mpl_toolkits", "spatialdata_plot"}, {"contract", "grid", "io"}),
     "tl": (
         SPATIAL | {"distributed", "torch", "tqdm"},
-        {*FIRST_ROW, "expression", "models", "diffusion", "io", "pp", "metrics", "datasets", "weights"},
+        {"allocator", *FIRST_ROW, "expression", "models", "diffusion", "io", "pp", "metrics", "datasets", "weights"},
     ),
     "cli": (
         SPATIAL | {"matplotlib", "torch", "typer"},
@@ -130,6 +131,9 @@ def test_modules_stay_short(path):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
+        ("allocator", "import numpy"),
+        ("allocator", "from hadmst_sc import grid"),
+        ("distill", "from hadmst_sc.allocator import freed_memory_kept"),
         ("grid", "import pandas"),
         ("grid", "from hadmst_sc.measurement import discs"),
         ("measurement", "from hadmst_sc import contract"),
@@ -163,6 +167,7 @@ def test_a_forbidden_import_is_found(name, source):
     [
         ("contract", "from hadmst_sc.grid import Grid\nimport numpy as np\nimport os"),
         ("models.hadmst", "from hadmst_sc.models.unet import UNet\nimport torch"),
+        ("train.loop", "from hadmst_sc.allocator import freed_memory_kept"),
         ("train.data", "from hadmst_sc.datasets.simulate import simulate"),
         ("train.data", "from hadmst_sc.datasets import simulate"),
         ("datasets.section", "from hadmst_sc.datasets.simulate import simulate\nimport spatialdata"),

@@ -29,6 +29,7 @@ SUPERRESOLVE = {
     "n_samples": 4,
     "n_steps": None,
     "consistency": "soft",
+    "align": True,
     "device": "auto",
     "batch_size": None,
     "random_state": 0,

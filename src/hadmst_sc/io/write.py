@@ -19,7 +19,14 @@ STORES = ("images", "labels", "points", "shapes", "tables")
 def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None:
     """Refuse names that cannot or may not be written, before anything is computed.
 
-    ``overwrite`` replaces what an earlier run wrote under ``key_added``, and nothing else.
+    Parameters
+    ----------
+    sdata
+        Object to be written to.
+    key_added
+        Name of the result.
+    overwrite
+        Whether what an earlier run wrote under ``key_added``, and nothing else, may be replaced.
 
     Raises
     ------
@@ -61,8 +68,17 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
     ----------
     sdata
         Object to be written to; ``None`` for a result that stays in memory.
+    n_genes
+        Maps.
     n_bins, n_inside
         Bins of the grid, and those in tissue (rows of the table).
+    with_std
+        Whether each map comes with a standard deviation.
+
+    Raises
+    ------
+    ValueError
+        If the table has too many rows, or the result is too large for memory and ``sdata`` is not backed.
     """
     if n_inside > MAX_ROWS:
         raise ValueError(
@@ -82,7 +98,28 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
 def as_spatialdata(
     sdata: SpatialData, prediction: Prediction, source: Source, key_added: str = "superres"
 ) -> SpatialData:
-    """The new elements alone, as their own object; ``sdata`` is only looked at."""
+    """The new elements alone, as their own object.
+
+    Parameters
+    ----------
+    sdata
+        Where the observation came from; only looked at.
+    prediction
+        Maps of one section.
+    source
+        Keys of the elements that they were made from.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    Image, standard deviation where there is one, labels and table.
+
+    Raises
+    ------
+    ValueError
+        If the result is too large for memory.
+    """
     check_size(None, *_sizes(prediction), with_std=prediction.std is not None)
     return _as_spatialdata(sdata, prediction, source, OutputNames(key_added))
 
@@ -99,6 +136,19 @@ def write_prediction(
 
     Everything is made, and in a backed object written to a sibling of the store, before the first element is touched;
     then directories are renamed. A crash leaves the old result or the new one.
+
+    Parameters
+    ----------
+    sdata
+        The object that was read.
+    prediction
+        Maps of one section.
+    source
+        Keys of the elements that they were made from.
+    key_added
+        Name of the result.
+    overwrite
+        Replace the result of an earlier run of the same name.
 
     Raises
     ------

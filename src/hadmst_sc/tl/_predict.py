@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hadmst_sc.measurement import Measurement
 from hadmst_sc.measurement import residual as misfit
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import gene_channels
+from hadmst_sc.registration import Shift, estimate_shift, shift_image
 from hadmst_sc.weights import load_model
 
 N_STEPS = 4  # with SIGMA_START: the spread of a Gaussian comes out within 2 % (tests/property/test_sampling.py)
@@ -73,7 +74,10 @@ class RunningMoments:
 def pick_device(device: str = "auto") -> torch.device:
     """``"auto"`` is the first of cuda, mps and cpu that works; anything else is taken literally."""
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"`device={device!r}` is not to be had here: {error}. Try `device='auto'`.") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -197,6 +201,7 @@ def predict(
     n_samples: int = 0,
     n_steps: int | None = None,
     consistency: str = "soft",
+    align: bool = True,
     device: str = "auto",
     window: int = WINDOW,
     gene_chunk: int | None = None,
@@ -221,6 +226,8 @@ def predict(
         Network evaluations per draw; ``None`` = 4.
     consistency
         ``"soft"`` (knows counting noise), ``"hard"`` (sums equal the counts) or ``"off"``.
+    align
+        Estimate how far the H&E lies from the spots, and undo it where the evidence is clear.
     device
         ``"auto"`` (cuda, mps, cpu) or a torch device.
     window
@@ -243,6 +250,10 @@ def predict(
     torch_device = pick_device(device)
     network = None if model is None else load_model(model, torch_device)
     clock = {"start": time.perf_counter()}
+    shift = estimate_shift(obs) if align else None
+    if shift is not None:
+        obs = shift_image(obs, shift)
+    clock["aligned"] = time.perf_counter()
     distilled = distill(obs, margin=MARGIN)
     clock["distilled"] = time.perf_counter()
     crop = _tissue_box(obs.inside, network.spec.align if network else 1)
@@ -285,7 +296,7 @@ def predict(
         obs.inside,
         obs.measurement.coverage > 0,
         _gene_stats(distilled, relative),
-        _provenance(options, network, clock, relative),
+        _provenance(options, network, shift, clock, relative),
     )
 
 
@@ -301,12 +312,18 @@ def _gene_stats(distilled: Distilled, relative: np.ndarray) -> dict[str, np.ndar
 
 
 def _provenance(
-    options: dict[str, Any], network: HadmstModel | None, clock: dict[str, float], relative: np.ndarray
+    options: dict[str, Any],
+    network: HadmstModel | None,
+    shift: Shift | None,
+    clock: dict[str, float],
+    relative: np.ndarray,
 ) -> dict[str, Any]:
     return options | {
         "model": network.name if network else "closed form",
         "model_sha256": network.sha256 if network else "",
-        "seconds_distill": round(clock["distilled"] - clock["start"], 3),
+        "registration": asdict(shift) if shift is not None else "off",
+        "seconds_align": round(clock["aligned"] - clock["start"], 3),
+        "seconds_distill": round(clock["distilled"] - clock["aligned"], 3),
         "seconds_predict": round(clock["predicted"] - clock["distilled"], 3),
         "max_spot_residual": float(relative.max()),
         "mean_spot_residual": float(relative.mean()),

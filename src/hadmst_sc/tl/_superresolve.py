@@ -41,6 +41,7 @@ def superresolve(
     n_samples: int = 4,
     n_steps: int | None = None,
     consistency: str = "soft",
+    align: bool = True,
     device: str = "auto",
     batch_size: int | None = None,
     random_state: int = 0,
@@ -89,6 +90,9 @@ def superresolve(
     consistency
         ``"soft"`` agrees with the counts as far as counting noise allows, ``"hard"`` makes spot sums equal the counts,
         ``"off"`` leaves the network alone.
+    align
+        Estimate how far the H&E lies from the spots (a translation), and undo it where the evidence is clear. What was
+        found is in the provenance.
     device
         ``"auto"`` = cuda, mps or cpu, whichever is there first; or a torch device.
     batch_size
@@ -151,6 +155,7 @@ def superresolve(
             n_samples=n_samples,
             n_steps=n_steps,
             consistency=consistency,
+            align=align,
             device=device,
             gene_chunk=batch_size,
             random_state=random_state,

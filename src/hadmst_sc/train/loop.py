@@ -178,10 +178,18 @@ def _advance(
     return mean_loss.item(), denoising_loss.item()
 
 
+def read_log(output: str | Path) -> list[dict[str, float]]:
+    """The logged losses of a run, oldest first, as they belong to its checkpoint."""
+    with safe_open(Path(output) / "checkpoint.safetensors", "pt") as file:
+        log: list[dict[str, float]] = json.loads(file.metadata()["record"])["log"]
+    return log
+
+
 def _log(state: _State, recent: list[tuple[float, float]], seconds: float, output: Path) -> None:
     mean, denoising = np.mean(recent, 0)
     row = {"step": state.step, "mean": round(float(mean), 4), "denoising": round(float(denoising), 4)}
+    row["seconds"] = round(seconds, 1)
     state.log.append(row)
     logger.info("step %d  mean %.4f  denoising %.4f  %.0f s", state.step, mean, denoising, seconds)
     with (output / "log.jsonl").open("a") as file:
-        file.write(json.dumps(row | {"seconds": round(seconds, 1)}) + "\n")
+        file.write(json.dumps(row) + "\n")

@@ -1,0 +1,68 @@
+"""Same seed, same answer: whatever the window, the chunk, the order of the genes or the workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.tl import predict
+
+
+@pytest.fixture(scope="module")
+def obs():
+    return simulate(930_000, size_um=960.0, n_genes=5).observation
+
+
+@pytest.fixture(scope="module")
+def reference(obs):
+    return predict(obs, n_samples=2, window=96)
+
+
+def same(a, b, order=slice(None)) -> None:
+    for name in ("mean", "std"):
+        x, y = getattr(a, name), getattr(b, name)[order]
+        assert np.abs(x - y).max() <= 1e-5 * np.abs(x).max()
+
+
+@pytest.mark.parametrize("settings", [{"window": 32}, {"gene_chunk": 2}, {"window": 64, "gene_chunk": 1}])
+def test_windows_and_chunks_do_not_change_the_answer(obs, reference, settings):
+    same(reference, predict(obs, n_samples=2, **({"window": 96} | settings)))
+
+
+def test_the_order_of_the_genes_does_not_change_the_answer(obs, reference):
+    order = np.array([3, 1, 4, 0, 2])
+    other = replace(obs, counts=obs.counts[:, order], genes=tuple(obs.genes[i] for i in order))
+    same(reference, predict(other, n_samples=2, window=96), np.argsort(order))
+
+
+def test_the_same_call_twice_is_identical(obs, reference):
+    again = predict(obs, n_samples=2, window=96)
+    np.testing.assert_array_equal(again.mean, reference.mean)
+    np.testing.assert_array_equal(again.std, reference.std)
+
+
+def test_another_seed_changes_the_spread_but_not_the_mean(obs, reference):
+    other = predict(obs, n_samples=2, window=96, random_state=1)
+    np.testing.assert_array_equal(other.mean, reference.mean)
+    assert np.abs(other.std - reference.std).max() > 0.01 * reference.std.max()
+
+
+def test_dask_workers_give_the_same_answer(obs, reference):
+    distributed = pytest.importorskip("distributed")
+    with distributed.Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        same(reference, predict(obs, n_samples=2, window=96, gene_chunk=2, client=client))
+
+
+def test_mean_and_std_outside_the_tissue_are_zero(obs, reference):
+    assert not reference.mean[:, ~obs.inside].any() and not reference.std[:, ~obs.inside].any()
+
+
+def test_a_shifted_image_is_found_and_undone():
+    moved = simulate(930_001, size_um=1600.0, n_genes=32, misregistration_um=(30.0, -20.0), augment=False).observation
+    found = predict(moved, model=None).provenance["registration"]
+    assert found["applied"]
+    assert np.hypot(found["dy_um"] - 30, found["dx_um"] + 20) <= 10
+    assert predict(moved, model=None, align=False).provenance["registration"] == "off"

@@ -1,0 +1,129 @@
+"""Training learns, resumes bit for bit, and refuses what it cannot continue."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hadmst_sc.distill import TOKEN
+from hadmst_sc.expression import Residual
+from hadmst_sc.train.config import TrainConfig, load_config
+from hadmst_sc.train.data import Bank, draw_batch, make_section, without_he
+from hadmst_sc.train.loop import build_model, learning_rate, train
+from hadmst_sc.train.losses import TrainingStep, deviance
+
+
+def test_resumed_training_equals_uninterrupted_training_bit_for_bit(with_bank, tmp_path):
+    train(with_bank, output=tmp_path / "whole")
+    for stop in (2, 5, 8):  # before, between and after checkpoints
+        train(with_bank, output=tmp_path / "pieces", until=stop)
+    whole, pieces = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("whole", "pieces"))
+    assert set(whole) == set(pieces)
+    assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(with_bank, tmp_path):
+    train(with_bank, output=tmp_path, until=1)
+    with pytest.raises(ValueError, match="`config` differs"):
+        train(replace(with_bank, learning_rate=1e-5), output=tmp_path)
+
+
+def test_no_resume_starts_again(with_bank, tmp_path):
+    train(with_bank, output=tmp_path, until=3)
+    train(with_bank, output=tmp_path / "fresh", until=1)
+    train(with_bank, output=tmp_path, resume=False, until=1)
+    again, fresh = (load_file(p / "checkpoint.safetensors") for p in (tmp_path, tmp_path / "fresh"))
+    assert all(torch.equal(again[name], fresh[name]) for name in fresh)
+
+
+def test_training_on_one_batch_lowers_both_losses(with_bank, shared_bank):
+    bank = Bank(shared_bank, with_bank.bank)
+    batch = draw_batch(bank, with_bank, 0, 0)
+    module = TrainingStep(build_model(with_bank))
+    optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(0)
+    sigma, noise = torch.full((3,), 0.8), torch.randn(3, 1, 32, 32, generator=generator)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        mean, denoising = module(batch, 3, sigma, noise)
+        (mean + denoising).backward()
+        optimizer.step()
+        losses.append((mean.item(), denoising.item()))
+    first, last = losses[0], losses[-1]
+    assert last[0] < 0.95 * first[0] and last[1] < 0.8 * first[1]
+
+
+def test_an_untrained_network_has_the_loss_of_the_closed_form(with_bank, shared_bank):
+    bank = Bank(shared_bank, with_bank.bank)
+    batch = draw_batch(bank, with_bank, 0, 0)
+    module = TrainingStep(build_model(with_bank))
+    mean, _ = module(batch, 6, torch.zeros(0), torch.zeros(0, 1, 32, 32))
+    assert 0 < mean.item() < 1
+
+
+def test_batches_depend_on_seed_and_step_alone(with_bank, shared_bank):
+    first, second = (draw_batch(Bank(shared_bank, with_bank.bank), with_bank, 5, 0) for _ in range(2))
+    other = draw_batch(Bank(shared_bank, with_bank.bank), with_bank, 6, 0)
+    assert torch.equal(first.priors, second.priors) and not torch.equal(first.priors, other.priors)
+
+
+def test_a_bank_is_the_same_whoever_makes_it(with_bank, shared_bank, tmp_path):
+    here = make_section(tmp_path / "here.safetensors", 50_001, with_bank.bank)
+    there = shared_bank / "050001.safetensors"
+    a, b = load_file(here), load_file(there)
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_without_he_the_token_and_priors_forget_the_image():
+    crop = {
+        "priors": np.random.default_rng(0).random((2, 4, 3, 3), np.float32),
+        "token": np.ones((2, len(TOKEN)), np.float32),
+        "context": np.ones((1, 5, 3, 3), np.float32),
+    }
+    blind = without_he(crop)
+    assert (blind["priors"][:, 0] == 1).all() and (blind["priors"][:, 2:] == crop["priors"][:, 1:2]).all()
+    assert (blind["token"][:, TOKEN.index("r2_he")] == 0).all() and not blind["context"].any()
+    assert crop["context"].all()
+
+
+def test_deviance_is_zero_at_the_target_and_positive_elsewhere():
+    target = torch.tensor([0.1, 1.0, 7.0])
+    assert deviance(target.log(), target).abs().max() < 1e-5
+    assert (deviance(target.log() + 0.3, target) > 0).all()
+
+
+def test_residual_scale_makes_errors_of_order_one(shared_bank, with_bank):
+    section = Bank(shared_bank, with_bank.bank)[0]
+    from hadmst_sc.expression import closed_form
+
+    base = closed_form(torch.from_numpy(section["priors"].astype(np.float32)))
+    x = Residual(base).encode(torch.from_numpy(section["target"].astype(np.float32)))
+    assert 0.3 < x[:, torch.from_numpy(section["inside"] > 0)].std().item() < 3
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainConfig(steps=1000, warmup=50)
+    assert learning_rate(config, 0) == pytest.approx(config.learning_rate / 50)
+    assert learning_rate(config, 1000) == pytest.approx(0.03 * config.learning_rate)
+
+
+def test_config_refuses_unknown_keys_by_name(tmp_path):
+    (tmp_path / "a.toml").write_text("steps = 3\nlerning_rate = 1.0\n")
+    with pytest.raises(ValueError, match=r"unknown keys \['lerning_rate'\]; known are .*'learning_rate'"):
+        load_config(tmp_path / "a.toml")
+
+
+def test_config_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.toml"):
+        load_config(tmp_path / "nowhere.toml")
+
+
+def test_the_bundled_configuration_reads_and_stays_off_the_test_seeds(root):
+    config = load_config(root / "training" / "default.toml")
+    assert config.bank.first_seed + config.bank.n_phantoms <= 100_000
+    assert config.crop % 4 == 0
