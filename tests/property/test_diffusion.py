@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hadmst_sc.diffusion import Footprints, consistent, keyed_noise, sample, sigma_schedule, tiled
 from hadmst_sc.expression import Residual
 from hadmst_sc.measurement import discs, squares
-from hadmst_sc.tl._predict import N_STEPS, SIGMA_START
+from hadmst_sc.tl._chunk import SIGMA_START
+from hadmst_sc.tl._predict import N_STEPS
 
 
 def gaussian(sd: float):

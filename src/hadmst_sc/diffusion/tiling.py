@@ -27,20 +27,20 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
     local
         Gives the denoiser of a window's outer box (which may stick out of the grid).
     inside
-        ``(ny, nx)`` bool. The state is zero outside the tissue, before and after, so windows without tissue cost
-        nothing.
+        ``(ny, nx)`` bool. The state is zero outside the tissue, before and after: windows shrink to their tissue, and
+        those without any cost nothing.
     core, halo, align
         As for :func:`hadmst_sc.grid.windows`.
     """
-    boxes = [w for w in windows(inside.shape, core, halo, align) if inside[w.write].any()]
+    covering = windows(inside.shape, core, halo, align)
+    boxes = [_fitted(w, inside, halo, align) for w in covering if inside[w.write].any()]
     mask = torch.from_numpy(inside)
-    # The last window's outer box keeps its full core past the far edge.
-    far = [halo + (-side) % core for side in inside.shape]
+    far = halo + align  # windows end on a multiple of `align`, which may lie past the far edge
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         keep = mask.to(x.device)
         x = x * keep
-        padded = functional.pad(x, (halo, far[1], halo, far[0]))
+        padded = functional.pad(x, (halo, far, halo, far))
         out = torch.zeros_like(x)
         for window in boxes:
             y0, x0, y1, x1 = (edge + halo for edge in window.outer)
@@ -49,3 +49,14 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
         return out * keep
 
     return denoise
+
+
+def _fitted(window: Window, inside: np.ndarray, halo: int, align: int) -> Window:
+    """The window shrunk to the tissue in it, without a change of phase: its edges stay multiples of ``align``."""
+    edges = []
+    for axis, start in enumerate(window.inner[:2]):
+        tissue = np.flatnonzero(inside[window.write].any(1 - axis))
+        edges.append((start + tissue[0] // align * align, start + -(-(tissue[-1] + 1) // align) * align))
+    (y0, y1), (x0, x1) = ((int(low), int(high)) for low, high in edges)
+    inner = (y0, x0, min(y1, inside.shape[0]), min(x1, inside.shape[1]))
+    return Window((y0 - halo, x0 - halo, y1 + halo, x1 + halo), inner)

@@ -96,7 +96,7 @@ def superresolve(
     device
         ``"auto"`` = cuda, mps or cpu, whichever is there first; or a torch device.
     batch_size
-        Genes at a time; ``None`` = 8. Memory grows with it, results do not change.
+        Genes at a time; ``None`` = 4. Memory grows with it, results do not change.
     random_state
         Seed of the draws.
     n_jobs

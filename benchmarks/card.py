@@ -1,0 +1,210 @@
+"""The model card of the bundled weights, from files alone: ``python benchmarks/card.py``.
+
+Reads ``_weights/default.json`` (what training wrote) and ``results/{phantoms,holdout_*}.json`` (what ``quality.py``
+wrote), writes ``_weights/default.md``. Run it again whenever one of them changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import quality
+import report
+
+import hadmst_sc
+
+WEIGHTS = Path(hadmst_sc.__file__).parent / "_weights" / "default.json"
+EXPECTED = {
+    "phantoms": "python benchmarks/quality.py phantoms",
+    "holdout_visium_mouse_brain": "python benchmarks/quality.py holdout",
+}
+# Baselines by family: of the variants of a family (link, consistency) each column shows the best.
+BASELINES = ("nearest", "linear", "cubic", "kriging", "ridge on H&E", "ridge + kriging", "GP on H&E + space")
+OURS = ("ours, closed form", "ours")
+BOUNDS = ("split-half ceiling",)
+BETTER = {"pcc": max, "rmse": min, "deviance": min}
+LAST_ROWS = 10  # of the log, averaged: single rows are noisy
+
+USE = """\
+## Intended use
+
+Estimates of expected counts per bin, to explore a section with H&E and spots (Visium, legacy ST), through
+`hadmst_sc.tl.superresolve`. Genes and species are free: the network knows a gene by its maps and statistics on the
+section alone. Not for diagnosis, and not for tests that count bins as replicates."""
+
+LIMITS = """\
+## Limits
+
+- It was trained on generated tissue only. What it gains over the closed form on phantoms need not carry over to real
+  tissue: go by the held-out spots of real sections.
+- Maps are posterior means, smoother than tissue. The standard deviation is the model's under its training tissues, not
+  every way of being wrong.
+- Between the spots nothing was measured. What neither image nor spots show is not found.
+- Other sizes of bins, spots and pitches than in the table above were never seen in training, nor square spots.
+- Scanners, stains and tissues beyond the phantoms' randomisation were never seen either."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--card", type=Path, default=WEIGHTS, help="JSON card beside the weights")
+    parser.add_argument("--results", type=Path, default=report.RESULTS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    card = json.loads(options.card.read_text())
+    names = {*EXPECTED, *(path.stem for path in options.results.glob("holdout_*.json"))}
+    found = {
+        name: json.loads((options.results / f"{name}.json").read_text())
+        for name in sorted(names, key=lambda name: (name != "phantoms", name))
+        if not name.endswith("_quick") and (options.results / f"{name}.json").exists()
+    }
+    target = options.card.with_suffix(".md")
+    target.write_text(render(card, found, name=options.card.stem) + "\n")
+    print(f"wrote {target}")
+
+
+def render(card: dict[str, Any], results: dict[str, dict], name: str = "default") -> str:
+    """The Markdown page of a card and the records of ``quality.py``, by name of their files."""
+    return "\n\n".join(
+        [
+            f"# Model card: `{name}`",
+            _what(card),
+            _training(card["training"], card["log"]),
+            _figures(card, results),
+            USE,
+            LIMITS,
+            "## Licence\n\nBSD-3-Clause, as the package.",
+            "## Make it again\n\n```bash\nhadmst-sc train training/default.toml --out training/run "
+            f"--weights src/hadmst_sc/_weights/{name}.safetensors\npython benchmarks/card.py\n```",
+            "Written by `python benchmarks/card.py`; no number was typed.",
+        ]
+    )
+
+
+def _what(card: dict[str, Any]) -> str:
+    spec = card["spec"]
+    rows = [
+        ["parameters", f"{card['n_parameters']:,}"],
+        ["widths", " / ".join(map(str, spec["widths"]))],
+        [
+            "inputs",
+            f"{spec['context']} maps of the section, {spec['token']} statistics of the gene, its priors and spots",
+        ],
+        ["halo", f"{spec['halo']} bins"],
+        ["sha256", f"`{card['sha256']}`"],
+    ]
+    text = (
+        "A conditional diffusion model of one gene's map given the section: a local U-Net around the closed form of "
+        "`hadmst_sc`, gene-agnostic, in float32. At the highest noise level it returns the posterior mean."
+    )
+    return f"{text}\n\n{report.table(['', 'value'], rows)}"
+
+
+def _training(config: dict[str, Any], log: list[dict[str, float]]) -> str:
+    bank = config["bank"]
+    first, last = bank["first_seed"], bank["first_seed"] + bank["n_phantoms"] - 1
+    total = sum(kind["share"] for kind in bank["kinds"])
+    columns = ["section, µm", "bin, µm", "spot, µm", "pitch, µm", "share"]
+    kinds = [
+        [f"{kind[key]:g}" for key in ("size_um", "bin_um", "spot_um", "pitch_um")] + [f"{kind['share'] / total:.0%}"]
+        for kind in bank["kinds"]
+    ]
+    done, tail = int(log[-1]["step"]), log[-LAST_ROWS:]
+    mean, denoising = (np.mean([row[key] for row in tail]) for key in ("mean", "denoising"))
+    facts = [
+        ["seed", str(config["seed"])],
+        ["steps", f"{done:,} of {config['steps']:,}"],
+        ["step", f"{config['sections']} sections × {config['genes']} genes × {config['crop']}² bins"],
+        ["without H&E", f"{config['drop_he']:.0%} of the crops"],
+        ["time", _hours(log)],
+        ["mean loss", f"{mean:.3f} (Poisson deviance, relative to the closed form's)"],
+        ["denoising loss", f"{denoising:.3f} (Karras et al. 2022, Eq. 8)"],
+    ]
+    return "\n\n".join(
+        [
+            "## Training",
+            f"**No real section was trained on.** {bank['n_phantoms']:,} phantoms of `hadmst_sc.datasets`, seeds "
+            f"{first:,} to {last:,}, {bank['n_genes']} genes each, in these geometries:",
+            report.table(columns, kinds),
+            report.table(["", "value"], facts),
+            f"Losses are means of the log over steps {int(tail[0]['step']):,} to {done:,}, on training phantoms.",
+        ]
+    )
+
+
+def _hours(log: list[dict[str, float]]) -> str:
+    """Seconds start anew when training resumes: the last of each stretch is what it took."""
+    seconds = [row.get("seconds") for row in log]
+    if None in seconds:
+        return "not recorded"
+    ends = [now for now, after in zip(seconds, [*seconds[1:], -1.0], strict=True) if after < now]
+    return f"{sum(ends) / 60:.0f} min"
+
+
+def _figures(card: dict[str, Any], results: dict[str, dict]) -> str:
+    parts = [
+        "## Held-out figures",
+        "Means over genes; a baseline that comes in variants (link, consistency) shows its best in each column. Full "
+        "tables, with spread and by abundance, are in `benchmarks/results/`.",
+    ]
+    for name, record in results.items():
+        parts.append(_stale(name, record, card["sha256"]) or _tables(name, record))
+    for name, command in EXPECTED.items():
+        if name not in results:
+            parts.append(f"`{name}.json` is missing: run `{command}`.")
+    return "\n\n".join(parts)
+
+
+def _stale(name: str, record: dict, sha256: str) -> str:
+    """Why figures do not belong to these weights; empty if they do."""
+    used = record["provenance"].get("weights_sha256", {}).values()
+    if sha256 in used:
+        return ""
+    return f"`{name}.json` was not made with these weights: run `{record['provenance']['command']}` again."
+
+
+def _tables(name: str, record: dict) -> str:
+    parts = []
+    for task in dict.fromkeys(section["task"] for section in record["sections"].values()):
+        sections = {key for key, section in record["sections"].items() if section["task"] == task}
+        results = [result for result in record["results"] if result["section"] in sections]
+        n_genes = sum(len(record["sections"][key]["genes"]) for key in sections)
+        kind = "Phantoms" if name == "phantoms" else "Spot hold-out"
+        title = f"### {kind}: {task.replace('_', ' ')}\n\n{len(sections)} section(s), {n_genes} genes; `{name}.json`."
+        parts.append(f"{title}\n\n{_table(results)}")
+    return "\n\n".join(parts)
+
+
+def _table(results: list[dict]) -> str:
+    present = list(dict.fromkeys(result["method"] for result in results))
+    rows = []
+    for family in (*BASELINES, *OURS, *BOUNDS):
+        variants = [
+            method for method in present if method == family or (family in BASELINES and _is_of(method, family))
+        ]
+        if variants:
+            rows.append([family, *(_best(results, variants, metric) for metric in BETTER)])
+    return report.table(["method", *(quality.TITLES[metric] for metric in BETTER)], rows)
+
+
+def _is_of(method: str, family: str) -> bool:
+    return method.startswith(f"{family}, ")
+
+
+def _best(results: list[dict], variants: list[str], metric: str) -> str:
+    """Mean over genes of the variant that scores best; infinite scores count as such."""
+    means = [values.mean() for method in variants if len(values := quality._pooled(results, method, metric))]
+    if not means:
+        return "–"
+    best = BETTER[metric](means)
+    return f"{best:.3f}" if np.isfinite(best) else "∞"
+
+
+if __name__ == "__main__":
+    main()
