@@ -7,13 +7,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 SPHINX := DOCS_OFFLINE=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-.PHONY: help demo test lint types docs unit notebooks pytest bench-quality bench-mouse-brain format clean
+.PHONY: help demo test lint types docs unit notebooks pytest bench format clean
 
 help:
 	@echo "make demo                superresolve the embedded phantom into demo_output/"
 	@echo "make test                lint, types, documentation, all tests"
 	@echo "make lint|types|docs|unit|notebooks|format"
-	@echo "make bench-quality|bench-mouse-brain   the measurements in benchmarks/results/"
+	@echo "make bench               every measurement in benchmarks/results/, and the model card (an hour)"
 	@echo "make clean               remove the environment and what was built"
 
 # The three things that a bare machine can lack are named before anything is downloaded.
@@ -69,11 +69,13 @@ unit: $(VENV)/.dev
 notebooks: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m notebook
 
-bench-quality: $(VENV)/.dev
-	@$(BIN)/python benchmarks/quality.py
-
-bench-mouse-brain: $(VENV)/.dev
+bench: $(VENV)/.dev
+	@$(BIN)/python benchmarks/laws.py
+	@$(BIN)/python benchmarks/quality.py phantoms
+	@$(BIN)/python benchmarks/quality.py holdout
 	@$(BIN)/python benchmarks/mouse_brain.py
+	@$(BIN)/python benchmarks/registration.py
+	@$(BIN)/python benchmarks/card.py
 
 clean:
 	rm -rf .venv docs/_build docs/_generated demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

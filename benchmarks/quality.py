@@ -6,6 +6,7 @@ Writes ``results/<task>.json`` (a score per gene, method and section) and ``resu
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=4, help="phantoms per set; test seeds start at 900,000")
     parser.add_argument("--bin-um", type=float, default=20.0, help="for holdout")
     parser.add_argument("--quick", action="store_true", help="less of everything, to see that it runs")
+    parser.add_argument("--add", action="store_true", help="keep an earlier result's rows of other methods")
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     return parser.parse_args(arguments)
 
@@ -58,14 +60,27 @@ def main(arguments: list[str] | None = None) -> None:
             "n_genes": 16 if options.quick else 64,
         }
         record = collect(made, settings, tasks.phantoms(methods, **settings))
-        report.save(f"phantoms{quick}", record, render(record), options.output)
+        save(f"phantoms{quick}", record, options)
         return
     for section in options.sections:
         settings = {"n_genes": 50 if options.quick else 200, "bin_um": options.bin_um}
         obs = tasks.load_section(section, **settings)
         settings["n_folds"] = 1 if options.quick else tasks.N_FOLDS
         record = collect(made, settings, tasks.holdout(methods, section, obs, settings["n_folds"]))
-        report.save(f"holdout_{section}{quick}", record, render(record), options.output)
+        save(f"holdout_{section}{quick}", record, options)
+
+
+def save(name: str, record: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write the record; with ``--add``, in front of its rows those of the methods that an earlier one had besides."""
+    earlier = options.output / f"{name}.json"
+    if options.add and earlier.exists():
+        old = json.loads(earlier.read_text())
+        if old["settings"] != record["settings"]:
+            raise SystemExit(f"`--add` needs equal settings, but {earlier} has {old['settings']}.")
+        again = {result["method"] for result in record["results"]}
+        record["results"] = [r for r in old["results"] if r["method"] not in again] + record["results"]
+        record["earlier"] = [*old.get("earlier", []), old["provenance"]]
+    report.save(name, record, render(record), options.output)
 
 
 def collect(made: dict[str, Any], settings: dict[str, Any], rows: Iterable[tasks.Row]) -> dict[str, Any]:

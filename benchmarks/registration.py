@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     made = report.provenance(weights=False)
     trials = []
-    for trial in (*on_phantoms(options.phantoms), *([] if options.no_real else on_real_sections())):
+    real = () if options.no_real else on_real_sections()
+    for trial in chain(on_phantoms(options.phantoms), real):
         print(f"  {trial.section}, {trial.case}: {trial.found}", flush=True)
         trials.append(trial)
     settings = {"n_phantoms": options.phantoms, "first_seed": FIRST_SEED, "min_sigmas": MIN_SIGMAS}

@@ -234,6 +234,21 @@ def _gaussian_spread(spots: np.ndarray, bins: np.ndarray) -> sparse.csr_matrix:
     return sparse.csr_matrix((weight.ravel(), (rows, index.ravel())), (len(bins), len(spots)))
 
 
+def _components(centred: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Principal components over genes of ``(spots, genes)``, genes weighted.
+
+    Returns
+    -------
+    Scores ``(spots, K)`` of unit variance, their standard deviations ``(K,)``, and loadings ``(K, genes)`` such that
+    ``scores @ loadings`` is the input.
+    """
+    u, singular, vt = np.linalg.svd(centred * weight, full_matrices=False)
+    n = min(MAX_COMPONENTS, int((singular > 1e-6 * max(singular[0], 1e-12)).sum()))
+    root = np.sqrt(len(centred))
+    singular = singular[:n] / root
+    return u[:, :n] * root, singular, singular[:, None] * vt[:n] / weight
+
+
 def _context(maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
     """Leading principal maps of the H&E prior (unit variance, sign fixed by the haematoxylin) above the stain maps."""
     weighted = he * singular[:, None].astype(np.float32)  # (K, active)
@@ -271,12 +286,7 @@ def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Disti
     roots = np.sqrt(rates)
     offset = roots.mean(0)
     # Counting noise of a square root is 1/2 whatever the count: this scale makes it equal over genes.
-    noise_free = np.sqrt(mean * area.mean())
-    u, singular, vt = np.linalg.svd((roots - offset) * noise_free, full_matrices=False)
-    n = min(MAX_COMPONENTS, int((singular > 1e-6 * max(singular[0], 1e-12)).sum()))
-    singular = singular[:n] / np.sqrt(len(obs.spots))
-    values = u[:, :n] * np.sqrt(len(obs.spots))
-    loadings = singular[:, None] * vt[:n] / noise_free
+    values, singular, loadings = _components(roots - offset, np.sqrt(mean * area.mean()))
 
     active = ndimage.binary_dilation(obs.inside, iterations=margin) if margin else obs.inside
     maps = he_features(obs)
@@ -291,21 +301,13 @@ def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Disti
     expected = np.maximum(loo[2], np.sqrt(FLOOR)) ** 2 * mean * area
     expected *= obs.counts.sum(0) / expected.sum(0)
     shape = gamma_shape(obs.counts, expected)
-    bins = (np.argwhere(active) + 0.5) / pitch
-    token = np.stack(
-        [
-            *r2.clip(-0.2, 1),
-            np.log10(mean * area.mean() + 0.01),
-            0.5 * np.log10(shape),
-            np.full_like(mean, np.log2(obs.grid.bin_um / 10)),
-            np.full_like(mean, np.log2(pitch / 10)),
-        ],
-        1,
-    ).astype(np.float32)
+    geometry = [np.full_like(mean, np.log2(length / 10)) for length in (obs.grid.bin_um, pitch)]
+    depth = np.log10(mean * area.mean() + 0.01)
+    token = np.stack([*r2.clip(-0.2, 1), depth, 0.5 * np.log10(shape), *geometry], 1)  # in the order of TOKEN
     return Distilled(
         active=active,
         context=_context(maps, singular, he_maps, active),
-        token=token,
+        token=token.astype(np.float32),
         gene_mean=mean,
         shape=shape,
         r2=r2,
@@ -314,5 +316,5 @@ def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Disti
         _maps=np.stack([he_maps, space_maps, joint_maps]),
         _loadings=loadings,
         _offset=offset,
-        _spread=_gaussian_spread(measurement.centres / pitch, bins),
+        _spread=_gaussian_spread(measurement.centres / pitch, (np.argwhere(active) + 0.5) / pitch),
     )

@@ -15,8 +15,7 @@ from torch import Tensor
 def closed_form(priors: Tensor) -> Tensor:
     """The closed form's estimate: the geometric mean of the space, joint and spread priors.
 
-    Their errors differ (kriging blurs, regression on the image overshoots), so the mean beats each of them on phantoms
-    and on real sections alike; see ``docs/concepts/method.md``.
+    Their errors differ: kriging blurs, regression on the image overshoots; a mean of logs tempers both.
 
     Parameters
     ----------

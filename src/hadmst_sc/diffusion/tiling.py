@@ -1,7 +1,7 @@
 """Tile the denoiser, not the sample: windows are evaluated inside every step, on one global state.
 
-Independently drawn tiles lose variance where they are blended (64 % left with two tiles, 41 % with four). Here nothing
-is blended at all: the border of a window is read and thrown away, and each bin is written by exactly one window.
+Independently drawn tiles lose variance where they are blended. Here nothing is blended at all: the border of a window
+is read and thrown away, and each bin is written by exactly one window.
 """
 
 from __future__ import annotations
