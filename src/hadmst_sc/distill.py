@@ -10,133 +10,24 @@ start.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
 
+from hadmst_sc.additive import AdditiveRegression, HEDesign
 from hadmst_sc.contract import Observation
 from hadmst_sc.features import N_BASE, he_features
-from hadmst_sc.kriging import CANDIDATES, Kernel, Lattice, Neighbourhood, pitch_of
-from hadmst_sc.measurement import Measurement, pool
+from hadmst_sc.kriging import Lattice, pitch_of
+from hadmst_sc.measurement import Measurement
 
 PRIORS = ("he", "space", "joint", "spread")
 TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
 MAX_COMPONENTS = 64
-N_FOURIER = 192
-FOURIER_SEED = 20_261_122  # fixed: the closed form is a function of the section alone
-MIXES = ((1.0, 0.0), (0.5, 0.5), (0.2, 0.8))  # linear and Fourier shares of the H&E kernel
-RIDGES = (0.05, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
-SHARES = (0.0, 0.5, 0.8, 1.0)  # how much of the H&E prediction is taken out before kriging
 FLOOR = 0.02  # of a gene's mean: no prior claims that a gene is impossible in a bin
 N_METAGENES = 8
 SPREAD_PITCHES = 0.5  # reach of the spots' log-ratios into the gaps
 SPREAD_NEIGHBORS = 12
-
-
-class _Choice:
-    """The best leave-one-out prediction so far of each component, and the recipe that made it."""
-
-    def __init__(self, values: np.ndarray, loo: np.ndarray | None = None) -> None:
-        self.values = values
-        self.loo = np.zeros_like(values) if loo is None else loo.copy()  # (spots, K)
-        self.error = ((values - self.loo) ** 2).mean(0)  # (K,)
-        self.recipe: list[tuple | None] = [None] * values.shape[1]
-
-    def offer(self, loo: np.ndarray, recipe: tuple) -> None:
-        error = ((self.values - loo) ** 2).mean(0)
-        # A thousandth of the error is no reason to change: near-ties would be decided by rounding.
-        for column in np.flatnonzero(error < self.error * (1 - 1e-3)):
-            self.error[column], self.recipe[column] = error[column], recipe
-            self.loo[:, column] = loo[:, column]
-
-    def groups(self) -> list[tuple[tuple, list[int]]]:
-        """Recipes in use, each with its components."""
-        used = dict.fromkeys(recipe for recipe in self.recipe if recipe is not None)
-        return [(recipe, [c for c, r in enumerate(self.recipe) if r == recipe]) for recipe in used]
-
-
-class _Regression:
-    """Ridge of components on H&E features: all mixes and penalties, with exact leave-one-out."""
-
-    def __init__(self, maps: np.ndarray, measurement: Measurement, active: np.ndarray) -> None:
-        rng = np.random.default_rng(FOURIER_SEED)
-        f = len(maps)
-        self._frequency = (rng.standard_normal((f, N_FOURIER)) / np.sqrt(f)).astype(np.float32)
-        self._phase = rng.uniform(0, 2 * np.pi, N_FOURIER).astype(np.float32)
-        self._maps, self._active = maps, active
-        spots = pool(maps, measurement)
-        blocks = (spots, self._fourier(spots))
-        self._centres = [block.mean(0) for block in blocks]
-        # Unit mean squared norm, so that a penalty means the same for both blocks and for any number of features.
-        self._scales = [
-            np.sqrt(max(((block - centre) ** 2).sum(1).mean(), 1e-12))
-            for block, centre in zip(blocks, self._centres, strict=True)
-        ]
-        self._at_spots = self._normalised(blocks)
-
-    def _fourier(self, features: np.ndarray) -> np.ndarray:
-        return np.cos(features @ self._frequency + self._phase)
-
-    def _normalised(self, blocks: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
-        parts = zip(blocks, self._centres, self._scales, strict=True)
-        return [(block - centre) / scale for block, centre, scale in parts]
-
-    @cached_property
-    def _at_bins(self) -> list[np.ndarray]:
-        features = self._maps[:, self._active].T
-        return [block.astype(np.float32) for block in self._normalised((features, self._fourier(features)))]
-
-    @staticmethod
-    def _design(blocks: list[np.ndarray], mix: tuple[float, float]) -> np.ndarray:
-        return np.concatenate([np.sqrt(m).astype(b.dtype) * b for m, b in zip(mix, blocks, strict=True) if m], 1)
-
-    def fit(self, values: np.ndarray) -> tuple[_Choice, np.ndarray]:
-        """Best fit of each component of ``(spots, K)`` and its maps on the active bins, ``(K, active)``."""
-        best, solved = _Choice(values), {}
-        for mix in MIXES:
-            u, s, vt = np.linalg.svd(self._design(self._at_spots, mix), full_matrices=False)
-            projected = u.T @ values
-            for ridge in RIDGES:
-                gain = s**2 / (s**2 + ridge)
-                leverage = np.minimum(u**2 @ gain + 1 / len(values), 0.999)  # 1/n: the mean is fitted too
-                rest = (values - u @ (gain[:, None] * projected)) / (1 - leverage)[:, None]
-                best.offer(values - rest, (mix, ridge))
-            solved[mix] = (s, vt, projected)
-        maps = np.zeros((values.shape[1], int(self._active.sum())), np.float32)
-        for (mix, ridge), columns in best.groups():
-            s, vt, projected = solved[mix]
-            beta = vt.T @ ((s / (s**2 + ridge))[:, None] * projected[:, columns])
-            maps[columns] = (self._design(self._at_bins, mix) @ beta.astype(np.float32)).T
-        return best, maps
-
-
-def _krige(
-    values: np.ndarray, he: _Choice, he_maps: np.ndarray, lattice: Lattice, spots: np.ndarray
-) -> tuple[tuple[_Choice, np.ndarray], tuple[_Choice, np.ndarray]]:
-    """Kriging of the components alone (*space*) and of what the H&E leaves over (*joint*): choices and maps."""
-    space, joint = _Choice(values), _Choice(values, he.loo)
-    neighbours = Neighbourhood(spots)
-    for kernel in CANDIDATES:
-        weights = neighbours.weights(kernel)
-        for share in SHARES:
-            loo = share * he.loo + weights @ (values - share * he.loo)
-            joint.offer(loo, (kernel, share))
-            if share == 0:
-                space.offer(loo, (kernel, share))
-    # Both choices draw on the same kernels: solve each once, for all the components that chose it.
-    space_maps, joint_maps = np.zeros_like(he_maps), he_maps.copy()
-    jobs: dict[Kernel, list[tuple[np.ndarray, float, list[int]]]] = {}
-    for choice, maps in ((space, space_maps), (joint, joint_maps)):
-        for (kernel, share), columns in choice.groups():
-            jobs.setdefault(kernel, []).append((maps, share, columns))
-    for kernel, parts in jobs.items():
-        rest = [values[:, columns] - share * he.loo[:, columns] for _, share, columns in parts]
-        kriged = lattice.krige(kernel, np.concatenate(rest, 1))
-        for maps, share, columns in parts:
-            maps[columns], kriged = share * he_maps[columns] + kriged[: len(columns)], kriged[len(columns) :]
-    return (space, space_maps), (joint, joint_maps)
 
 
 def gamma_shape(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -292,11 +183,12 @@ def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Disti
     maps = he_features(obs)
     if not use_he:
         maps = np.zeros_like(maps)
-    he, he_maps = _Regression(maps, measurement, active).fit(values)
     lattice = Lattice(measurement.centres, pitch, active)
-    (space, space_maps), (joint, joint_maps) = _krige(values, he, he_maps, lattice, measurement.centres / pitch)
+    regression = AdditiveRegression(HEDesign(maps, measurement, active), measurement.centres / pitch, lattice)
+    fits = regression.fit(values)  # he, space, joint
+    prior_maps = np.stack([component_maps for _, component_maps in fits])
 
-    loo = [offset + choice.loo @ loadings for choice in (he, space, joint)]
+    loo = [offset + choice.loo @ loadings for choice, _ in fits]
     r2 = np.stack([_r2(root, roots) for root in loo])
     expected = np.maximum(loo[2], np.sqrt(FLOOR)) ** 2 * mean * area
     expected *= obs.counts.sum(0) / expected.sum(0)
@@ -306,14 +198,14 @@ def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Disti
     token = np.stack([*r2.clip(-0.2, 1), depth, 0.5 * np.log10(shape), *geometry], 1)  # in the order of TOKEN
     return Distilled(
         active=active,
-        context=_context(maps, singular, he_maps, active),
+        context=_context(maps, singular, prior_maps[0], active),
         token=token.astype(np.float32),
         gene_mean=mean,
         shape=shape,
         r2=r2,
         measurement=measurement,
         rates=rates,
-        _maps=np.stack([he_maps, space_maps, joint_maps]),
+        _maps=prior_maps,
         _loadings=loadings,
         _offset=offset,
         _spread=_gaussian_spread(measurement.centres / pitch, (np.argwhere(active) + 0.5) / pitch),

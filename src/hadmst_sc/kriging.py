@@ -1,7 +1,7 @@
-"""Simple kriging with local neighbourhoods: linear in the number of spots, shared by all genes.
+"""Gaussian processes in space with local neighbourhoods: linear in the number of spots, shared by all genes.
 
-A kernel and a nugget fix the weights, whatever the values; so one sparse matrix serves every gene or component, and
-leaving a spot out costs nothing: its neighbourhood simply does not contain it.
+A kernel and a nugget fix the weights of kriging and the precision of the spots, whatever the values; so one sparse
+matrix serves every gene or component.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
 
 N_NEIGHBORS = 32
+ORDER_SEED = 20_261_125
 # Correlation lengths in spot pitches (80, 200 and 500 µm on Visium) as (weight, length) sums, and noise-to-signal
 # ratios.
 KERNELS: tuple[tuple[tuple[float, float], ...], ...] = (
@@ -50,6 +51,59 @@ def pitch_of(centres: np.ndarray) -> float:
     return float(np.median(cKDTree(centres).query(centres, 2)[0][:, 1]))
 
 
+def _distances(spots: np.ndarray, targets: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From each target to its spots, ``(targets, n)``, and between these, ``(targets, n, n)``."""
+    spots, targets = spots.astype(np.float32), targets.astype(np.float32)  # weights need no more
+    near = spots[index]
+    return np.linalg.norm(near - targets[:, None], axis=-1), np.linalg.norm(near[:, :, None] - near[:, None], axis=-1)
+
+
+class SpotPrecision:
+    """Sparse precision of the spots' values under any kernel, ``(K + nugget)⁻¹``, by nearest neighbours.
+
+    The density of all spots is a product of each given those before it; taking only the nearest of them (Vecchia 1988)
+    leaves a sparse triangular root. The order is random, which keeps near and far spots among those before (Guinness
+    2018), and fixed.
+
+    Parameters
+    ----------
+    spots
+        ``(spots, 2)`` positions in pitches.
+    """
+
+    def __init__(self, spots: np.ndarray) -> None:
+        order = np.random.default_rng(ORDER_SEED).permutation(len(spots))
+        rank = np.argsort(order)
+        n = min(N_NEIGHBORS, len(spots))
+        self.index = np.zeros((len(spots), n), int)
+        self.used = np.zeros((len(spots), n), bool)
+        stop = len(spots)
+        while stop:
+            # For spots in the later half of those so far, half of the nearest come before: plenty among four times n.
+            start = stop // 2 if stop > 4 * n else 0
+            own, nearest = order[start:stop], min(stop, 4 * n)
+            near = cKDTree(spots[order[:stop]]).query(spots[own], nearest)[1].reshape(len(own), nearest)
+            near = order[near]
+            before = rank[near] < rank[own][:, None]
+            first = np.argsort(~before, axis=1, kind="stable")[:, :n]
+            self.index[own] = np.take_along_axis(near, first, 1)
+            self.used[own] = np.take_along_axis(before, first, 1)
+            stop = start
+        self.to_spot, self.between = _distances(spots, spots, self.index)
+
+    def root(self, kernel: Kernel) -> sparse.csr_matrix:
+        """``L`` with ``LᵀL`` the precision, ``(spots, spots)``."""
+        spots, n = self.index.shape
+        covariance = kernel(self.between) * (self.used[:, :, None] & self.used[:, None])
+        covariance[:, np.arange(n), np.arange(n)] = 1 + kernel.nugget
+        cross = kernel(self.to_spot) * self.used
+        weights = np.linalg.solve(covariance, cross[..., None])[..., 0].astype(float)
+        rest = 1 + kernel.nugget - (weights * cross).sum(1)  # variance given the neighbours
+        rows = np.repeat(np.arange(spots), n)
+        known = sparse.csr_matrix((weights.ravel(), (rows, self.index.ravel())), shape=(spots, spots))
+        return sparse.csr_matrix(sparse.diags(1 / np.sqrt(rest)) @ (sparse.eye(spots) - known))
+
+
 class Neighbourhood:
     """Targets with their nearest spots; gives kriging weights for any kernel.
 
@@ -58,33 +112,18 @@ class Neighbourhood:
     spots
         ``(spots, 2)`` positions in pitches.
     targets
-        ``(targets, 2)`` positions in pitches; ``None`` = the spots themselves, each without itself (leave-one-out).
+        ``(targets, 2)`` positions in pitches.
     """
 
-    def __init__(self, spots: np.ndarray, targets: np.ndarray | None = None) -> None:
-        tree = cKDTree(spots)
-        self.shape = (len(spots) if targets is None else len(targets), len(spots))
-        if targets is None:
-            n = min(N_NEIGHBORS, len(spots) - 1)
-            index = tree.query(spots, n + 1)[1].reshape(len(spots), -1)
-            # Coincident spots may be listed before the spot itself: drop the spot by name, not by place.
-            own = index == np.arange(len(spots))[:, None]
-            own[~own.any(1), -1] = True
-            self.index = index[~own].reshape(len(spots), n)
-            targets = spots
-        else:
-            n = min(N_NEIGHBORS, len(spots))
-            self.index = tree.query(targets, n)[1].reshape(len(targets), n)
-        spots, targets = spots.astype(np.float32), targets.astype(np.float32)  # weights need no more
-        near = spots[self.index]
-        self.to_target = np.linalg.norm(near - targets[:, None], axis=-1)
-        self.between = np.linalg.norm(near[:, :, None] - near[:, None], axis=-1)
+    def __init__(self, spots: np.ndarray, targets: np.ndarray) -> None:
+        n = min(N_NEIGHBORS, len(spots))
+        self.shape = (len(targets), len(spots))
+        self.index = cKDTree(spots).query(targets, n)[1].reshape(len(targets), n)
+        self.to_target, self.between = _distances(spots, targets, self.index)
 
     def weights(self, kernel: Kernel) -> sparse.csr_matrix:
         """Weights of simple kriging (mean zero), ``(targets, spots)``."""
         n = self.index.shape[1]
-        if n == 0:
-            return sparse.csr_matrix(self.shape)
         covariance = kernel(self.between)
         covariance[:, np.arange(n), np.arange(n)] += kernel.nugget
         weights = np.linalg.solve(covariance, kernel(self.to_target)[..., None])[..., 0]

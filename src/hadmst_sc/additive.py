@@ -1,0 +1,237 @@
+"""Additive regression at the spots: linear in the H&E, Gaussian process in space, and both at once.
+
+A value is an intercept, a weighted sum of H&E features, a smooth map and noise. With ``Q`` the precision of map plus
+noise and ``Φ`` the features, whose weights have variance ``1 / ρ``, the precision of the whole is
+
+    ``P = Q - QΦ (ΦᵀQΦ + ρI)⁻¹ ΦᵀQ``
+
+and the error at a spot that was left out, exactly and without a refit, is ``Pz / diag P`` (Rasmussen & Williams 2006,
+Eq. 5.12). Without a map ``Q`` is the identity and this is ridge regression; without features it is kriging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+from scipy import ndimage, sparse
+
+from hadmst_sc.kriging import CANDIDATES, Kernel, Lattice, SpotPrecision
+from hadmst_sc.measurement import Measurement, pool
+
+N_FOURIER = 192
+FOURIER_SEED = 20_261_122  # fixed: the closed form is a function of the section alone
+Mix = tuple[float, float]
+NO_HE: Mix = (0.0, 0.0)
+MIXES: tuple[Mix, ...] = ((1.0, 0.0), (0.5, 0.5), (0.2, 0.8))  # linear and Fourier shares of the H&E kernel
+RIDGES = (0.05, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a component is made of.
+
+    Parameters
+    ----------
+    kernel
+        Of the smooth map; ``None`` without one.
+    mix
+        Linear and Fourier shares of the H&E; :data:`NO_HE` without it.
+    ridge
+        ``ρ``: variance of the map (of the noise without a map) over that of the H&E's part.
+    """
+
+    kernel: Kernel | None
+    mix: Mix
+    ridge: float
+
+
+def recipes(*, he: bool, space: bool) -> Iterator[tuple[Kernel | None, Mix]]:
+    """Kernels and mixes that a prior may use: of the H&E, of space, or of either and both."""
+    for kernel, mix in product((None, *CANDIDATES) if space else (None,), (NO_HE, *MIXES) if he else (NO_HE,)):
+        if kernel is not None or mix != NO_HE:
+            yield kernel, mix
+
+
+class Choice:
+    """The best leave-one-out prediction so far of each component, and the recipe that made it (at first the mean)."""
+
+    def __init__(self, values: np.ndarray, *, he: bool, space: bool) -> None:
+        self.allowed = frozenset(recipes(he=he, space=space))
+        self.values = values
+        self.loo = np.zeros_like(values)  # (spots, K)
+        self.error = (values**2).mean(0)  # (K,)
+        self.recipe: list[Recipe | None] = [None] * values.shape[1]
+
+    def offer(self, loo: np.ndarray, recipe: Recipe) -> None:
+        """Take the components that this recipe predicts better, if the recipe is allowed at all."""
+        if (recipe.kernel, recipe.mix) not in self.allowed:
+            return
+        error = ((self.values - loo) ** 2).mean(0)
+        # A thousandth of the error is no reason to change: near-ties would be decided by rounding.
+        for column in np.flatnonzero(error < self.error * (1 - 1e-3)):
+            self.error[column], self.recipe[column] = error[column], recipe
+            self.loo[:, column] = loo[:, column]
+
+    def groups(self) -> list[tuple[Recipe, list[int]]]:
+        """Recipes in use, each with its components."""
+        used = dict.fromkeys(recipe for recipe in self.recipe if recipe is not None)
+        return [(recipe, [c for c, r in enumerate(self.recipe) if r == recipe]) for recipe in used]
+
+
+class HEDesign:
+    """The features of one section as regressors at spots and bins: a constant, a linear and a random Fourier block.
+
+    Weights are learnt on averages over footprints, so they are applied to averages of the same width around each bin: a
+    Gaussian with the standard deviation of a disc, a quarter of its diameter. Finer texture is for the network; to a
+    regression that never saw its effect it is an extrapolation.
+
+    Parameters
+    ----------
+    maps
+        ``(f, ny, nx)`` features.
+    measurement
+        The operator, for what the spots saw of them.
+    active
+        ``(ny, nx)`` bool: the bins that are wanted.
+    """
+
+    def __init__(self, maps: np.ndarray, measurement: Measurement, active: np.ndarray) -> None:
+        rng = np.random.default_rng(FOURIER_SEED)
+        f = len(maps)
+        self._frequency = (rng.standard_normal((f, N_FOURIER)) / np.sqrt(f)).astype(np.float32)
+        self._phase = rng.uniform(0, 2 * np.pi, N_FOURIER).astype(np.float32)
+        self._maps, self._active = maps, active
+        self._width = np.sqrt(np.median(measurement.area) / np.pi) / 2  # bins
+        spots = pool(maps, measurement)
+        blocks = (spots, self._fourier(spots))
+        self._centres = [block.mean(0) for block in blocks]
+        # Unit mean squared norm, so that a penalty means the same for both blocks and for any number of features.
+        self._scales = [
+            np.sqrt(max(((block - centre) ** 2).sum(1).mean(), 1e-12))
+            for block, centre in zip(blocks, self._centres, strict=True)
+        ]
+        self._at_spots = self._normalised(blocks)
+
+    def _fourier(self, features: np.ndarray) -> np.ndarray:
+        return np.cos(features @ self._frequency + self._phase)
+
+    def _normalised(self, blocks: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        parts = zip(blocks, self._centres, self._scales, strict=True)
+        return [(block - centre) / scale for block, centre, scale in parts]
+
+    @cached_property
+    def _at_bins(self) -> list[np.ndarray]:
+        smooth = (ndimage.gaussian_filter(one, self._width, mode="nearest")[self._active] for one in self._maps)
+        features = np.stack(list(smooth), 1)
+        return [block.astype(np.float32) for block in self._normalised((features, self._fourier(features)))]
+
+    def at_spots(self, mix: Mix) -> np.ndarray:
+        """``(spots, columns)``."""
+        return _mixed(self._at_spots, mix)
+
+    def at_bins(self, mix: Mix) -> np.ndarray:
+        """``(active bins, columns)`` float32."""
+        return _mixed(self._at_bins, mix)
+
+
+def _mixed(blocks: list[np.ndarray], mix: Mix) -> np.ndarray:
+    shares = [np.sqrt(share).astype(block.dtype) * block for share, block in zip(mix, blocks, strict=True) if share]
+    return np.concatenate([np.ones((len(blocks[0]), 1), blocks[0].dtype), *shares], 1)
+
+
+class _Solution:
+    """Weights of the features and errors left out, for all penalties at once.
+
+    ``root`` is ``L`` with ``LᵀL = Q``; ``None`` is the identity.
+    """
+
+    def __init__(self, root: sparse.csr_matrix | None, design: np.ndarray, values: np.ndarray) -> None:
+        white = design if root is None else root @ design
+        white_values = values if root is None else root @ values
+        eigenvalues, self._vectors = np.linalg.eigh(white.T @ white)
+        self._eigenvalues = eigenvalues.clip(0)
+        self._projected = self._vectors.T @ (white.T @ white_values)
+        self._precise = white @ self._vectors if root is None else (root.T @ white) @ self._vectors  # QΦ, rotated
+        self._values = values if root is None else root.T @ white_values  # Qz
+        self._diagonal = np.ones(len(values)) if root is None else np.asarray(root.power(2).sum(0)).ravel()
+
+    def errors(self, ridge: float) -> np.ndarray:
+        """``(spots, K)`` errors at spots left out."""
+        shrunk = 1 / (self._eigenvalues + ridge)
+        residual = self._values - self._precise @ (shrunk[:, None] * self._projected)
+        # The precision of a spot given all others is positive; the bound is for rounding.
+        own = np.maximum(self._diagonal - self._precise**2 @ shrunk, 1e-3 * self._diagonal)
+        return residual / own[:, None]
+
+    def forget_spots(self) -> _Solution:
+        """Keep what :meth:`weights` needs: its size is that of the features, not of the section."""
+        del self._precise, self._values, self._diagonal
+        return self
+
+    def weights(self, ridge: float, columns: list[int]) -> np.ndarray:
+        """``(features, columns)``."""
+        return self._vectors @ (self._projected[:, columns] / (self._eigenvalues + ridge)[:, None])
+
+
+class AdditiveRegression:
+    """All recipes on one section.
+
+    Parameters
+    ----------
+    design
+        H&E regressors.
+    spots
+        ``(spots, 2)`` in pitches.
+    lattice
+        Where maps are kriged.
+    """
+
+    def __init__(self, design: HEDesign, spots: np.ndarray, lattice: Lattice) -> None:
+        self._design, self._lattice = design, lattice
+        self._precision = SpotPrecision(spots)
+
+    def fit(self, values: np.ndarray) -> list[tuple[Choice, np.ndarray]]:
+        """Fit ``(spots, K)`` components, mean zero, from the H&E alone, from space alone, and from both.
+
+        Returns
+        -------
+        For each of the three the choices with their leave-one-out predictions, and maps ``(K, active bins)`` float32.
+        """
+        choices = [Choice(values, he=h, space=s) for h, s in ((True, False), (False, True), (True, True))]
+        solutions: dict[tuple[Kernel | None, Mix], _Solution] = {}
+        root, root_of = None, None
+        for kernel, mix in recipes(he=True, space=True):
+            if kernel is not None and kernel is not root_of:
+                root, root_of = self._precision.root(kernel), kernel
+            solution = _Solution(root, self._design.at_spots(mix), values)
+            for ridge in RIDGES if mix != NO_HE else (1.0,):
+                loo = values - solution.errors(ridge)
+                for choice in choices:
+                    choice.offer(loo, Recipe(kernel, mix, ridge))
+            solutions[kernel, mix] = solution.forget_spots()
+        return list(zip(choices, self._maps(choices, solutions, values), strict=True))
+
+    def _maps(
+        self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], _Solution], values: np.ndarray
+    ) -> list[np.ndarray]:
+        maps = [np.zeros((values.shape[1], int(self._lattice.active.sum())), np.float32) for _ in choices]
+        jobs: dict[Kernel | None, list[tuple[np.ndarray, list[int], np.ndarray]]] = {}
+        for choice, own in zip(choices, maps, strict=True):
+            for recipe, columns in choice.groups():
+                beta = solutions[recipe.kernel, recipe.mix].weights(recipe.ridge, columns)
+                own[columns] = (self._design.at_bins(recipe.mix) @ beta.astype(np.float32)).T
+                rest = values[:, columns] - self._design.at_spots(recipe.mix) @ beta
+                jobs.setdefault(recipe.kernel, []).append((own, columns, rest))
+        # The choices draw on the same kernels: solve each once, for all the components that chose it.
+        for kernel, parts in jobs.items():
+            if kernel is None:
+                continue
+            kriged = self._lattice.krige(kernel, np.concatenate([rest for *_, rest in parts], 1))
+            for own, columns, _ in parts:
+                own[columns] += kriged[: len(columns)]
+                kriged = kriged[len(columns) :]
+        return maps
