@@ -1,10 +1,9 @@
 """Closed-form distillation on the user's own section: H&E and spots in, per-gene priors and honest scores out.
 
 Counts are variance-stabilised (square root) and rotated to principal components over genes (*metagenes*), so noise
-that genes do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E
-(ridge on the features and on random Fourier features of them) and the rest is kriged; every mix, length and noise
-level is chosen by leave-one-out over spots. Genes are decoded from the components. There is no iteration and no random
-start.
+that genes do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E,
+on space and on both (:mod:`hadmst_sc.additive`); genes are decoded from the components. There is no iteration and no
+random start.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ PRIORS = ("he", "space", "joint", "spread")
 TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
 MAX_COMPONENTS = 64
 FLOOR = 0.02  # of a gene's mean: no prior claims that a gene is impossible in a bin
+MARGIN = 16  # bins around the tissue where priors are evaluated too, so that windows at the edge see no cliff
 N_METAGENES = 8
 SPREAD_PITCHES = 0.5  # reach of the spots' log-ratios into the gaps
 SPREAD_NEIGHBORS = 12
@@ -154,7 +154,7 @@ def _context(maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.
     return out
 
 
-def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Distilled:
+def distill(obs: Observation, *, margin: int = MARGIN, use_he: bool = True) -> Distilled:
     """Distil the H&E of a section against its own spots.
 
     Parameters
@@ -162,7 +162,7 @@ def distill(obs: Observation, *, margin: int = 32, use_he: bool = True) -> Disti
     obs
         The section.
     margin
-        Bins around the tissue where priors are still evaluated, so that windows at the edge see no cliff.
+        Bins around the tissue where priors are still evaluated; the network was trained with the default.
     use_he
         False replaces every H&E feature by zero: what can be had from the spots alone.
 

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,13 @@ def test_elements_hold_the_prediction(on_disk, backed, tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["section.zarr"]
         groups = json.loads((tmp_path / "section.zarr" / "labels" / "zarr.json").read_text())
         assert groups["attributes"]["ome"]["labels"] == ["superres_bins"]
+
+
+def test_writing_announces_no_defaults_of_a_dependency(backed):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        write_prediction(backed, *predicted(backed))
+    assert not [w for w in caught if "autosharding" in str(w.message)]
 
 
 def test_writing_leaves_the_files_of_the_inputs_alone(backed, tmp_path):

@@ -11,7 +11,6 @@ from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.distill import FLOOR, PRIORS, TOKEN, distill, gamma_shape
 from hadmst_sc.features import CLIP_SD, MAX_EXTRAPOLATION, he_features, separate_stains, stain_vectors
-from hadmst_sc.kriging import CANDIDATES, Kernel, Lattice, Neighbourhood, pitch_of
 from hadmst_sc.measurement import degrade, pool
 
 
@@ -28,53 +27,6 @@ def distilled(phantom):
 def pcc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-
-
-def hexagonal(n: int = 8) -> np.ndarray:
-    return np.array([(0.866 * i, j + 0.5 * (i % 2)) for i in range(n) for j in range(n)])
-
-
-def test_kriging_leave_one_out_weights_equal_an_explicit_leave_one_out():
-    spots, kernel = hexagonal(5), Kernel(((1.0, 2.0),), 0.5)
-    values = np.random.default_rng(0).standard_normal((len(spots), 2))
-    fast = Neighbourhood(spots).weights(kernel) @ values
-    for left_out in (0, 7, 24):
-        others = np.arange(len(spots)) != left_out
-        distance = np.linalg.norm(spots[others][:, None] - spots[others], axis=-1)
-        to_it = np.linalg.norm(spots[others] - spots[left_out], axis=-1)
-        slow = kernel(to_it) @ np.linalg.solve(kernel(distance) + 0.5 * np.eye(others.sum()), values[others])
-        np.testing.assert_allclose(fast[left_out], slow, atol=1e-5)
-
-
-def test_kriging_without_nugget_returns_the_values_at_the_spots():
-    spots, kernel = hexagonal(), Kernel(((1.0, 0.8),), 1e-6)
-    values = np.random.default_rng(0).standard_normal((len(spots), 3))
-    np.testing.assert_allclose(Neighbourhood(spots, spots.copy()).weights(kernel) @ values, values, atol=1e-3)
-
-
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_kriging_of_very_few_spots_is_finite(n):
-    weights = Neighbourhood(hexagonal()[:n]).weights(CANDIDATES[0])
-    assert weights.shape == (n, n) and np.isfinite(weights.data).all() and weights.diagonal().sum() == 0
-
-
-def test_coincident_spots_do_not_serve_as_their_own_neighbour():
-    spots = np.repeat(hexagonal(3), 2, axis=0)
-    assert Neighbourhood(spots).weights(CANDIDATES[0]).diagonal().sum() == 0
-
-
-def test_lattice_interpolation_is_close_to_kriging_every_bin():
-    spots = hexagonal(6) * 10 + 5
-    active = np.ones((50, 60), bool)
-    values = np.random.default_rng(0).standard_normal((len(spots), 1))
-    kernel = Kernel(((1.0, 2.0),), 0.5)
-    coarse = Lattice(spots, 10.0, active).krige(kernel, values)[0]
-    exact = Neighbourhood(spots / 10, (np.argwhere(active) + 0.5) / 10).weights(kernel) @ values
-    assert np.abs(coarse - exact[:, 0]).max() < 0.05 * np.abs(exact).max()
-
-
-def test_pitch_is_the_distance_of_neighbours():
-    assert pitch_of(hexagonal() * 7) == pytest.approx(7, rel=1e-3)
 
 
 def test_joint_prior_beats_each_of_its_parts_on_a_phantom(phantom, distilled):

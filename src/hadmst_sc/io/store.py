@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def replace_on_disk(
     """
     path, sibling = Path(sdata.path).absolute(), _sibling(sdata.path, key_added)
     try:
-        new.write(sibling, update_sdata_path=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # a coming default; once per array
+            new.write(sibling, update_sdata_path=False)
         _swap(path, sibling, kinds, [name for name in kinds if name in new])
         _update_json(path / "zarr.json", lambda root: root["attributes"].update({PROVENANCE_KEY: runs}))
         if sdata.has_consolidated_metadata():

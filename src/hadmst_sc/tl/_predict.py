@@ -25,7 +25,6 @@ from hadmst_sc.weights import load_model
 N_STEPS = 4
 GENE_CHUNK = 4
 WINDOW = 384  # bins; a Visium slide of 20 µm bins in one piece. Activations of a chunk stay below a gigabyte
-MARGIN = 16  # bins around the tissue where priors are evaluated, as in training
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -130,7 +129,7 @@ def predict(
     if shift is not None:
         obs = shift_image(obs, shift)
     clock["aligned"] = time.perf_counter()
-    distilled = distill(obs, margin=MARGIN)
+    distilled = distill(obs)
     clock["distilled"] = time.perf_counter()
     crop = _tissue_box(obs.inside, network.spec.align if network else 1)
     options = {

@@ -16,8 +16,6 @@ from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.distill import N_METAGENES, TOKEN, distill
 from hadmst_sc.train.config import BankConfig, TrainConfig
 
-MARGIN = 16  # bins around the tissue where priors are evaluated, as in inference
-
 
 def make_section(path: Path, seed: int, config: BankConfig) -> Path:
     """Draw phantom ``seed``, distil it and store what training reads, in half precision."""
@@ -33,7 +31,7 @@ def make_section(path: Path, seed: int, config: BankConfig) -> Path:
         n_genes=config.n_genes,
     )
     obs = phantom.observation
-    distilled = distill(obs, margin=MARGIN)
+    distilled = distill(obs)
     genes = np.arange(len(obs.genes))
     half = np.float16
     arrays = {
