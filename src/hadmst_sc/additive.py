@@ -130,17 +130,19 @@ class HEDesign:
         return [block.astype(np.float32) for block in self._normalised((features, self._fourier(features)))]
 
     def at_spots(self, mix: Mix) -> np.ndarray:
-        """``(spots, columns)``."""
-        return _mixed(self._at_spots, mix)
+        """Regressors at the spots, ``(spots, columns)``: the constant, then the blocks that the mix has."""
+        shares = [np.sqrt(share) * block for share, block in zip(mix, self._at_spots, strict=True) if share]
+        return np.concatenate([np.ones((len(self._at_spots[0]), 1)), *shares], 1)
 
-    def at_bins(self, mix: Mix) -> np.ndarray:
-        """``(active bins, columns)`` float32."""
-        return _mixed(self._at_bins, mix)
-
-
-def _mixed(blocks: list[np.ndarray], mix: Mix) -> np.ndarray:
-    shares = [np.sqrt(share).astype(block.dtype) * block for share, block in zip(mix, blocks, strict=True) if share]
-    return np.concatenate([np.ones((len(blocks[0]), 1), blocks[0].dtype), *shares], 1)
+    def to_bins(self, mix: Mix, weights: np.ndarray) -> np.ndarray:
+        """Weights ``(columns, K)`` of the same regressors to maps, ``(K, active bins)`` float32."""
+        maps = np.repeat(weights[:1].T.astype(np.float32), int(self._active.sum()), 1)
+        first = 1
+        for share, block in zip(mix, self._at_bins if mix != NO_HE else (), strict=False):
+            if share:  # one block at a time: side by side they would take the memory of both again
+                maps += (np.sqrt(share) * weights[first : first + block.shape[1]]).T.astype(np.float32) @ block.T
+                first += block.shape[1]
+        return maps
 
 
 class _Solution:
@@ -223,7 +225,7 @@ class AdditiveRegression:
         for choice, own in zip(choices, maps, strict=True):
             for recipe, columns in choice.groups():
                 beta = solutions[recipe.kernel, recipe.mix].weights(recipe.ridge, columns)
-                own[columns] = (self._design.at_bins(recipe.mix) @ beta.astype(np.float32)).T
+                own[columns] = self._design.to_bins(recipe.mix, beta)
                 rest = values[:, columns] - self._design.at_spots(recipe.mix) @ beta
                 jobs.setdefault(recipe.kernel, []).append((own, columns, rest))
         # The choices draw on the same kernels: solve each once, for all the components that chose it.

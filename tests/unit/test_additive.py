@@ -57,10 +57,10 @@ def test_what_the_h_and_e_makes_linearly_is_found_in_every_bin():
     measurement, maps = section(8)
     design = HEDesign(maps, measurement, np.ones(measurement.shape, bool))
     lattice = Lattice(measurement.centres, PITCH, np.ones(measurement.shape, bool))
-    weights = np.array([2.0, -1.0, 0.5])
-    values = design.at_spots((1.0, 0.0))[:, 1:] @ weights[:, None]
+    weights = np.array([[0.0], [2.0], [-1.0], [0.5]])
+    values = design.at_spots((1.0, 0.0)) @ weights
     (he, he_maps), _, (_, joint_maps) = AdditiveRegression(design, measurement.centres / PITCH, lattice).fit(values)
-    truth = design.at_bins((1.0, 0.0))[:, 1:] @ weights
+    truth = design.to_bins((1.0, 0.0), weights)[0]
     assert he.recipe[0].ridge == min(RIDGES)
     assert np.corrcoef(he_maps[0], truth)[0, 1] > 0.999
     assert np.corrcoef(joint_maps[0], truth)[0, 1] > 0.99
@@ -70,8 +70,9 @@ def test_texture_finer_than_a_footprint_says_nothing_to_the_regression():
     measurement, _ = section()
     checks = np.indices(measurement.shape).sum(0) % 2 * 2.0 - 1
     slope = np.indices(measurement.shape)[0] / 10
+    active, unit = np.ones(measurement.shape, bool), np.array([[0.0], [1.0]])
     plain, checked = (
-        HEDesign(np.stack([one]).astype(np.float32), measurement, np.ones(measurement.shape, bool)).at_bins((1.0, 0.0))
+        HEDesign(np.stack([one]).astype(np.float32), measurement, active).to_bins((1.0, 0.0), unit)[0]
         for one in (slope, slope + checks)
     )
     inner = np.zeros(measurement.shape, bool)
