@@ -145,7 +145,7 @@ class HEDesign:
         return maps
 
 
-class _Solution:
+class Solution:
     """Weights of the features and errors left out, for all penalties at once.
 
     ``root`` is ``L`` with ``LᵀL = Q``; ``None`` is the identity.
@@ -169,7 +169,7 @@ class _Solution:
         own = np.maximum(self._diagonal - self._precise**2 @ shrunk, 1e-3 * self._diagonal)
         return residual / own[:, None]
 
-    def forget_spots(self) -> _Solution:
+    def forget_spots(self) -> Solution:
         """Keep what :meth:`weights` needs: its size is that of the features, not of the section."""
         del self._precise, self._values, self._diagonal
         return self
@@ -204,12 +204,12 @@ class AdditiveRegression:
         For each of the three the choices with their leave-one-out predictions, and maps ``(K, active bins)`` float32.
         """
         choices = [Choice(values, he=h, space=s) for h, s in ((True, False), (False, True), (True, True))]
-        solutions: dict[tuple[Kernel | None, Mix], _Solution] = {}
+        solutions: dict[tuple[Kernel | None, Mix], Solution] = {}
         root, root_of = None, None
         for kernel, mix in recipes(he=True, space=True):
             if kernel is not None and kernel is not root_of:
                 root, root_of = self._precision.root(kernel), kernel
-            solution = _Solution(root, self._design.at_spots(mix), values)
+            solution = Solution(root, self._design.at_spots(mix), values)
             for ridge in RIDGES if mix != NO_HE else (1.0,):
                 loo = values - solution.errors(ridge)
                 for choice in choices:
@@ -218,7 +218,7 @@ class AdditiveRegression:
         return list(zip(choices, self._maps(choices, solutions, values), strict=True))
 
     def _maps(
-        self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], _Solution], values: np.ndarray
+        self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], Solution], values: np.ndarray
     ) -> list[np.ndarray]:
         maps = [np.zeros((values.shape[1], int(self._lattice.active.sum())), np.float32) for _ in choices]
         jobs: dict[Kernel | None, list[tuple[np.ndarray, list[int], np.ndarray]]] = {}

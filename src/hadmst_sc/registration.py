@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 from scipy import linalg, ndimage, sparse
 
+from hadmst_sc.additive import Solution
 from hadmst_sc.contract import Observation
 from hadmst_sc.features import he_features
 from hadmst_sc.measurement import Measurement
@@ -157,21 +158,11 @@ class _Pooled:
 
 
 def _loo_errors(features: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Squared leave-one-out errors of ridge regression, ``(spots,)`` summed over columns, for the best of ``RIDGES``.
-
-    The residual of a left-out spot is its ordinary residual over one minus its leverage.
-    """
+    """Squared leave-one-out errors of ridge regression, ``(spots,)`` summed over columns, best of ``RIDGES``."""
     x = features - features.mean(0)
     x = x / np.sqrt(max((x**2).sum(1).mean(), 1e-12))  # unit mean squared norm: a ridge means the same at every shift
-    eigenvalues, vectors = np.linalg.eigh(x.T @ x)
-    x = x @ vectors
-    projected = x.T @ values
-    candidates = []
-    for ridge in RIDGES:
-        shrunk = 1 / (eigenvalues.clip(0) + ridge)
-        leverage = np.minimum(x**2 @ shrunk + 1 / len(x), 0.999)  # 1/n: the mean is fitted too
-        candidates.append(((values - x @ (shrunk[:, None] * projected)) ** 2).sum(1) / (1 - leverage) ** 2)
-    return min(candidates, key=np.sum)
+    solution = Solution(None, np.concatenate([np.ones((len(x), 1)), x], 1), values)
+    return min(((solution.errors(ridge) ** 2).sum(1) for ridge in RIDGES), key=np.sum)
 
 
 def _surely_less(errors: np.ndarray, reference: np.ndarray) -> bool:

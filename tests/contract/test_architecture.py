@@ -17,7 +17,7 @@ MAX_LINES = 400
 ARRAYS = {"numpy", "scipy", "skimage"}
 SPATIAL = ARRAYS | {"anndata", "dask", "geopandas", "PIL", "pandas", "shapely", "spatialdata", "xarray", "zarr"}
 # In this order: each may import only what stands before it.
-FIRST_ROW = ("grid", "measurement", "contract", "features", "registration", "kriging", "additive", "distill")
+FIRST_ROW = ("grid", "measurement", "contract", "features", "kriging", "additive", "registration", "distill")
 SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render", "simulate", "spots", "tissue")}
 
 # package or module -> (libraries, parts of this package) that it may import besides the standard library and itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.additive import MIXES, NO_HE, RIDGES, AdditiveRegression, Choice, HEDesign, Recipe, _Solution, recipes
+from hadmst_sc.additive import MIXES, NO_HE, RIDGES, AdditiveRegression, Choice, HEDesign, Recipe, Solution, recipes
 from hadmst_sc.kriging import CANDIDATES, Kernel, Lattice, SpotPrecision
 from hadmst_sc.measurement import Measurement, discs
 
@@ -39,7 +39,7 @@ def test_errors_left_out_equal_those_of_a_refit_without_the_spot(parts, kernel: 
     if kernel is not None:
         covariance += kernel(np.linalg.norm(spots[:, None] - spots, axis=-1))
     root = None if kernel is None else SpotPrecision(spots).root(kernel)
-    errors = _Solution(root, columns, values).errors(ridge)
+    errors = Solution(root, columns, values).errors(ridge)
     for left_out in (0, 7, 24):
         rest = np.arange(len(spots)) != left_out
         solved = np.linalg.solve(covariance[np.ix_(rest, rest)] + noise * np.eye(rest.sum()), values[rest])

@@ -149,10 +149,9 @@ def test_leave_one_out_errors_equal_an_explicit_leave_one_out():
     def explicit(ridge: float) -> np.ndarray:
         errors = []
         for i in range(len(x)):
-            # The mean is fitted too, unpenalised: a column of ones.
+            # The mean is fitted too: a column of ones.
             design = np.c_[np.delete(x, i, 0), np.ones(len(x) - 1)]
-            penalty = np.diag([ridge] * 4 + [0.0])
-            beta = np.linalg.solve(design.T @ design + penalty, design.T @ np.delete(y, i, 0))
+            beta = np.linalg.solve(design.T @ design + ridge * np.eye(5), design.T @ np.delete(y, i, 0))
             errors.append(((y[i] - np.r_[x[i], 1.0] @ beta) ** 2).sum())
         return np.array(errors)
 
