@@ -300,3 +300,23 @@ def test_transformations_of_the_section_are_what_they_were():
     sdata = visium_section()
     read_observation(sdata, **FULL)
     assert list(get_transformation(sdata["S1"], get_all=True)) == ["S1", "S1_downscaled_hires", "S1_downscaled_lowres"]
+
+
+def test_sizes_that_the_table_states_are_taken_where_none_are_passed():
+    sdata = visium_section(drawn_um=72.0)  # a ratio that names no platform
+    with pytest.raises(ValueError, match="`spot_um` and `pitch_um` are needed"):
+        read_observation(sdata, **FULL)
+    sdata["table"].uns["spatial"] = {"S1": {"metadata": {"spot_um": 80, "pitch_um": 150.0}}}
+    obs = read_observation(sdata, **FULL)
+    assert (obs.source.spot_um, obs.source.pitch_um) == (80.0, 150.0)
+    assert obs.grid.um_per_px == pytest.approx(150 / 25, rel=1e-6)
+    passed = read_observation(sdata, **FULL, spot_um=55, pitch_um=100)
+    assert (passed.source.spot_um, passed.source.pitch_um) == (55, 100)
+
+
+@pytest.mark.parametrize("stated", [None, 3, {}, {"metadata": None}, {"metadata": {"spot_um": "wide", "pitch_um": -1}}])
+def test_sizes_that_are_none_are_not_taken(stated):
+    sdata = visium_section()
+    sdata["table"].uns["spatial"] = {"S1": stated}
+    obs = read_observation(sdata, **FULL)
+    assert (obs.source.spot_um, obs.source.pitch_um) == (55.0, 100.0)

@@ -14,7 +14,7 @@ from hadmst_sc.io.counts import select_counts
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
-from hadmst_sc.io.spots import Scale, footprints, scale
+from hadmst_sc.io.spots import Scale, footprints, scale, stated_sizes
 from hadmst_sc.io.tissue import detect_tissue, read_mask
 from hadmst_sc.measurement import Measurement, discs, squares
 
@@ -55,8 +55,9 @@ def read_observation(
     bin_um
         Edge of a bin, µm.
     spot_um, pitch_um
-        Diameter (or edge) and distance of the spots, µm; ``None`` takes them from the platform that the ratio of drawn
-        diameter to pitch names: 0.55 or 0.65 is Visium (55 and 100 µm), 0.50 Spatial Transcriptomics (100 and 200 µm).
+        Diameter (or edge) and distance of the spots, µm. Where both are ``None`` the table states them in
+        ``uns["spatial"][<shapes>]["metadata"]``, as ``datasets.load`` leaves them, or the ratio of drawn diameter to
+        pitch names the platform: 0.55 or 0.65 is Visium (55 and 100 µm), 0.50 Spatial Transcriptomics (100 and 200 µm).
     tissue_key
         Labels or shapes that mark tissue; ``None`` detects it from the H&E and the spots.
 
@@ -82,6 +83,8 @@ def read_observation(
     table = sdata.tables[table_key]
     rows = spots.rows if spots else np.arange(table.n_obs)  # bad counts are reported beside bad coordinates
     selected = select_counts(table, table_key, rows, layer, genes, problems)
+    if spots and spot_um is None and pitch_um is None:
+        spot_um, pitch_um = stated_sizes(table, spots.shapes_key)
     geometry = _place(sdata, image_key, spots, bin_um, spot_um, pitch_um, problems) if spots else None
     problems.raise_if_any()
     assert spots is not None and geometry is not None and selected is not None  # for types: None leaves a problem

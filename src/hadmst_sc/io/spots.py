@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from hadmst_sc.io.problems import Problems
@@ -86,6 +88,18 @@ def _one_size(key: str, xy: np.ndarray, sizes: np.ndarray, square: bool, problem
         )
         return None
     return Footprints(xy, size, square)
+
+
+def stated_sizes(table: AnnData, shapes_key: str) -> tuple[float | None, float | None]:
+    """Diameter and distance of the spots in µm as the table's ``uns`` has them; ``None`` for what it has not."""
+    found: Any = table.uns
+    for key in ("spatial", shapes_key, "metadata"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    sizes = (found.get(name) if isinstance(found, Mapping) else None for name in ("spot_um", "pitch_um"))
+    spot_um, pitch_um = (
+        float(size) if isinstance(size, int | float | np.number) and 0 < size < np.inf else None for size in sizes
+    )
+    return spot_um, pitch_um
 
 
 def pitch_px(xy: np.ndarray) -> tuple[float, int]:

@@ -78,7 +78,8 @@ def superresolve(
     bin_um
         Edge of the bins, µm.
     spot_um, pitch_um
-        Diameter and distance of the spots, µm; ``None`` = recognised from the platform's proportions.
+        Diameter and distance of the spots, µm; ``None`` = as the table states them, else recognised from the platform's
+        proportions.
     tissue_key
         Labels or shapes that mark the tissue; ``None`` = detected.
     model
