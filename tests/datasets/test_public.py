@@ -16,6 +16,7 @@ from spatialdata.transformations import get_transformation
 
 from hadmst_sc import datasets
 from hadmst_sc.grid import Grid
+from hadmst_sc.io import read_observation
 
 
 def write_section(folder: Path) -> None:
@@ -121,6 +122,18 @@ def test_public_sections_have_their_size_their_pitch_and_spots_on_tissue(data_di
     green = np.asarray(sdata[f"{name}_full_image"]["scale0"]["image"].data)[1].astype(float)  # both stains absorb it
     x, y = table.obsm["spatial"].astype(int).T
     assert green.mean() - green[y, x].mean() > darker
+
+
+@pytest.mark.parametrize("name", ["visium_mouse_brain", "visium_dlpfc_151673", "her2st_C2", "st_mob_1"])
+def test_public_sections_are_read_without_naming_sizes(data_dir, name):
+    if name not in datasets.available(data_dir):
+        pytest.skip(f"{name} is not in the data folder")
+    sdata = datasets.load(name, data_dir=data_dir)
+    stated = sdata["table"].uns["spatial"][name]["metadata"]
+    obs = read_observation(sdata, f"{name}_full_image", genes=1, bin_um=40.0)
+    assert (obs.source.spot_um, obs.source.pitch_um) == (stated["spot_um"], stated["pitch_um"])
+    # Spots placed by hand are 5 % closer than the array they were printed on.
+    assert obs.grid.um_per_px == pytest.approx(stated["um_per_px"], rel=0.06)
 
 
 def test_a_marker_of_the_choroid_plexus_peaks_in_the_lateral_ventricle(data_dir):
