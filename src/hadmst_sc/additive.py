@@ -126,7 +126,13 @@ class HEDesign:
     @cached_property
     def _at_bins(self) -> list[np.ndarray]:
         smooth = (ndimage.gaussian_filter(one, self._width, mode="nearest")[self._active] for one in self._maps)
-        features = np.stack(list(smooth), 1)
+        return self._blocks(np.stack(list(smooth), 1))
+
+    @cached_property
+    def _at_single_bins(self) -> list[np.ndarray]:
+        return self._blocks(self._maps[:, self._active].T)
+
+    def _blocks(self, features: np.ndarray) -> list[np.ndarray]:
         return [block.astype(np.float32) for block in self._normalised((features, self._fourier(features)))]
 
     def at_spots(self, mix: Mix) -> np.ndarray:
@@ -134,11 +140,12 @@ class HEDesign:
         shares = [np.sqrt(share) * block for share, block in zip(mix, self._at_spots, strict=True) if share]
         return np.concatenate([np.ones((len(self._at_spots[0]), 1)), *shares], 1)
 
-    def to_bins(self, mix: Mix, weights: np.ndarray) -> np.ndarray:
-        """Weights ``(columns, K)`` of the same regressors to maps, ``(K, active bins)`` float32."""
+    def to_bins(self, mix: Mix, weights: np.ndarray, *, smooth: bool = True) -> np.ndarray:
+        """Weights ``(columns, K)`` to maps, ``(K, active bins)`` float32, at the width of a footprint or of a bin."""
         maps = np.repeat(weights[:1].T.astype(np.float32), int(self._active.sum()), 1)
+        blocks = () if mix == NO_HE else self._at_bins if smooth else self._at_single_bins
         first = 1
-        for share, block in zip(mix, self._at_bins if mix != NO_HE else (), strict=False):
+        for share, block in zip(mix, blocks, strict=False):
             if share:  # one block at a time: side by side they would take the memory of both again
                 maps += (np.sqrt(share) * weights[first : first + block.shape[1]]).T.astype(np.float32) @ block.T
                 first += block.shape[1]
@@ -196,12 +203,14 @@ class AdditiveRegression:
         self._design, self._lattice = design, lattice
         self._precision = SpotPrecision(spots)
 
-    def fit(self, values: np.ndarray) -> list[tuple[Choice, np.ndarray]]:
+    def fit(self, values: np.ndarray) -> tuple[list[tuple[Choice, np.ndarray]], np.ndarray]:
         """Fit ``(spots, K)`` components, mean zero, from the H&E alone, from space alone, and from both.
 
         Returns
         -------
-        For each of the three the choices with their leave-one-out predictions, and maps ``(K, active bins)`` float32.
+        For each of the three the choices with their leave-one-out predictions, and maps ``(K, active bins)`` float32;
+        and the first of the maps again from the features of single bins: *texture*, finer than anything that the
+        weights were learnt on, and so no estimate.
         """
         choices = [Choice(values, he=h, space=s) for h, s in ((True, False), (False, True), (True, True))]
         solutions: dict[tuple[Kernel | None, Mix], Solution] = {}
@@ -215,7 +224,11 @@ class AdditiveRegression:
                 for choice in choices:
                     choice.offer(loo, Recipe(kernel, mix, ridge))
             solutions[kernel, mix] = solution.forget_spots()
-        return list(zip(choices, self._maps(choices, solutions, values), strict=True))
+        texture = np.zeros((values.shape[1], int(self._lattice.active.sum())), np.float32)
+        for recipe, columns in choices[0].groups():
+            beta = solutions[recipe.kernel, recipe.mix].weights(recipe.ridge, columns)
+            texture[columns] = self._design.to_bins(recipe.mix, beta, smooth=False)
+        return list(zip(choices, self._maps(choices, solutions, values), strict=True)), texture
 
     def _maps(
         self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], Solution], values: np.ndarray

@@ -20,7 +20,7 @@ from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.kriging import Lattice, pitch_of
 from hadmst_sc.measurement import Measurement
 
-PRIORS = ("he", "space", "joint", "spread")
+PRIORS = ("he", "space", "joint", "spread", "texture")
 TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
 MAX_COMPONENTS = 64
 FLOOR = 0.02  # of a gene's mean: no prior claims that a gene is impossible in a bin
@@ -72,7 +72,7 @@ class Distilled:
     r2: np.ndarray
     measurement: Measurement
     rates: np.ndarray  # (spots, genes) measured, in gene means
-    _maps: np.ndarray  # (3, K, active) components of the H&E, space and joint priors
+    _maps: np.ndarray  # (4, K, active) components of the H&E, space and joint priors and of the texture
     _loadings: np.ndarray  # (K, genes)
     _offset: np.ndarray  # (genes,) mean square-root rate
     _spread: sparse.csr_matrix  # (active, spots)
@@ -84,10 +84,10 @@ class Distilled:
         where = np.flatnonzero(self.active)
         loadings = self._loadings[:, genes].T.astype(np.float32)
         offset = self._offset[genes, None].astype(np.float32)
-        for prior in range(3):
+        for prior, index in enumerate((0, 1, 2, 4)):  # all but the spread prior, which follows from the first
             root = np.maximum(offset + loadings @ self._maps[prior], 0)
-            out[:, prior, where] = root**2
-            out[:, prior, where] = np.maximum(out[:, prior, where] * self._total_factor(out[:, prior], genes), FLOOR)
+            out[:, index, where] = root**2
+            out[:, index, where] = np.maximum(out[:, index, where] * self._total_factor(out[:, index], genes), FLOOR)
         out[:, 3, where] = self._spread_prior(genes, out[:, 0])[:, where]
         return out.reshape(len(genes), len(PRIORS), *self.active.shape)
 
@@ -185,8 +185,8 @@ def distill(obs: Observation, *, margin: int = MARGIN, use_he: bool = True) -> D
         maps = np.zeros_like(maps)
     lattice = Lattice(measurement.centres, pitch, active)
     regression = AdditiveRegression(HEDesign(maps, measurement, active), measurement.centres / pitch, lattice)
-    fits = regression.fit(values)  # he, space, joint
-    prior_maps = np.stack([component_maps for _, component_maps in fits])
+    fits, texture = regression.fit(values)  # he, space, joint
+    prior_maps = np.stack([*(component_maps for _, component_maps in fits), texture])
 
     loo = [offset + choice.loo @ loadings for choice, _ in fits]
     r2 = np.stack([_r2(root, roots) for root in loo])
@@ -198,7 +198,7 @@ def distill(obs: Observation, *, margin: int = MARGIN, use_he: bool = True) -> D
     token = np.stack([*r2.clip(-0.2, 1), depth, 0.5 * np.log10(shape), *geometry], 1)  # in the order of TOKEN
     return Distilled(
         active=active,
-        context=_context(maps, singular, prior_maps[0], active),
+        context=_context(maps, singular, texture, active),
         token=token.astype(np.float32),
         gene_mean=mean,
         shape=shape,

@@ -20,13 +20,13 @@ def closed_form(priors: Tensor) -> Tensor:
     Parameters
     ----------
     priors
-        ``(g, 4, ny, nx)`` in the order of ``distill.PRIORS``, positive.
+        ``(g, 5, ny, nx)`` in the order of ``distill.PRIORS``, positive.
 
     Returns
     -------
     ``(g, ny, nx)``, same unit.
     """
-    return priors[:, 1:].log().mean(1).exp()
+    return priors[:, 1:4].log().mean(1).exp()
 
 
 @dataclass(frozen=True)

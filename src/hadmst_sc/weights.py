@@ -118,7 +118,7 @@ def _patch(spec: ModelSpec) -> dict[str, Tensor]:
     coverage = (normal() > 0.5).float()
     return {
         "context": normal(1, spec.context),
-        "priors": (0.5 * normal(1, 4)).exp(),
+        "priors": (0.5 * normal(1, 5)).exp(),
         "spots": (0.5 * normal(1)).exp() * coverage,
         "coverage": coverage,
         "x": normal(1, 1),

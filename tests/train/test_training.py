@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hadmst_sc.distill import TOKEN
+from hadmst_sc.distill import PRIORS, TOKEN
 from hadmst_sc.expression import Residual
 from hadmst_sc.train.config import TrainConfig, load_config
 from hadmst_sc.train.data import Bank, draw_batch, make_section, without_he
@@ -81,12 +81,14 @@ def test_a_bank_is_the_same_whoever_makes_it(with_bank, shared_bank, tmp_path):
 
 def test_without_he_the_token_and_priors_forget_the_image():
     crop = {
-        "priors": np.random.default_rng(0).random((2, 4, 3, 3), np.float32),
+        "priors": np.random.default_rng(0).random((2, len(PRIORS), 3, 3), np.float32),
         "token": np.ones((2, len(TOKEN)), np.float32),
         "context": np.ones((1, 5, 3, 3), np.float32),
     }
     blind = without_he(crop)
-    assert (blind["priors"][:, 0] == 1).all() and (blind["priors"][:, 2:] == crop["priors"][:, 1:2]).all()
+    for index, name in enumerate(PRIORS):
+        expected = 1 if name in ("he", "texture") else crop["priors"][:, PRIORS.index("space")]
+        assert (blind["priors"][:, index] == expected).all()
     assert (blind["token"][:, TOKEN.index("r2_he")] == 0).all() and not blind["context"].any()
     assert crop["context"].all()
 

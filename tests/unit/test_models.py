@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hadmst_sc.distill import PRIORS
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import N_CHANNELS, gene_channels
 from hadmst_sc.models.unet import reach_of
@@ -24,7 +25,7 @@ def randomised(seed: int = 0) -> HadmstModel:
 
 def inputs(n: int = 16, genes: int = 2):
     generator = torch.Generator().manual_seed(0)
-    priors = torch.randn(genes, 4, n, n, generator=generator).mul(0.3).exp()
+    priors = torch.randn(genes, len(PRIORS), n, n, generator=generator).mul(0.3).exp()
     spots = torch.rand(genes, n, n, generator=generator)
     context = torch.randn(1, SPEC.context, n, n, generator=generator)
     return priors, gene_channels(priors, spots, (spots[0] > 0.5).float()), context, torch.zeros(genes, SPEC.token)

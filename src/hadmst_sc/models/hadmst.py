@@ -21,7 +21,7 @@ SIGMA_MEAN = 80.0
 """At this noise level the state says nothing, and the denoiser returns the posterior mean of the *counts*."""
 
 LOG_CHANGE = 5.0  # the mean stays within e^5 of the closed form: a bound for bad input, far beyond what training shows
-N_CHANNELS = 8
+N_CHANNELS = 9
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor) -> Tensor:
     Parameters
     ----------
     priors
-        ``(b, 4, ny, nx)`` H&E, space, joint and spread prior, rates in gene means.
+        ``(b, 5, ny, nx)`` H&E, space, joint and spread prior and texture, rates in gene means.
     spots
         ``(b, ny, nx)`` measured rates under the spots, zero in the gaps.
     coverage

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.distill import N_METAGENES, TOKEN, distill
+from hadmst_sc.distill import N_METAGENES, PRIORS, TOKEN, distill
 from hadmst_sc.train.config import BankConfig, TrainConfig
 
 
@@ -90,7 +90,7 @@ class Batch:
 
     context: Tensor  # (s, c, n, n)
     section: Tensor  # (b,) index into context
-    priors: Tensor  # (b, 4, n, n)
+    priors: Tensor  # (b, 5, n, n)
     spots: Tensor  # (b, n, n)
     coverage: Tensor  # (b, n, n)
     token: Tensor  # (b, t)
@@ -110,8 +110,8 @@ class Batch:
 def without_he(crop: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the priors and the token would be without an image."""
     priors, token = crop["priors"].copy(), crop["token"].copy()
-    priors[:, 0] = 1.0
-    priors[:, 2] = priors[:, 3] = priors[:, 1]
+    for index, name in enumerate(PRIORS):
+        priors[:, index] = 1.0 if name in ("he", "texture") else crop["priors"][:, PRIORS.index("space")]
     token[:, TOKEN.index("r2_joint")] = token[:, TOKEN.index("r2_space")]
     token[:, TOKEN.index("r2_he")] = 0.0
     return crop | {"priors": priors, "token": token, "context": np.zeros_like(crop["context"])}
