@@ -53,7 +53,7 @@ class Distilled:
     active
         ``(ny, nx)`` bool: bins where priors are evaluated; elsewhere they are one (the gene's mean).
     context
-        ``(N_METAGENES + N_BASE, ny, nx)`` float32: leading components of the H&E prior, and stain maps.
+        ``(N_METAGENES + N_BASE, ny, nx)`` float32: leading components of the texture, and stain maps.
     token
         ``(genes, len(TOKEN))`` float32: what conditions the network on a gene.
     gene_mean
@@ -141,7 +141,7 @@ def _components(centred: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _context(maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """Leading principal maps of the H&E prior (unit variance, sign fixed by the haematoxylin) above the stain maps."""
+    """Leading principal maps of the texture (unit variance, sign fixed by the haematoxylin) above the stain maps."""
     weighted = he * singular[:, None].astype(np.float32)  # (K, active)
     weighted = weighted - weighted.mean(1, keepdims=True)
     _, vectors = np.linalg.eigh((weighted @ weighted.T).astype(float))
