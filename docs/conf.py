@@ -84,21 +84,24 @@ def _model_card() -> str:
 
 
 def _benchmarks() -> str:
-    """Result files as sections, each under the name of its file."""
-    parts = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.md")):
+    """Result files as sections, each under the name of its file, and their pictures where the page finds them."""
+    parts, results = [], ROOT / "benchmarks" / "results"
+    for picture in results.glob("*.png"):
+        shutil.copy(picture, HERE / "_generated" / picture.name)
+    for path in sorted(results.glob("*.md")):
         text = re.sub(r"^#", "##", path.read_text(), flags=re.MULTILINE)
+        text = re.sub(r"\]\((\w+\.png)\)", r"](_generated/\1)", text)
         title = "" if text.lstrip().startswith("## ") else f"## {path.stem.replace('_', ' ')}\n\n"
         parts.append(f"{title}{text}\n\nFrom `benchmarks/results/{path.name}`.\n")
     return "\n".join(parts) or "No results have been written yet.\n"
 
 
 def _write_if_changed(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
+(HERE / "_generated").mkdir(exist_ok=True)
 _write_if_changed(HERE / "_generated" / "api.md", _api())
 _write_if_changed(HERE / "_generated" / "model_card.md", _model_card())
 _write_if_changed(HERE / "_generated" / "benchmarks.md", _benchmarks())
