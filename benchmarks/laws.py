@@ -28,7 +28,7 @@ from hadmst_sc.datasets import phantom
 from hadmst_sc.distill import distill
 from hadmst_sc.grid import Grid
 from hadmst_sc.io.read import read_observation
-from hadmst_sc.io.resolve import XY, affine
+from hadmst_sc.io.resolve import XY, affine, transform
 from hadmst_sc.measurement import discs, residual
 from hadmst_sc.models.hadmst import N_CHANNELS, SIGMA_MEAN, HadmstModel
 from hadmst_sc.weights import load_model
@@ -159,13 +159,9 @@ def position_on_disk() -> float:
         table, spots = stored[names.table], stored[spots_key].geometry
     obs = read_observation(sdata, image_key, coordinate_system=system, genes=1)
     to_bins = np.linalg.inv(to_world[names.image])
-    placed = _apply(to_bins @ to_world[spots_key], np.c_[spots.x, spots.y])
-    bins = _apply(to_bins, table.obsm["spatial"]) - np.c_[table.obs["array_col"], table.obs["array_row"]]
+    placed = transform(to_bins @ to_world[spots_key], np.c_[spots.x, spots.y])
+    bins = transform(to_bins, table.obsm["spatial"]) - np.c_[table.obs["array_col"], table.obs["array_row"]]
     return float(max(np.abs(placed - obs.measurement.centres[:, ::-1]).max(), np.abs(bins - 0.5).max()))
-
-
-def _apply(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    return xy @ matrix[:2, :2].T + matrix[:2, 2]
 
 
 def distill_seconds() -> float:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hadmst_sc.distill import PRIORS
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import channels_last, gene_channels
 
@@ -118,7 +119,7 @@ def _patch(spec: ModelSpec) -> dict[str, Tensor]:
     coverage = (normal() > 0.5).float()
     return {
         "context": normal(1, spec.context),
-        "priors": (0.5 * normal(1, 5)).exp(),
+        "priors": (0.5 * normal(1, len(PRIORS))).exp(),
         "spots": (0.5 * normal(1)).exp() * coverage,
         "coverage": coverage,
         "x": normal(1, 1),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hadmst_sc.distill import PRIORS
 from hadmst_sc.expression import Residual
 from hadmst_sc.models.encoder import HEEncoder
 from hadmst_sc.models.unet import LocalUNet
@@ -21,7 +22,7 @@ SIGMA_MEAN = 80.0
 """At this noise level the state says nothing, and the denoiser returns the posterior mean of the *counts*."""
 
 LOG_CHANGE = 5.0  # the mean stays within e^5 of the closed form: a bound for bad input, far beyond what training shows
-N_CHANNELS = 9
+N_CHANNELS = len(PRIORS) + 4  # see `gene_channels`
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor) -> Tensor:
     Parameters
     ----------
     priors
-        ``(b, 5, ny, nx)`` H&E, space, joint and spread prior and texture, rates in gene means.
+        ``(b, len(PRIORS), ny, nx)`` in the order of ``distill.PRIORS``, rates in gene means.
     spots
         ``(b, ny, nx)`` measured rates under the spots, zero in the gaps.
     coverage
