@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import report
 from spatialdata import SpatialData, read_zarr
-from tasks import spot_scores
+from tasks import cell_scores
 
 from hadmst_sc.contract import PROVENANCE_KEY, Observation, OutputNames
 from hadmst_sc.measurement import degrade, residual
@@ -120,7 +120,7 @@ def check(sdata: SpatialData, options: argparse.Namespace) -> dict[str, float]:
     obs = observation(sdata, list(table.var_names), options.bin_um)
     measured = degrade(maps, obs.measurement)
     misfit = residual(maps, obs.counts, obs.measurement)
-    scores = spot_scores(measured, obs.counts)
+    scores = cell_scores(measured.T, obs.counts.T, np.ones(len(measured), bool))
     return {
         "genes": len(maps),
         "bins_in_tissue": table.n_obs,

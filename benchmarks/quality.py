@@ -1,4 +1,4 @@
-"""Accuracy of ours beside every baseline: ``python benchmarks/quality.py {phantoms,holdout}``.
+"""Accuracy of ours beside every baseline: ``python benchmarks/quality.py {phantoms,holdout,cells}``.
 
 Writes ``results/<task>.json`` (a score per gene, method and section) and ``results/<task>.md``, made from that JSON.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import highres
 import numpy as np
 import report
 import tasks
@@ -29,9 +30,9 @@ SLOW = "GP on H&E + space"  # left out of --quick
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["phantoms", "holdout"])
+    parser.add_argument("task", choices=["phantoms", "holdout", "cells"])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", help="default: all")
-    parser.add_argument("--sections", nargs="+", default=["visium_mouse_brain"], help="for holdout")
+    parser.add_argument("--sections", nargs="+", help="for holdout (default: visium_mouse_brain) and cells (all)")
     parser.add_argument("--seeds", type=int, default=4, help="phantoms per set; test seeds start at 900,000")
     parser.add_argument("--bin-um", type=float, default=20.0, help="for holdout")
     parser.add_argument("--quick", action="store_true", help="less of everything, to see that it runs")
@@ -62,7 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
         record = collect(made, settings, tasks.phantoms(methods, **settings))
         save(f"phantoms{quick}", record, options)
         return
-    for section in options.sections:
+    if options.task == "cells":
+        for name in options.sections or highres.CASES:
+            settings = {"n_genes": 20 if options.quick else 200}
+            record = collect(made, settings, highres.highres(methods, highres.CASES[name](**settings)))
+            save(f"cells_{name}{quick}", record, options)
+        return
+    for section in options.sections or ["visium_mouse_brain"]:
         settings = {"n_genes": 50 if options.quick else 200, "bin_um": options.bin_um}
         obs = tasks.load_section(section, **settings)
         settings["n_folds"] = 1 if options.quick else tasks.N_FOLDS
@@ -97,7 +104,9 @@ def collect(made: dict[str, Any], settings: dict[str, Any], rows: Iterable[tasks
             "counts_per_spot": _plain(row.depth),
         }
         scores = {name: _plain(values) for name, values in row.scores.items()}
-        results.append({"section": row.section, "method": row.method, "seconds": round(row.seconds, 2), **scores})
+        overall = {name: round(value, 4) for name, value in row.overall.items()}
+        about = {"section": row.section, "method": row.method, "seconds": round(row.seconds, 2)}
+        results.append(about | scores | overall)
     return {"provenance": made, "settings": settings, "sections": sections, "results": results}
 
 
@@ -146,8 +155,9 @@ def _overview(results: list[dict]) -> str:
     for method in dict.fromkeys(result["method"] for result in results):
         seconds = np.mean([result["seconds"] for result in results if result["method"] == method])
         cells = [_cell(_pooled(results, method, metric), spread=metric in ("pcc", "rmse")) for metric in metrics]
-        rows.append([method, *cells, f"{seconds:.1f}"])
-    return report.table(["method", *(TITLES[metric] for metric in metrics), "seconds"], rows)
+        of_all = [result["coherence"] for result in results if result["method"] == method and "coherence" in result]
+        rows.append([method, *cells, _cell(np.array(of_all)), f"{seconds:.1f}"])
+    return report.table(["method", *(TITLES[metric] for metric in metrics), "coherence", "seconds"], rows)
 
 
 def _by_group(results: list[dict], sections: dict[str, dict], by: str) -> str:

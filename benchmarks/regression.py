@@ -102,7 +102,8 @@ class Kernel:
     def _scaled(self, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         spots = self.section.matrix @ bins / self.section.area
         centre = spots.mean(0)
-        scale = np.sqrt(np.mean(((spots - centre) ** 2).sum(1)))  # mean variance one over the spots
+        # Mean variance one over the spots; an image that shows nothing stays at nothing.
+        scale = max(np.sqrt(np.mean(((spots - centre) ** 2).sum(1))), 1e-6)
         return ((bins - centre) / scale).astype(np.float32), (spots - centre) / scale
 
     def decompose(self, mix: Mix) -> tuple[np.ndarray, np.ndarray]:

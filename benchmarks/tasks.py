@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from baselines import Method
@@ -36,6 +36,7 @@ class Row:
     depth: np.ndarray  # (genes,) mean counts per spot
     scores: dict[str, np.ndarray]  # (genes,) each
     n_spots: int
+    overall: dict[str, float] = field(default_factory=dict)  # scores of all genes together
 
 
 # --- phantoms ---------------------------------------------------------------------------------------------------------
@@ -67,7 +68,8 @@ def phantoms(methods: Mapping[str, Method], n_seeds: int, *, size_um: float, n_g
             scores = map_scores(predicted, phantom.rate, obs.inside)
             depth = obs.counts.mean(0)
             section = f"{style} {seed}"
-            yield Row(name, section, method, seconds, obs.genes, phantom.kinds, depth, scores, len(obs.spots))
+            overall = {"coherence": coherence(predicted, phantom.rate, obs.inside)}
+            yield Row(name, section, method, seconds, obs.genes, phantom.kinds, depth, scores, len(obs.spots), overall)
 
 
 def map_scores(predicted: np.ndarray, rate: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
@@ -132,19 +134,22 @@ def holdout(methods: Mapping[str, Method], name: str, obs: Observation, n_folds:
             maps = predict(given)
             seconds += time.perf_counter() - started
             predicted[fold == k] = degrade(maps, obs.measurement.subset(fold == k))
-        scores = spot_scores(predicted[scored], obs.counts[scored])
-        kinds = ("real",) * len(obs.genes)
-        yield Row(name, name, method, seconds / n_folds, obs.genes, kinds, obs.counts.mean(0), scores, len(obs.spots))
+        of_spots = predicted[scored].T, obs.counts[scored].T, np.ones(scored.sum(), bool)
+        scores, overall = cell_scores(*of_spots), {"coherence": coherence(*of_spots)}
+        kinds, depth, n = ("real",) * len(obs.genes), obs.counts.mean(0), len(obs.spots)
+        yield Row(name, name, method, seconds / n_folds, obs.genes, kinds, depth, scores, n, overall)
     yield _ceiling(name, obs)
 
 
-def spot_scores(predicted: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores of ``(spots, genes)`` expected counts against those measured."""
-    every = np.ones(len(counts), bool)
-    return {
-        name: score(predicted.T, counts.T, every)
-        for name, score in (("pcc", metrics.pearson), ("rmse", metrics.rmse), ("deviance", metrics.deviance))
-    }
+def cell_scores(predicted: np.ndarray, counts: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of expected counts against those measured, in spots or bins; arguments as in :mod:`hadmst_sc.metrics`."""
+    scores = {"pcc": metrics.pearson, "rmse": metrics.rmse, "deviance": metrics.deviance}
+    return {name: score(predicted, counts, inside) for name, score in scores.items()}
+
+
+def coherence(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> float:
+    """Gene coherence; 0 where there are too few genes to speak of it."""
+    return metrics.gene_coherence(predicted, truth, inside) if len(truth) >= 3 else 0.0
 
 
 def split_half_ceiling(counts: np.ndarray, seed: int = 0) -> np.ndarray:
