@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from hadmst_sc.additive import AdditiveRegression, HEDesign
 from hadmst_sc.contract import Observation
-from hadmst_sc.features import N_BASE, he_features
+from hadmst_sc.features import N_BASE, he_features, standardised
 from hadmst_sc.kriging import Lattice, pitch_of
 from hadmst_sc.measurement import Measurement
 
@@ -26,6 +26,31 @@ MAX_COMPONENTS = 64
 FLOOR = 0.02  # of a gene's mean: no prior claims that a gene is impossible in a bin
 MARGIN = 16  # bins around the tissue where priors are evaluated too, so that windows at the edge see no cliff
 N_METAGENES = 8
+
+
+@dataclass(frozen=True)
+class ContextLayout:
+    """Channels of the context: leading metagenes as the image, space and both tell them, then the stain maps."""
+
+    sources: tuple[str, ...] = ("texture", "space", "joint")
+
+    @property
+    def n_metagenes(self) -> int:
+        """Channels before the stain maps."""
+        return len(self.sources) * N_METAGENES
+
+    @property
+    def n_channels(self) -> int:
+        """All channels."""
+        return self.n_metagenes + N_BASE
+
+    @property
+    def from_image(self) -> list[int]:
+        """Channels that the image alone makes."""
+        return [*range(N_METAGENES), *range(self.n_metagenes, self.n_channels)]
+
+
+CONTEXT = ContextLayout()
 SPREAD_PITCHES = 0.5  # reach of the spots' log-ratios into the gaps
 SPREAD_NEIGHBORS = 12
 
@@ -53,7 +78,7 @@ class Distilled:
     active
         ``(ny, nx)`` bool: bins where priors are evaluated; elsewhere they are one (the gene's mean).
     context
-        ``(N_METAGENES + N_BASE, ny, nx)`` float32: leading components of the texture, and stain maps.
+        ``(CONTEXT.n_channels, ny, nx)`` float32: see :class:`ContextLayout`.
     token
         ``(genes, len(TOKEN))`` float32: what conditions the network on a gene.
     gene_mean
@@ -140,27 +165,50 @@ def _components(centred: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np
     return u[:, :n] * root, singular, singular[:, None] * vt[:n] / weight
 
 
-def _context(maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """Leading principal maps of the texture (unit variance, sign fixed by the haematoxylin) above the stain maps."""
-    weighted = he * singular[:, None].astype(np.float32)  # (K, active)
-    weighted = weighted - weighted.mean(1, keepdims=True)
-    _, vectors = np.linalg.eigh((weighted @ weighted.T).astype(float))
-    leading = vectors[:, ::-1][:, :N_METAGENES].T.astype(np.float32) @ weighted
-    leading /= np.maximum(leading.std(1, keepdims=True), 1e-6)
-    leading *= np.where((leading * maps[0][active]).sum(1, keepdims=True) < 0, -1, 1)
-    out = np.zeros((N_METAGENES + N_BASE, *active.shape), np.float32)
-    out[: len(leading), active] = np.clip(leading, -4, 4)
-    out[N_METAGENES:] = np.clip(maps[:N_BASE], -4, 4)
+def _context(prior_maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Leading metagenes as each source tells them, in one basis, above the stain maps.
+
+    The basis are the principal directions of the joint prior (unit variance, sign fixed by the haematoxylin), so that
+    what image and spots say of the same metagene can be compared bin by bin.
+    """
+    scaled = singular[:, None].astype(np.float32)
+    of_source = dict(zip(("he", "space", "joint", "texture"), prior_maps, strict=True))
+    joint = of_source["joint"] * scaled
+    joint = joint - joint.mean(1, keepdims=True)
+    _, vectors = np.linalg.eigh((joint @ joint.T).astype(float))
+    basis = vectors[:, ::-1][:, :N_METAGENES].T.astype(np.float32)
+    leading = basis @ joint
+    sign = np.where((leading * he[0][active]).sum(1, keepdims=True) < 0, -1, 1)
+    unit = sign / np.maximum(leading.std(1, keepdims=True), 1e-6)
+    out = np.zeros((CONTEXT.n_channels, *active.shape), np.float32)
+    for index, source in enumerate(CONTEXT.sources):
+        maps = unit * (basis @ (of_source[source] * scaled))
+        maps = maps - maps.mean(1, keepdims=True)
+        out[index * N_METAGENES : index * N_METAGENES + len(maps), active] = np.clip(maps, -4, 4)
+    out[CONTEXT.n_metagenes :] = np.clip(he[:N_BASE], -4, 4)
     return out
 
 
-def distill(obs: Observation, *, margin: int = MARGIN, use_he: bool = True) -> Distilled:
+def _regressors(maps: np.ndarray, features: np.ndarray | None, obs: Observation) -> np.ndarray:
+    """Hand-made maps and, with the same total variance, those from elsewhere."""
+    if features is None or not len(features):
+        return maps
+    balance = np.float32(np.sqrt(len(maps) / len(features)))
+    return np.concatenate([maps, balance * standardised(features, obs)])
+
+
+def distill(
+    obs: Observation, *, features: np.ndarray | None = None, margin: int = MARGIN, use_he: bool = True
+) -> Distilled:
     """Distil the H&E of a section against its own spots.
 
     Parameters
     ----------
     obs
         The section.
+    features
+        ``(f, ny, nx)`` further image features on the grid of ``obs``, of any scale: those of the bundled student, of a
+        pathology model. They are regressed on beside the hand-made ones, with as much say.
     margin
         Bins around the tissue where priors are still evaluated; the network was trained with the default.
     use_he
@@ -184,7 +232,8 @@ def distill(obs: Observation, *, margin: int = MARGIN, use_he: bool = True) -> D
     if not use_he:
         maps = np.zeros_like(maps)
     lattice = Lattice(measurement.centres, pitch, active)
-    regression = AdditiveRegression(HEDesign(maps, measurement, active), measurement.centres / pitch, lattice)
+    regressors = _regressors(maps, features if use_he else None, obs)
+    regression = AdditiveRegression(HEDesign(regressors, measurement, active), measurement.centres / pitch, lattice)
     fits, texture = regression.fit(values)  # he, space, joint
     prior_maps = np.stack([*(component_maps for _, component_maps in fits), texture])
 
@@ -198,7 +247,7 @@ def distill(obs: Observation, *, margin: int = MARGIN, use_he: bool = True) -> D
     token = np.stack([*r2.clip(-0.2, 1), depth, 0.5 * np.log10(shape), *geometry], 1)  # in the order of TOKEN
     return Distilled(
         active=active,
-        context=_context(maps, singular, texture, active),
+        context=_context(prior_maps, singular, maps, active),
         token=token.astype(np.float32),
         gene_mean=mean,
         shape=shape,

@@ -121,6 +121,19 @@ def he_features(obs: Observation) -> np.ndarray:
     widths = [um / obs.grid.bin_um for um in SCALES_UM]
     blurred = [ndimage.gaussian_filter(base, (0, w, w), mode="nearest") if w else base for w in widths]
     maps = np.concatenate(blurred).astype(np.float32)
+    return standardised(maps, obs)
+
+
+def standardised(maps: np.ndarray, obs: Observation) -> np.ndarray:
+    """Maps whose values pooled to the spots have mean zero and unit variance, clipped at ±6; constant maps are zero.
+
+    Parameters
+    ----------
+    maps
+        ``(f, ny, nx)`` float32 on the grid of ``obs``.
+    obs
+        The section.
+    """
     spots = pool(maps, obs.measurement)
     mean, sd = spots.mean(0), spots.std(0)
     # Texture that averages out within a spot would be amplified, and the regression would extrapolate in every bin.

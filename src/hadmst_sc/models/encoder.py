@@ -1,8 +1,55 @@
-"""Semantic distillation: what the network takes from the H&E, once per slide, for every gene alike."""
+"""Semantic distillation: what the networks take from the H&E, once per slide, for every gene alike.
+
+Two networks. The *student* sees stain maps alone and gives features from which expression can be read off linearly: the
+closed form (:mod:`hadmst_sc.distill`) fits that readout on the user's own spots. The *encoder* sees what came of it.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from hadmst_sc.models.unet import LocalUNet
+
+
+class HEStudent(nn.Module):
+    """Stain maps to expression-predictive features and, beside them, what stain and light did to the image.
+
+    Trained by :mod:`hadmst_sc.train.student`. Local, with no normalisation over space: tiles equal the slide.
+
+    Parameters
+    ----------
+    in_channels
+        Base maps of :func:`hadmst_sc.features.he_features`.
+    widths
+        Of the U-Net.
+    features, nuisance
+        Channels of the two branches. The second exists so that the first need not carry it; inference drops it.
+    """
+
+    EMBED = 8
+
+    def __init__(self, in_channels: int, widths: tuple[int, int, int], features: int, nuisance: int) -> None:
+        super().__init__()
+        self.features = features
+        self.embedding = nn.Sequential(nn.Linear(1, self.EMBED), nn.SiLU())
+        self.unet = LocalUNet(in_channels, widths, self.EMBED, features + nuisance)
+
+    def forward(self, stains: Tensor, log_bin_um: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``(b, features, ny, nx)`` and nuisance ``(b, nuisance, ny, nx)``.
+
+        Parameters
+        ----------
+        stains
+            ``(b, in_channels, ny, nx)``, any size: it is padded to a multiple of 4.
+        log_bin_um
+            ``(b, 1)``, ``log2(bin / 10 µm)``: how much tissue a bin is.
+        """
+        ny, nx = stains.shape[-2:]
+        padded = functional.pad(stains, (0, -nx % 4, 0, -ny % 4))
+        both = self.unet(padded.contiguous(memory_format=torch.channels_last), self.embedding(log_bin_um))
+        return both[:, : self.features, :ny, :nx], both[:, self.features :, :ny, :nx]
 
 
 class HEEncoder(nn.Module):

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hadmst_sc.distill import PRIORS
+from hadmst_sc.distill import CONTEXT, PRIORS, TOKEN
 from hadmst_sc.expression import Residual
-from hadmst_sc.models.encoder import HEEncoder
-from hadmst_sc.models.unet import LocalUNet
+from hadmst_sc.features import N_BASE
+from hadmst_sc.models.alignment import SpatialAlignment, aligned
+from hadmst_sc.models.encoder import HEEncoder, HEStudent
+from hadmst_sc.models.unet import LocalUNet, silence
 
 SIGMA_MEAN = 80.0
 """At this noise level the state says nothing, and the denoiser returns the posterior mean of the *counts*."""
@@ -29,9 +31,13 @@ N_CHANNELS = len(PRIORS) + 4  # see `gene_channels`
 class ModelSpec:
     """Everything that is needed to build the network; travels in the weights file."""
 
-    context: int
-    token: int
-    encoder: tuple[int, int] = (32, 16)  # hidden, features
+    context: int = CONTEXT.n_channels
+    token: int = len(TOKEN)
+    student: tuple[int, int, int] = (24, 40, 64)  # widths
+    student_branches: tuple[int, int] = (16, 4)  # features, nuisance
+    alignment: int = 24  # hidden channels
+    offset: float = 3.0  # bins that the alignment may bend at most
+    encoder: tuple[int, int] = (48, 16)  # hidden, features
     widths: tuple[int, int, int] = (24, 40, 64)
     embed: int = 64
     sigma_data: float = 1.0  # standard deviation of the residual over the training phantoms
@@ -54,7 +60,7 @@ def channels_last(model: HadmstModel) -> HadmstModel:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor) -> Tensor:
+def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tensor | None = None) -> Tensor:
     """Per-gene input maps in log space.
 
     Parameters
@@ -65,6 +71,8 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor) -> Tensor:
         ``(b, ny, nx)`` measured rates under the spots, zero in the gaps.
     coverage
         ``(ny, nx)`` or ``(b, ny, nx)`` share of each bin under a spot.
+    offsets
+        Of :meth:`HadmstModel.encode`: what the image alone says is read there.
 
     Returns
     -------
@@ -73,6 +81,10 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor) -> Tensor:
     coverage = coverage.expand(spots.shape)
     measured = (coverage > 0).to(spots.dtype)
     logs = priors.log()
+    if offsets is not None:
+        from_image = [PRIORS.index("he"), PRIORS.index("texture")]
+        logs = logs.clone()
+        logs[:, from_image] = aligned(logs[:, from_image], offsets)
     surprise = (spots.log1p() - priors[:, 2].log1p()) * measured
     extra = torch.stack([surprise, spots.log1p() * measured, coverage, logs[:, 0] - logs[:, 1]], 1)
     return torch.cat([logs, extra], 1)
@@ -88,16 +100,37 @@ class HadmstModel(nn.Module):
         self.spec = spec
         self.name, self.sha256 = "unnamed", ""  # of the weights file, for provenance
         hidden, features = spec.encoder
+        self.student = HEStudent(N_BASE, spec.student, *spec.student_branches)
+        self.alignment = SpatialAlignment(CONTEXT.n_metagenes, spec.alignment, spec.offset)
         self.encoder = HEEncoder(spec.context, hidden, features)
         self.embedding = nn.Sequential(
             nn.Linear(16 + 1 + spec.token, spec.embed), nn.SiLU(), nn.Linear(spec.embed, spec.embed), nn.SiLU()
         )
         self.unet = LocalUNet(1 + N_CHANNELS + features, spec.widths, spec.embed)
+        silence(self.unet.head)  # at initialisation the network is the closed form
         self.register_buffer("frequencies", torch.exp(torch.linspace(math.log(0.25), math.log(8), 8)), persistent=False)
 
-    def encode(self, context: Tensor) -> Tensor:
-        """H&E context ``(b, context, ny, nx)`` to features; no gene and no noise level in here."""
-        return self.encoder(context)
+    def encode(self, context: Tensor, *, align: bool = True) -> tuple[Tensor, Tensor]:
+        """What all genes of a section share; no gene and no noise level in here.
+
+        Parameters
+        ----------
+        context
+            ``(b, context, ny, nx)`` of :func:`hadmst_sc.distill.distill`.
+        align
+            False reads the image where it lies.
+
+        Returns
+        -------
+        Features ``(b, features, ny, nx)``, and the offsets ``(b, 2, ny, nx)`` at which the image was read.
+        """
+        offsets = self.alignment(context[:, : CONTEXT.n_metagenes])
+        if not align:
+            offsets = torch.zeros_like(offsets)
+        bent = aligned(context[:, CONTEXT.from_image], offsets)
+        context = context.clone()
+        context[:, CONTEXT.from_image] = bent
+        return self.encoder(context), offsets
 
     def _embed(self, sigma: Tensor, token: Tensor) -> Tensor:
         phase = (sigma.log() / 4)[:, None] * self.frequencies  # c_noise

@@ -36,12 +36,12 @@ class ResidualBlock(nn.Module):
 
 
 class LocalUNet(nn.Module):
-    """``(b, in_channels, ny, nx)`` and an embedding ``(b, embed)`` to ``(b, 1, ny, nx)``; zero at initialisation.
+    """``(b, in_channels, ny, nx)`` and an embedding ``(b, embed)`` to ``(b, out_channels, ny, nx)``.
 
-    ``ny`` and ``nx`` need to be multiples of 4.
+    ``ny`` and ``nx`` need to be multiples of 4. The caller decides whether the head starts at zero.
     """
 
-    def __init__(self, in_channels: int, widths: tuple[int, int, int], embed: int) -> None:
+    def __init__(self, in_channels: int, widths: tuple[int, int, int], embed: int, out_channels: int = 1) -> None:
         super().__init__()
         a, b, c = widths
         self.stem = nn.Conv2d(in_channels, a, 3, padding=1)
@@ -53,8 +53,7 @@ class LocalUNet(nn.Module):
         self.block_3 = ResidualBlock(b, embed)
         self.up_1 = nn.Conv2d(b, a, 1)
         self.block_4 = ResidualBlock(a, embed)
-        self.head = nn.Conv2d(a, 1, 1)
-        silence(self.head)
+        self.head = nn.Conv2d(a, out_channels, 1)
 
     def forward(self, inputs: Tensor, embedding: Tensor) -> Tensor:
         """See the class."""

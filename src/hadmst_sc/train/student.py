@@ -1,0 +1,164 @@
+"""Training of the H&E student: features from which a ridge regression on the spots can read expression off.
+
+The *teacher* sees what no user has, expression in every bin: its leading components over genes. What the student must
+learn is not any one of them (genes differ from section to section) but features for which the readout that inference
+fits, ridge regression at the spots, gets them right in the bins. The readout is differentiable, so the student is
+trained through it (as in Bertinetto et al. 2019). Every section comes in two stainings: features must agree between
+them, and what differs has a branch of its own to go to.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from hadmst_sc.contract import Observation
+from hadmst_sc.datasets.fields import random_field
+from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.features import N_BASE, he_features
+from hadmst_sc.models import HEStudent
+
+logger = logging.getLogger("hadmst_sc")
+
+N_TEACHER = 12  # components
+RIDGE = 0.03  # of the features' variance; about what leave-one-out chooses on sections of 300 spots
+
+
+def restained(obs: Observation, rng: np.random.Generator) -> tuple[Observation, np.ndarray]:
+    """The same tissue, stained, lit and scanned differently.
+
+    Returns
+    -------
+    The section with the other image, and the change of brightness per bin, ``(ny, nx)`` float32.
+    """
+    light = obs.he.astype(np.float32) / 255
+    shape = light.shape[1:]
+    field = rng.uniform(0, 0.15) * random_field(rng, obs.grid.shape, max(obs.grid.shape) / 4)
+    k = obs.he_per_bin
+    density = -np.log(np.clip(light, 1 / 256, 1)) * np.exp(rng.normal(0, 0.2, (3, 1, 1))).astype(np.float32)
+    density = density * np.exp(field).repeat(k, 0).repeat(k, 1)[: shape[0], : shape[1]]
+    image = np.exp(-density) ** rng.uniform(0.8, 1.25) * rng.uniform(0.75, 1)
+    image = ndimage.gaussian_filter(image, (0, *[rng.uniform(0, 0.7) * k / 2] * 2))
+    image = image + rng.uniform(0, 0.02) * rng.standard_normal(image.shape, dtype=np.float32)
+    return replace(obs, he=(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)), field.astype(np.float32)
+
+
+def teacher_maps(rate: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a teacher that sees expression in every bin knows: its leading components, of unit variance.
+
+    Parameters
+    ----------
+    rate
+        ``(genes, ny, nx)`` expected counts per bin.
+    inside
+        Bins in tissue.
+    depth
+        ``(genes,)`` mean counts per spot: how visible a gene is.
+
+    Returns
+    -------
+    Maps ``(N_TEACHER, ny, nx)`` float32, and their weights ``(N_TEACHER,)``, which sum to one.
+    """
+    roots = np.sqrt(rate[:, inside])
+    roots = roots - roots.mean(1, keepdims=True)
+    # As in `distill`: a gene counts by its depth, but a few deep ones must not be all that is taught.
+    roots *= (np.maximum(depth, 1e-9) ** 0.25 / np.maximum(roots.std(1), 1e-9))[:, None]
+    values, vectors = np.linalg.eigh(roots @ roots.T / roots.shape[1])
+    values, vectors = values[::-1][:N_TEACHER], vectors[:, ::-1][:, :N_TEACHER]
+    maps = np.zeros((N_TEACHER, *inside.shape), np.float32)
+    maps[: len(values), inside] = (vectors.T @ roots) / np.sqrt(np.maximum(values, 1e-12))[:, None]
+    weight = np.zeros(N_TEACHER, np.float32)
+    weight[: len(values)] = np.sqrt(np.maximum(values, 0))
+    return maps, weight / weight.sum()
+
+
+def make_lesson(path: Path, seed: int, geometry: dict[str, float], n_genes: int) -> Path:
+    """Draw a phantom in two stainings and store what the student's training reads, in half precision."""
+    phantom = simulate(seed, n_genes=n_genes, **geometry)
+    obs = phantom.observation
+    other, field = restained(obs, np.random.default_rng([seed, 1]))
+    maps, weight = teacher_maps(phantom.rate, obs.inside, obs.counts.mean(0))
+    matrix = obs.measurement.matrix.tocoo()
+    arrays = {
+        "stains": np.stack([he_features(o)[:N_BASE] for o in (obs, other)]).astype(np.float16),
+        "nuisance": field.astype(np.float16),
+        "teacher": maps.astype(np.float16),
+        "weight": weight,
+        "inside": obs.inside.astype(np.uint8),
+        "row": matrix.row.astype(np.int32),
+        "col": matrix.col.astype(np.int32),
+        "share": (matrix.data / obs.measurement.area[matrix.row]).astype(np.float32),
+        "log_bin": np.array([np.log2(obs.grid.bin_um / 10)], np.float32),
+    }
+    scratch = path.with_suffix(".part")
+    save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, scratch)
+    scratch.rename(path)
+    return path
+
+
+def readout(features: Tensor, pooled: Tensor, taught: Tensor) -> Tensor:
+    """Ridge regression at the spots, applied in the bins.
+
+    Parameters
+    ----------
+    features
+        ``(f, bins)``.
+    pooled
+        ``(f, spots)``, the same averaged over footprints.
+    taught
+        ``(k, spots)``, what to learn.
+
+    Returns
+    -------
+    ``(k, bins)``
+    """
+    centre, mean = pooled.mean(1, keepdim=True), taught.mean(1, keepdim=True)
+    scale = (pooled - centre).square().mean(1, keepdim=True).add(1e-6).rsqrt()
+    x, y = (pooled - centre) * scale, taught - mean
+    gram = x @ x.T / x.shape[1] + RIDGE * torch.eye(len(x), device=x.device)
+    weights = torch.linalg.solve(gram, x @ y.T / x.shape[1])
+    return weights.T @ ((features - centre) * scale) + mean
+
+
+def student_loss(student: HEStudent, probe: torch.nn.Module, lesson: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Distillation, invariance and nuisance losses of one section, each about one for a student that knows nothing.
+
+    Parameters
+    ----------
+    student
+        The network.
+    probe
+        Reads the change of brightness off the nuisance branch.
+    lesson
+        As :func:`make_lesson` stores it, float32.
+    """
+    inside = lesson["inside"].flatten() > 0
+    n_spots = int(lesson["row"].max()) + 1
+    features, nuisance = student(lesson["stains"], lesson["log_bin"].expand(2, 1))
+    teacher = lesson["teacher"].flatten(1)
+
+    def pool(maps: Tensor) -> Tensor:
+        sums = maps.new_zeros(len(maps), n_spots)
+        return sums.index_add(1, lesson["row"], maps[:, lesson["col"]] * lesson["share"])
+
+    flat = features.flatten(2)
+    taught = pool(teacher)
+    errors = []
+    for maps in flat:
+        found = readout(maps, pool(maps), taught)
+        error = (found - teacher)[:, inside].square().mean(1)
+        errors.append((error / teacher[:, inside].var(1).clamp(min=1e-3)).clamp(max=4) @ lesson["weight"])
+    spread = flat[..., inside].var(2).mean(0) + 1e-3
+    invariance = ((flat[0] - flat[1])[:, inside].square().mean(1) / spread).mean()
+    field = lesson["nuisance"].flatten()[inside]
+    seen = probe((nuisance[1] - nuisance[0]).flatten(1)[:, inside].T)[:, 0]
+    told = functional.mse_loss(seen, field) / (field.var() + 1e-3)
+    return torch.stack(errors).mean(), invariance, told
