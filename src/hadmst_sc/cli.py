@@ -153,10 +153,26 @@ def train(
         typer.echo(f"parameters   {parameters:,}\nsteps        {settings.steps:,} of {crops}")
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    model = loop.train(settings, output=out, resume=resume)
+    model = loop.train(settings, output=out, sections=_training_sections(settings), resume=resume)
     target = weights or out / "model.safetensors"
     save_model(model, target, card={"training": settings.to_dict(), "log": loop.read_log(out)})
     typer.echo(f"wrote {target} and its card {target.with_suffix('.json').name}")
+
+
+def _training_sections(settings: Any) -> dict[str, Any]:
+    """Real sections of a configuration, read before training starts: what is missing is found at once."""
+    from hadmst_sc.datasets.observe import observe, observe_cells
+    from hadmst_sc.datasets.public import cell_sections
+    from hadmst_sc.train.data import RealSection
+
+    sections = {}
+    for wanted in settings.bank.real:
+        if wanted.name in cell_sections():
+            obs, truth, _ = observe_cells(wanted.name, bin_um=wanted.bin_um)
+        else:
+            obs, truth = observe(wanted.name, bin_um=wanted.bin_um), None
+        sections[f"{wanted.name}_{wanted.bin_um:g}"] = RealSection(obs, truth)
+    return sections
 
 
 @app.command()

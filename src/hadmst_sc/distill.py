@@ -198,7 +198,12 @@ def _regressors(maps: np.ndarray, features: np.ndarray | None, obs: Observation)
 
 
 def distill(
-    obs: Observation, *, features: np.ndarray | None = None, margin: int = MARGIN, use_he: bool = True
+    obs: Observation,
+    *,
+    he: np.ndarray | None = None,
+    features: np.ndarray | None = None,
+    margin: int = MARGIN,
+    use_he: bool = True,
 ) -> Distilled:
     """Distil the H&E of a section against its own spots.
 
@@ -206,6 +211,8 @@ def distill(
     ----------
     obs
         The section.
+    he
+        ``he_features(obs)``, from a caller who has them.
     features
         ``(f, ny, nx)`` further image features on the grid of ``obs``, of any scale: those of the bundled student, of a
         pathology model. They are regressed on beside the hand-made ones, with as much say.
@@ -228,7 +235,7 @@ def distill(
     values, singular, loadings = _components(roots - offset, np.sqrt(mean * area.mean()))
 
     active = ndimage.binary_dilation(obs.inside, iterations=margin) if margin else obs.inside
-    maps = he_features(obs)
+    maps = he_features(obs) if he is None else he
     if not use_he:
         maps = np.zeros_like(maps)
     lattice = Lattice(measurement.centres, pitch, active)

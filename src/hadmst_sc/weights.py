@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hadmst_sc.distill import PRIORS
+from hadmst_sc.features import N_BASE
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import channels_last, gene_channels
 
 BUNDLED = Path(__file__).parent / "_weights"
-FORMAT = 1
+FORMAT = 2  # 2: with the student and the alignment
 SELF_TEST_TOLERANCE = 1e-4
 _SIZE = 32  # bins, edge of the self-test's patch
 
@@ -129,11 +130,12 @@ def _patch(spec: ModelSpec) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def _evaluate(model: HadmstModel) -> Tensor:
-    """The denoiser at two levels on the fixed input, thinned to 32 numbers."""
+    """The denoiser at two levels on the fixed input, and the student, thinned to 48 numbers."""
     patch = {k: v.to(next(model.parameters()).device) for k, v in _patch(model.spec).items()}
-    features = model.encode(patch["context"])
-    channels = gene_channels(patch["priors"], patch["spots"], patch["coverage"])
-    outputs = []
+    features, offsets = model.encode(patch["context"])
+    channels = gene_channels(patch["priors"], patch["spots"], patch["coverage"], offsets)
+    learned, _ = model.student(patch["context"][:, -N_BASE:], torch.zeros(1, 1, device=features.device))
+    outputs = [learned.flatten()[:: learned.numel() // 16]]
     for level in (SIGMA_MEAN, 0.7):
         sigma = torch.full((1,), level, device=features.device)
         x = patch["x"] * (level < SIGMA_MEAN)

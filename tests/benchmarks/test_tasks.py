@@ -54,7 +54,9 @@ def test_ceiling_is_what_the_true_mean_scores():
     rng = np.random.default_rng(0)
     mean = rng.gamma(4.0, 10.0, (20_000, 1))
     counts = rng.poisson(mean)
-    assert split_half_ceiling(counts)[0] == pytest.approx(cell_scores(mean.T, counts.T, np.ones(len(mean), bool))["pcc"][0], abs=0.01)
+    assert split_half_ceiling(counts)[0] == pytest.approx(
+        cell_scores(mean.T, counts.T, np.ones(len(mean), bool))["pcc"][0], abs=0.01
+    )
 
 
 def test_ceiling_of_noise_alone_is_near_zero():

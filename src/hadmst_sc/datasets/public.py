@@ -87,6 +87,11 @@ def available(data_dir: str | Path | None = None) -> list[str]:
     return [name for name, f in _SECTIONS.items() if (root / f.counts).is_file() and (root / f.image).is_file()]
 
 
+def cell_sections() -> list[str]:
+    """Names that :func:`load_cells` knows."""
+    return list(_CELLS)
+
+
 def _read_image(path: Path) -> np.ndarray:
     """``(3, y, x)`` uint8."""
     with warnings.catch_warnings():

@@ -6,6 +6,9 @@ closed form (:mod:`hadmst_sc.distill`) fits that readout on the user's own spots
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,6 +53,13 @@ class HEStudent(nn.Module):
         padded = functional.pad(stains, (0, -nx % 4, 0, -ny % 4))
         both = self.unet(padded.contiguous(memory_format=torch.channels_last), self.embedding(log_bin_um))
         return both[:, : self.features, :ny, :nx], both[:, self.features :, :ny, :nx]
+
+    @torch.inference_mode()
+    def read(self, stains: np.ndarray, bin_um: float) -> np.ndarray:
+        """Features of one section, ``(features, ny, nx)`` float32, from its stain maps ``(in_channels, ny, nx)``."""
+        device = next(self.parameters()).device
+        log_bin = torch.full((1, 1), math.log2(bin_um / 10), device=device)
+        return self(torch.as_tensor(stains[None], device=device), log_bin)[0][0].cpu().numpy()
 
 
 class HEEncoder(nn.Module):

@@ -34,7 +34,7 @@ class SharedSection:
     inside: np.ndarray
     crop: tuple[slice, slice]
     measurement: Measurement
-    features: Tensor | None
+    encoded: tuple[Tensor, Tensor] | None  # features and offsets
     options: dict[str, Any]
 
 
@@ -62,10 +62,14 @@ class RunningMoments:
 
 
 @torch.inference_mode()
-def encode_context(model: HadmstModel, context: np.ndarray) -> Tensor:
-    """Features of the cropped slide, ``(1, features, ny, nx)`` on the CPU: once, whatever the genes and windows."""
+def encode_context(model: HadmstModel, context: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Features and offsets of the cropped slide on the CPU, ``(1, features, ny, nx)`` and ``(1, 2, ny, nx)``.
+
+    Once, whatever the genes and windows.
+    """
     device = next(model.parameters()).device
-    return model.encode(torch.as_tensor(context[None], device=device)).cpu()
+    features, offsets = model.encode(torch.as_tensor(context[None], device=device))
+    return features.cpu(), offsets.cpu()
 
 
 def _windowed(
@@ -106,7 +110,7 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> tuple[np.ndarray
     footprints = _footprints(section, chunk, device)
     inside = torch.from_numpy(section.inside).to(device)
     denoise: Denoiser
-    if model is None or section.features is None:
+    if model is None or section.encoded is None:
         denoise = lambda x, sigma: torch.zeros_like(x)  # noqa: E731
         denoise = consistent(denoise, residual, footprints, options["consistency"])
     else:
@@ -114,9 +118,9 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> tuple[np.ndarray
         halo, core = model.spec.halo, options["window"]
         spots = on_device(distilled.spot_maps(chunk)[crop])
         coverage = on_device(distilled.measurement.coverage[section.crop].clip(0, 1))
-        features = section.features.to(device)
+        features, offsets = (maps.to(device) for maps in section.encoded)
         token = on_device(distilled.token[chunk])
-        channels = gene_channels(priors, spots, coverage)
+        channels = gene_channels(priors, spots, coverage, offsets)
         far = halo + model.spec.align
         local = _windowed(model, features, channels, token, base[:, None], halo, far)
         denoise = tiled(local, section.inside, core=core, halo=halo, align=model.spec.align)

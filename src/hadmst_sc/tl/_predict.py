@@ -16,6 +16,7 @@ from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.contract import Observation, Prediction
 from hadmst_sc.diffusion import RULES
 from hadmst_sc.distill import Distilled, distill
+from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.measurement import residual as misfit
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.registration import Shift, estimate_shift, shift_image
@@ -129,7 +130,9 @@ def predict(
     if shift is not None:
         obs = shift_image(obs, shift)
     clock["aligned"] = time.perf_counter()
-    distilled = distill(obs)
+    he = he_features(obs)
+    learned = network.student.read(he[:N_BASE], obs.grid.bin_um) if network else None
+    distilled = distill(obs, he=he, features=learned)
     clock["distilled"] = time.perf_counter()
     crop = _tissue_box(obs.inside, network.spec.align if network else 1)
     options = {

@@ -18,10 +18,36 @@ class SectionKind:
     pitch_um: float = 100.0
     share: float = 1.0  # of the phantoms, relative to the other kinds
 
+    def geometry(self) -> dict[str, float]:
+        """Arguments of ``simulate``."""
+        return {"size_um": self.size_um, "bin_um": self.bin_um, "spot_um": self.spot_um, "pitch_um": self.pitch_um}
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The H&E student, trained before the bank is made."""
+
+    directory: str = "lessons"  # relative to the output directory
+    first_seed: int = 2000
+    n_phantoms: int = 320
+    steps: int = 4500
+    crop: int = 128  # bins
+    learning_rate: float = 2e-3
+    invariance: float = 0.1  # weights of the losses beside distillation
+    nuisance: float = 0.1
+
+
+@dataclass(frozen=True)
+class RealConfig:
+    """A real section of the data folder, in one size of bins."""
+
+    name: str  # as `datasets.load` or `datasets.load_cells` know it
+    bin_um: float = 20.0
+
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Phantoms with their priors, made once by worker processes and cached."""
+    """Sections with their priors, made once by worker processes and cached."""
 
     directory: str = "bank"  # relative to the output directory
     first_seed: int = 0  # benchmarks use seeds from 900,000 on: keep below
@@ -31,6 +57,10 @@ class BankConfig:
     start_with: int = 24  # phantoms before the first step ...
     steps_per_phantom: int = 8  # ... and then one more every so many steps: a schedule, so that a run can be repeated
     kinds: tuple[SectionKind, ...] = (SectionKind(),)
+    real: tuple[RealConfig, ...] = ()
+    n_masked: int = 8  # times that spots of each are hidden
+    hidden_share: tuple[float, float] = (0.1, 0.5)
+    window: int = 192  # bins of a real section that are kept
 
 
 @dataclass(frozen=True)
@@ -48,19 +78,27 @@ class TrainConfig:
     ema: float = 0.998
     clip_norm: float = 1.0
     drop_he: float = 0.2  # share of crops without H&E: the network must know what the spots alone can say
-    mean_share: float = 0.5  # share of items that train the mean; the others train the denoiser
+    real_share: float = 0.4  # share of crops from real sections, where there are any
+    mean_share: float = 0.5  # share of phantom items that train the mean; the others train the denoiser
+    alignment: float = 0.05  # weight of the loss of the offsets
+    start_from: str = ""  # weights to start from, a path seen from the working directory; "": fresh ones
     log_sigma: tuple[float, float] = (-0.4, 1.3)  # mean and s.d. of ln sigma (Karras et al. 2022, Table 1: -1.2, 1.2)
     checkpoint_every: int = 200
     log_every: int = 25
     accelerator: str = "auto"
     devices: int = 1
     threads: int = 2
+    student: StudentConfig = field(default_factory=StudentConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     model: dict[str, Any] = field(default_factory=dict)  # overrides of ModelSpec
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the weights' card stores them."""
         return asdict(self)
+
+
+_TABLES = {"bank": BankConfig, "student": StudentConfig}
+_LISTS = {"kinds": SectionKind, "real": RealConfig}
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -70,10 +108,10 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
         raise ValueError(f"`{where}` has unknown keys {unknown}; known are {sorted(known)}. Remove or rename them.")
     nested: dict[str, Any] = {}
     for name, value in values.items():
-        if name == "bank":
-            value = _build(BankConfig, value, f"{where}.bank")
-        elif name == "kinds":
-            value = tuple(_build(SectionKind, item, f"{where}.kinds") for item in value)
+        if name in _TABLES and isinstance(value, dict):
+            value = _build(_TABLES[name], value, f"{where}.{name}")
+        elif name in _LISTS:
+            value = tuple(_build(_LISTS[name], item, f"{where}.{name}") for item in value)
         elif isinstance(value, list):
             value = tuple(value)
         nested[name] = value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,43 +14,38 @@ import torch
 from lightning_fabric import Fabric
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from hadmst_sc.allocator import freed_memory_kept
-from hadmst_sc.distill import N_METAGENES, TOKEN
-from hadmst_sc.features import N_BASE
 from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import channels_last
 from hadmst_sc.train.config import TrainConfig
-from hadmst_sc.train.data import Bank, draw_batch
+from hadmst_sc.train.data import Bank, RealSection, draw_batch
 from hadmst_sc.train.losses import TrainingStep
+from hadmst_sc.train.schedule import cosine, ema
+from hadmst_sc.train.student import train_student
+from hadmst_sc.weights import load_model
 
 logger = logging.getLogger("hadmst_sc")
+LOSSES = ("mean", "denoising", "alignment")
 
 
 def build_model(config: TrainConfig) -> HadmstModel:
     """A fresh model of the configuration, initialised from its seed without touching the caller's random state."""
-    spec = ModelSpec.from_dict({"context": N_METAGENES + N_BASE, "token": len(TOKEN)} | config.model)
+    spec = ModelSpec.from_dict(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return HadmstModel(spec)
+        model = HadmstModel(spec)
+    if config.start_from:
+        model.load_state_dict(load_model(config.start_from).state_dict())
+    model.student.requires_grad_(False)  # the bank was made with it: see `train_student`
+    return model
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to 3 % of the peak."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
-    return config.learning_rate * min(1.0, (step + 1) / config.warmup) * (0.03 + 0.97 * cosine)
-
-
-def _ema(decay: float) -> Any:
-    """Averages early steps faster: the first weights are noise."""
-
-    def update(average: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
-        d = min(decay, (1 + float(n)) / (10 + float(n)))
-        return average.lerp(new, 1 - d)
-
-    return update
+    """That of a step."""
+    return cosine(config.learning_rate, step, config.steps, config.warmup)
 
 
 class _State:
@@ -58,12 +53,15 @@ class _State:
 
     def __init__(self, config: TrainConfig) -> None:
         self.step_module = TrainingStep(channels_last(build_model(config)))
-        self.average = AveragedModel(self.step_module.model, avg_fn=_ema(config.ema))
+        self.average = AveragedModel(self.step_module.model, avg_fn=ema(config.ema))
         self.optimizer = torch.optim.AdamW(
-            self.step_module.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+            self._trained(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
         self.step = 0
         self.log: list[dict[str, float]] = []
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.step_module.parameters() if p.requires_grad]
 
     def tensors(self) -> dict[str, Tensor]:
         out = {f"model.{k}": v for k, v in self.step_module.model.state_dict().items()}
@@ -109,7 +107,14 @@ def _noise(config: TrainConfig, step: int, n: int) -> tuple[Tensor, Tensor]:
     return sigma, torch.randn(n, 1, config.crop, config.crop, generator=generator)
 
 
-def train(config: TrainConfig, *, output: str | Path, resume: bool = True, until: int | None = None) -> HadmstModel:
+def train(
+    config: TrainConfig,
+    *,
+    output: str | Path,
+    sections: Mapping[str, RealSection] | None = None,
+    resume: bool = True,
+    until: int | None = None,
+) -> HadmstModel:
     """Train, or go on training, and return the averaged model.
 
     Parameters
@@ -117,7 +122,9 @@ def train(config: TrainConfig, *, output: str | Path, resume: bool = True, until
     config
         See :class:`~hadmst_sc.train.TrainConfig`.
     output
-        Directory of the phantom bank, ``checkpoint.safetensors`` and ``log.jsonl``.
+        Directory of the student's lessons, the bank, ``checkpoint.safetensors`` and ``log.jsonl``.
+    sections
+        Real sections by the names that ``config.bank.real`` gives them.
     resume
         Go on from the checkpoint when there is one; it must come from the same configuration.
     until
@@ -138,8 +145,15 @@ def train(config: TrainConfig, *, output: str | Path, resume: bool = True, until
         state.load(checkpoint, config)
     module, optimizer = fabric.setup(state.step_module, state.optimizer)
     state.average.to(fabric.device)
-    bank = Bank(output / config.bank.directory, config.bank)
-    recent, started = [], time.monotonic()
+    if not config.start_from:
+        student = train_student(
+            config.student, state.step_module.model.spec, output=output, n_workers=config.bank.n_workers
+        )
+        for model in (state.step_module.model, cast(HadmstModel, state.average.module)):
+            model.student.load_state_dict(student.state_dict())
+    bank = Bank(output / config.bank.directory, config.bank, state.step_module.model.student, sections)
+    recent: list[tuple[float, ...]] = []
+    started = time.monotonic()
     try:
         with freed_memory_kept():
             while state.step < min(config.steps, until or config.steps):
@@ -158,24 +172,24 @@ def train(config: TrainConfig, *, output: str | Path, resume: bool = True, until
 
 def _advance(
     state: _State, config: TrainConfig, bank: Bank, fabric: Fabric, module: Any, optimizer: Any
-) -> tuple[float, float]:
-    """One step of training; its mean and denoising losses."""
+) -> tuple[float, float, float]:
+    """One step of training; its losses of the mean, of denoising and of alignment."""
     # Each process draws its own batch; one process draws the same batches as before a resume.
     seed = config.seed + 7919 * fabric.global_rank
     batch = draw_batch(bank, config, state.step, seed)
-    n_mean = round(config.mean_share * len(batch.section))
+    n_mean = batch.n_real + round(config.mean_share * (len(batch.section) - batch.n_real))
     sigma, noise = _noise(config, state.step, len(batch.section) - n_mean)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
     optimizer.zero_grad()
     device = fabric.device
-    mean_loss, denoising_loss = module(batch.to(device), n_mean, sigma.to(device), noise.to(device))
-    fabric.backward(mean_loss + denoising_loss)
+    mean, denoising, alignment = module(batch.to(device), n_mean, sigma.to(device), noise.to(device))
+    fabric.backward(mean + denoising + config.alignment * alignment)
     fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm)
     optimizer.step()
     state.average.update_parameters(state.step_module.model)
     state.step += 1
-    return mean_loss.item(), denoising_loss.item()
+    return mean.item(), denoising.item(), alignment.item()
 
 
 def read_log(output: str | Path) -> list[dict[str, float]]:
@@ -185,11 +199,10 @@ def read_log(output: str | Path) -> list[dict[str, float]]:
     return log
 
 
-def _log(state: _State, recent: list[tuple[float, float]], seconds: float, output: Path) -> None:
-    mean, denoising = np.mean(recent, 0)
-    row = {"step": state.step, "mean": round(float(mean), 4), "denoising": round(float(denoising), 4)}
-    row["seconds"] = round(seconds, 1)
+def _log(state: _State, recent: list[tuple[float, ...]], seconds: float, output: Path) -> None:
+    losses = {name: round(float(v), 4) for name, v in zip(LOSSES, np.mean(recent, 0), strict=True)}
+    row: dict[str, float] = {"step": state.step} | losses | {"seconds": round(seconds, 1)}
     state.log.append(row)
-    logger.info("step %d  mean %.4f  denoising %.4f  %.0f s", state.step, mean, denoising, seconds)
+    logger.info("  ".join(f"{name} {value:g}" for name, value in row.items()))
     with (output / "log.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")

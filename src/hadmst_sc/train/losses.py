@@ -24,6 +24,25 @@ def mean_inside(values: Tensor, inside: Tensor) -> Tensor:
     return (values * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
 
+def pooled_deviance(log_rate: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Deviance of hidden spots, and what a twentieth of their counts is worth; ``(r,)`` each, per real item.
+
+    Parameters
+    ----------
+    log_rate
+        ``(r, n, n)`` of the real items, in gene means.
+    batch
+        Knows where the hidden spots lie and what they counted.
+    """
+    sums = log_rate.new_zeros(len(batch.counts))
+    sums = sums.index_add(0, batch.owner.flatten(), (log_rate.exp() * batch.weight).flatten())
+    area = log_rate.new_zeros(len(batch.counts)).index_add(0, batch.owner.flatten(), batch.weight.flatten())
+    expected = (sums / area.clamp(min=1e-6) * batch.depth)[:-1].clamp(min=1e-6)
+    errors, counts, item = deviance(expected.log(), batch.counts[:-1]), batch.counts[:-1], batch.item[:-1]
+    zero = log_rate.new_zeros(len(log_rate))
+    return zero.index_add(0, item, errors), zero.index_add(0, item, 0.05 * counts)
+
+
 class TrainingStep(nn.Module):
     """The model with its losses, as one module, so that any strategy of lightning-fabric can wrap it."""
 
@@ -31,35 +50,34 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, n_mean: int, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, n_mean: int, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the first ``n_mean`` items as means, and of the rest as denoising problems.
 
         Parameters
         ----------
         batch
-            ``b`` items.
+            ``b`` items, real ones first.
         n_mean
-            How many of them train the mean.
+            How many of them train the mean; at least the real ones.
         sigma, noise
             ``(b - n_mean,)`` noise levels and ``(b - n_mean, 1, n, n)`` standard normal noise for the others.
 
         Returns
         -------
         Mean loss: deviance relative to the closed form's (1.0 = no better). Denoising loss (Karras et al. 2022, Eq. 8).
+        Alignment loss: squared error of the offsets, bins², where the truth is known.
         """
-        features = self.model.encode(batch.context)[batch.section]
-        channels = gene_channels(batch.priors, batch.spots, batch.coverage)
+        shared, offsets = self.model.encode(batch.context)
+        features = shared[batch.section]
+        channels = gene_channels(batch.priors, batch.spots, batch.coverage, offsets[batch.section])
         base = closed_form(batch.priors)[:, None]
         first, rest = slice(0, n_mean), slice(n_mean, None)
 
         at_mean = torch.full((n_mean,), SIGMA_MEAN, device=base.device)
         zero = torch.zeros_like(base[first])
         change = self.model.network(zero, at_mean, features[first], channels[first], batch.token[first])
-        log_base, target, inside = base[first, 0].log(), batch.target[first], batch.inside[first]
-        ours = deviance(log_base + change[:, 0].clamp(-LOG_CHANGE, LOG_CHANGE), target)
-        theirs = mean_inside(deviance(log_base, target), inside)
-        # The small constant keeps genes that the closed form already solves from dominating.
-        mean_loss = (mean_inside(ours, inside) / (theirs + 0.05)).mean()
+        log_base = base[first, 0].log()
+        mean_loss = self._mean_loss(log_base + change[:, 0].clamp(-LOG_CHANGE, LOG_CHANGE), log_base, batch)
 
         clean = Residual(base[rest]).encode(batch.target[rest, None]).clamp(*RESIDUAL_RANGE)
         mask = batch.inside[rest, None]
@@ -68,4 +86,22 @@ class TrainingStep(nn.Module):
         data = self.model.spec.sigma_data
         weight = (sigma**2 + data**2) / (sigma * data) ** 2
         error = mean_inside(((denoised - clean) ** 2)[:, 0], mask[:, 0])
-        return mean_loss, (weight * error).mean()
+        denoising_loss = (weight * error).mean() if len(error) else error.sum()
+
+        wrong = (offsets - batch.displacement).square().sum(1).mean((1, 2))
+        alignment_loss = (wrong * batch.known).sum() / batch.known.sum().clamp(min=1)
+        return mean_loss, denoising_loss, alignment_loss
+
+    def _mean_loss(self, log_rate: Tensor, log_base: Tensor, batch: Batch) -> Tensor:
+        """Deviances relative to the closed form's; a small share keeps genes that it solves from dominating."""
+        r, n = batch.n_real, len(log_rate)
+        target, inside = batch.target[r:n], batch.inside[r:n]
+        ours = mean_inside(deviance(log_rate[r:], target), inside)
+        theirs = mean_inside(deviance(log_base[r:], target), inside)
+        ratio = ours / (theirs + 0.05)
+        if r:
+            hidden, share = pooled_deviance(log_rate[:r], batch)
+            closed, _ = pooled_deviance(log_base[:r], batch)
+            has_any = closed > 0  # a crop may hold no hidden spot
+            ratio = torch.cat([(hidden / (closed + share).clamp(min=1e-6))[has_any], ratio])
+        return ratio.mean()

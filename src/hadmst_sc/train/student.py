@@ -10,25 +10,40 @@ them, and what differs has a branch of its own to go to.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.fields import random_field
 from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.features import N_BASE, he_features
-from hadmst_sc.models import HEStudent
+from hadmst_sc.models import HEStudent, ModelSpec
+from hadmst_sc.train.config import SectionKind, StudentConfig
+from hadmst_sc.train.schedule import cosine, ema
 
 logger = logging.getLogger("hadmst_sc")
 
 N_TEACHER = 12  # components
+KINDS = (  # Visium at 10 and 20 µm and legacy ST, in turn
+    *(SectionKind() for _ in range(11)),
+    *(SectionKind(size_um=2560.0, bin_um=20.0) for _ in range(6)),
+    *(SectionKind(size_um=2560.0, bin_um=20.0, spot_um=100.0, pitch_um=200.0) for _ in range(3)),
+)
+N_GENES = 64
+MIN_SPOTS, MIN_BINS = 20, 2000  # of a crop that teaches something
 RIDGE = 0.03  # of the features' variance; about what leave-one-out chooses on sections of 300 spots
 
 
@@ -162,3 +177,90 @@ def student_loss(student: HEStudent, probe: torch.nn.Module, lesson: dict[str, T
     seen = probe((nuisance[1] - nuisance[0]).flatten(1)[:, inside].T)[:, 0]
     told = functional.mse_loss(seen, field) / (field.var() + 1e-3)
     return torch.stack(errors).mean(), invariance, told
+
+
+def draw_lesson(path: Path, crop: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
+    """A stored lesson in float32; with ``rng`` a random crop of it, with the spots that lie wholly inside."""
+    arrays = load_file(path)
+    if rng is not None:
+        n = len(arrays["inside"])
+        y, x = rng.integers(0, n - crop + 1, 2)
+        for name in ("stains", "nuisance", "teacher", "inside"):
+            arrays[name] = arrays[name][..., y : y + crop, x : x + crop]
+        row, (in_y, in_x) = arrays["row"], np.divmod(arrays["col"], n)
+        on = (in_y >= y) & (in_y < y + crop) & (in_x >= x) & (in_x < x + crop)
+        whole = np.bincount(row[on], arrays["share"][on], row.max() + 1) > 0.999
+        on &= whole[row]
+        arrays["row"], arrays["share"] = (np.cumsum(whole) - 1)[row[on]], arrays["share"][on]
+        arrays["col"] = (in_y[on] - y) * crop + in_x[on] - x
+    whole_numbers = ("row", "col")
+    return {k: torch.from_numpy(v.astype(np.int64 if k in whole_numbers else np.float32)) for k, v in arrays.items()}
+
+
+def train_student(config: StudentConfig, spec: ModelSpec, *, output: Path, n_workers: int) -> HEStudent:
+    """Train the student, or read the one that lies among its lessons: the averaged weights of the last step.
+
+    Parameters
+    ----------
+    config
+        See :class:`~hadmst_sc.train.config.StudentConfig`.
+    spec
+        Its shape.
+    output
+        Directory of the run; the lessons and ``student.safetensors`` lie in ``config.directory`` of it.
+    n_workers
+        Processes that draw lessons.
+    """
+    target = output / config.directory / "student.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.first_seed)
+        student = HEStudent(N_BASE, spec.student, *spec.student_branches)
+        probe = torch.nn.Linear(spec.student_branches[1], 1)
+    if target.exists():
+        student.load_state_dict(load_torch(target))
+        return student.eval()
+    paths = _lessons(target.parent, config, n_workers)
+    student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = AveragedModel(student, avg_fn=ema(0.998))
+    parameters = [*student.parameters(), *probe.parameters()]
+    optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    recent = []
+    for step in range(config.steps):
+        rng = np.random.default_rng([config.first_seed, step])
+        lesson = draw_lesson(paths[rng.integers(len(paths))], config.crop, rng)
+        if len(lesson["row"].unique()) < MIN_SPOTS or lesson["inside"].sum() < MIN_BINS:
+            continue
+        for group in optimizer.param_groups:
+            group["lr"] = cosine(config.learning_rate, step, config.steps, 50)
+        losses = student_loss(student, probe, lesson)
+        loss = losses[0] + config.invariance * losses[1] + config.nuisance * losses[2]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(student)
+        recent.append([value.item() for value in losses])
+        if (step + 1) % 100 == 0:
+            distillation, invariance, nuisance = np.mean(recent, 0)
+            logger.info("student %d  %.4f  %.4f  %.4f", step + 1, distillation, invariance, nuisance)
+            recent.clear()
+    student = cast(HEStudent, average.module)
+    save_torch({k: v.contiguous() for k, v in student.state_dict().items()}, target)
+    return student.eval()
+
+
+def _lessons(directory: Path, config: StudentConfig, n_workers: int) -> list[Path]:
+    directory.mkdir(parents=True, exist_ok=True)
+    seeds = range(config.first_seed, config.first_seed + config.n_phantoms)
+    paths = [directory / f"{seed:06d}.safetensors" for seed in seeds]
+    missing = [(i, path) for i, path in enumerate(paths) if not path.exists()]
+    if missing:
+        with ProcessPoolExecutor(n_workers, get_context("spawn")) as pool:
+            kinds = [KINDS[i % len(KINDS)].geometry() for i, _ in missing]
+            jobs = [
+                pool.submit(make_lesson, path, seeds[i], kind, N_GENES)
+                for (i, path), kind in zip(missing, kinds, strict=True)
+            ]
+            for job in jobs:
+                job.result()
+    return paths

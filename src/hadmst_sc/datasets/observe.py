@@ -1,0 +1,74 @@
+"""Public sections as arrays: what training hides spots of, and what benchmarks score on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from anndata import AnnData
+
+from hadmst_sc.contract import Observation
+from hadmst_sc.datasets.public import bin_cells, load, load_cells
+from hadmst_sc.datasets.section import as_visium
+
+BLANK_UM = 10.0  # µm per pixel of the grey image that stands for "no image"
+_IMAGE_OF = {"xenium_breast_crop": "xenium_breast_visium", "xenium_breast_rep1": "xenium_breast_visium"}
+
+
+def observe(name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20.0) -> Observation:
+    """A section of :func:`~hadmst_sc.datasets.load`; all genes where ``None``."""
+    from hadmst_sc.io.read import read_observation
+
+    sdata = load(name)
+    genes = sdata.tables["table"].var_names.tolist() if genes is None else list(genes)
+    return read_observation(sdata, f"{name}_full_image", genes=genes, bin_um=bin_um)
+
+
+def observe_cells(
+    name: str, *, genes: Sequence[str] | int | None = None, bin_um: float = 20.0, random_state: int = 0
+) -> tuple[Observation, np.ndarray, AnnData]:
+    """Pseudo-spots from one half of the molecules of a Xenium section, and the other half in bins.
+
+    Parameters
+    ----------
+    name
+        As in :func:`~hadmst_sc.datasets.load_cells`. Of ``xenium_breast_rep1`` only the cells for training are used.
+    genes
+        Names, a number for the most abundant in the pseudo-spots, or ``None`` for all.
+    bin_um
+        Edge of a bin.
+    random_state
+        Seed of the division of the molecules.
+
+    Returns
+    -------
+    The section; ``(genes, ny, nx)`` counts per bin that its spots have not seen; the cells with these counts.
+    """
+    from hadmst_sc.io.read import read_observation
+    from hadmst_sc.pp import degrade
+
+    cells = load_cells(name)
+    if "split" in cells.obs:
+        cells = cells[cells.obs["split"] == "train"].copy()
+    um = float(cells.uns["he_mpp"])
+    if name in _IMAGE_OF:
+        image = load(_IMAGE_OF[name]).images[f"{_IMAGE_OF[name]}_full_image"]
+        pixels = np.asarray(image["scale0"]["image"].data)
+    else:
+        pixels, um = _blank(cells, um)
+    spots, rest = degrade(cells, um_per_unit=um, split=0.5, random_state=random_state)
+    chosen = spots.var_names.tolist() if genes is None else genes
+    if isinstance(chosen, int):
+        total = np.asarray(spots.X.sum(0)).ravel()
+        chosen = spots.var_names[np.argsort(-total, kind="stable")[:chosen]].tolist()
+    sdata = as_visium("simulated", pixels, spots, spots.uns["spot_diameter_um"] / um)
+    obs = read_observation(sdata, "simulated_full_image", genes=list(chosen), bin_um=bin_um)
+    return obs, bin_cells(rest[:, list(chosen)], obs.grid), rest
+
+
+def _blank(cells: AnnData, um: float) -> tuple[np.ndarray, float]:
+    """A grey image around cells that have none; their positions are put into its pixels."""
+    at = cells.obsm["spatial"] * um
+    cells.obsm["spatial"] = (at - at.min(0)) / BLANK_UM
+    width, height = np.ceil(np.ptp(at, axis=0) / BLANK_UM).astype(int) + 1
+    return np.full((3, height, width), 200, np.uint8), BLANK_UM
