@@ -9,6 +9,7 @@ many counts, which is what a score on log1p of counts rewards. Neither wins ever
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from regression import FLOOR, Fit, Section, additive, in_log, kriging, ridge, ridge_and_kriging, soft
@@ -64,11 +65,21 @@ def regression(fitter: Callable[[Section], Fit], *, log: bool = False, rule: str
     return method
 
 
-def ours(obs: Observation) -> np.ndarray:
-    """The bundled network on top of the closed form."""
+def ours(obs: Observation, *, model: str = "default") -> np.ndarray:
+    """The network on top of the closed form."""
     from hadmst_sc import tl
 
-    return tl.predict(obs, model="default", n_samples=0).mean
+    return tl.predict(obs, model=model, n_samples=0).mean
+
+
+def without_he(obs: Observation) -> Observation:
+    """The same section with a grey image."""
+    return replace(obs, he=np.full_like(obs.he, 200))
+
+
+def shuffled_he(obs: Observation) -> Observation:
+    """The same section with its image upside down: as much structure, in the wrong place."""
+    return replace(obs, he=np.ascontiguousarray(obs.he[:, ::-1, ::-1]))
 
 
 def ours_closed_form(obs: Observation) -> np.ndarray:
@@ -94,3 +105,15 @@ METHODS["ridge on H&E, soft spread"] = regression(ridge, rule="soft spread")
 METHODS["ridge on H&E, log, soft spread"] = regression(ridge, log=True, rule="soft spread")
 METHODS["ours, closed form"] = ours_closed_form
 METHODS["ours"] = ours
+CONTROLS: dict[str, Callable[[Observation], Observation]] = {
+    "ours, no H&E": without_he,
+    "ours, H&E upside down": shuffled_he,
+}
+
+
+def methods_with(model: str) -> dict[str, Method]:
+    """All methods, ours with these weights, and the controls."""
+    controls: dict[str, Method] = {
+        name: lambda obs, change=change: ours(change(obs), model=model) for name, change in CONTROLS.items()
+    }
+    return METHODS | {"ours": lambda obs: ours(obs, model=model)} | controls

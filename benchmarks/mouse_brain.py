@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: argparse.Namespace, store: Path) -> None:
     from hadmst_sc import datasets, tl
 
-    made, seconds = report.provenance(weights=True), dict[str, float]()  # before the picture changes the checkout
+    made, seconds = report.provenance(weights="default"), dict[str, float]()  # before the picture changes the checkout
     with phase(seconds, "load and write the section"):
         datasets.load(SECTION).write(store)
         sdata = read_zarr(store)

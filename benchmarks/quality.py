@@ -15,7 +15,7 @@ import highres
 import numpy as np
 import report
 import tasks
-from baselines import METHODS
+from baselines import CONTROLS, METHODS, methods_with
 
 TITLES = {
     "pcc": "PCC",
@@ -31,9 +31,10 @@ SLOW = "GP on H&E + space"  # left out of --quick
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["phantoms", "holdout", "cells"])
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", help="default: all")
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *CONTROLS], metavar="METHOD", help="default: all")
     parser.add_argument("--sections", nargs="+", help="for holdout (default: visium_mouse_brain) and cells (all)")
     parser.add_argument("--seeds", type=int, default=4, help="phantoms per set; test seeds start at 900,000")
+    parser.add_argument("--weights", default="default", help="bundled name or path; see training/ for those of a split")
     parser.add_argument("--bin-um", type=float, default=20.0, help="for holdout")
     parser.add_argument("--quick", action="store_true", help="less of everything, to see that it runs")
     parser.add_argument("--add", action="store_true", help="keep an earlier result's rows of other methods")
@@ -44,15 +45,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def chosen_methods(options: argparse.Namespace) -> list[str]:
     if options.methods:
         return options.methods
-    names = [name for name in METHODS if not (options.quick and name.startswith(SLOW))]
+    names = [name for name in (*METHODS, *CONTROLS) if not (options.quick and name.startswith(SLOW))]
     # Discs do not overlap, so a rule that only touches measured bins leaves held-out spots as they were.
     return [name for name in names if not (options.task == "holdout" and name.endswith("soft"))]
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    methods = {name: METHODS[name] for name in chosen_methods(options)}
-    made = report.provenance(weights="ours" in methods)
+    every = methods_with(options.weights)
+    methods = {name: every[name] for name in chosen_methods(options)}
+    made = report.provenance(weights=options.weights if "ours" in methods else None)
     quick = "_quick" if options.quick else ""
     if options.task == "phantoms":
         settings = {

@@ -53,7 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    made = report.provenance(weights=False)
+    made = report.provenance(weights=None)
     trials = []
     real = () if options.no_real else on_real_sections()
     for trial in chain(on_phantoms(options.phantoms), real):

@@ -21,8 +21,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("numpy", "scipy", "scikit-image", "spatialdata", "anndata", "zarr", "torch")
 
 
-def provenance(*, weights: bool) -> dict[str, Any]:
-    """Command, commit, machine, versions and, where they were used, the hashes of the bundled weights."""
+def provenance(*, weights: str | None) -> dict[str, Any]:
+    """Command, commit, machine, versions and, where they were used, the hash of the weights (a bundled name or a path)."""
     record = {
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "commit": _git("rev-parse", "--verify", "-q", "HEAD") or "unknown",
@@ -36,9 +36,9 @@ def provenance(*, weights: bool) -> dict[str, Any]:
         },
     }
     if weights:
-        folder = Path(hadmst_sc.__file__).parent / "_weights"
-        files = sorted(folder.glob("*.safetensors"))
-        record["weights_sha256"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        bundled = Path(hadmst_sc.__file__).parent / "_weights" / f"{weights}.safetensors"
+        path = bundled if bundled.exists() else Path(weights)
+        record["weights_sha256"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
     return record
 
 

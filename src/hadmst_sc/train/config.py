@@ -18,7 +18,7 @@ class SectionKind:
     pitch_um: float = 100.0
     share: float = 1.0  # of the phantoms, relative to the other kinds
 
-    def geometry(self) -> dict[str, float]:
+    def geometry(self) -> dict[str, Any]:
         """Arguments of ``simulate``."""
         return {"size_um": self.size_um, "bin_um": self.bin_um, "spot_um": self.spot_um, "pitch_um": self.pitch_um}
 

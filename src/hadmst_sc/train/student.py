@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def teacher_maps(rate: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> tup
     return maps, weight / weight.sum()
 
 
-def make_lesson(path: Path, seed: int, geometry: dict[str, float], n_genes: int) -> Path:
+def make_lesson(path: Path, seed: int, geometry: dict[str, Any], n_genes: int) -> Path:
     """Draw a phantom in two stainings and store what the student's training reads, in half precision."""
     phantom = simulate(seed, n_genes=n_genes, **geometry)
     obs = phantom.observation
