@@ -22,7 +22,7 @@ PACKAGES = ("numpy", "scipy", "scikit-image", "spatialdata", "anndata", "zarr", 
 
 
 def provenance(*, weights: str | None) -> dict[str, Any]:
-    """Command, commit, machine, versions and, where they were used, the hash of the weights (a bundled name or a path)."""
+    """Command, commit, machine, versions and, where used, the hash of the weights (bundled name or path)."""
     record = {
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "commit": _git("rev-parse", "--verify", "-q", "HEAD") or "unknown",

@@ -44,6 +44,11 @@ class ContextLayout:
         """All channels."""
         return self.n_metagenes + N_BASE
 
+    def of(self, source: str) -> slice:
+        """Channels of the metagenes as a source tells them."""
+        first = self.sources.index(source) * N_METAGENES
+        return slice(first, first + N_METAGENES)
+
     @property
     def from_image(self) -> list[int]:
         """Channels that the image alone makes."""
@@ -181,10 +186,10 @@ def _context(prior_maps: np.ndarray, singular: np.ndarray, he: np.ndarray, activ
     sign = np.where((leading * he[0][active]).sum(1, keepdims=True) < 0, -1, 1)
     unit = sign / np.maximum(leading.std(1, keepdims=True), 1e-6)
     out = np.zeros((CONTEXT.n_channels, *active.shape), np.float32)
-    for index, source in enumerate(CONTEXT.sources):
+    for source in CONTEXT.sources:
         maps = unit * (basis @ (of_source[source] * scaled))
         maps = maps - maps.mean(1, keepdims=True)
-        out[index * N_METAGENES : index * N_METAGENES + len(maps), active] = np.clip(maps, -4, 4)
+        out[CONTEXT.of(source)][: len(maps), active] = np.clip(maps, -4, 4)
     out[CONTEXT.n_metagenes :] = np.clip(he[:N_BASE], -4, 4)
     return out
 

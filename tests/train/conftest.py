@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hadmst_sc.train.config import BankConfig, SectionKind, TrainConfig
+from hadmst_sc.train.config import BankConfig, SectionKind, StudentConfig, TrainConfig
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +18,10 @@ def tiny() -> TrainConfig:
         start_with=1,
         steps_per_phantom=3,
         kinds=(SectionKind(size_um=800.0),),
+        n_masked=2,
     )
-    model = {"widths": (8, 8, 8), "encoder": (8, 4), "embed": 8}
+    student = StudentConfig(first_seed=60_000, n_phantoms=1, steps=2, crop=96)
+    model = {"widths": (8, 8, 8), "encoder": (8, 4), "embed": 8, "student": (8, 8, 8), "alignment": 8}
     return TrainConfig(
         steps=8,
         crop=32,
@@ -29,23 +31,52 @@ def tiny() -> TrainConfig:
         log_every=2,
         checkpoint_every=3,
         threads=1,
+        student=student,
         bank=bank,
         model=model,
     )
 
 
 @pytest.fixture(scope="session")
-def shared_bank(tiny, tmp_path_factory):
-    """The phantoms of ``tiny``, made once by worker processes."""
-    from hadmst_sc.train.data import Bank
+def student(tiny):
+    """A student that knows nothing yet."""
+    from hadmst_sc.train.loop import build_model
 
-    directory = tmp_path_factory.mktemp("bank")
-    bank = Bank(directory, tiny.bank)
-    _ = bank[1]
-    bank.close()
-    return directory
+    return build_model(tiny).student
+
+
+@pytest.fixture(scope="session")
+def real():
+    """A phantom that stands for a real section: nobody looks at its rate."""
+    from hadmst_sc.datasets.simulate import simulate
+    from hadmst_sc.train.data import RealSection
+
+    obs = simulate(70_000, size_um=800.0, n_genes=6, depth=(2.0, 40.0)).observation
+    return {"section_10": RealSection(obs)}
+
+
+@pytest.fixture(scope="session")
+def shared_output(tiny, real, tmp_path_factory):
+    """Lessons, student and bank of ``tiny``, made once by worker processes."""
+    from hadmst_sc.train.loop import train
+
+    output = tmp_path_factory.mktemp("run")
+    train(tiny, output=output, sections=real, until=1)
+    return output
 
 
 @pytest.fixture
-def with_bank(tiny, shared_bank):
-    return replace(tiny, bank=replace(tiny.bank, directory=str(shared_bank)))
+def with_bank(tiny, shared_output):
+    """``tiny`` with what ``shared_output`` holds."""
+    lessons, bank = (str(shared_output / name) for name in ("lessons", "bank"))
+    return replace(tiny, bank=replace(tiny.bank, directory=bank), student=replace(tiny.student, directory=lessons))
+
+
+@pytest.fixture
+def bank(with_bank, shared_output, student, real):
+    """Opened, complete."""
+    from hadmst_sc.train.data import Bank
+
+    bank = Bank(shared_output / "bank", with_bank.bank, student, real)
+    yield bank
+    bank.close()

@@ -9,48 +9,47 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hadmst_sc.distill import PRIORS, TOKEN
+from hadmst_sc.distill import CONTEXT, PRIORS, TOKEN
 from hadmst_sc.expression import Residual
 from hadmst_sc.train.config import TrainConfig, load_config
-from hadmst_sc.train.data import Bank, draw_batch, make_section, without_he
+from hadmst_sc.train.data import draw_batch, make_phantom, without_he
 from hadmst_sc.train.loop import build_model, learning_rate, train
 from hadmst_sc.train.losses import TrainingStep, deviance
 
 
-def test_resumed_training_equals_uninterrupted_training_bit_for_bit(with_bank, tmp_path):
-    train(with_bank, output=tmp_path / "whole")
+def test_resumed_training_equals_uninterrupted_training_bit_for_bit(with_bank, real, tmp_path):
+    train(with_bank, sections=real, output=tmp_path / "whole")
     for stop in (2, 5, 8):  # before, between and after checkpoints
-        train(with_bank, output=tmp_path / "pieces", until=stop)
+        train(with_bank, sections=real, output=tmp_path / "pieces", until=stop)
     whole, pieces = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("whole", "pieces"))
     assert set(whole) == set(pieces)
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(with_bank, tmp_path):
-    train(with_bank, output=tmp_path, until=1)
+def test_a_checkpoint_of_another_configuration_is_refused(with_bank, real, tmp_path):
+    train(with_bank, sections=real, output=tmp_path, until=1)
     with pytest.raises(ValueError, match="`config` differs"):
-        train(replace(with_bank, learning_rate=1e-5), output=tmp_path)
+        train(replace(with_bank, learning_rate=1e-5), sections=real, output=tmp_path)
 
 
-def test_no_resume_starts_again(with_bank, tmp_path):
-    train(with_bank, output=tmp_path, until=3)
-    train(with_bank, output=tmp_path / "fresh", until=1)
-    train(with_bank, output=tmp_path, resume=False, until=1)
+def test_no_resume_starts_again(with_bank, real, tmp_path):
+    train(with_bank, sections=real, output=tmp_path, until=3)
+    train(with_bank, sections=real, output=tmp_path / "fresh", until=1)
+    train(with_bank, sections=real, output=tmp_path, resume=False, until=1)
     again, fresh = (load_file(p / "checkpoint.safetensors") for p in (tmp_path, tmp_path / "fresh"))
     assert all(torch.equal(again[name], fresh[name]) for name in fresh)
 
 
-def test_training_on_one_batch_lowers_both_losses(with_bank, shared_bank):
-    bank = Bank(shared_bank, with_bank.bank)
+def test_training_on_one_batch_lowers_both_losses(with_bank, bank):
     batch = draw_batch(bank, with_bank, 0, 0)
     module = TrainingStep(build_model(with_bank))
     optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
-    sigma, noise = torch.full((3,), 0.8), torch.randn(3, 1, 32, 32, generator=generator)
+    sigma, noise = torch.full((2,), 0.8), torch.randn(2, 1, 32, 32, generator=generator)
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        mean, denoising = module(batch, 3, sigma, noise)
+        mean, denoising, _ = module(batch, 4, sigma, noise)
         (mean + denoising).backward()
         optimizer.step()
         losses.append((mean.item(), denoising.item()))
@@ -58,39 +57,42 @@ def test_training_on_one_batch_lowers_both_losses(with_bank, shared_bank):
     assert last[0] < 0.95 * first[0] and last[1] < 0.8 * first[1]
 
 
-def test_an_untrained_network_has_the_loss_of_the_closed_form(with_bank, shared_bank):
-    bank = Bank(shared_bank, with_bank.bank)
+def test_an_untrained_network_has_the_loss_of_the_closed_form(with_bank, bank):
     batch = draw_batch(bank, with_bank, 0, 0)
     module = TrainingStep(build_model(with_bank))
-    mean, _ = module(batch, 6, torch.zeros(0), torch.zeros(0, 1, 32, 32))
+    mean, _, _ = module(batch, 6, torch.zeros(0), torch.zeros(0, 1, 32, 32))
     assert 0 < mean.item() < 1
 
 
-def test_batches_depend_on_seed_and_step_alone(with_bank, shared_bank):
-    first, second = (draw_batch(Bank(shared_bank, with_bank.bank), with_bank, 5, 0) for _ in range(2))
-    other = draw_batch(Bank(shared_bank, with_bank.bank), with_bank, 6, 0)
+def test_batches_depend_on_seed_and_step_alone(with_bank, bank):
+    first, second = (draw_batch(bank, with_bank, 5, 0) for _ in range(2))
+    other = draw_batch(bank, with_bank, 6, 0)
     assert torch.equal(first.priors, second.priors) and not torch.equal(first.priors, other.priors)
 
 
-def test_a_bank_is_the_same_whoever_makes_it(with_bank, shared_bank, tmp_path):
-    here = make_section(tmp_path / "here.safetensors", 50_001, with_bank.bank)
-    there = shared_bank / "050001.safetensors"
-    a, b = load_file(here), load_file(there)
+def test_a_bank_is_the_same_whoever_makes_it(with_bank, shared_output, tmp_path):
+    trained = build_model(with_bank).student
+    trained.load_state_dict(load_file(shared_output / "lessons" / "student.safetensors"))
+    here = make_phantom(tmp_path / "here.safetensors", 50_001, with_bank.bank, trained)
+    a, b = load_file(here), load_file(shared_output / "bank" / "phantom_050001.safetensors")
     assert all(torch.equal(a[name], b[name]) for name in b)
 
 
-def test_without_he_the_token_and_priors_forget_the_image():
+def test_without_he_the_token_priors_and_context_forget_the_image():
+    rng = np.random.default_rng(0)
     crop = {
-        "priors": np.random.default_rng(0).random((2, len(PRIORS), 3, 3), np.float32),
+        "priors": rng.random((2, len(PRIORS), 3, 3), np.float32),
         "token": np.ones((2, len(TOKEN)), np.float32),
-        "context": np.ones((1, 5, 3, 3), np.float32),
+        "context": rng.random((1, CONTEXT.n_channels, 3, 3), np.float32),
+        "known": np.ones(1, np.float32),
     }
     blind = without_he(crop)
     for index, name in enumerate(PRIORS):
         expected = 1 if name in ("he", "texture") else crop["priors"][:, PRIORS.index("space")]
         assert (blind["priors"][:, index] == expected).all()
-    assert (blind["token"][:, TOKEN.index("r2_he")] == 0).all() and not blind["context"].any()
-    assert crop["context"].all()
+    assert (blind["token"][:, TOKEN.index("r2_he")] == 0).all() and not blind["context"][:, CONTEXT.from_image].any()
+    assert (blind["context"][:, CONTEXT.of("joint")] == crop["context"][:, CONTEXT.of("space")]).all()
+    assert not blind["known"].any() and crop["context"].all()
 
 
 def test_deviance_is_zero_at_the_target_and_positive_elsewhere():
@@ -99,8 +101,8 @@ def test_deviance_is_zero_at_the_target_and_positive_elsewhere():
     assert (deviance(target.log() + 0.3, target) > 0).all()
 
 
-def test_residual_scale_makes_errors_of_order_one(shared_bank, with_bank):
-    section = Bank(shared_bank, with_bank.bank)[0]
+def test_residual_scale_makes_errors_of_order_one(bank):
+    section = bank.phantom(0)
     from hadmst_sc.expression import closed_form
 
     base = closed_form(torch.from_numpy(section["priors"].astype(np.float32)))
@@ -125,7 +127,22 @@ def test_config_that_is_not_there_is_named(tmp_path):
         load_config(tmp_path / "nowhere.toml")
 
 
-def test_the_bundled_configuration_reads_and_stays_off_the_test_seeds(root):
-    config = load_config(root / "training" / "default.toml")
-    assert config.bank.first_seed + config.bank.n_phantoms <= 100_000
+CONFIGURATIONS = ("phantoms", "default", "breast_only", "brain_only")
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_committed_configurations_read_and_stay_off_the_test_seeds(root, name):
+    config = load_config(root / "training" / f"{name}.toml")
+    for part in (config.bank, config.student):
+        assert part.first_seed + part.n_phantoms <= 100_000
     assert config.crop % 4 == 0
+
+
+def test_no_split_trains_on_what_it_is_scored_on(root):
+    breast, brain, every = (
+        {section.name for section in load_config(root / "training" / f"{name}.toml").bank.real}
+        for name in ("breast_only", "brain_only", "default")
+    )
+    assert breast and all("her2st" in name or "breast" in name for name in breast)
+    assert brain and not any("her2st" in name or "breast" in name for name in brain)
+    assert "xenium_breast_crop" not in every  # the truth of the benchmark

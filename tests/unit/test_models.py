@@ -10,7 +10,7 @@ from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import N_CHANNELS, gene_channels
 from hadmst_sc.models.unet import reach_of
 
-SPEC = ModelSpec(context=22, token=7)
+SPEC = ModelSpec()
 
 
 def randomised(seed: int = 0) -> HadmstModel:
@@ -36,7 +36,7 @@ def inputs(n: int = 16, genes: int = 2):
 def test_untrained_model_is_the_closed_form(sigma):
     model = HadmstModel(SPEC)
     priors, channels, context, token = inputs()
-    features = model.encode(context).expand(2, -1, -1, -1)
+    features = model.encode(context)[0].expand(2, -1, -1, -1)
     x = torch.zeros(2, 1, 16, 16)
     out = model(x, torch.full((2,), sigma), features, channels, token, priors[:, 2:3])
     assert out.abs().max() == 0
@@ -46,7 +46,7 @@ def test_untrained_model_is_the_closed_form(sigma):
 def test_preconditioning_trusts_a_clean_state():
     model = randomised()
     priors, channels, context, token = inputs()
-    features = model.encode(context).expand(2, -1, -1, -1)
+    features = model.encode(context)[0].expand(2, -1, -1, -1)
     x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     out = model(x, torch.full((2,), 1e-4), features, channels, token, priors[:, 2:3])
     assert (out - x).abs().max() < 1e-2
@@ -77,7 +77,7 @@ def test_reach_grows_when_a_layer_is_added():
 def test_genes_of_a_batch_do_not_see_each_other():
     model = randomised()
     priors, channels, context, token = inputs(genes=3)
-    features = model.encode(context)
+    features, _ = model.encode(context)
     sigma = torch.full((3,), 0.7)
     x = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     together = model(x, sigma, features.expand(3, -1, -1, -1), channels, token, priors[:, 2:3])
@@ -93,7 +93,7 @@ def test_mean_stays_within_its_bound_of_the_closed_form():
     out = model(
         torch.zeros(2, 1, 16, 16),
         torch.full((2,), SIGMA_MEAN),
-        model.encode(context).expand(2, -1, -1, -1),
+        model.encode(context)[0].expand(2, -1, -1, -1),
         channels,
         token,
         priors[:, 2:3],

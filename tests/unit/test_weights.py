@@ -17,7 +17,7 @@ from hadmst_sc.weights import BUNDLED, bundled_models, load_model, read_card, sa
 @pytest.fixture
 def saved(tmp_path):
     torch.manual_seed(0)
-    model = HadmstModel(ModelSpec(context=22, token=7, widths=(8, 8, 8)))
+    model = HadmstModel(ModelSpec(widths=(8, 8, 8), student=(8, 8, 8)))
     torch.nn.init.normal_(model.unet.head.weight)
     save_model(model, tmp_path / "m.safetensors", card={"note": "test"})
     return tmp_path / "m.safetensors"

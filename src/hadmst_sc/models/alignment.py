@@ -14,43 +14,52 @@ from torch.nn import functional
 from hadmst_sc.models.unet import silence
 
 CELL = 4  # bins: offsets are estimated on a lattice of this spacing, and interpolated
+TRIED = 2  # bins: shifts up to this far are compared, each way
 
 
 class SpatialAlignment(nn.Module):
-    """Context to offsets ``(b, 2, ny, nx)`` in bins, (y, x), within ``bound``; zero at initialisation.
+    """Leading metagenes, told by image and by spots, to offsets within ``bound`` bins; zero at initialisation.
+
+    Compared is the product of the two at every trial shift, averaged over metagenes and cells (a cost volume, as in
+    optical flow): one cell tells little, so the layers above look ever further around.
 
     Parameters
     ----------
-    in_channels
-        Context maps that are compared.
     hidden
         Channels inside.
     bound
         Largest offset per axis, bins.
     """
 
-    def __init__(self, in_channels: int, hidden: int, bound: float) -> None:
+    def __init__(self, hidden: int, bound: float) -> None:
         super().__init__()
         self.bound = bound
         self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, hidden, 3, padding=1),
+            nn.Conv2d((2 * TRIED + 1) ** 2, hidden, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(hidden, hidden, CELL, stride=CELL),
+            nn.Conv2d(hidden, hidden, 3, padding=2, dilation=2),
             nn.SiLU(),
-            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.Conv2d(hidden, hidden, 3, padding=4, dilation=4),
             nn.SiLU(),
-            nn.Conv2d(hidden, hidden, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(hidden, 2, 3, padding=1),
+            nn.Conv2d(hidden, 2, 1),
         )
         silence(self.layers[-1])
 
-    def forward(self, context: Tensor) -> Tensor:
-        """``(b, in_channels, ny, nx)``, sides of any length, to offsets of the same sides."""
-        ny, nx = context.shape[-2:]
-        padded = functional.pad(context, (0, -nx % CELL, 0, -ny % CELL), mode="replicate")
-        coarse = self.bound * torch.tanh(self.layers(padded))
+    def forward(self, image: Tensor, spots: Tensor) -> Tensor:
+        """``(b, metagenes, ny, nx)`` twice, sides of any length, to offsets ``(b, 2, ny, nx)``, (y, x)."""
+        ny, nx = image.shape[-2:]
+        volume = functional.avg_pool2d(_agreement(image, spots), CELL, ceil_mode=True)
+        # The mean over the shifts says how strong the metagenes are here, not where they fit.
+        coarse = self.bound * torch.tanh(self.layers(volume - volume.mean(1, keepdim=True)))
         return functional.interpolate(coarse, scale_factor=CELL, mode="bilinear", align_corners=False)[..., :ny, :nx]
+
+
+def _agreement(image: Tensor, spots: Tensor) -> Tensor:
+    """Mean product of ``image`` moved by each trial shift with ``spots``, ``(b, shifts, ny, nx)``."""
+    ny, nx = image.shape[-2:]
+    padded = functional.pad(image, (TRIED,) * 4, mode="replicate")
+    steps = range(2 * TRIED + 1)
+    return torch.stack([(padded[..., dy : dy + ny, dx : dx + nx] * spots).mean(1) for dy in steps for dx in steps], 1)
 
 
 def aligned(maps: Tensor, offsets: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class HadmstModel(nn.Module):
         self.name, self.sha256 = "unnamed", ""  # of the weights file, for provenance
         hidden, features = spec.encoder
         self.student = HEStudent(N_BASE, spec.student, *spec.student_branches)
-        self.alignment = SpatialAlignment(CONTEXT.n_metagenes, spec.alignment, spec.offset)
+        self.alignment = SpatialAlignment(spec.alignment, spec.offset)
         self.encoder = HEEncoder(spec.context, hidden, features)
         self.embedding = nn.Sequential(
             nn.Linear(16 + 1 + spec.token, spec.embed), nn.SiLU(), nn.Linear(spec.embed, spec.embed), nn.SiLU()
@@ -124,7 +124,7 @@ class HadmstModel(nn.Module):
         -------
         Features ``(b, features, ny, nx)``, and the offsets ``(b, 2, ny, nx)`` at which the image was read.
         """
-        offsets = self.alignment(context[:, : CONTEXT.n_metagenes])
+        offsets = self.alignment(context[:, CONTEXT.of("texture")], context[:, CONTEXT.of("space")])
         if not align:
             offsets = torch.zeros_like(offsets)
         bent = aligned(context[:, CONTEXT.from_image], offsets)

@@ -80,7 +80,7 @@ class TrainConfig:
     drop_he: float = 0.2  # share of crops without H&E: the network must know what the spots alone can say
     real_share: float = 0.4  # share of crops from real sections, where there are any
     mean_share: float = 0.5  # share of phantom items that train the mean; the others train the denoiser
-    alignment: float = 0.05  # weight of the loss of the offsets
+    alignment: float = 0.1  # weight of the loss of the offsets
     start_from: str = ""  # weights to start from, a path seen from the working directory; "": fresh ones
     log_sigma: tuple[float, float] = (-0.4, 1.3)  # mean and s.d. of ln sigma (Karras et al. 2022, Table 1: -1.2, 1.2)
     checkpoint_every: int = 200

@@ -289,8 +289,7 @@ def without_he(crop: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     token[:, TOKEN.index("r2_joint")] = token[:, TOKEN.index("r2_space")]
     token[:, TOKEN.index("r2_he")] = 0.0
     context[:, CONTEXT.from_image] = 0.0
-    space, joint = (CONTEXT.sources.index(source) * N_METAGENES for source in ("space", "joint"))
-    context[:, joint : joint + N_METAGENES] = context[:, space : space + N_METAGENES]
+    context[:, CONTEXT.of("joint")] = context[:, CONTEXT.of("space")]
     known = np.zeros_like(crop["known"])
     return crop | {"priors": priors, "token": token, "context": context, "known": known}
 
