@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -157,6 +158,23 @@ def train(
     target = weights or out / "model.safetensors"
     save_model(model, target, card={"training": settings.to_dict(), "log": loop.read_log(out)})
     typer.echo(f"wrote {target} and its card {target.with_suffix('.json').name}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def benchmark(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="model, quality, mouse_brain, registration, laws or card.")] = "model",
+    folder: Annotated[Path, typer.Option(help="Folder of the benchmarks, in a checkout.")] = Path("benchmarks"),
+) -> None:
+    """Run a benchmark of a checkout; what follows NAME goes to it (try --help behind it)."""
+    script = folder / f"{name}.py"
+    if not script.is_file():
+        known = sorted(path.stem for path in folder.glob("*.py"))
+        raise ValueError(
+            f"`benchmark` needs a checkout of the project, but {script} does not exist. Run it in the root of a "
+            f"checkout, or pass `--folder`. There: {known}."
+        )
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *ctx.args], check=False).returncode)
 
 
 def _training_sections(settings: Any) -> dict[str, Any]:

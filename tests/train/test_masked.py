@@ -50,7 +50,7 @@ def test_pooled_deviance_is_zero_for_the_truth_and_known_for_a_factor(bank, with
 
 
 def test_spots_cut_by_the_crop_do_not_count(bank, with_bank):
-    batch = draw_batch(bank, only_real(with_bank), 1, 0)
+    batch = draw_batch(bank, replace(only_real(with_bank), crop=64), 1, 0)
     pooled = torch.zeros(len(batch.counts)).index_add(0, batch.owner.flatten(), batch.weight.flatten())[:-1]
     assert (pooled > 0.9 * pooled.max()).all()
 
