@@ -152,6 +152,8 @@ class Prediction:
         Columns for ``var``, each ``(genes,)``.
     provenance
         Parameters, versions, seeds and residuals: only str, int, float, bool, None, lists and dicts of these.
+    draws
+        ``(n_samples, genes, ny, nx)`` where they were asked for: posterior maps, expected counts per bin.
     """
 
     grid: Grid
@@ -162,6 +164,7 @@ class Prediction:
     measured: np.ndarray
     gene_stats: dict[str, np.ndarray] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    draws: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.genes), *self.grid.shape)

@@ -51,6 +51,31 @@ class Measurement:
         """The same grid with only the given observations (index or mask)."""
         return Measurement(self.matrix[rows], self.shape, self.centres[rows])
 
+    def moved(self, offsets: np.ndarray) -> Measurement:
+        """Every footprint elsewhere, its shape interpolated linearly; what leaves the grid is lost.
+
+        Parameters
+        ----------
+        offsets
+            ``(spots, 2)`` as (y, x), in bins.
+        """
+        entries = self.matrix.tocoo()
+        whole = np.floor(offsets).astype(int)
+        part = offsets - whole
+        y, x = np.divmod(entries.col, self.shape[1])
+        rows, columns, values = [], [], []
+        for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            share = np.abs(1 - dy - part[:, 0]) * np.abs(1 - dx - part[:, 1])
+            to_y, to_x = y + (whole[:, 0] + dy)[entries.row], x + (whole[:, 1] + dx)[entries.row]
+            on = (to_y >= 0) & (to_y < self.shape[0]) & (to_x >= 0) & (to_x < self.shape[1])
+            rows.append(entries.row[on])
+            columns.append((to_y * self.shape[1] + to_x)[on])
+            values.append((entries.data * share[entries.row])[on])
+        places = np.concatenate(rows), np.concatenate(columns)
+        matrix = sparse.csr_matrix((np.concatenate(values), places), self.matrix.shape)
+        matrix.eliminate_zeros()
+        return Measurement(matrix, self.shape, self.centres + offsets)
+
     def cropped(self, box: tuple[slice, slice]) -> Measurement:
         """The same observations on a part of the grid; what lies outside the box is lost."""
         rows, columns = (np.arange(side)[part] for side, part in zip(self.shape, box, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,14 @@ from hadmst_sc.models.hadmst import gene_channels
 # Where draws start, around the estimate. With four steps the spread of a Gaussian then comes out within 6 %
 # (tests/property/test_diffusion.py); from 80, as in Karras et al. 2022, it would need many more.
 SIGMA_START = 3.0
+
+
+class Maps(NamedTuple):
+    """What comes of a chunk: ``(genes, ny, nx)``, draws ``(n_samples, genes, ny, nx)``."""
+
+    mean: np.ndarray
+    std: np.ndarray | None = None
+    draws: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +103,8 @@ def _windowed(
 
 
 @torch.inference_mode()
-def predict_chunk(section: SharedSection, chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean and std of some genes on the cropped grid, counts per bin."""
+def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
+    """Maps of some genes on the cropped grid, counts per bin."""
     options, distilled, model = section.options, section.distilled, section.model
     device = torch.device(options["device"])
     crop = (slice(None), *section.crop)
@@ -131,14 +139,18 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> tuple[np.ndarray
     estimate = denoise(start, SIGMA_MEAN)
     mean = (residual.decode(estimate) * scale).cpu().numpy()
     if model is None or options["n_samples"] < 2:
-        return mean, None
+        return Maps(mean)
+    draws = []
     moments, sigmas = RunningMoments(), sigma_schedule(options["n_steps"], SIGMA_START)
     names = [section.genes[i] for i in chunk]
     for draw in range(options["n_samples"]):
         noise = keyed_noise(distilled.active.shape, names, options["random_state"], draw)[crop].to(device)
         x = sample(denoise, noise, sigmas, estimate, model.spec.sigma_data)
-        moments.update(residual.decode(x) * scale)
-    return mean, moments.std.cpu().numpy()
+        drawn = residual.decode(x) * scale
+        moments.update(drawn)
+        if options["keep_draws"]:
+            draws.append(drawn.cpu().numpy())
+    return Maps(mean, moments.std.cpu().numpy(), np.stack(draws) if draws else None)
 
 
 def _footprints(section: SharedSection, chunk: np.ndarray, device: torch.device) -> Footprints:

@@ -20,7 +20,7 @@ from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.measurement import residual as misfit
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.registration import Shift, estimate_shift, shift_image
-from hadmst_sc.tl._chunk import SharedSection, encode_context, predict_chunk
+from hadmst_sc.tl._chunk import Maps, SharedSection, encode_context, predict_chunk
 from hadmst_sc.weights import load_model
 
 N_STEPS = 4
@@ -49,9 +49,7 @@ def _tissue_box(inside: np.ndarray, align: int) -> tuple[slice, slice]:
     return box[0], box[1]
 
 
-def _in_order(
-    section: SharedSection, chunks: list[np.ndarray], client: Any
-) -> Iterable[tuple[np.ndarray, np.ndarray | None]]:
+def _in_order(section: SharedSection, chunks: list[np.ndarray], client: Any) -> Iterable[Maps]:
     """Results chunk by chunk, computed here or on a Dask cluster."""
     if client is None:
         return (predict_chunk(section, chunk) for chunk in chunks)
@@ -82,6 +80,7 @@ def predict(
     window: int = WINDOW,
     gene_chunk: int | None = None,
     random_state: int = 0,
+    keep_draws: bool = False,
     client: Any = None,
     show_progress_bar: bool = False,
 ) -> Prediction:
@@ -112,6 +111,8 @@ def predict(
         Genes per batch; ``None`` = 4.
     random_state
         Seed of the draws.
+    keep_draws
+        Keep every draw in ``draws``: ``n_samples`` times the memory of the mean.
     client
         A ``dask.distributed.Client``: gene chunks become tasks.
     show_progress_bar
@@ -142,6 +143,7 @@ def predict(
         "window": window,
         "random_state": random_state,
         "device": str(torch_device),
+        "keep_draws": keep_draws,
     }
     section = SharedSection(
         distilled,
@@ -156,13 +158,15 @@ def predict(
     n = len(obs.genes)
     chunks = [np.arange(i, min(i + gene_chunk, n)) for i in range(0, n, gene_chunk)]
     mean = np.zeros((n, *obs.grid.shape), np.float32)
-    std = np.zeros_like(mean) if network and n_samples > 1 else None
+    drawn = network is not None and n_samples > 1
+    std = np.zeros_like(mean) if drawn else None
+    draws = np.zeros((n_samples, *mean.shape), np.float32) if drawn and keep_draws else None
     with freed_memory_kept(), tqdm(total=n, desc="genes", disable=not show_progress_bar) as bar:
-        for chunk, (chunk_mean, chunk_std) in zip(chunks, _in_order(section, chunks, client), strict=True):
-            here = (slice(chunk[0], chunk[-1] + 1), *crop)
-            mean[here] = chunk_mean
-            if std is not None:
-                std[here] = chunk_std
+        for chunk, maps in zip(chunks, _in_order(section, chunks, client), strict=True):
+            here = (..., slice(chunk[0], chunk[-1] + 1), *crop)
+            for whole, part in ((mean, maps.mean), (std, maps.std), (draws, maps.draws)):
+                if whole is not None:
+                    whole[here] = part
             bar.update(len(chunk))
     clock["predicted"] = time.perf_counter()
     relative = misfit(mean, obs.counts, obs.measurement)
@@ -175,6 +179,7 @@ def predict(
         obs.measurement.coverage > 0,
         _gene_stats(distilled, relative),
         _provenance(options, network, shift, clock, relative),
+        draws,
     )
 
 
@@ -196,7 +201,7 @@ def _provenance(
     clock: dict[str, float],
     relative: np.ndarray,
 ) -> dict[str, Any]:
-    return options | {
+    return {k: v for k, v in options.items() if k != "keep_draws"} | {
         "model": network.name if network else "closed form",
         "model_sha256": network.sha256 if network else "",
         "registration": asdict(shift) if shift is not None else "off",

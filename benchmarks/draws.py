@@ -1,0 +1,97 @@
+"""Do draws look like tissue? ``python benchmarks/draws.py`` compares draws on phantoms with the true rate.
+
+Per scale, the power of a draw over that of the truth (both log1p of the rate over the gene's mean, in tissue); per gene,
+its variance over the truth's; how often the truth lies in the central interval of the draws; network evaluations.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import report
+import tasks
+from scipy import ndimage
+
+from hadmst_sc import metrics, tl
+from hadmst_sc.datasets.simulate import simulate
+
+SCALES = (2, 4, 8, 16, 32)  # bins: half the wavelength, lower end of each octave
+N_DRAWS = 8
+STEPS = (1, 2, 4, 8)
+LEVELS = (0.5, 0.8, 0.9)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2, help="phantoms per set")
+    parser.add_argument("--genes", type=int, default=16)
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
+    parser.add_argument("--weights", default="default")
+    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    return parser.parse_args(arguments)
+
+
+def octaves(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Variance per octave of scale, ``(genes, len(SCALES))``: differences of Gaussians, in tissue."""
+    widths = [0.0, *(scale / np.pi for scale in SCALES)]
+    weight = [np.maximum(ndimage.gaussian_filter(inside.astype(float), w), 1e-6) if w else inside for w in widths]
+    smooth = [
+        (ndimage.gaussian_filter(maps * inside, (0, w, w)) if w else maps * inside) / np.maximum(norm, 1e-6)
+        for w, norm in zip(widths, weight, strict=True)
+    ]
+    bands = [(fine - coarse)[:, inside].var(1) for fine, coarse in pairwise(smooth[1:])]
+    return np.stack([*bands, smooth[-1][:, inside].var(1)], 1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    made = report.provenance(weights=options.weights)
+    found: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for name, seed, style in tasks.phantom_plan(options.seeds):
+        phantom = simulate(seed, style=style, size_um=1920.0, n_genes=options.genes)
+        inside = phantom.observation.inside
+        mean = phantom.rate[:, inside].mean(1)[:, None, None]
+        truth = np.log1p(phantom.rate / mean)
+        for n_steps in options.steps:
+            prediction = tl.predict(
+                phantom.observation, model=options.weights, n_samples=N_DRAWS, n_steps=n_steps, keep_draws=True
+            )
+            drawn = np.log1p(prediction.draws / mean)
+            ratio = np.mean([octaves(one, inside) for one in drawn], 0) / np.maximum(octaves(truth, inside), 1e-9)
+            variance = drawn[..., inside].var(-1).mean(0) / truth[:, inside].var(-1)
+            scores = {f"power, {scale} bins": float(np.median(ratio[:, i])) for i, scale in enumerate(SCALES)}
+            scores["variance"] = float(np.median(variance))
+            for level in LEVELS:
+                low, high = np.quantile(prediction.draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+                scores[f"cover {level:.0%}"] = float(metrics.coverage(low, high, phantom.rate, inside).mean())
+            scores["spread / error"] = float(
+                np.mean(metrics.spread_over_error(prediction.std, prediction.mean, phantom.rate, inside))
+            )
+            found.setdefault((name, n_steps), []).append(scores)
+            print(name, seed, n_steps, {k: round(v, 3) for k, v in scores.items()}, flush=True)
+    results = [
+        {"set": name, "evaluations": steps} | {k: round(float(np.mean([s[k] for s in scores])), 3) for k in scores[0]}
+        for (name, steps), scores in found.items()
+    ]
+    settings = {"n_seeds": options.seeds, "n_genes": options.genes, "n_draws": N_DRAWS}
+    record = {"provenance": made, "settings": settings, "results": results}
+    report.save("draws", record, render(record), options.output)
+
+
+def render(record: dict) -> str:
+    """The page."""
+    columns = list(record["results"][0])
+    rows = [[str(row[column]) for column in columns] for row in record["results"]]
+    intro = (
+        "Medians over genes of draw over truth, 1 is right: power per octave from that many bins on, and variance; "
+        "then the share of bins whose truth lies in an interval of "
+        f"{record['settings']['n_draws']} draws (too few for it to reach its name), and root mean variance over error."
+    )
+    return "\n\n".join(["# Draws on phantoms", intro, report.table(columns, rows), report.footer(record)])
+
+
+if __name__ == "__main__":
+    main()
