@@ -1,6 +1,6 @@
 """Do draws look like tissue? ``python benchmarks/draws.py`` compares draws on phantoms with the true rate.
 
-Per scale, the power of a draw over that of the truth (both log1p of the rate over the gene's mean, in tissue); per gene,
+Per scale, the power of a draw over the truth's (both log1p of the rate over the gene's mean, in tissue); per gene,
 its variance over the truth's; how often the truth lies in the central interval of the draws; network evaluations.
 """
 

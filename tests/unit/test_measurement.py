@@ -174,3 +174,26 @@ def test_operator_on_another_grid_is_refused():
 def test_parts_that_do_not_match_are_refused(matrix, centres):
     with pytest.raises(ValueError, match="do not match"):
         Measurement(sparse.csr_matrix(matrix), SHAPE, np.zeros(centres))
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (2, -1), (-3, 0)])
+def test_footprints_moved_by_whole_bins_are_those_of_moved_discs(offset):
+    centres = np.array([[10.3, 9.0], [15.0, 14.6]])
+    moved = discs(centres, 5.5, (24, 24)).moved(np.tile(np.array(offset, float), (2, 1)))
+    expected = discs(centres + offset, 5.5, (24, 24))
+    np.testing.assert_allclose(moved.matrix.toarray(), expected.matrix.toarray(), atol=1e-12)
+    np.testing.assert_allclose(moved.centres, expected.centres)
+
+
+def test_footprints_moved_by_parts_of_a_bin_keep_their_area_and_centre():
+    measurement = discs(np.array([[10.0, 10.0], [12.0, 4.5]]), 5.5, (24, 24))
+    offsets = np.array([[0.3, -1.7], [2.25, 0.5]])
+    moved = measurement.moved(offsets)
+    np.testing.assert_allclose(moved.area, measurement.area)
+    at = np.indices((24, 24)).reshape(2, -1).T + 0.5
+    np.testing.assert_allclose(moved.matrix @ at / moved.area[:, None], measurement.centres + offsets)
+
+
+def test_what_is_moved_off_the_grid_is_lost():
+    measurement = discs(np.array([[3.0, 12.0]]), 4.0, (24, 24))
+    assert measurement.moved(np.array([[-3.0, 0.0]])).area[0] == pytest.approx(measurement.area[0] / 2)
