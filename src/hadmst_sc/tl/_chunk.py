@@ -43,6 +43,7 @@ class SharedSection:
     crop: tuple[slice, slice]
     measurement: Measurement
     encoded: tuple[Tensor, Tensor] | None  # features and offsets
+    share: np.ndarray  # (genes,) of the network in the estimate
     options: dict[str, Any]
 
 
@@ -102,6 +103,19 @@ def _windowed(
     return local
 
 
+def _gated(denoise: Denoiser, residual: Residual, share: Tensor) -> Denoiser:
+    """The estimate between the closed form (0) and the network (1), in the logarithm; draws are left as they are."""
+
+    def gated(x: Tensor, sigma: float) -> Tensor:
+        denoised = denoise(x, sigma)
+        if sigma < SIGMA_MEAN:
+            return denoised
+        change = (residual.decode(denoised) / residual.base).clamp(min=1e-9)
+        return residual.encode(residual.base * change**share)
+
+    return gated
+
+
 @torch.inference_mode()
 def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     """Maps of some genes on the cropped grid, counts per bin."""
@@ -132,6 +146,7 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
         far = halo + model.spec.align
         local = _windowed(model, features, channels, token, base[:, None], halo, far)
         denoise = tiled(local, section.inside, core=core, halo=halo, align=model.spec.align)
+        denoise = _gated(denoise, residual, on_device(section.share[chunk])[:, None, None])
         denoise = consistent(denoise, residual, footprints, options["consistency"])
     scale = on_device(distilled.gene_mean[chunk])[:, None, None] * inside
 
