@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spatialdata import SpatialData
 
 from hadmst_sc.io.read import read_observation
-from hadmst_sc.registration import Shift, estimate_shift
+from hadmst_sc.registration import Alignment, estimate_alignment
 
 
 def register(
@@ -24,7 +24,7 @@ def register(
     pitch_um: float | None = None,
     tissue_key: str | None = None,
     max_um: float = 60.0,
-) -> Shift:
+) -> Alignment:
     """Estimate how far the H&E lies from its spots; ``sdata`` is only looked at.
 
     The counts tell: in the right place the image predicts left-out spots best. A gain that could be chance gives no
@@ -86,4 +86,4 @@ def register(
         pitch_um=pitch_um,
         tissue_key=tissue_key,
     )
-    return estimate_shift(obs, max_um=max_um)
+    return estimate_alignment(obs, max_um=max_um)

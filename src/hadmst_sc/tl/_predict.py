@@ -18,7 +18,7 @@ from hadmst_sc.diffusion import RULES
 from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.measurement import residual as misfit
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.registration import Shift, estimate_shift, shift_image
+from hadmst_sc.registration import Alignment, align_image, estimate_alignment
 from hadmst_sc.tl._chunk import SharedSection, encode_context, predict_chunk
 from hadmst_sc.weights import load_model
 
@@ -125,9 +125,9 @@ def predict(
     torch_device = pick_device(device)
     network = None if model is None else load_model(model, torch_device)
     clock = {"start": time.perf_counter()}
-    shift = estimate_shift(obs) if align else None
+    shift = estimate_alignment(obs) if align else None
     if shift is not None:
-        obs = shift_image(obs, shift)
+        obs = align_image(obs, shift)
     clock["aligned"] = time.perf_counter()
     distilled = distill(obs)
     clock["distilled"] = time.perf_counter()
@@ -189,7 +189,7 @@ def _gene_stats(distilled: Distilled, relative: np.ndarray) -> dict[str, np.ndar
 def _provenance(
     options: dict[str, Any],
     network: HadmstModel | None,
-    shift: Shift | None,
+    shift: Alignment | None,
     clock: dict[str, float],
     relative: np.ndarray,
 ) -> dict[str, Any]:
