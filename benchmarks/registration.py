@@ -177,10 +177,10 @@ def render(record: dict) -> str:
     parts = [
         "# Registration of H&E and spots",
         "A shift is applied where the errors of left-out spots fall by more than "
-        f"{settings['min_sigmas']:g} standard errors, a rotation from {settings['min_sigmas_rotation']:g}, a field from "
-        f"{settings['min_sigmas']:g}, and from {settings['min_sigmas_unseen'][0]:g} and "
-        f"{settings['min_sigmas_unseen'][1]:g} at spots and metagenes that it was not fitted to. With the image in place, "
-        "or turned so that it has nothing to do with the spots, whatever is applied is a false alarm.",
+        f"{settings['min_sigmas']:g} standard errors, a rotation from {settings['min_sigmas_rotation']:g}, a field "
+        f"from {settings['min_sigmas']:g}, and from {settings['min_sigmas_unseen'][0]:g} and "
+        f"{settings['min_sigmas_unseen'][1]:g} at spots and metagenes that it was not fitted to. With the image in "
+        "place, or turned so that it has nothing to do with the spots, whatever is applied is a false alarm.",
         f"## {settings['n_phantoms']} phantoms, seeds from {settings['first_seed']:,}",
         "By how much the H&E tells. Mean displacement over the spots, µm: before, and what is left of it; over the "
         "sections where something was applied, and over all.",

@@ -73,11 +73,12 @@ class Pooled:
         whole = np.rint(moved).astype(int)
         (wy, wx), (vy, vx) = _splines(moved - whole)
         dy, dx = whole[self._spot].T
-        values, slopes = 0.0, np.zeros((2, len(moved), self._maps.shape[1]))
+        slopes = np.zeros((2, len(moved), self._maps.shape[1]))
+        values = np.zeros(slopes.shape[1:])
         for j in range(3):
             for i in range(3):
                 there = self._at(dy + j - 1, dx + i - 1)
-                values = values + (wy[:, j] * wx[:, i])[:, None] * there
+                values += (wy[:, j] * wx[:, i])[:, None] * there
                 slopes[0] += (vy[:, j] * wx[:, i])[:, None] * there
                 slopes[1] += (wy[:, j] * vx[:, i])[:, None] * there
         return values, slopes

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.agreement import RIDGES, Pooled, loo_errors
+from hadmst_sc.agreement import RIDGES, Pooled, _splines, loo_errors
 from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.measurement import Measurement, pool
 from hadmst_sc.registration import Alignment, _peak, _search, align_image, estimate_alignment
@@ -33,6 +33,22 @@ def error_um(found: Alignment, p: Phantom) -> float:
     y, x = p.observation.measurement.centres.astype(int).T
     centres_um = p.observation.measurement.centres * p.observation.grid.bin_um
     return float(np.hypot(*(found.displacement_um(centres_um) - p.displacement_um[:, y, x].T).T).mean())
+
+
+def rich(**imposed: float) -> Phantom:
+    """A larger section with plenty of counts, whose image is rotated or bent."""
+    return simulate(
+        910_003,
+        size_um=2000.0,
+        n_genes=32,
+        augment=False,
+        depth=(2.0, 40.0),
+        misregistration_um=(0.0, 0.0),
+        **imposed,
+    )
+
+
+STILL = Alignment(0.0, 0.0, 0.0, 0.0, False)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +163,45 @@ def test_moved_footprints_pool_what_lies_under_them(clear):
     padded = np.pad(maps, ((0, 0), (3, 3), (3, 3)), mode="edge")
     moved = padded[:, 5 : 5 + maps.shape[1], : maps.shape[2]]
     np.testing.assert_allclose(pooled((2, -3)), pool(moved, measurement), atol=1e-6)
+
+
+def test_footprints_moved_by_fractions_are_between_and_slopes_are_those_of_a_ramp(clear):
+    measurement = clear.observation.measurement
+    ny, nx = measurement.shape
+    y, x = np.mgrid[:ny, :nx].astype(np.float32)
+    pooled = Pooled(measurement, np.stack([y, x, 0.5 * y - x]))
+    middle = ((measurement.centres > 12) & (measurement.centres < min(ny, nx) - 12)).all(1)
+    moved = np.random.default_rng(0).uniform(-5, 5, (len(measurement), 2))
+    values, slopes = pooled.displaced(moved)
+    expected = pooled((0, 0)) + np.c_[moved, moved @ [0.5, -1.0]]
+    np.testing.assert_allclose(values[middle], expected[middle], atol=1e-3)
+    np.testing.assert_allclose(slopes[0][middle], np.tile([1, 0, 0.5], (middle.sum(), 1)), atol=1e-3)
+    np.testing.assert_allclose(slopes[1][middle], np.tile([0, 1, -1], (middle.sum(), 1)), atol=1e-3)
+
+
+def test_fractions_blur_as_much_as_whole_bins():
+    """Else every move by a fraction would smooth the features, and look better than it is."""
+    at = np.arange(-1, 2)
+    for fraction in (-0.5, -0.2, 0.0, 0.35):
+        weights = _splines(np.array([[fraction, 0.0]]))[0][0, 0]
+        assert weights.sum() == pytest.approx(1) and weights @ at == pytest.approx(fraction)
+        assert weights @ (at - fraction) ** 2 == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("degrees", [2.0, -4.0])
+def test_an_imposed_rotation_is_found_with_its_sign(degrees):
+    p = rich(rotation_deg=degrees)
+    found = estimate_alignment(p.observation)
+    assert found.rotation_deg == pytest.approx(degrees, abs=0.5) and found.sigmas[1] > 4.5
+    assert error_um(found, p) < 8.0 < 20.0 < error_um(STILL, p)
+
+
+def test_an_imposed_deformation_is_found_and_not_where_there_is_none():
+    p = rich(deformation_um=15.0)
+    found = estimate_alignment(p.observation)
+    assert found.field is not None and max(map(abs, found.field.dy_um + found.field.dx_um)) <= 30.0
+    assert error_um(found, p) < 0.65 * error_um(STILL, p)
+    assert not estimate_alignment(rich().observation).applied
 
 
 def test_leave_one_out_errors_equal_an_explicit_leave_one_out():
