@@ -1,8 +1,9 @@
-"""Whether the shift of the H&E against the spots is found: ``python benchmarks/registration.py``.
+"""Whether it is found how the H&E lies against the spots: ``python benchmarks/registration.py``.
 
-Each phantom is seen three times: with the image in place; with the image turned by 180°, so that it has nothing to do
-with the spots and any shift is chance; and with the image moved by a known length. Real sections are seen as they are
-and with known shifts added to whatever they have. Writes ``results/registration.json`` and ``.md``.
+Each phantom is seen with the image in place; with the image turned by 180°, so that it has nothing to do with the spots
+and whatever is applied is chance; moved by a known length; rotated; bent smoothly; and rotated and bent. Real sections
+are seen as they are and with known shifts and a rotation added to whatever they have. Writes
+``results/registration.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -18,15 +19,35 @@ import numpy as np
 import report
 
 from hadmst_sc.contract import Observation
-from hadmst_sc.registration import MIN_SIGMAS, Shift, estimate_shift, shift_image
+from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
+from hadmst_sc.registration import (
+    MIN_SIGMAS,
+    MIN_SIGMAS_ROTATION,
+    MIN_SIGMAS_UNSEEN,
+    Alignment,
+    align_image,
+    estimate_alignment,
+)
 
 FIRST_SEED = 980_000  # neither training (below 100,000) nor the choice of the threshold drew these
 SIZES_UM = (1200.0, 1600.0, 1920.0)  # in turn: few spots tell less
 IMPOSED_UM = (20.0, 60.0)
 N_GENES = 32
 IN_PLACE, TURNED, MOVED, AS_IT_IS = "in place", "turned by 180°", "moved 20 to 60 µm", "as it is"
-SECTIONS = (("visium_mouse_brain", 20.0), ("visium_dlpfc_151673", 20.0), ("her2st_C2", 20.0))  # and bins, µm
+DEFORMED = {
+    "rotated 2°": {"rotation_deg": 2.0},
+    "rotated 4°": {"rotation_deg": -4.0},
+    "bent 15 µm": {"deformation_um": 15.0},
+    "rotated 3°, bent 15 µm": {"rotation_deg": 3.0, "deformation_um": 15.0},
+}
+SECTIONS = (
+    ("visium_mouse_brain", 20.0),
+    ("visium_dlpfc_151673", 20.0),
+    ("her2st_C2", 20.0),
+    ("her2st_C3", 20.0),
+)  # and bins, µm
 REAL_IMPOSED_UM = ((30.0, -20.0), (-25.0, 45.0))
+REAL_IMPOSED_DEG = 1.5
 
 
 @dataclass(frozen=True)
@@ -37,9 +58,9 @@ class Trial:
     group: str  # how much the H&E of a phantom tells; "real"
     case: str
     n_spots: int
-    imposed_um: tuple[float, float]
-    found: Shift
-    error_um: float  # to the imposed shift; what remains of it where nothing was applied
+    imposed_um: float  # mean length of the displacement over the spots
+    found: Alignment
+    error_um: float  # mean distance over the spots of the displacement found to the one imposed
     seconds: float
 
 
@@ -57,17 +78,16 @@ def main(arguments: list[str] | None = None) -> None:
     trials = []
     real = () if options.no_real else on_real_sections()
     for trial in chain(on_phantoms(options.phantoms), real):
-        print(f"  {trial.section}, {trial.case}: {trial.found}", flush=True)
+        print(f"  {trial.section}, {trial.case}: {trial.imposed_um:.1f} → {trial.error_um:.1f} µm", flush=True)
         trials.append(trial)
     settings = {"n_phantoms": options.phantoms, "first_seed": FIRST_SEED, "min_sigmas": MIN_SIGMAS}
+    settings |= {"min_sigmas_rotation": MIN_SIGMAS_ROTATION, "min_sigmas_unseen": list(MIN_SIGMAS_UNSEEN)}
     record = {"provenance": made, "settings": settings, "trials": [plain(trial) for trial in trials]}
     report.save("registration", record, render(record), options.output)
 
 
 def on_phantoms(n: int) -> Iterator[Trial]:
-    """Three trials on each of ``n`` phantoms; styles and sizes in turn."""
-    from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, simulate
-
+    """All trials on each of ``n`` phantoms; styles and sizes in turn."""
     styles = (*TRAIN_STYLES, *HELD_OUT_STYLES)
     for i in range(n):
         seed, rng = FIRST_SEED + i, np.random.default_rng(FIRST_SEED + i)
@@ -78,9 +98,18 @@ def on_phantoms(n: int) -> Iterator[Trial]:
         moved = simulate(seed, misregistration_um=(length * np.sin(angle), length * np.cos(angle)), **draw)
         turned = replace(straight.observation, he=np.ascontiguousarray(straight.observation.he[:, ::-1, ::-1]))
         about = (f"{straight.style} {seed}", straight.clarity)
-        yield trial(*about, IN_PLACE, straight.observation)
-        yield trial(*about, TURNED, turned)
-        yield trial(*about, MOVED, moved.observation, moved.misregistration_um)
+        yield trial(*about, IN_PLACE, straight.observation, at_spots(straight))
+        yield trial(*about, TURNED, turned, at_spots(straight))
+        yield trial(*about, MOVED, moved.observation, at_spots(moved))
+        for case, imposed in DEFORMED.items():
+            bent = simulate(seed, misregistration_um=(0.0, 0.0), **draw, **imposed)
+            yield trial(*about, case, bent.observation, at_spots(bent))
+
+
+def at_spots(phantom: Phantom) -> np.ndarray:
+    """True displacement under the spots, ``(spots, 2)`` µm."""
+    y, x = phantom.observation.measurement.centres.astype(int).T
+    return phantom.displacement_um[:, y, x].T
 
 
 def on_real_sections() -> Iterator[Trial]:
@@ -98,29 +127,47 @@ def on_real_sections() -> Iterator[Trial]:
             print(f"  {name} is not in the data folder")
             continue
         obs = read_observation(load(name), f"{name}_full_image", genes=200, bin_um=bin_um)
-        as_it_is = trial(name, "real", AS_IT_IS, obs)
+        centres_um = obs.measurement.centres * bin_um
+        as_it_is = trial(name, "real", AS_IT_IS, obs, np.zeros_like(centres_um))
         yield as_it_is
-        own = as_it_is.found
-        for dy, dx in REAL_IMPOSED_UM:
-            moved = shift_image(obs, Shift(-dy, -dx, 0.0, 0.0, True))
-            # Nobody knows the section's own shift: errors are relative to what was found for it.
-            yield trial(name, "real", f"moved ({dy:g}, {dx:g}) µm", moved, (own.dy_um + dy, own.dx_um + dx))
+        # Nobody knows how the section lies itself: errors are relative to what was found for it.
+        there = centres_um + as_it_is.found.displacement_um(centres_um)
+        middle = centres_um.mean(0)
+        still = Alignment(0.0, 0.0, 0.0, 0.0, True, centre_um=(float(middle[0]), float(middle[1])))
+        cases = {f"moved ({dy:g}, {dx:g}) µm": replace(still, dy_um=dy, dx_um=dx) for dy, dx in REAL_IMPOSED_UM}
+        cases[f"rotated {REAL_IMPOSED_DEG}°"] = replace(still, rotation_deg=REAL_IMPOSED_DEG)
+        for case, add in cases.items():
+            inverse = replace(add, dy_um=-add.dy_um, dx_um=-add.dx_um, rotation_deg=-add.rotation_deg)
+            imposed = there + add.displacement_um(there) - centres_um
+            yield trial(name, "real", case, align_image(obs, inverse), imposed)
 
 
-def trial(section: str, group: str, case: str, obs: Observation, imposed_um: tuple[float, float] = (0.0, 0.0)) -> Trial:
+def trial(section: str, group: str, case: str, obs: Observation, imposed: np.ndarray) -> Trial:
+    """One estimate, against the displacement ``(spots, 2)`` µm that was imposed."""
     started = time.perf_counter()
-    found = estimate_shift(obs)
+    found = estimate_alignment(obs)
     seconds = time.perf_counter() - started
-    error = float(np.hypot(found.dy_um - imposed_um[0], found.dx_um - imposed_um[1]))
-    return Trial(section, group, case, len(obs.spots), imposed_um, found, error, seconds)
+    left = imposed - found.displacement_um(obs.measurement.centres * obs.grid.bin_um)
+    before, after = (float(np.hypot(*one.T).mean()) for one in (imposed, left))
+    return Trial(section, group, case, len(obs.spots), before, found, after, seconds)
 
 
 def plain(trial: Trial) -> dict:
     """JSON-ready, rounded to what means something."""
-    record = asdict(trial)
-    record["imposed_um"] = [round(float(v), 2) for v in trial.imposed_um]
-    record["found"] = {key: v if isinstance(v, bool) else round(float(v), 4) for key, v in record["found"].items()}
-    return record | {"error_um": round(trial.error_um, 2), "seconds": round(trial.seconds, 2)}
+    record, found = asdict(trial), trial.found
+    keys = ("dy_um", "dx_um", "rotation_deg", "score_here", "score_there")
+    record["found"] = {
+        "stages": stages(found),
+        **{key: round(getattr(found, key), 4) for key in keys},
+        "sigmas": [round(one, 2) for one in found.sigmas],
+    }
+    return record | {key: round(getattr(trial, key), 2) for key in ("imposed_um", "error_um", "seconds")}
+
+
+def stages(found: Alignment) -> list[str]:
+    """Names of the stages that were applied."""
+    moved, turned, bent = bool(found.dy_um or found.dx_um), found.rotation_deg != 0, found.field is not None
+    return [name for name, on in (("shift", moved), ("rotation", turned), ("field", bent)) if on]
 
 
 def render(record: dict) -> str:
@@ -129,11 +176,14 @@ def render(record: dict) -> str:
     phantoms = [t for t in trials if t["group"] != "real"]
     parts = [
         "# Registration of H&E and spots",
-        f"A shift is applied where the errors of left-out spots fall by more than {settings['min_sigmas']:g} standard "
-        "errors. With the image in place, or turned so that it has nothing to do with the spots, every applied shift "
-        "is a false alarm.",
+        "A shift is applied where the errors of left-out spots fall by more than "
+        f"{settings['min_sigmas']:g} standard errors, a rotation from {settings['min_sigmas_rotation']:g}, a field "
+        f"from {settings['min_sigmas']:g}, and from {settings['min_sigmas_unseen'][0]:g} and "
+        f"{settings['min_sigmas_unseen'][1]:g} at spots and metagenes that it was not fitted to. With the image in "
+        "place, or turned so that it has nothing to do with the spots, whatever is applied is a false alarm.",
         f"## {settings['n_phantoms']} phantoms, seeds from {settings['first_seed']:,}",
-        "By how much the H&E tells. Errors in µm: of applied shifts, and over all (what remains where none was).",
+        "By how much the H&E tells. Mean displacement over the spots, µm: before, and what is left of it; over the "
+        "sections where something was applied, and over all.",
         _by_case(phantoms),
     ]
     if len(phantoms) < len(trials):
@@ -147,22 +197,35 @@ def _by_case(trials: list[dict]) -> str:
         of_case = [t for t in trials if t["case"] == case]
         for group in (*sorted({t["group"] for t in of_case}), "all"):
             chosen = [t for t in of_case if group in ("all", t["group"])]
-            errors = [t["error_um"] for t in chosen if t["found"]["applied"]]
-            summary = [f"{f(errors):.1f}" if errors else "–" for f in (np.median, np.mean, np.max)]
-            everything = f"{np.mean([t['error_um'] for t in chosen]):.1f}"
-            rows.append([case, group, f"{len(errors)} of {len(chosen)}", *summary, everything])
-    return report.table(["image", "H&E", "applied", "median", "mean", "largest", "mean over all"], rows)
+            applied = [t for t in chosen if t["found"]["stages"]]
+            counts = [sum(name in t["found"]["stages"] for t in chosen) for name in ("shift", "rotation", "field")]
+            worse = sum(t["error_um"] > t["imposed_um"] + 1 for t in chosen)
+            numbers = [_change(applied), _change(chosen), str(worse)]
+            rows.append([case, group, f"{len(applied)} of {len(chosen)}", *map(str, counts), *numbers])
+    columns = ["image", "H&E", "applied", "shift", "rotation", "field", "where applied", "over all", "worse by 1 µm"]
+    return report.table(columns, rows)
+
+
+def _change(trials: list[dict]) -> str:
+    if not trials:
+        return "–"
+    before, after = (np.mean([t[key] for t in trials]) for key in ("imposed_um", "error_um"))
+    return f"{before:.1f} → {after:.1f}"
 
 
 def _each(trials: list[dict]) -> str:
     rows = []
     for t in trials:
         found = t["found"]
-        shift = f"({found['dy_um']:.1f}, {found['dx_um']:.1f})" if found["applied"] else "none"
+        what = f"({found['dy_um']:.1f}, {found['dx_um']:.1f}), {found['rotation_deg']:.2f}°"
+        what += ", field" if "field" in found["stages"] else ""
+        error = "–" if t["case"] == AS_IT_IS else f"{t['imposed_um']:.1f} → {t['error_um']:.1f}"
         score = f"{found['score_here']:.3f} → {found['score_there']:.3f}"
-        error = "–" if t["case"] == AS_IT_IS else f"{t['error_um']:.1f}"
-        rows.append([t["section"], str(t["n_spots"]), t["case"], shift, error, score, f"{t['seconds']:.1f}"])
-    return report.table(["section", "spots", "image", "found, µm", "error, µm", "R² here → there", "seconds"], rows)
+        sigmas = ", ".join(f"{one:.1f}" for one in found["sigmas"])
+        numbers = [what if found["stages"] else "none", error, score, sigmas, f"{t['seconds']:.1f}"]
+        rows.append([t["section"], str(t["n_spots"]), t["case"], *numbers])
+    columns = ["section", "spots", "image", "found, µm", "error, µm", "R² here → there", "standard errors", "seconds"]
+    return report.table(columns, rows)
 
 
 if __name__ == "__main__":

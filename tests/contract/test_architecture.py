@@ -17,7 +17,19 @@ MAX_LINES = 400
 ARRAYS = {"numpy", "scipy", "skimage"}
 SPATIAL = ARRAYS | {"anndata", "dask", "geopandas", "PIL", "pandas", "shapely", "spatialdata", "xarray", "zarr"}
 # In this order: each may import only what stands before it.
-FIRST_ROW = ("grid", "measurement", "contract", "features", "kriging", "additive", "registration", "distill")
+FIRST_ROW = (
+    "grid",
+    "measurement",
+    "contract",
+    "features",
+    "kriging",
+    "additive",
+    "alignment",
+    "agreement",
+    "deformation",
+    "registration",
+    "distill",
+)
 SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render", "simulate", "spots", "tissue")}
 
 # package or module -> (libraries, parts of this package) that it may import besides the standard library and itself
@@ -38,7 +50,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"allocator", *FIRST_ROW, "expression", "models", "diffusion", "weights", "metrics", *SIMULATOR},
     ),
     # Reading footprints again would repeat `io`, which is as free of torch as `pl` must be.
-    "pl": (SPATIAL | {"matplotlib", "mpl_toolkits", "spatialdata_plot"}, {"contract", "grid", "io"}),
+    "pl": (SPATIAL | {"matplotlib", "mpl_toolkits", "spatialdata_plot"}, {"alignment", "contract", "grid", "io"}),
     "tl": (
         SPATIAL | {"distributed", "torch", "tqdm"},
         {"allocator", *FIRST_ROW, "expression", "models", "diffusion", "io", "pp", "metrics", "datasets", "weights"},

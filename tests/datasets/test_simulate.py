@@ -45,7 +45,7 @@ def test_imposing_a_misregistration_moves_the_image_by_that_much_and_nothing_els
     dy, dx = 4, -6  # pixels of 2.5 µm
     np.testing.assert_array_equal(moved.observation.he[:, dy:, :dx], still.observation.he[:, :-dy, -dx:])
     for name, value in arrays(still).items():
-        if name not in ("he", "misregistration_um"):
+        if name not in ("he", "misregistration_um", "displacement_um"):
             np.testing.assert_array_equal(value, arrays(moved)[name], err_msg=name)
 
 
@@ -54,6 +54,43 @@ def test_a_misregistration_given_as_length_has_that_length_to_a_pixel():
         assert np.hypot(*simulate(seed, misregistration_um=30.0, **SMALL).misregistration_um) == pytest.approx(
             30, abs=2
         )
+
+
+def test_the_displacement_is_the_shift_where_nothing_is_bent():
+    moved = simulate(5, misregistration_um=(10.0, -15.0), **SMALL)
+    np.testing.assert_array_equal(moved.displacement_um, np.broadcast_to([[[10.0]], [[-15.0]]], (2, 60, 60)))
+
+
+def test_rotation_and_deformation_change_the_image_and_nothing_else():
+    still = simulate(5, misregistration_um=0, **SMALL)
+    bent = simulate(5, misregistration_um=0, rotation_deg=3.0, deformation_um=12.0, **SMALL)
+    for name, value in arrays(still).items():
+        if name not in ("he", "displacement_um"):
+            np.testing.assert_array_equal(value, arrays(bent)[name], err_msg=name)
+    turned = simulate(5, misregistration_um=0, rotation_deg=3.0, **SMALL).displacement_um
+    field = bent.displacement_um - turned
+    assert np.sqrt((field**2).sum(0).mean()) == pytest.approx(12.0, rel=0.02)
+    np.testing.assert_allclose(
+        turned[1, -1, :],
+        np.sin(np.radians(3)) * 295.0 + (np.cos(np.radians(3)) - 1) * np.arange(-295, 296, 10),
+        atol=0.2,
+    )
+
+
+def test_what_the_spots_saw_lies_in_the_image_where_the_displacement_says():
+    draw = {"size_um": 800.0, "n_genes": 4, "augment": False}
+    still, bent = (
+        simulate(6, misregistration_um=s, rotation_deg=r, deformation_um=d, **draw)
+        for s, r, d in (((0, 0), 0, 0), ((5.0, 10.0), 2.0, 10.0))
+    )
+    iy, ix = np.mgrid[12:68, 12:68]
+    y, x = ((index + 0.5) * 10 + one[12:68, 12:68] for index, one in zip((iy, ix), bent.displacement_um, strict=True))
+    here = still.observation.he.astype(float)[:, iy * 4 + 2, ix * 4 + 2]
+    there = bent.observation.he.astype(float)[:, np.rint(y / 2.5).astype(int), np.rint(x / 2.5).astype(int)]
+    elsewhere = bent.observation.he.astype(float)[:, iy * 4 + 2, ix * 4 + 2]
+    assert (
+        np.corrcoef(here.ravel(), there.ravel())[0, 1] > 0.7 > np.corrcoef(here.ravel(), elsewhere.ravel())[0, 1] + 0.2
+    )
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from hadmst_sc import datasets, pp
 from hadmst_sc.io import read_observation
-from hadmst_sc.registration import estimate_shift
+from hadmst_sc.registration import estimate_alignment
 
 IMPOSED = (30.0, -20.0)
 
@@ -24,10 +24,10 @@ def test_an_imposed_shift_is_found_within_a_bin(section):
     assert shift.applied and np.hypot(shift.dy_um - IMPOSED[0], shift.dx_um - IMPOSED[1]) < 10.0
 
 
-def test_register_equals_estimate_shift_of_what_is_read(section):
+def test_register_equals_estimate_alignment_of_what_is_read(section):
     obs = read_observation(section, "phantom_full_image", genes=8, bin_um=20.0)
     shift = pp.register(section, "phantom_full_image", genes=8, bin_um=20.0, max_um=40.0)
-    assert shift == estimate_shift(obs, max_um=40.0)
+    assert shift == estimate_alignment(obs, max_um=40.0)
 
 
 def test_the_section_is_only_looked_at(section):

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hadmst_sc.agreement import RIDGES, Pooled, _splines, loo_errors
 from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.measurement import Measurement, pool
-from hadmst_sc.registration import RIDGES, Shift, _loo_errors, _peak, _Pooled, _search, estimate_shift, shift_image
+from hadmst_sc.registration import Alignment, _peak, _search, align_image, estimate_alignment
 
 STYLES = TRAIN_STYLES + HELD_OUT_STYLES
 FIRST_SEED = 960_000
@@ -27,6 +28,29 @@ def phantom(i: int, misregistration_um: tuple[float, float] = (0.0, 0.0)) -> Pha
     )
 
 
+def error_um(found: Alignment, p: Phantom) -> float:
+    """Mean distance over the spots between the displacement that was found and the true one."""
+    y, x = p.observation.measurement.centres.astype(int).T
+    centres_um = p.observation.measurement.centres * p.observation.grid.bin_um
+    return float(np.hypot(*(found.displacement_um(centres_um) - p.displacement_um[:, y, x].T).T).mean())
+
+
+def rich(**imposed: float) -> Phantom:
+    """A larger section with plenty of counts, whose image is rotated or bent."""
+    return simulate(
+        910_003,
+        size_um=2000.0,
+        n_genes=32,
+        augment=False,
+        depth=(2.0, 40.0),
+        misregistration_um=(0.0, 0.0),
+        **imposed,
+    )
+
+
+STILL = Alignment(0.0, 0.0, 0.0, 0.0, False)
+
+
 @pytest.fixture(scope="module")
 def clear():
     """A section whose image tells much, 30 µm and -20 µm off."""
@@ -36,41 +60,41 @@ def clear():
 
 
 def test_an_imposed_shift_is_found_with_its_sign(clear):
-    shift = estimate_shift(clear.observation)
+    shift = estimate_alignment(clear.observation)
     assert clear.misregistration_um == (30.0, -20.0)
     assert shift.applied and np.hypot(shift.dy_um - 30, shift.dx_um + 20) < 6.0
     assert shift.score_there > shift.score_here + 0.05
 
 
-def test_shift_image_undoes_the_misregistration(clear):
-    true = Shift(30.0, -20.0, 0.0, 0.0, True)
+def test_align_image_undoes_the_misregistration(clear):
+    true = Alignment(30.0, -20.0, 0.0, 0.0, True)
     straight = simulate(
         910_000, size_um=1400.0, n_genes=16, augment=False, depth=(2.0, 40.0), misregistration_um=(0.0, 0.0)
     )
-    restored = shift_image(clear.observation, true)
+    restored = align_image(clear.observation, true)
     margin = (slice(None), slice(20, -20), slice(20, -20))  # what comes from beyond the border is lost
     np.testing.assert_array_equal(restored.he[margin], straight.observation.he[margin])
     assert restored.counts is clear.observation.counts and restored.measurement is clear.observation.measurement
-    left = estimate_shift(shift_image(clear.observation, estimate_shift(clear.observation)))
+    left = estimate_alignment(align_image(clear.observation, estimate_alignment(clear.observation)))
     assert not left.applied or np.hypot(left.dy_um, left.dx_um) < 6.0
 
 
 def test_half_a_pixel_averages_neighbours(clear):
     obs = clear.observation
     px_um = obs.grid.bin_um / obs.he_per_bin
-    moved = shift_image(obs, Shift(0.0, 0.5 * px_um, 0.0, 0.0, True)).he.astype(float)
+    moved = align_image(obs, Alignment(0.0, 0.5 * px_um, 0.0, 0.0, True)).he.astype(float)
     between = (obs.he[:, :, :-1].astype(float) + obs.he[:, :, 1:]) / 2
     assert np.abs(moved[:, :, :-1] - between).max() <= 0.5
     assert moved.shape == obs.he.shape
 
 
 def test_no_shift_returns_the_observation_itself(clear):
-    assert shift_image(clear.observation, Shift(0.0, 0.0, 0.2, 0.2, False)) is clear.observation
+    assert align_image(clear.observation, Alignment(0.0, 0.0, 0.2, 0.2, False)) is clear.observation
 
 
 def test_what_is_right_is_not_moved():
     drawn = [phantom(i) for i in range(12)]
-    shifts = [estimate_shift(p.observation) for p in drawn]
+    shifts = [estimate_alignment(p.observation) for p in drawn]
     assert {p.clarity for p in drawn} == {"blank", "partial", "clear"}
     assert max(np.hypot(s.dy_um, s.dx_um) for s in shifts) <= 15.0
 
@@ -81,62 +105,103 @@ def test_shifts_that_are_applied_are_right_and_most_are_applied():
     for i in range(12):
         angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(30, 60)
         p = phantom(i, (length * np.sin(angle), length * np.cos(angle)))
-        shift = estimate_shift(p.observation)
-        if shift.applied:
-            errors.append(np.hypot(*np.subtract((shift.dy_um, shift.dx_um), p.misregistration_um)))
+        found = estimate_alignment(p.observation)
+        if found.applied:
+            errors.append(error_um(found, p))
     assert len(errors) >= 8 and np.mean(errors) < 8.0 and max(errors) < 20.0
 
 
 def test_the_same_section_gives_the_same_shift_bit_for_bit(clear):
-    assert estimate_shift(clear.observation) == estimate_shift(clear.observation)
+    assert estimate_alignment(clear.observation) == estimate_alignment(clear.observation)
 
 
 def test_no_shift_is_longer_than_asked(clear):
     for max_um in (5.0, 20.0, 36.0):
-        shift = estimate_shift(clear.observation, max_um=max_um)
+        shift = estimate_alignment(clear.observation, max_um=max_um)
         assert np.hypot(shift.dy_um, shift.dx_um) <= max_um + 1e-9
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_a_constant_image_gives_no_shift(clear, value):
     obs = replace(clear.observation, he=np.full_like(clear.observation.he, value))
-    shift = estimate_shift(obs)
+    shift = estimate_alignment(obs)
     assert (shift.dy_um, shift.dx_um, shift.applied) == (0.0, 0.0, False)
     assert shift.score_here == shift.score_there and abs(shift.score_here) < 0.05
 
 
 def test_constant_counts_give_no_shift(clear):
     obs = replace(clear.observation, counts=np.zeros_like(clear.observation.counts))
-    assert estimate_shift(obs) == Shift(0.0, 0.0, 0.0, 0.0, False)
+    assert estimate_alignment(obs) == Alignment(0.0, 0.0, 0.0, 0.0, False, n_spots=len(obs.spots))
 
 
 @pytest.mark.parametrize("n", [1, 2, 39])
 def test_few_spots_give_no_shift(clear, n):
-    assert estimate_shift(clear.observation.subset_spots(np.arange(n))) == Shift(0.0, 0.0, 0.0, 0.0, False)
+    assert estimate_alignment(clear.observation.subset_spots(np.arange(n))) == Alignment(
+        0.0, 0.0, 0.0, 0.0, False, n_spots=n
+    )
 
 
 @pytest.mark.parametrize("n_genes", [1, 3])
 def test_few_genes_are_finite(clear, n_genes):
     obs = clear.observation
-    shift = estimate_shift(replace(obs, counts=obs.counts[:, :n_genes], genes=obs.genes[:n_genes]))
+    shift = estimate_alignment(replace(obs, counts=obs.counts[:, :n_genes], genes=obs.genes[:n_genes]))
     assert np.isfinite([shift.dy_um, shift.dx_um, shift.score_here, shift.score_there]).all()
 
 
 @pytest.mark.parametrize("max_um", [0.0, -1.0, np.nan, np.inf])
 def test_a_bad_length_is_named(clear, max_um):
     with pytest.raises(ValueError, match=f"`max_um` needs a positive length in µm, but is {max_um}"):
-        estimate_shift(clear.observation, max_um=max_um)
+        estimate_alignment(clear.observation, max_um=max_um)
 
 
 def test_moved_footprints_pool_what_lies_under_them(clear):
     measurement = clear.observation.measurement
     maps = np.random.default_rng(0).standard_normal((3, *measurement.shape)).astype(np.float32)
-    pooled = _Pooled(measurement, maps)
+    pooled = Pooled(measurement, maps)
     np.testing.assert_allclose(pooled((0, 0)), pool(maps, measurement), atol=1e-6)
     # Footprints at p + (2, -3) see what a map moved by (-2, 3) shows at p; spots near the border see it repeated.
     padded = np.pad(maps, ((0, 0), (3, 3), (3, 3)), mode="edge")
     moved = padded[:, 5 : 5 + maps.shape[1], : maps.shape[2]]
     np.testing.assert_allclose(pooled((2, -3)), pool(moved, measurement), atol=1e-6)
+
+
+def test_footprints_moved_by_fractions_are_between_and_slopes_are_those_of_a_ramp(clear):
+    measurement = clear.observation.measurement
+    ny, nx = measurement.shape
+    y, x = np.mgrid[:ny, :nx].astype(np.float32)
+    pooled = Pooled(measurement, np.stack([y, x, 0.5 * y - x]))
+    middle = ((measurement.centres > 12) & (measurement.centres < min(ny, nx) - 12)).all(1)
+    moved = np.random.default_rng(0).uniform(-5, 5, (len(measurement), 2))
+    values, slopes = pooled.displaced(moved)
+    expected = pooled((0, 0)) + np.c_[moved, moved @ [0.5, -1.0]]
+    np.testing.assert_allclose(values[middle], expected[middle], atol=1e-3)
+    np.testing.assert_allclose(slopes[0][middle], np.tile([1, 0, 0.5], (middle.sum(), 1)), atol=1e-3)
+    np.testing.assert_allclose(slopes[1][middle], np.tile([0, 1, -1], (middle.sum(), 1)), atol=1e-3)
+
+
+def test_fractions_blur_as_much_as_whole_bins():
+    """Else every move by a fraction would smooth the features, and look better than it is."""
+    at = np.arange(-1, 2)
+    for fraction in (-0.5, -0.2, 0.0, 0.35):
+        weights = _splines(np.array([[fraction, 0.0]]))[0][0, 0]
+        assert weights.sum() == pytest.approx(1) and weights @ at == pytest.approx(fraction)
+        assert weights @ (at - fraction) ** 2 == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("degrees", [2.0, -4.0])
+def test_an_imposed_rotation_is_found_with_its_sign(degrees):
+    p = rich(rotation_deg=degrees)
+    found = estimate_alignment(p.observation)
+    assert found.rotation_deg == pytest.approx(degrees, abs=0.5) and found.sigmas[1] > 4.5
+    assert error_um(found, p) < 8.0 < 20.0 < error_um(STILL, p)
+
+
+def test_an_imposed_deformation_is_found_and_not_where_there_is_none():
+    p = rich(deformation_um=15.0)
+    found = estimate_alignment(p.observation)
+    assert found.field is not None and max(map(abs, found.field.dy_um + found.field.dx_um)) <= 30.0
+    assert error_um(found, p) < 0.65 * error_um(STILL, p)
+    assert not estimate_alignment(rich().observation).applied
 
 
 def test_leave_one_out_errors_equal_an_explicit_leave_one_out():
@@ -156,7 +221,7 @@ def test_leave_one_out_errors_equal_an_explicit_leave_one_out():
         return np.array(errors)
 
     best = min((explicit(ridge) for ridge in RIDGES), key=np.sum)
-    np.testing.assert_allclose(_loo_errors(x, y), best, rtol=1e-8)
+    np.testing.assert_allclose(loo_errors(x, y), best, rtol=1e-8)
 
 
 @pytest.mark.parametrize("top", [(0, 0), (4, -3), (-6, 0), (1, 5)])
@@ -185,11 +250,13 @@ def test_the_mouse_brain_is_in_place_and_a_shift_of_it_is_found(data_dir):
     section = load("visium_mouse_brain", data_dir=data_dir)
     obs = read_observation(section, "visium_mouse_brain_full_image", genes=200, bin_um=20.0)
     started = time.process_time()
-    here = estimate_shift(obs)
+    here = estimate_alignment(obs)
     assert time.process_time() - started < 7.0
     assert not here.applied and here.score_here > 0.2
-    moved = shift_image(obs, Shift(25.0, -45.0, 0.0, 0.0, True))  # the image now shows at p - (25, -45) what was at p
-    found = estimate_shift(moved)
+    moved = align_image(
+        obs, Alignment(25.0, -45.0, 0.0, 0.0, True)
+    )  # the image now shows at p - (25, -45) what was at p
+    found = estimate_alignment(moved)
     assert found.applied and np.hypot(found.dy_um + 25, found.dx_um - 45) < 10.0
 
 
@@ -202,5 +269,5 @@ def test_measurement_is_the_only_source_of_positions(clear):
         matrix.indices.dtype
     )
     follows = replace(obs, measurement=Measurement(matrix, obs.grid.shape, obs.measurement.centres + bins))
-    shift = estimate_shift(follows)
+    shift = estimate_alignment(follows)
     assert np.hypot(shift.dy_um, shift.dx_um) < 6.0

@@ -110,6 +110,8 @@ def phantom(
     style: str | None = None,
     depth: tuple[float, float] = (0.15, 40.0),
     misregistration_um: float | tuple[float, float] | None = 0.0,
+    rotation_deg: float = 0.0,
+    deformation_um: float = 0.0,
     augment: bool = True,
 ) -> SpatialData:
     """A procedurally generated section with known truth, in the structure of ``spatialdata_io.visium``.
@@ -133,6 +135,8 @@ def phantom(
         Mean counts per spot, log-uniform over genes between these.
     misregistration_um
         Shift of the image against the spots, ``(dy, dx)`` or a length; zero by default, and ``None`` draws one.
+    rotation_deg, deformation_um
+        Rotation of the image about its centre; root mean square length of a smooth random deformation.
     augment
         Random damage, image quality, spot efficiency, bleed and ambient RNA, as training sees them.
 
@@ -165,6 +169,8 @@ def phantom(
         style=style,
         depth=depth,
         misregistration_um=misregistration_um,
+        rotation_deg=rotation_deg,
+        deformation_um=deformation_um,
         augment=augment,
     )
     observation = drawn.observation

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.cells import CLARITIES, Cells, draw_cells
-from hadmst_sc.datasets.fields import LAYOUT_UM, PX_UM, sample
+from hadmst_sc.datasets.fields import LAYOUT_UM, PX_UM, random_field, sample
 from hadmst_sc.datasets.genes import KINDS, binned, express
 from hadmst_sc.datasets.render import render
 from hadmst_sc.datasets.spots import count, efficiencies, lattice, working
@@ -26,6 +27,7 @@ __all__ = ["HELD_OUT_STYLES", "KINDS", "TRAIN_STYLES", "Phantom", "simulate"]
 Rng = np.random.Generator
 _SOMA_UM = (3.0, 6.0)  # how far the molecules of a cell reach beyond the square it is binned as
 _CLARITY_ODDS = (0.12, 0.68, 0.2)  # of CLARITIES
+_DEFORMATION_SCALE_UM = 800.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,10 @@ class Phantom:
     visible
         ``(types,)`` bool: the H&E can tell this type from all others.
     misregistration_um
-        ``(dy, dx)``: the image shows at ``p + misregistration_um`` what the spots saw at ``p``.
+        ``(dy, dx)``: the part of ``displacement_um`` that is one translation.
+    displacement_um
+        ``(2, ny, nx)`` float32 as (dy, dx): the image shows at ``p + displacement_um`` what the spots saw at ``p``, the
+        centre of a bin. Translation, rotation and deformation together.
     array_index
         ``(spots, 2)`` int, row and column on the capture array (columns of a hexagonal array count half pitches).
     """
@@ -70,6 +75,7 @@ class Phantom:
     cell_type: np.ndarray
     visible: np.ndarray
     misregistration_um: tuple[float, float]
+    displacement_um: np.ndarray
     array_index: np.ndarray
 
 
@@ -85,6 +91,8 @@ def simulate(
     style: str | None = None,
     depth: tuple[float, float] = (0.15, 40.0),
     misregistration_um: float | tuple[float, float] | None = None,
+    rotation_deg: float = 0.0,
+    deformation_um: float = 0.0,
     augment: bool = True,
 ) -> Phantom:
     """Draw one section, the same for the same arguments.
@@ -108,18 +116,24 @@ def simulate(
     misregistration_um
         ``(dy, dx)``, or a length in a random direction, rounded to whole pixels of 2.5 µm; ``None`` draws none in half
         of the augmented sections and up to ±20 µm per axis in the others.
+    rotation_deg
+        The image is turned by this about the section's centre, from y towards x.
+    deformation_um
+        The image is bent by a smooth random field (800 µm) with this root mean square length.
     augment
         Domain randomisation of tissue damage, image quality, spot efficiency, bleed, ambient RNA, over-dispersion and
         missing spots. Without it only anatomy, genes and Poisson noise are random.
     """
     _check(size_um, bin_um, n_genes, depth)
-    streams = np.random.default_rng(seed).spawn(7)
-    for_layout, for_cells, for_image, for_genes, for_array, for_shift, for_counts = streams
+    streams = np.random.default_rng(seed).spawn(8)
+    for_layout, for_cells, for_image, for_genes, for_array, for_shift, for_counts, for_field = streams
     layout = draw_layout(for_layout, int(np.ceil(size_um / LAYOUT_UM)), style, augment=augment)
     clarity = str(for_cells.choice(CLARITIES, p=_CLARITY_ODDS)) if augment else "partial"
     cells = draw_cells(for_cells, layout, clarity)
     image, seen_um = render(for_image, layout, cells, clarity=clarity, he_um=he_um, augment=augment)
     shift_px = _shift_px(for_shift, misregistration_um, augment=augment)
+    bent_um = _bent(for_field, layout.tissue.shape, rotation_deg, deformation_um)
+    image = _shifted(image, shift_px) if bent_um is None else _resampled(image, bent_um, shift_px)
 
     n = round(size_um / bin_um)
     grid = Grid((n, n), float(bin_um), float(np.clip(np.floor(bin_um / max(PX_UM, he_um)), 1, 8)))
@@ -139,7 +153,7 @@ def simulate(
     counts = count(for_counts, degrade(rate, measurement) * efficiency[:, None], augment=augment)
     observation = Observation(
         grid=grid,
-        he=_on_grid(_shifted(image, shift_px), grid),
+        he=_on_grid(image, grid),
         he_um=seen_um,
         measurement=measurement,
         counts=counts,
@@ -159,6 +173,7 @@ def simulate(
         cell_type=cells.type,
         visible=cells.visible,
         misregistration_um=tuple((shift_px * PX_UM).tolist()),
+        displacement_um=_displacement(bent_um, shift_px, grid),
         array_index=index,
     )
 
@@ -226,6 +241,42 @@ def _shifted(image: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
     padded = np.pad(image, ((0, 0), (margin, margin), (margin, margin)), mode="symmetric")
     y0, x0 = margin - shift_px
     return padded[:, y0 : y0 + image.shape[1], x0 : x0 + image.shape[2]]
+
+
+def _bent(rng: Rng, shape: tuple[int, int], rotation_deg: float, deformation_um: float) -> np.ndarray | None:
+    """Displacement ``(2, y, x)`` in µm at the layout's cells by rotation and deformation; ``None`` for none."""
+    if not (rotation_deg or deformation_um):
+        return None
+    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5 - np.array(shape)[:, None, None] / 2
+    sin, cos = np.sin(np.radians(rotation_deg)), np.cos(np.radians(rotation_deg))
+    turned = LAYOUT_UM * np.stack([(cos - 1) * y - sin * x, sin * y + (cos - 1) * x])
+    field = np.stack([random_field(rng, shape, _DEFORMATION_SCALE_UM / LAYOUT_UM) for _ in range(2)])
+    return turned + deformation_um * field / np.sqrt((field**2).sum(0).mean())
+
+
+def _at(bent_um: np.ndarray, points_um: np.ndarray) -> np.ndarray:
+    """Displacement ``(2, ...)`` at points ``(2, ...)``, linear between the layout's cells and constant beyond them."""
+    index = points_um / LAYOUT_UM - 0.5
+    return np.stack([ndimage.map_coordinates(one, index, order=1, mode="nearest") for one in bent_um])
+
+
+def _resampled(image: np.ndarray, bent_um: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
+    """``(3, h, w)`` moved by displacement and shift, mirrored at the border."""
+    seen = PX_UM * (np.mgrid[: image.shape[1], : image.shape[2]] + 0.5 - shift_px[:, None, None])
+    source = seen
+    for _ in range(8):  # what is seen at q came from p = q - d(p); d is so smooth that each round gains a digit
+        source = seen - _at(bent_um, source)
+    index = source / PX_UM - 0.5
+    planes = [ndimage.map_coordinates(p.astype(np.float32), index, order=1, mode="reflect") for p in image]
+    return np.rint(planes).astype(np.uint8)
+
+
+def _displacement(bent_um: np.ndarray | None, shift_px: np.ndarray, grid: Grid) -> np.ndarray:
+    """Displacement of the image at the centres of all bins, ``(2, ny, nx)`` in µm."""
+    total = np.repeat(shift_px * PX_UM, grid.n_bins).reshape(2, *grid.shape)
+    if bent_um is not None:
+        total = total + _at(bent_um, grid.bin_um * grid.centres().T.reshape(2, *grid.shape))
+    return total.astype(np.float32)
 
 
 def _on_grid(image: np.ndarray, grid: Grid) -> np.ndarray:

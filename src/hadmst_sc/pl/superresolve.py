@@ -91,16 +91,16 @@ def superresolve(
     section = Section(sdata, key, image_key, table_key)
     panels = _check_panels(panels, section)
     genes = _choose_genes(genes, section)
-    box = _tissue_box(section)
+    box = tissue_box(section)
     axes = _make_axes(len(genes), len(panels), box, figsize) if axes is None else _check_axes(axes, genes, panels)
     for gene, row in zip(genes, axes, strict=True):
         _draw_row(gene, dict(zip(panels, row, strict=True)), section, box, cmap, std_cmap, vmax_quantile, vmax)
         row[0].set_ylabel(gene, fontsize="large", fontstyle="italic")
         if scale_bar:
-            _draw_scale_bar(row[0], box[1] - box[0])
+            draw_scale_bar(row[0], box[1] - box[0])
     for index, ax in np.ndenumerate(axes):
         if outline:
-            _draw_outline(ax, section)
+            draw_outline(ax, section)
         if index[0] == 0:
             ax.set_title(PANELS[panels[index[1]]])
         ax.set(xlim=box[:2], ylim=box[2:], aspect="equal", xticks=[], yticks=[])
@@ -140,7 +140,7 @@ def _choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[s
     return chosen
 
 
-def _tissue_box(section: Section) -> Box:
+def tissue_box(section: Section) -> Box:
     """Limits in µm: the tissue and 2 % of its longer side around it, as left, right, bottom, top."""
     y, x = (np.flatnonzero(section.inside.any(axis)) for axis in (1, 0))
     if not len(y):
@@ -183,7 +183,7 @@ def _draw_row(
     drawn: ScalarMappable | None = None
     for panel, ax in row.items():
         if panel == "he":
-            _draw_he(ax, section, box)
+            draw_he(ax, section, box)
         elif panel == "low":
             drawn = _draw_spots(ax, section, section.low(gene), norm, cmap)
         elif panel == "high":
@@ -202,7 +202,8 @@ def _top(values: np.ndarray, quantile: float) -> float:
     return float(np.quantile(values, quantile) or values.max() or 1.0) if values.size else 1.0
 
 
-def _draw_he(ax: Axes, section: Section, box: Box) -> None:
+def draw_he(ax: Axes, section: Section, box: Box) -> None:
+    """The H&E in the frame of the grid."""
     # Twice the pixels of the panel on screen, because figures are saved at a higher resolution.
     width_px = max(1.0, 2 * ax.get_window_extent().width)
     pixels, to_um = section.he(um_per_px=(box[1] - box[0]) / width_px)
@@ -234,7 +235,7 @@ def _draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize,
     return drawn
 
 
-def _draw_outline(ax: Axes, section: Section) -> None:
+def draw_outline(ax: Axes, section: Section) -> None:
     """Border of the tissue along the edges between bins."""
     if section.inside.all() or not section.inside.any():
         return
@@ -243,7 +244,7 @@ def _draw_outline(ax: Axes, section: Section) -> None:
     ax.contour(x, y, section.inside, levels=[0.5], colors="0.35", linewidths=0.6)
 
 
-def _draw_scale_bar(ax: Axes, width_um: float) -> None:
+def draw_scale_bar(ax: Axes, width_um: float) -> None:
     """A bar of 1, 2 or 5 times a power of ten, at most a quarter of the panel wide."""
     power = 10.0 ** np.floor(np.log10(width_um / 4))
     length = max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from spatialdata import SpatialData
 
 from hadmst_sc.io.read import read_observation
-from hadmst_sc.registration import Shift, estimate_shift
+from hadmst_sc.registration import Alignment, estimate_alignment
 
 
 def register(
@@ -24,11 +24,13 @@ def register(
     pitch_um: float | None = None,
     tissue_key: str | None = None,
     max_um: float = 60.0,
-) -> Shift:
+) -> Alignment:
     """Estimate how far the H&E lies from its spots; ``sdata`` is only looked at.
 
-    The counts tell: in the right place the image predicts left-out spots best. A gain that could be chance gives no
-    shift. Only translations are sought.
+    The counts tell: in the right place the image predicts left-out spots best. Translation, rotation up to 6° and a
+    smooth field up to 30 µm are sought; a gain that could be chance gives none. A transformation of SpatialData is
+    affine, so it can hold translation and rotation (``affine`` of what is returned, in µm), but not ``field``:
+    `tl.superresolve` undoes all of it.
 
     Parameters
     ----------
@@ -51,11 +53,12 @@ def register(
     tissue_key
         Labels or shapes that mark the tissue; ``None`` = detected.
     max_um
-        Longest shift that is found, µm.
+        Longest translation that is found, µm.
 
     Returns
     -------
-    The shift in µm along the image's axes, (y, x): the image shows at ``p + shift`` what the spots saw at ``p``.
+    Translation in µm along the image's axes (y, x), rotation in degrees and field: the image shows at ``p + d(p)`` what
+    the spots saw at ``p``, where ``d`` is its ``displacement_um``.
 
     Raises
     ------
@@ -69,8 +72,8 @@ def register(
     Examples
     --------
     >>> from hadmst_sc import datasets
-    >>> shift = register(datasets.phantom(seed=3, misregistration_um=(30.0, -20.0)), "phantom_full_image")
-    >>> shift.applied
+    >>> found = register(datasets.phantom(seed=3, misregistration_um=(30.0, -20.0)), "phantom_full_image")
+    >>> found.applied
     True
     """
     obs = read_observation(
@@ -86,4 +89,4 @@ def register(
         pitch_um=pitch_um,
         tissue_key=tissue_key,
     )
-    return estimate_shift(obs, max_um=max_um)
+    return estimate_alignment(obs, max_um=max_um)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from hadmst_sc.alignment import Alignment, align_image, align_spots
 from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.contract import Observation, Prediction
 from hadmst_sc.diffusion import RULES
@@ -19,8 +20,10 @@ from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.measurement import residual as misfit
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.registration import Shift, estimate_shift, shift_image
+from hadmst_sc.registration import estimate_alignment
 from hadmst_sc.tl._chunk import Maps, SharedSection, encode_context, predict_chunk
+from hadmst_sc.tl._features import ImageFeatures, image_features
+from hadmst_sc.tl._gate import Gate, fit_gate
 from hadmst_sc.weights import load_model
 
 N_STEPS = 4
@@ -49,6 +52,53 @@ def _tissue_box(inside: np.ndarray, align: int) -> tuple[slice, slice]:
     return box[0], box[1]
 
 
+def _shared(
+    obs: Observation, he: np.ndarray, network: HadmstModel | None, extra: np.ndarray | None, options: dict[str, Any]
+) -> SharedSection:
+    """A section distilled and encoded."""
+    learned = [] if network is None else [network.student.read(he[:N_BASE], obs.grid.bin_um)]
+    learned += [] if extra is None else [extra]
+    distilled = distill(obs, he=he, features=np.concatenate(learned) if learned else None)
+    crop = _tissue_box(obs.inside, network.spec.align if network else 1)
+    return SharedSection(
+        distilled,
+        network,
+        obs.genes,
+        obs.inside[crop],
+        crop,
+        obs.measurement.cropped(crop),
+        None if network is None else encode_context(network, distilled.context[(slice(None), *crop)]),
+        np.ones(len(obs.genes)),
+        options,
+    )
+
+
+def _gate(
+    obs: Observation,
+    he: np.ndarray,
+    network: HadmstModel,
+    extra: np.ndarray | None,
+    options: dict[str, Any],
+    gene_chunk: int,
+) -> Gate:
+    """Judge closed form and network on held-out spots; consistency cannot reach those, and is left out."""
+    options = options | {"n_samples": 0, "consistency": "off"}
+    n = len(obs.genes)
+
+    def maps_of(given: Observation) -> tuple[np.ndarray, np.ndarray]:
+        section = _shared(given, he, network, extra, options)
+        out = np.zeros((2, n, *obs.grid.shape), np.float32)
+        for i in range(0, n, gene_chunk):
+            chunk = np.arange(i, min(i + gene_chunk, n))
+            here = (slice(i, i + len(chunk)), *section.crop)
+            for maps, model in zip(out, (None, network), strict=True):
+                maps[here] = predict_chunk(replace(section, model=model), chunk).mean
+        return out[0], out[1]
+
+    with freed_memory_kept():
+        return fit_gate(obs, maps_of, int(options["random_state"]))
+
+
 def _in_order(section: SharedSection, chunks: list[np.ndarray], client: Any) -> Iterable[Maps]:
     """Results chunk by chunk, computed here or on a Dask cluster."""
     if client is None:
@@ -75,7 +125,9 @@ def predict(
     n_samples: int = 0,
     n_steps: int | None = None,
     consistency: str = "soft",
-    align: bool = True,
+    align: bool | Literal["spots"] = True,
+    gate: bool = True,
+    features: ImageFeatures | None = None,
     device: str = "auto",
     window: int = WINDOW,
     gene_chunk: int | None = None,
@@ -102,7 +154,12 @@ def predict(
     consistency
         ``"soft"`` (knows counting noise), ``"hard"`` (sums equal the counts) or ``"off"``.
     align
-        Estimate how far the H&E lies from the spots, and undo it where the evidence is clear.
+        Estimate how the H&E lies against the spots, and where the evidence is clear move the image under the spots;
+        with ``"spots"`` move the spots onto the image. False takes both as they lie.
+    gate
+        Let held-out spots decide, gene by gene, how far the estimate goes from the closed form to the network.
+    features
+        Further image features, see :data:`ImageFeatures`.
     device
         ``"auto"`` (cuda, mps, cpu) or a torch device.
     window
@@ -124,18 +181,16 @@ def predict(
     """
     n_steps, gene_chunk = N_STEPS if n_steps is None else n_steps, GENE_CHUNK if gene_chunk is None else gene_chunk
     _check_options(n_samples, n_steps, consistency, window, gene_chunk)
+    if align not in (True, False, "spots"):
+        raise ValueError(f"`align` needs True, False or 'spots', but is {align!r}.")
     torch_device = pick_device(device)
     network = None if model is None else load_model(model, torch_device)
     clock = {"start": time.perf_counter()}
-    shift = estimate_shift(obs) if align else None
-    if shift is not None:
-        obs = shift_image(obs, shift)
+    found = estimate_alignment(obs) if align else None
+    extra = None if features is None else image_features(features, obs, found if align != "spots" else None)
+    if found is not None:
+        obs = align_spots(obs, found) if align == "spots" else align_image(obs, found)
     clock["aligned"] = time.perf_counter()
-    he = he_features(obs)
-    learned = network.student.read(he[:N_BASE], obs.grid.bin_um) if network else None
-    distilled = distill(obs, he=he, features=learned)
-    clock["distilled"] = time.perf_counter()
-    crop = _tissue_box(obs.inside, network.spec.align if network else 1)
     options = {
         "n_samples": n_samples if network else 0,
         "n_steps": n_steps,
@@ -145,16 +200,15 @@ def predict(
         "device": str(torch_device),
         "keep_draws": keep_draws,
     }
-    section = SharedSection(
-        distilled,
-        network,
-        obs.genes,
-        obs.inside[crop],
-        crop,
-        obs.measurement.cropped(crop),
-        None if network is None else encode_context(network, distilled.context[(slice(None), *crop)]),
-        options,
-    )
+    he = he_features(obs)
+    section = _shared(obs, he, network, extra, options)
+    clock["distilled"] = time.perf_counter()
+    judged = None
+    if network is not None and gate:
+        judged = _gate(obs, he, network, extra, options, gene_chunk)
+        section = replace(section, share=judged.share)
+    clock["gated"] = time.perf_counter()
+    distilled, crop = section.distilled, section.crop
     n = len(obs.genes)
     chunks = [np.arange(i, min(i + gene_chunk, n)) for i in range(0, n, gene_chunk)]
     mean = np.zeros((n, *obs.grid.shape), np.float32)
@@ -177,15 +231,16 @@ def predict(
         std,
         obs.inside,
         obs.measurement.coverage > 0,
-        _gene_stats(distilled, relative),
-        _provenance(options, network, shift, clock, relative),
+        _gene_stats(distilled, relative, judged),
+        _provenance(options, network, found, judged, clock, relative),
         draws,
     )
 
 
-def _gene_stats(distilled: Distilled, relative: np.ndarray) -> dict[str, np.ndarray]:
+def _gene_stats(distilled: Distilled, relative: np.ndarray, judged: Gate | None) -> dict[str, np.ndarray]:
     he, space, joint = distilled.r2
-    return {
+    gated = {} if judged is None else {"network_share": judged.share, "gate_deviance": judged.gain}
+    return gated | {
         "loo_r2_he": he,
         "loo_r2_space": space,
         "loo_r2": joint,
@@ -197,17 +252,20 @@ def _gene_stats(distilled: Distilled, relative: np.ndarray) -> dict[str, np.ndar
 def _provenance(
     options: dict[str, Any],
     network: HadmstModel | None,
-    shift: Shift | None,
+    found: Alignment | None,
+    judged: Gate | None,
     clock: dict[str, float],
     relative: np.ndarray,
 ) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k != "keep_draws"} | {
         "model": network.name if network else "closed form",
         "model_sha256": network.sha256 if network else "",
-        "registration": asdict(shift) if shift is not None else "off",
+        "registration": asdict(found) if found is not None else "off",
+        "gate_spots": judged.n_spots if judged is not None else 0,
         "seconds_align": round(clock["aligned"] - clock["start"], 3),
         "seconds_distill": round(clock["distilled"] - clock["aligned"], 3),
-        "seconds_predict": round(clock["predicted"] - clock["distilled"], 3),
+        "seconds_gate": round(clock["gated"] - clock["distilled"], 3),
+        "seconds_predict": round(clock["predicted"] - clock["gated"], 3),
         "max_spot_residual": float(relative.max()),
         "mean_spot_residual": float(relative.mean()),
     }

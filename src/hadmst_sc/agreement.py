@@ -1,0 +1,187 @@
+"""Agreement of image and spots: how well features under footprints predict the metagenes of spots left out.
+
+What registration climbs. A place of the image is right where the errors at left-out spots are least; the comparison is
+paired, so that hard spots cancel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import linalg, sparse
+
+from hadmst_sc.additive import Solution
+from hadmst_sc.contract import Observation
+from hadmst_sc.measurement import Measurement
+
+N_METAGENES = 8
+RIDGES = (0.02, 0.1, 0.5, 2.0, 8.0)
+
+Bins = tuple[int, int]
+
+
+def metagenes(obs: Observation) -> np.ndarray:
+    """Leading principal components of the square-root rates, ``(spots, N_METAGENES)``: mean zero, own variances."""
+    area = obs.measurement.area[:, None]
+    # Counting noise of sqrt(counts) is 1/2 for every gene; the mean area keeps it so.
+    roots = np.sqrt(obs.counts / area * area.mean())
+    roots = roots - roots.mean(0)
+    wide = roots.shape[1] > roots.shape[0]
+    gram = (roots @ roots.T if wide else roots.T @ roots).astype(float)
+    n = len(gram)
+    variance, vectors = linalg.eigh(gram, subset_by_index=[max(0, n - N_METAGENES), n - 1])
+    return vectors * np.sqrt(variance.clip(0)) if wide else roots @ vectors
+
+
+class Pooled:
+    """Features under footprints that were moved; what is beyond the border repeats it.
+
+    Parameters
+    ----------
+    measurement
+        Where the footprints lie.
+    maps
+        ``(features, ny, nx)``.
+    """
+
+    def __init__(self, measurement: Measurement, maps: np.ndarray) -> None:
+        matrix = measurement.matrix
+        self._shape, self._indptr, self._size = measurement.shape, matrix.indptr, matrix.shape
+        self._y, self._x = np.divmod(matrix.indices, measurement.shape[1])
+        self._spot = np.repeat(np.arange(len(measurement)), np.diff(matrix.indptr))
+        # Of the maps' type: else each product would first make a copy of all maps.
+        self._weights = (matrix.data / measurement.area[self._spot]).astype(maps.dtype)
+        self._maps = np.ascontiguousarray(maps.reshape(len(maps), -1).T)  # (bins, features)
+
+    def __call__(self, shift: Bins) -> np.ndarray:
+        """All footprints moved by the same whole number of bins, ``(spots, features)``."""
+        return self._at(*shift)
+
+    def nearest(self, moved: np.ndarray) -> np.ndarray:
+        """Each footprint moved by the whole number of bins next to ``moved``, ``(spots, 2)``; ``(spots, features)``."""
+        return self._at(*np.rint(moved).astype(int)[self._spot].T)
+
+    def displaced(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each footprint moved on its own, by ``moved`` ``(spots, 2)`` bins and fractions of them.
+
+        Between whole bins by quadratic B-splines: their blur is the same at every fraction, none included, where linear
+        interpolation would be kinder to fractions, and make a move look better than it is.
+
+        Returns
+        -------
+        ``(spots, features)`` and their slopes along y and x, ``(2, spots, features)`` per bin.
+        """
+        whole = np.rint(moved).astype(int)
+        (wy, wx), (vy, vx) = _splines(moved - whole)
+        dy, dx = whole[self._spot].T
+        slopes = np.zeros((2, len(moved), self._maps.shape[1]))
+        values = np.zeros(slopes.shape[1:])
+        for j in range(3):
+            for i in range(3):
+                there = self._at(dy + j - 1, dx + i - 1)
+                values += (wy[:, j] * wx[:, i])[:, None] * there
+                slopes[0] += (vy[:, j] * wx[:, i])[:, None] * there
+                slopes[1] += (wy[:, j] * vx[:, i])[:, None] * there
+        return values, slopes
+
+    def _at(self, dy: np.ndarray | int, dx: np.ndarray | int) -> np.ndarray:
+        ny, nx = self._shape
+        bins = np.clip(self._y + dy, 0, ny - 1) * nx + np.clip(self._x + dx, 0, nx - 1)
+        return (sparse.csr_matrix((self._weights, bins, self._indptr), self._size) @ self._maps).astype(float)
+
+
+def _splines(offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quadratic B-splines at ``(spots, 2)`` offsets of up to half a bin: weights and slopes, ``(2, spots, 3)`` each."""
+    t = offset.T
+    weights = np.stack([(0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2], -1)
+    return weights, np.stack([t - 0.5, -2 * t, t + 0.5], -1)
+
+
+class Agreement:
+    """Errors at spots left out, wherever the image is supposed to lie, and the way down from there.
+
+    Parameters
+    ----------
+    pooled
+        Features under moved footprints.
+    values
+        ``(spots, K)`` metagenes.
+    centres_um
+        ``(spots, 2)`` of the footprints as (y, x), from the corner of the grid.
+    bin_um
+        Edge of a bin.
+    """
+
+    def __init__(self, pooled: Pooled, values: np.ndarray, centres_um: np.ndarray, bin_um: float) -> None:
+        self._pooled, self._values, self._bin_um = pooled, values, bin_um
+        self.centres_um, self.n_metagenes = centres_um, values.shape[1]
+
+    def errors(self, moved_um: np.ndarray, *, rough: bool = False) -> np.ndarray:
+        """Squared leave-one-out errors ``(spots,)`` with footprints moved by ``(spots, 2)`` µm, if rough whole bins."""
+        moved = moved_um / self._bin_um
+        return loo_errors(self._pooled.nearest(moved) if rough else self._pooled.displaced(moved)[0], self._values)
+
+    def of_metagenes(self, columns: slice) -> Agreement:
+        """On some of the metagenes alone."""
+        return Agreement(self._pooled, self._values[:, columns], self.centres_um, self._bin_um)
+
+    def score(self, errors: np.ndarray) -> float:
+        """R² of leave-one-out errors."""
+        return 1 - float(errors.sum() / (self._values**2).sum())
+
+    def step(self, moved_um: np.ndarray, basis: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Normal equations of the parameters that move the footprints further, around ``moved_um``.
+
+        What the regression leaves unexplained, against the slope of its prediction under each footprint. Its weights
+        are solved for along with the parameters rather than held (variable projection; Golub & Pereyra 1973, as Kaufman
+        1975 approximates it): else displacement and weights would chase each other. Metagenes weigh by their noise.
+
+        Parameters
+        ----------
+        moved_um
+            ``(spots, 2)``.
+        basis
+            ``(2, spots, parameters)``, by how many µm along y and x a unit of each moves each footprint.
+        rows
+            ``(spots,)`` bool, the spots to look at.
+
+        Returns
+        -------
+        ``(parameters, parameters)`` and ``(parameters,)``: the step solves the one for the other.
+        """
+        features, slopes = self._pooled.displaced(moved_um / self._bin_um)
+        values, basis = self._values[rows], basis[:, rows]
+        x, scale = _design(features[rows])
+        solution = Solution(None, x, values)
+        ridge = min(RIDGES, key=lambda one: float((solution.errors(one) ** 2).sum()))
+        noise = np.maximum((solution.errors(ridge) ** 2).mean(0), 1e-12 * (values**2).mean() + 1e-300)
+        beta = solution.weights(ridge, list(range(values.shape[1])))
+        hat = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T)
+        left = values - x @ beta
+        along_y, along_x = slopes[:, rows] @ (beta[1:] / (scale * self._bin_um))
+        normal, right = np.zeros((basis.shape[2],) * 2), np.zeros(basis.shape[2])
+        for k, variance in enumerate(noise):
+            explained = along_y[:, k, None] * basis[0] + along_x[:, k, None] * basis[1]
+            explained = explained - x @ (hat @ explained)
+            normal += explained.T @ explained / variance
+            right += explained.T @ left[:, k] / variance
+        return normal, right
+
+
+def _design(features: np.ndarray) -> tuple[np.ndarray, float]:
+    """Regressors ``(spots, 1 + features)``, the constant first, and the scale that the features were divided by."""
+    x = features - features.mean(0)
+    scale = float(np.sqrt(max((x**2).sum(1).mean(), 1e-12)))  # unit mean squared norm: a ridge means the same anywhere
+    return np.concatenate([np.ones((len(x), 1)), x / scale], 1), scale
+
+
+def loo_errors(features: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Squared leave-one-out errors of ridge regression, ``(spots,)`` summed over columns, best of ``RIDGES``."""
+    solution = Solution(None, _design(features)[0], values)
+    return min(((solution.errors(ridge) ** 2).sum(1) for ridge in RIDGES), key=np.sum)
+
+
+def sigmas_less(errors: np.ndarray, reference: np.ndarray) -> float:
+    """By how many standard errors squared errors are below others of the same spots."""
+    gain = np.sqrt(reference) - np.sqrt(errors)  # roots, as squares have heavy tails
+    spread = gain.std() / np.sqrt(len(gain))
+    return float(gain.mean() / spread) if spread > 0 else 0.0

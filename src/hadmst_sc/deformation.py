@@ -1,0 +1,152 @@
+"""Rotation and smooth deformation of the H&E against the spots, by descent on what the image leaves unexplained.
+
+Both are displacements of the footprints, linear in a few parameters, and are moved along by the Gauss-Newton steps of
+:class:`~hadmst_sc.agreement.Agreement`. Nothing here decides whether what is found may be applied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from hadmst_sc.agreement import Agreement
+from hadmst_sc.alignment import Alignment, Field
+
+MAX_DEG = 6.0
+N_STARTS = 3  # angles from which the descent starts
+N_ROTATION_STEPS = 8
+# Control points are no nearer than this. Two numbers are learnt per point, and one spot says little about either: on
+# wider arrays the square between four of them holds as many spots as on Visium.
+FIELD_STEP_UM = 600.0
+FIELD_STEP_PITCHES = 6.0
+FIELD_SD_UM, MAX_FIELD_UM = 20.0, 30.0  # of a control point along an axis, expected and at most
+N_FIELD_STEPS = 4
+N_FOLDS = 5
+
+
+def find_rotation(section: Agreement, start: Alignment, spot_um: float, max_um: float) -> Alignment:
+    """Rotation about the tissue's centre, with its translation.
+
+    Angles up to ``MAX_DEG`` are tried so close that a typical footprint moves by less than its radius from one to the
+    next; from the best few the descent goes on, as long as errors fall.
+
+    Parameters
+    ----------
+    section
+        What to climb.
+    start
+        The translation to start from.
+    spot_um
+        Diameter of a footprint.
+    max_um
+        Longest translation.
+
+    Returns
+    -------
+    ``start`` with another translation and rotation, whatever it gains.
+    """
+    centres_um = section.centres_um
+    from_centre = centres_um - start.centre_um
+    typical = max(float(np.sqrt((from_centre**2).sum(1).mean())), spot_um)
+    n = max(1, int(np.ceil(np.radians(MAX_DEG) * typical / (spot_um / 2))))
+
+    def errors(at: Alignment) -> float:
+        return float(section.errors(at.displacement_um(centres_um), rough=True).sum())
+
+    angles = MAX_DEG * np.arange(-n + 1, n) / n  # the bound itself is no peak
+    # A translation found under the wrong angle may be wrong itself, so none at all is tried too.
+    starts = (start, replace(start, dy_um=0.0, dx_um=0.0))
+    tried = [(errors(one), one) for one in (replace(s, rotation_deg=float(a)) for s in starts for a in angles)]
+    best = sorted(tried, key=lambda pair: pair[0])[:N_STARTS]  # stable: of equals the first
+    return min((_descend(section, one, max_um) for _, one in best), key=lambda pair: pair[0])[1]
+
+
+def _descend(section: Agreement, at: Alignment, max_um: float) -> tuple[float, Alignment]:
+    """Steps in translation and rotation as long as the errors fall, within the bounds."""
+    centres_um = section.centres_um
+    everywhere = np.ones(len(centres_um), bool)
+    y, x = np.radians(centres_um - at.centre_um).T
+    basis = np.zeros((2, len(centres_um), 3))
+    basis[0, :, 0] = basis[1, :, 1] = 1
+    basis[0, :, 2], basis[1, :, 2] = -x, y
+    weak = np.diag(np.array([max_um, max_um, MAX_DEG]) ** -2.0)  # keeps a step finite where the image says nothing
+    least, length = float(section.errors(at.displacement_um(centres_um)).sum()), 1.0
+    for _ in range(N_ROTATION_STEPS):
+        normal, right = section.step(at.displacement_um(centres_um), basis, everywhere)
+        dy, dx, turn = length * np.linalg.solve(normal + weak, right)
+        shift = np.array([at.dy_um + dy, at.dx_um + dx])
+        shift *= min(1.0, max_um / max(float(np.hypot(*shift)), 1e-12))
+        angle = float(np.clip(at.rotation_deg + turn, -MAX_DEG, MAX_DEG))
+        there = replace(at, dy_um=float(shift[0]), dx_um=float(shift[1]), rotation_deg=angle)
+        total = float(section.errors(there.displacement_um(centres_um)).sum())
+        if total < least:
+            least, at = total, there
+        elif length < 0.2:
+            break
+        else:
+            length /= 2
+    return least, at
+
+
+def find_field(section: Agreement, start: Alignment) -> Field:
+    """Smooth displacement on top of ``start``, whatever it gains.
+
+    Control points are drawn to zero as by a normal prior of ``FIELD_SD_UM``, and none exceeds ``MAX_FIELD_UM``.
+    """
+    field, basis = _lattice(section.centres_um)
+    everywhere = np.ones(len(section.centres_um), bool)
+    dy, dx = _control(section, start, basis, everywhere).reshape(2, -1).tolist()
+    return replace(field, dy_um=tuple(dy), dx_um=tuple(dx))
+
+
+def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a field on top of ``start`` is worth where it was not fitted, as ``(spots,)`` squared leave-one-out errors.
+
+    Returns
+    -------
+    Each fifth of the spots under the field that the others give: no spot had a say in how far it is moved. Each half of
+    the metagenes under the field that the others give, and the same without a field: what H&E does not show is smooth
+    over the tissue, so a field may please unseen spots for the wrong reason, but not metagenes of another pattern.
+    """
+    basis = _lattice(section.centres_um)[1]
+    moved = start.displacement_um(section.centres_um)
+    everywhere = np.ones(len(moved), bool)
+    fold = np.random.default_rng(0).permutation(len(moved)) % N_FOLDS
+    of_spots = np.zeros(len(moved))
+    for left_out in (fold == k for k in range(N_FOLDS)):
+        control = _control(section, start, basis, ~left_out)
+        of_spots[left_out] = section.errors(moved + (basis @ control).T)[left_out]
+    odd, even = (section.of_metagenes(slice(first, None, 2)) for first in (0, 1))
+    pairs = ((odd, even), (even, odd))
+    of_metagenes = sum(
+        unseen.errors(moved + (basis @ _control(seen, start, basis, everywhere)).T) for seen, unseen in pairs
+    )
+    return of_spots, np.asarray(of_metagenes), odd.errors(moved) + even.errors(moved)
+
+
+def _control(section: Agreement, start: Alignment, basis: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Displacements of the control points along y, then along x, in µm, as the spots ``rows`` want them."""
+    moved, prior = start.displacement_um(section.centres_um), np.eye(basis.shape[2]) / FIELD_SD_UM**2
+    at = np.zeros(basis.shape[2])
+    for _ in range(N_FIELD_STEPS):
+        normal, right = section.step(moved + (basis @ at).T, basis, rows)
+        at = np.clip(at + np.linalg.solve(normal + prior, right - prior @ at), -MAX_FIELD_UM, MAX_FIELD_UM)
+    return at
+
+
+def _lattice(centres_um: np.ndarray) -> tuple[Field, np.ndarray]:
+    """Control points over the spots, at rest, and by how much each moves each spot, ``(2, spots, 2 * points)``."""
+    low, high = centres_um.min(0), centres_um.max(0)
+    pitch = float(np.median(cKDTree(centres_um).query(centres_um, k=2)[0][:, 1]))
+    step = max(FIELD_STEP_UM, FIELD_STEP_PITCHES * pitch)
+    n = np.maximum(1, np.ceil((high - low) / step)).astype(int)
+    origin = (low + high - n * step) / 2 - step  # splines reach one interval further on each side
+    shape = (int(n[0]) + 3, int(n[1]) + 3)
+    rest = (0.0,) * (shape[0] * shape[1])
+    field = Field((float(origin[0]), float(origin[1])), step, shape, rest, rest)
+    wy, wx = (field.weights(centres_um[:, axis], axis) for axis in (0, 1))
+    weights = np.einsum("sy,sx->syx", wy, wx).reshape(len(centres_um), -1)
+    none = np.zeros_like(weights)
+    return field, np.stack([np.hstack([weights, none]), np.hstack([none, weights])])

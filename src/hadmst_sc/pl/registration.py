@@ -1,0 +1,141 @@
+"""Where the H&E was found to lie against the spots: the section as it was, and by how much it was moved."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from matplotlib.quiver import Quiver
+from spatialdata import SpatialData
+
+from hadmst_sc.alignment import Alignment
+from hadmst_sc.pl._section import Section
+from hadmst_sc.pl.superresolve import Box, draw_he, draw_outline, draw_scale_bar, tissue_box
+
+
+def registration(
+    sdata: SpatialData,
+    *,
+    key_added: str = "superres",
+    cmap: str = "viridis",
+    scale_bar: bool = True,
+    figsize: tuple[float, float] | None = None,
+    axes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw how `tl.superresolve` found the H&E to lie against the spots.
+
+    Left the H&E with the spots where they were put, right an arrow per spot, from there to where the image shows what
+    the spot saw. Everything is in µm from the corner of the image, x to the right and y down. Arrows are drawn longer
+    than they are, and coloured by their true length; the title tells what was applied, and the leave-one-out R² of the
+    leading metagenes before and after.
+
+    Parameters
+    ----------
+    sdata
+        Holds the result and the elements it was made from.
+    key_added
+        Name of the result.
+    cmap
+        Colours of the arrows.
+    scale_bar
+        Whether to draw a scale bar in the first panel.
+    figsize
+        Inches; by default from the section's shape.
+    axes
+        Two Axes to draw into.
+
+    Returns
+    -------
+    ``(2,)`` array of Axes.
+
+    Raises
+    ------
+    KeyError
+        If the result or what it was made from is missing.
+    ValueError
+        If the result was made with ``align=False``, or ``axes`` are not two.
+
+    Examples
+    --------
+    >>> hd.tl.superresolve(sdata, "section_hires_image")
+    >>> hd.pl.registration(sdata)[0].figure.savefig("registration.png")
+    """
+    section = Section(sdata, key_added, None, None)
+    found = _found(section, key_added)
+    box = tissue_box(section)
+    axes = _make_axes(box, figsize) if axes is None else np.asarray(axes).ravel()
+    if axes.shape != (2,):
+        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Try `plt.subplots(1, 2)[1]`.")
+    draw_he(axes[0], section, box)
+    _draw_spots(axes[0], section)
+    axes[0].set_title(f"H&E and its {len(section.spots.centres):,} spots")
+    moved = found.displacement_um(section.spots.centres[:, ::-1])
+    arrows = _draw_arrows(axes[1], section.spots.centres, moved[:, ::-1], box, cmap)
+    axes[1].figure.colorbar(arrows, ax=axes[1], shrink=0.8, pad=0.02, label="displacement of the H&E, µm")
+    axes[1].set_title(_summary(found))
+    draw_outline(axes[1], section)
+    if scale_bar:
+        draw_scale_bar(axes[0], box[1] - box[0])
+    for ax in axes:
+        ax.set(xlim=box[:2], ylim=box[2:], aspect="equal", xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return axes
+
+
+def _found(section: Section, key_added: str) -> Alignment:
+    record = section.provenance.get("registration", "off")
+    if isinstance(record, str):
+        raise ValueError(
+            f"`key_added={key_added!r}` needs a result whose H&E was registered, but its `registration` is {record!r}. "
+            f"Try `tl.superresolve(sdata, {section.image_key!r}, align=True, overwrite=True)`."
+        )
+    return Alignment.from_record(record)
+
+
+def _make_axes(box: Box, figsize: tuple[float, float] | None) -> np.ndarray:
+    ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
+    return plt.subplots(1, 2, figsize=figsize or (9.0, 4.0 * ratio + 1.0), layout="constrained")[1]
+
+
+def _draw_spots(ax: Axes, section: Section) -> None:
+    size = np.full(len(section.spots.centres), section.spots.size_um)
+    ax.add_collection(
+        EllipseCollection(
+            size,
+            size,
+            0 * size,
+            units="xy",
+            offsets=section.spots.centres,
+            offset_transform=ax.transData,
+            facecolor="none",
+            edgecolor="black",
+            linewidth=0.5,
+        )
+    )
+
+
+def _draw_arrows(ax: Axes, xy_um: np.ndarray, moved_um: np.ndarray, box: Box, cmap: str) -> Quiver:
+    """Arrows at the spots, the longest a fifteenth of the panel whatever its length."""
+    length = np.hypot(*moved_um.T)
+    longest = float(length.max()) or 1.0
+    stretch = (box[1] - box[0]) / 15 / longest
+    arrows = ax.quiver(
+        *xy_um.T, *moved_um.T, length, angles="xy", scale_units="xy", scale=1 / stretch, cmap=cmap, width=0.003
+    )
+    arrows.set_clim(0, longest)
+    return arrows
+
+
+def _summary(found: Alignment) -> str:
+    """What was applied, and what it was worth."""
+    if not found.applied:
+        return f"in place: nothing applied (R² {found.score_here:.3f})"
+    parts = []
+    if found.dy_um or found.dx_um:
+        parts.append(f"shift (y {found.dy_um:+.0f}, x {found.dx_um:+.0f}) µm")
+    if found.rotation_deg:
+        parts.append(f"{found.rotation_deg:+.1f}°")
+    if found.field is not None:
+        parts.append("field")
+    return f"{', '.join(parts)}\nleave-one-out R² {found.score_here:.3f} → {found.score_there:.3f}"
