@@ -65,11 +65,11 @@ def regression(fitter: Callable[[Section], Fit], *, log: bool = False, rule: str
     return method
 
 
-def ours(obs: Observation, *, model: str = "default") -> np.ndarray:
-    """The network on top of the closed form."""
+def ours(obs: Observation, *, model: str | None = "default", align: bool | str = True) -> np.ndarray:
+    """The network on top of the closed form, or without a model the closed form."""
     from hadmst_sc import tl
 
-    return tl.predict(obs, model=model, n_samples=0).mean
+    return tl.predict(obs, model=model, n_samples=0, align=align).mean
 
 
 def without_he(obs: Observation) -> Observation:
@@ -80,13 +80,6 @@ def without_he(obs: Observation) -> Observation:
 def shuffled_he(obs: Observation) -> Observation:
     """The same section with its image upside down: as much structure, in the wrong place."""
     return replace(obs, he=np.ascontiguousarray(obs.he[:, ::-1, ::-1]))
-
-
-def ours_closed_form(obs: Observation) -> np.ndarray:
-    """What ``model=None`` gives: distillation on the section, without a network."""
-    from hadmst_sc import tl
-
-    return tl.predict(obs, model=None, n_samples=0).mean
 
 
 REGRESSIONS = {
@@ -103,7 +96,7 @@ for _name, _fitter in REGRESSIONS.items():
         METHODS[f"{_name}{_link}, soft"] = regression(_fitter, log=bool(_link), rule="soft")
 METHODS["ridge on H&E, soft spread"] = regression(ridge, rule="soft spread")
 METHODS["ridge on H&E, log, soft spread"] = regression(ridge, log=True, rule="soft spread")
-METHODS["ours, closed form"] = ours_closed_form
+METHODS["ours, closed form"] = lambda obs: ours(obs, model=None)
 METHODS["ours"] = ours
 CONTROLS: dict[str, Callable[[Observation], Observation]] = {
     "ours, no H&E": without_he,
@@ -111,9 +104,18 @@ CONTROLS: dict[str, Callable[[Observation], Observation]] = {
 }
 
 
-def methods_with(model: str) -> dict[str, Method]:
-    """All methods, ours with these weights, and the controls."""
-    controls: dict[str, Method] = {
-        name: lambda obs, change=change: ours(change(obs), model=model) for name, change in CONTROLS.items()
+UNALIGNED = "ours, not aligned"
+
+
+def methods_with(model: str, align: bool | str = True) -> dict[str, Method]:
+    """All methods, ours with these weights and this way of aligning, and the controls."""
+    own: dict[str, Method] = {
+        "ours, closed form": lambda obs: ours(obs, model=None, align=align),
+        "ours": lambda obs: ours(obs, model=model, align=align),
+        UNALIGNED: lambda obs: ours(obs, model=model, align=False),
     }
-    return METHODS | {"ours": lambda obs: ours(obs, model=model)} | controls
+    controls: dict[str, Method] = {
+        name: lambda obs, change=change: ours(change(obs), model=model, align=align)
+        for name, change in CONTROLS.items()
+    }
+    return METHODS | own | controls

@@ -15,7 +15,7 @@ import highres
 import numpy as np
 import report
 import tasks
-from baselines import CONTROLS, METHODS, methods_with
+from baselines import CONTROLS, METHODS, UNALIGNED, Method, methods_with
 
 TITLES = {
     "pcc": "PCC",
@@ -31,7 +31,9 @@ SLOW = "GP on H&E + space"  # left out of --quick
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["phantoms", "holdout", "cells"])
-    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *CONTROLS], metavar="METHOD", help="default: all")
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*METHODS, UNALIGNED, *CONTROLS], metavar="METHOD", help="default: all"
+    )
     parser.add_argument("--sections", nargs="+", help="for holdout (default: visium_mouse_brain) and cells (all)")
     parser.add_argument("--seeds", type=int, default=4, help="phantoms per set; test seeds start at 900,000")
     parser.add_argument("--weights", default="default", help="bundled name or path; see training/ for those of a split")
@@ -52,8 +54,13 @@ def chosen_methods(options: argparse.Namespace) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    every = methods_with(options.weights)
-    methods = {name: every[name] for name in chosen_methods(options)}
+    names = chosen_methods(options)
+
+    def chosen(align: bool | str = True) -> dict[str, Method]:
+        every = methods_with(options.weights, align)
+        return {name: every[name] for name in names}
+
+    methods = chosen()
     made = report.provenance(weights=options.weights if "ours" in methods else None)
     quick = "_quick" if options.quick else ""
     if options.task == "phantoms":
@@ -68,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.task == "cells":
         for name in options.sections or highres.CASES:
             settings = {"n_genes": 20 if options.quick else 200}
-            record = collect(made, settings, highres.highres(methods, highres.CASES[name](**settings)))
+            aligned = chosen(highres.ALIGN.get(name, True))
+            record = collect(made, settings, highres.highres(aligned, highres.CASES[name](**settings)))
             save(f"cells_{name}{quick}", record, options)
         return
     for section in options.sections or ["visium_mouse_brain"]:

@@ -38,7 +38,7 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation], tuple[np.ndarray
     obs
         The section.
     maps_of
-        Gives the closed form's and the network's maps of a section with fewer spots, ``(genes, ny, nx)`` counts per bin.
+        Gives closed form and network of a section with fewer spots, ``(genes, ny, nx)`` counts per bin.
     seed
         Of the folds.
     """

@@ -126,7 +126,7 @@ def predict(
     n_steps: int | None = None,
     consistency: str = "soft",
     align: bool | Literal["spots"] = True,
-    gate: bool = True,
+    gate: bool = False,
     features: ImageFeatures | None = None,
     device: str = "auto",
     window: int = WINDOW,
@@ -157,7 +157,8 @@ def predict(
         Estimate how the H&E lies against the spots, and where the evidence is clear move the image under the spots;
         with ``"spots"`` move the spots onto the image. False takes both as they lie.
     gate
-        Let held-out spots decide, gene by gene, how far the estimate goes from the closed form to the network.
+        Let held-out spots decide, gene by gene, how far the estimate goes from the closed form to the network. Three
+        times the work without draws; on the sections of our benchmarks it gained nothing on average.
     features
         Further image features, see :data:`ImageFeatures`.
     device

@@ -8,12 +8,13 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
+from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._predict import predict
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def superresolve(
     n_samples: int = 4,
     n_steps: int | None = None,
     consistency: str = "soft",
-    align: bool = True,
+    align: bool | Literal["spots"] = True,
+    gate: bool = False,
+    features: ImageFeatures | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     random_state: int = 0,
@@ -92,8 +95,14 @@ def superresolve(
         ``"soft"`` agrees with the counts as far as counting noise allows, ``"hard"`` makes spot sums equal the counts,
         ``"off"`` leaves the network alone.
     align
-        Estimate how far the H&E lies from the spots (a translation), and undo it where the evidence is clear. What was
-        found is in the provenance.
+        Estimate how the H&E lies against the spots (translation, rotation, smooth field), and undo it where the evidence
+        is clear: the image moves under the spots, or with ``"spots"`` the spots onto the image, so that maps lie
+        right on the H&E. What was found is in the provenance; see ``pl.registration``.
+    gate
+        Let held-out spots of this section decide, gene by gene, how far to go from the closed form to the network.
+    features
+        Further image features, such as those of a pathology model: ``(f, h, w)`` over the extent of the image, or a
+        callable that makes them of ``(3, y, x)`` uint8 and its µm per pixel. The closed form regresses on them too.
     device
         ``"auto"`` = cuda, mps or cpu, whichever is there first; or a torch device.
     batch_size
@@ -157,6 +166,8 @@ def superresolve(
             n_steps=n_steps,
             consistency=consistency,
             align=align,
+            gate=gate,
+            features=features,
             device=device,
             gene_chunk=batch_size,
             random_state=random_state,
