@@ -21,7 +21,7 @@ from baselines import CONTROLS, UNALIGNED
 BREAST = tuple(f"her2st_C{n}" for n in range(2, 7))
 BRAIN = ("visium_mouse_brain", "visium_dlpfc_151673", *(f"st_mob_{n}" for n in range(1, 5)))
 RUNS = (  # task, its sections, and the weights that have not seen them
-    ("phantoms", (), "training/phantoms.safetensors"),
+    ("phantoms", (), "default"),
     ("cells", ("breast_simulated", "breast_real"), "training/brain_only.safetensors"),
     ("cells", ("brain_simulated",), "training/breast_only.safetensors"),
     ("holdout", BREAST, "training/brain_only.safetensors"),
@@ -123,8 +123,8 @@ def render(records: dict[str, dict[str, Any]]) -> str:
         "Mean PCC over genes. *Best closed form*: the best of kriging, ridge + kriging, GP on H&E + space and ridge on "
         "H&E with spread, each with its better link and consistency, metric by metric. Each real set is scored with "
         "weights that never saw its tissue: breast with those trained on brain, brain with those trained on breast. "
-        'Of the real spots of the breast, ours are moved onto the image (`align="spots"`), as that is where their truth '
-        "lies; no other method registers.",
+        'With the real spots of the breast, ours moves spots onto the image (`align="spots"`), as there the truth lies; '
+        "no other method registers.",
         report.table(columns, rows),
         _never_worse(every),
         _controls(every),

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from hadmst_sc.alignment import Alignment, Field, align_image
+from hadmst_sc.alignment import Alignment, Field, align_image, align_spots
 from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.io.elements import plain
 
@@ -79,3 +79,15 @@ def test_the_affine_is_the_displacement_without_the_field():
     turned = replace(STILL, dy_um=12.0, dx_um=-7.0, rotation_deg=2.0)
     there = np.c_[POINTS, np.ones(40)] @ turned.affine.T
     np.testing.assert_allclose(there[:, :2], POINTS + turned.displacement_um(POINTS))
+
+
+def test_spots_moved_onto_the_image_lie_where_it_shows_what_they_saw():
+    obs = simulate(3, size_um=800.0, n_genes=2).observation
+    found = replace(STILL, dy_um=25.0, dx_um=-10.0, applied=True)
+    moved = align_spots(obs, found)
+    assert moved.he is obs.he
+    kept = [obs.spots.index(spot) for spot in moved.spots]
+    wanted = obs.measurement.centres[kept] + np.array([25.0, -10.0]) / obs.grid.bin_um
+    np.testing.assert_allclose(moved.measurement.centres, wanted)
+    assert (moved.inside | ~(moved.measurement.coverage > 0)).all()
+    assert align_spots(obs, STILL) is obs

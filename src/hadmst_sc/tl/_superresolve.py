@@ -95,9 +95,9 @@ def superresolve(
         ``"soft"`` agrees with the counts as far as counting noise allows, ``"hard"`` makes spot sums equal the counts,
         ``"off"`` leaves the network alone.
     align
-        Estimate how the H&E lies against the spots (translation, rotation, smooth field), and undo it where the evidence
-        is clear: the image moves under the spots, or with ``"spots"`` the spots onto the image, so that maps lie
-        right on the H&E. What was found is in the provenance; see ``pl.registration``.
+        Estimate how the H&E lies against the spots (translation, rotation, smooth field), and undo it where the
+        evidence is clear: the image moves under the spots, or with ``"spots"`` the spots onto the image, so that maps
+        lie right on the H&E. What was found is in the provenance; see ``pl.registration``.
     gate
         Let held-out spots of this section decide, gene by gene, how far to go from the closed form to the network.
     features

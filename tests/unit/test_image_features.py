@@ -1,0 +1,66 @@
+"""Features from elsewhere: on the grid whatever their resolution, and refused with a remedy where they cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hadmst_sc.alignment import Alignment
+from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.tl import predict
+from hadmst_sc.tl._features import image_features
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return simulate(921_000, size_um=800.0, n_genes=6, augment=False, depth=(5.0, 40.0))
+
+
+def ramp(side: int) -> np.ndarray:
+    return ((np.arange(side) + 0.5) / side)[:, None] * np.ones(side)
+
+
+@pytest.mark.parametrize("side", [20, 80, 240])
+def test_any_resolution_covers_the_same_tissue(phantom, side):
+    maps = image_features(ramp(side)[None], phantom.observation, None)
+    ny, nx = phantom.observation.grid.shape
+    assert maps.shape == (1, ny, nx)
+    np.testing.assert_allclose(maps[0, 4:-4, 4:-4], ramp(ny)[4:-4, : nx - 8], atol=0.02)
+
+
+def test_a_callable_sees_the_image_and_its_scale(phantom):
+    def model(he, um_per_px):
+        assert he.dtype == np.uint8 and he.shape[0] == 3
+        assert um_per_px == pytest.approx(phantom.observation.grid.bin_um / phantom.observation.he_per_bin)
+        return he[:, ::4, ::4]
+
+    assert image_features(model, phantom.observation, None).shape[0] == 3
+
+
+def test_features_are_read_where_the_image_was_found_to_lie(phantom):
+    found = Alignment(20.0, 0.0, 0.0, 0.0, True)
+    still = image_features(ramp(80)[None], phantom.observation, None)
+    moved = image_features(ramp(80)[None], phantom.observation, found)
+    step = 20.0 / phantom.observation.grid.bin_um / phantom.observation.grid.shape[0]
+    np.testing.assert_allclose((moved - still)[0, 5:-8], step, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [(np.zeros((4, 4)), "channels first"), (np.full((1, 4, 4), np.nan), "finite"), (np.zeros((0, 4, 4)), "shape")],
+)
+def test_bad_features_are_refused_with_a_remedy(phantom, features, message):
+    with pytest.raises(ValueError, match=f"`features`.*{message}"):
+        image_features(features, phantom.observation, None)
+
+
+def test_features_that_know_the_truth_help(phantom):
+    obs, truth = phantom.observation, phantom.rate
+    told = np.log1p(truth / truth[:, obs.inside].mean(1)[:, None, None])
+
+    def score(features):
+        maps = predict(obs, model=None, align=False, features=features).mean[:, obs.inside]
+        pairs = zip(np.log1p(maps), np.log1p(truth[:, obs.inside]), strict=True)
+        return np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])
+
+    assert score(told) > score(None) + 0.05
