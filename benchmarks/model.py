@@ -123,7 +123,7 @@ def render(records: dict[str, dict[str, Any]]) -> str:
         "Mean PCC over genes. *Best closed form*: the best of kriging, ridge + kriging, GP on H&E + space and ridge on "
         "H&E with spread, each with its better link and consistency, metric by metric. Each real set is scored with "
         "weights that never saw its tissue: breast with those trained on brain, brain with those trained on breast. "
-        'With the real spots of the breast, ours moves spots onto the image (`align="spots"`), as there the truth lies; '
+        'On the real spots of the breast ours moves them onto the image (`align="spots"`), where the truth lies; '
         "no other method registers.",
         report.table(columns, rows),
         _never_worse(every),

@@ -181,7 +181,7 @@ def _training_sections(settings: Any) -> dict[str, Any]:
     """Real sections of a configuration, read before training starts: what is missing is found at once."""
     from hadmst_sc.datasets.observe import observe, observe_cells
     from hadmst_sc.datasets.public import cell_sections
-    from hadmst_sc.train.data import RealSection
+    from hadmst_sc.train.bank import RealSection
 
     sections = {}
     for wanted in settings.bank.real:

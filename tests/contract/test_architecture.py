@@ -43,6 +43,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "pp": (SPATIAL, {*FIRST_ROW, "io"}),
     "metrics": (ARRAYS, set()),
     "datasets": (SPATIAL, {*FIRST_ROW, "io"}),
+    "datasets.observe": (SPATIAL, {*FIRST_ROW, "datasets", "io", "pp"}),  # public sections, read as a user's are
     **{name: (ARRAYS, {*FIRST_ROW, *SIMULATOR}) for name in SIMULATOR},
     "weights": ({"numpy", "safetensors", "torch"}, {*FIRST_ROW, "models", "expression"}),
     "train": (

@@ -49,7 +49,7 @@ def student(tiny):
 def real():
     """A phantom that stands for a real section: nobody looks at its rate."""
     from hadmst_sc.datasets.simulate import simulate
-    from hadmst_sc.train.data import RealSection
+    from hadmst_sc.train.bank import RealSection
 
     obs = simulate(70_000, size_um=800.0, n_genes=6, depth=(2.0, 40.0)).observation
     return {"section_10": RealSection(obs)}
@@ -75,7 +75,7 @@ def with_bank(tiny, shared_output):
 @pytest.fixture
 def bank(with_bank, shared_output, student, real):
     """Opened, complete."""
-    from hadmst_sc.train.data import Bank
+    from hadmst_sc.train.bank import Bank
 
     bank = Bank(shared_output / "bank", with_bank.bank, student, real)
     yield bank

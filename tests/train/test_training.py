@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from hadmst_sc.distill import CONTEXT, PRIORS, TOKEN
 from hadmst_sc.expression import Residual
+from hadmst_sc.train.bank import make_phantom
 from hadmst_sc.train.config import TrainConfig, load_config
-from hadmst_sc.train.data import draw_batch, make_phantom, without_he
+from hadmst_sc.train.data import draw_batch, without_he
 from hadmst_sc.train.loop import build_model, learning_rate, train
 from hadmst_sc.train.losses import TrainingStep, deviance
 

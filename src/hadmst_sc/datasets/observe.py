@@ -25,7 +25,7 @@ def observe(name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20
 
 
 def observe_cells(
-    name: str, *, genes: Sequence[str] | int | None = None, bin_um: float = 20.0, random_state: int = 0
+    name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20.0, random_state: int = 0
 ) -> tuple[Observation, np.ndarray, AnnData]:
     """Pseudo-spots from one half of the molecules of a Xenium section, and the other half in bins.
 
@@ -34,7 +34,7 @@ def observe_cells(
     name
         As in :func:`~hadmst_sc.datasets.load_cells`. Of ``xenium_breast_rep1`` only the cells for training are used.
     genes
-        Names, a number for the most abundant in the pseudo-spots, or ``None`` for all.
+        Names; all where ``None``.
     bin_um
         Edge of a bin.
     random_state
@@ -57,13 +57,10 @@ def observe_cells(
     else:
         pixels, um = _blank(cells, um)
     spots, rest = degrade(cells, um_per_unit=um, split=0.5, random_state=random_state)
-    chosen = spots.var_names.tolist() if genes is None else genes
-    if isinstance(chosen, int):
-        total = np.asarray(spots.X.sum(0)).ravel()
-        chosen = spots.var_names[np.argsort(-total, kind="stable")[:chosen]].tolist()
+    chosen = spots.var_names.tolist() if genes is None else list(genes)
     sdata = as_visium("simulated", pixels, spots, spots.uns["spot_diameter_um"] / um)
-    obs = read_observation(sdata, "simulated_full_image", genes=list(chosen), bin_um=bin_um)
-    return obs, bin_cells(rest[:, list(chosen)], obs.grid), rest
+    obs = read_observation(sdata, "simulated_full_image", genes=chosen, bin_um=bin_um)
+    return obs, bin_cells(rest[:, chosen], obs.grid), rest
 
 
 def _blank(cells: AnnData, um: float) -> tuple[np.ndarray, float]:

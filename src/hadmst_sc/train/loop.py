@@ -20,8 +20,9 @@ from torch.optim.swa_utils import AveragedModel
 from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import channels_last
+from hadmst_sc.train.bank import Bank, RealSection
 from hadmst_sc.train.config import TrainConfig
-from hadmst_sc.train.data import Bank, RealSection, draw_batch
+from hadmst_sc.train.data import draw_batch
 from hadmst_sc.train.losses import TrainingStep
 from hadmst_sc.train.schedule import cosine, ema
 from hadmst_sc.train.student import train_student

@@ -1,0 +1,250 @@
+"""The bank: sections with the priors that inference would compute, distilled by worker processes and kept on disk.
+
+Two streams. *Phantoms* have a true rate in every bin. *Real sections* have none: some of their spots (or half of their
+molecules, where single cells were measured) are hidden, the rest is distilled as a user's section would be, and what
+was hidden is what the network must foretell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from hadmst_sc.contract import Observation
+from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.distill import Distilled, distill
+from hadmst_sc.features import N_BASE, he_features
+from hadmst_sc.measurement import Measurement
+from hadmst_sc.models import HEStudent
+from hadmst_sc.train.config import BankConfig
+
+MIN_PREVALENCE = 0.05  # of the spots, for a gene of a real section to be trained on
+MAX_METAGENE_GENES = 600  # of a real section; more only cost time
+MAPS = ("priors", "spots", "target")  # per gene
+SHARED = ("coverage", "inside", "displacement", "owner", "weight")  # per section
+
+
+@dataclass(frozen=True, eq=False)
+class RealSection:
+    """A section to be trained on.
+
+    Parameters
+    ----------
+    obs
+        All of its spots.
+    truth
+        ``None``: spots are hidden. Else ``(genes, ny, nx)`` counts per bin of molecules that the spots have not seen,
+        and ``obs`` is used whole.
+    """
+
+    obs: Observation
+    truth: np.ndarray | None = None
+
+
+def _distilled(obs: Observation, student: HEStudent) -> Distilled:
+    maps = he_features(obs)
+    return distill(obs, he=maps, features=student.read(maps[:N_BASE], obs.grid.bin_um))
+
+
+def _common(distilled: Distilled, genes: np.ndarray, obs: Observation) -> dict[str, np.ndarray]:
+    half = np.float16
+    return {
+        "priors": distilled.priors(genes).astype(half),
+        "spots": distilled.spot_maps(genes).astype(half),
+        "context": distilled.context.astype(half),
+        "token": distilled.token[genes],
+        "gene_mean": distilled.gene_mean[genes].astype(np.float32),
+        "coverage": obs.measurement.coverage.clip(0, 1).astype(half),
+        "inside": obs.inside.astype(np.uint8),
+    }
+
+
+def _store(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    scratch = path.with_suffix(".part")
+    save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, scratch)
+    scratch.rename(path)  # a file under its final name is whole
+    return path
+
+
+def make_phantom(path: Path, seed: int, config: BankConfig, student: HEStudent) -> Path:
+    """Draw phantom ``seed``, distil it and store what training reads, in half precision."""
+    rng = np.random.default_rng([config.first_seed, seed])
+    share = np.array([kind.share for kind in config.kinds])
+    kind = config.kinds[rng.choice(len(share), p=share / share.sum())]
+    phantom = simulate(seed, n_genes=config.n_genes, **kind.geometry())
+    obs = phantom.observation
+    distilled = _distilled(obs, student)
+    nowhere = np.full(obs.grid.shape, -1, np.int32)
+    displacement = np.array(phantom.misregistration_um)[:, None, None] / obs.grid.bin_um
+    return _store(
+        path,
+        _common(distilled, np.arange(len(obs.genes)), obs)
+        | {
+            "target": (phantom.rate / distilled.gene_mean[:, None, None]).clip(0, 6e4).astype(np.float16),
+            "displacement": np.broadcast_to(displacement, (2, *obs.grid.shape)).astype(np.float16),
+            "owner": nowhere,
+            "weight": np.zeros(nowhere.shape, np.float16),
+            "hidden": np.zeros((len(obs.genes), 1), np.float32),
+            "hidden_area": np.ones(1, np.float32),
+        },
+    )
+
+
+def make_masked(path: Path, seed: int, section: RealSection, config: BankConfig, student: HEStudent) -> Path:
+    """Hide spots of a real section, distil the others, and store a window of it as :func:`make_phantom` does."""
+    rng = np.random.default_rng([config.first_seed, seed, 1])
+    obs = _fewer_genes(section.obs, rng)
+    if section.truth is None:
+        hide = rng.random(len(obs.spots)) < rng.uniform(*config.hidden_share)
+        hidden, counts = obs.measurement.subset(hide), obs.counts[hide].T
+        given = obs.subset_spots(~hide)
+    else:
+        given, chosen = obs, [section.obs.genes.index(gene) for gene in obs.genes]
+        hidden, counts = None, section.truth[chosen].reshape(len(chosen), -1)
+    distilled = _distilled(given, student)
+    genes = rng.permutation(len(obs.genes))[: config.n_genes]
+    arrays = _common(distilled, genes, given)
+    owner, weight = _footprints(hidden, obs.inside)
+    arrays |= {
+        "target": np.zeros_like(arrays["spots"]),
+        "displacement": np.zeros((2, *obs.grid.shape), np.float16),
+        "owner": owner,
+        "weight": weight.astype(np.float16),
+    }
+    window = _window(owner >= 0, config.window, rng)
+    arrays = {k: a[(..., *window)] if k in (*MAPS, *SHARED, "context") else a for k, a in arrays.items()}
+    present, renamed = np.unique(arrays["owner"], return_inverse=True)
+    present, first = present[present >= 0], int((present < 0).any())
+    arrays["owner"] = renamed.reshape(arrays["owner"].shape).astype(np.int32) - first
+    arrays["hidden"] = counts[genes][:, present].astype(np.float32)
+    area = np.ones(len(present)) if hidden is None else hidden.area[present]
+    arrays["hidden_area"] = area.astype(np.float32)
+    return _store(path, arrays)
+
+
+def _fewer_genes(obs: Observation, rng: np.random.Generator) -> Observation:
+    seen = np.flatnonzero((obs.counts > 0).mean(0) >= MIN_PREVALENCE)
+    kept = np.sort(rng.permutation(seen)[:MAX_METAGENE_GENES])
+    return replace(obs, counts=obs.counts[:, kept], genes=tuple(obs.genes[i] for i in kept))
+
+
+def _footprints(hidden: Measurement | None, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which hidden observation each bin belongs to (-1: none) and by which share; bins themselves where all are."""
+    if hidden is None:
+        owner = np.where(inside, np.arange(inside.size).reshape(inside.shape), -1)
+        return owner.astype(np.int32), (owner >= 0).astype(np.float32)
+    matrix = hidden.matrix.tocsc()
+    owner, weight = np.full(inside.size, -1, np.int32), np.zeros(inside.size, np.float32)
+    for column in np.flatnonzero(np.diff(matrix.indptr)):
+        rows = slice(matrix.indptr[column], matrix.indptr[column + 1])
+        best = int(np.argmax(matrix.data[rows]))  # spots that touch share a bin now and then: the larger part has it
+        owner[column], weight[column] = matrix.indices[rows][best], matrix.data[rows][best]
+    return owner.reshape(inside.shape), weight.reshape(inside.shape)
+
+
+def _window(wanted: np.ndarray, size: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A window of at most ``size`` bins a side around a random wanted bin."""
+    centre = np.argwhere(wanted)[rng.integers(wanted.sum())]
+    starts = [int(np.clip(c - size // 2, 0, max(side - size, 0))) for c, side in zip(centre, wanted.shape, strict=True)]
+    return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
+
+
+class Bank:
+    """Sections on disk, made by worker processes in a fixed order; one that is not ready is waited for.
+
+    Parameters
+    ----------
+    directory
+        Where they lie, ``phantom_<seed>`` and ``<section>_<number>``.
+    config
+        What they are.
+    student
+        The trained student.
+    sections
+        Real sections by name.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: BankConfig,
+        student: HEStudent,
+        sections: Mapping[str, RealSection] | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config, sections = config, sections or {}
+        makers: dict[Path, tuple[Callable[..., Path], tuple[Any, ...]]] = {}
+        for seed in range(config.first_seed, config.first_seed + config.n_phantoms):
+            path = directory / f"phantom_{seed:06d}.safetensors"
+            makers[path] = (make_phantom, (path, seed, config, student))
+        self.n_real = config.n_masked * len(sections)
+        for number in range(config.n_masked):
+            for name, section in sections.items():
+                path = directory / f"{name}_{number:03d}.safetensors"
+                makers[path] = (make_masked, (path, number, section, config, student))
+        self._paths = list(makers)
+        missing = [path for path in self._paths if not path.exists()]
+        # Spawned, because forking a process whose BLAS and torch threads run can hang.
+        self._pool = ProcessPoolExecutor(config.n_workers, get_context("spawn"), _one_thread) if missing else None
+        self._jobs: dict[Path, Future[Path]] = {}
+        if self._pool is not None:
+            for path in missing:
+                make, arguments = makers[path]
+                self._jobs[path] = self._pool.submit(make, *arguments)
+
+    def available(self, step: int) -> int:
+        """How many phantoms a step may use: a function of the step alone."""
+        more = step // max(1, self.config.steps_per_phantom)
+        return min(self.config.n_phantoms, self.config.start_with + more)
+
+    def phantom(self, index: int) -> StoredSection:
+        """Phantom ``index``."""
+        return self._stored(self._paths[index])
+
+    def real(self, index: int) -> StoredSection:
+        """Masked section ``index`` of ``n_real``."""
+        return self._stored(self._paths[self.config.n_phantoms + index])
+
+    def finish(self) -> None:
+        """Wait for every section."""
+        for path in self._paths:
+            self._stored(path)
+
+    def _stored(self, path: Path) -> StoredSection:
+        if path in self._jobs:
+            self._jobs.pop(path).result()
+        return StoredSection(path)
+
+    def close(self) -> None:
+        """Stop the workers; sections under way are dropped and made again next time."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    """Workers are as many as there are cores."""
+    torch.set_num_threads(1)
+
+
+class StoredSection:
+    """A section of the bank, read as far as it is asked for: the page cache, not the process, holds the bank."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, "np")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._file.get_tensor(name)
+
+    def genes(self, name: str, genes: np.ndarray) -> np.ndarray:
+        """Rows of an array whose first axis are genes."""
+        part = self._file.get_slice(name)
+        return np.stack([part[int(g)] for g in genes])
