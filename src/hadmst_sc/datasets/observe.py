@@ -26,7 +26,7 @@ def observe(name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20
 
 def observe_cells(
     name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20.0, random_state: int = 0
-) -> tuple[Observation, np.ndarray, AnnData]:
+) -> tuple[Observation, np.ndarray]:
     """Pseudo-spots from one half of the molecules of a Xenium section, and the other half in bins.
 
     Parameters
@@ -42,7 +42,7 @@ def observe_cells(
 
     Returns
     -------
-    The section; ``(genes, ny, nx)`` counts per bin that its spots have not seen; the cells with these counts.
+    The section; ``(genes, ny, nx)`` counts per bin that its spots have not seen.
     """
     from hadmst_sc.io.read import read_observation
     from hadmst_sc.pp import degrade
@@ -60,7 +60,7 @@ def observe_cells(
     chosen = spots.var_names.tolist() if genes is None else list(genes)
     sdata = as_visium("simulated", pixels, spots, spots.uns["spot_diameter_um"] / um)
     obs = read_observation(sdata, "simulated_full_image", genes=chosen, bin_um=bin_um)
-    return obs, bin_cells(rest[:, chosen], obs.grid), rest
+    return obs, bin_cells(rest[:, chosen], obs.grid)
 
 
 def _blank(cells: AnnData, um: float) -> tuple[np.ndarray, float]:
