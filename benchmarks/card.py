@@ -148,7 +148,7 @@ def _real(config: dict[str, Any]) -> str:
         return "**No real section was trained on.**"
     names = ", ".join(f"`{section['name']}`" for section in real)
     return (
-        f"Second stage, from `{config['start_from']}` (its own card is beside it). **Real sections trained on**, by masked "
+        f"Second stage, from `{config['start_from']}` (with its card). **Real sections trained on**, by masked "
         f"spots, {config['real_share']:.0%} of the crops: {names}. Sources and licences are in `docs/how_to/train.md`."
     )
 
