@@ -153,6 +153,7 @@ def test_modules_stay_short(path):
         ("features", "def f():\n    from hadmst_sc.distill import distill"),
         ("distill", "import torch"),
         ("registration", "from hadmst_sc.distill import distill"),
+        ("alignment", "from hadmst_sc.registration import estimate_alignment"),
         ("pp.degrade", "import torch"),
         ("pp.degrade", "from hadmst_sc.datasets.spots import lattice"),
         ("models.unet", "from hadmst_sc.diffusion.tiling import tiled"),

@@ -53,7 +53,7 @@ def _result_table(inside: np.ndarray, hr: np.ndarray, provenance: dict) -> ad.An
     return TableModel.parse(table, region="superres_bins", region_key="region", instance_key="bin_id")
 
 
-def make_result(std: bool = True, square: bool = False, **stated: float) -> SpatialData:
+def make_result(std: bool = True, square: bool = False, **stated: float | str | dict) -> SpatialData:
     """A section of three spots, its image with a pyramid, and a result called ``superres``."""
     he = np.random.default_rng(0).integers(0, 255, (3, 90, 120), np.uint8)
     world, bins = {"world": WORLD}, {"world": Sequence([Scale([5, 5], axes=("x", "y")), WORLD])}
@@ -110,3 +110,9 @@ def result_of_squares() -> SpatialData:
 def result_with_stated_size() -> SpatialData:
     """The run was told that spots measure 30 µm, whatever their circles say."""
     return make_result(spot_um=30.0, pitch_um=100.0)
+
+
+@pytest.fixture
+def registered():
+    """Makes a result whose provenance has the given record of its registration."""
+    return lambda record: make_result(registration=record)

@@ -31,9 +31,7 @@ def test_a_rotation_turns_about_its_centre_from_y_towards_x():
 
 def test_the_splines_of_a_field_sum_to_one_reproduce_ramps_and_exceed_no_control_point():
     ones = np.ones((6, 6))
-    moved = replace(STILL, field=field(7 * ones, -2 * ones)).displacement_um(
-        POINTS * 2 - 300
-    )  # also beyond the lattice
+    moved = replace(STILL, field=field(7 * ones, -2 * ones)).displacement_um(POINTS * 2 - 300)
     np.testing.assert_allclose(moved, np.tile([7.0, -2.0], (40, 1)), atol=1e-12)
     ramp = np.arange(6)[:, None] * ones
     at = replace(STILL, field=field(ramp, 0 * ones)).displacement_um(POINTS)

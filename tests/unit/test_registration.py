@@ -38,9 +38,9 @@ def error_um(found: Alignment, p: Phantom) -> float:
 def rich(**imposed: float) -> Phantom:
     """A larger section with plenty of counts, whose image is rotated or bent."""
     return simulate(
-        910_003,
-        size_um=2000.0,
-        n_genes=32,
+        3,
+        size_um=2400.0,
+        n_genes=24,
         augment=False,
         depth=(2.0, 40.0),
         misregistration_um=(0.0, 0.0),
@@ -101,14 +101,17 @@ def test_what_is_right_is_not_moved():
 
 def test_shifts_that_are_applied_are_right_and_most_are_applied():
     rng = np.random.default_rng(0)
-    errors = []
+    errors, partial = [], []
     for i in range(12):
         angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(30, 60)
         p = phantom(i, (length * np.sin(angle), length * np.cos(angle)))
         found = estimate_alignment(p.observation)
-        if found.applied:
+        if found.dy_um or found.dx_um:
             errors.append(error_um(found, p))
+        elif found.applied:  # a field alone takes up a part of a shift that is not clear
+            partial.append(error_um(found, p) / length)
     assert len(errors) >= 8 and np.mean(errors) < 8.0 and max(errors) < 20.0
+    assert max(partial, default=0.0) < 0.8
 
 
 def test_the_same_section_gives_the_same_shift_bit_for_bit(clear):
