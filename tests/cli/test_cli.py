@@ -72,7 +72,7 @@ def test_defaults_of_the_command_are_those_of_the_function(store, calls):
     assert (sdata.path, image_key) == (store, "he")
     parameters = inspect.signature(real_superresolve).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    for only_in_python in ("client", "show_progress_bar"):
+    for only_in_python in ("client", "features", "show_progress_bar"):
         del defaults[only_in_python]
     assert options == defaults
 
@@ -206,7 +206,8 @@ def training(monkeypatch):
 
     seen: list[tuple] = []
 
-    def train(config, *, output, resume):
+    def train(config, *, output, sections, resume):
+        assert sections == {}  # none is in the configuration
         seen.append((config.steps, output, resume))
         output.mkdir(exist_ok=True)
         return loop.build_model(config)
@@ -251,3 +252,15 @@ def test_an_unknown_setting_is_named(training, tmp_path):
 
 def test_version_is_the_packages():
     assert run("--version").stdout == f"{hadmst_sc.__version__}\n"
+
+
+def test_benchmark_runs_a_script_of_the_checkout_and_passes_on_what_follows(tmp_path):
+    told = tmp_path / "told"
+    (tmp_path / "toy.py").write_text(f"import sys; open({str(told)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(3)")
+    assert run("benchmark", "toy", "--folder", tmp_path, "--quick", "7").exit_code == 3
+    assert told.read_text() == "--quick 7"
+
+
+def test_benchmark_without_a_checkout_says_where_it_looked(tmp_path):
+    result = run("benchmark", "model", "--folder", tmp_path)
+    assert result.exit_code == 2 and "checkout" in result.output and "model.py" in result.output

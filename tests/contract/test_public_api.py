@@ -30,6 +30,8 @@ SUPERRESOLVE = {
     "n_steps": None,
     "consistency": "soft",
     "align": True,
+    "gate": False,
+    "features": None,
     "device": "auto",
     "batch_size": None,
     "random_state": 0,
