@@ -24,7 +24,7 @@ PACKAGES = ("numpy", "scipy", "scikit-image", "spatialdata", "anndata", "zarr", 
 def provenance(*, weights: str | None) -> dict[str, Any]:
     """Command, commit, machine, versions and, where used, the hash of the weights (bundled name or path)."""
     record = {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_output(sys.argv[1:])]),
         "commit": _git("rev-parse", "--verify", "-q", "HEAD") or "unknown",
         "uncommitted_changes": bool(_git("status", "--porcelain")),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
@@ -40,6 +40,15 @@ def provenance(*, weights: str | None) -> dict[str, Any]:
         path = bundled if bundled.exists() else Path(weights)
         record["weights_sha256"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
     return record
+
+
+def _without_output(arguments: Sequence[str]) -> list[str]:
+    """Where a result was written says nothing of it, and is a path of one machine."""
+    kept = list(arguments)
+    if "--output" in kept:
+        at = kept.index("--output")
+        del kept[at : at + 2]
+    return kept
 
 
 def _git(*arguments: str) -> str:
