@@ -13,14 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from anndata import AnnData
 from baselines import Method
-from spatialdata import SpatialData
 from tasks import Row, abundant_genes, cell_scores, coherence
 
 from hadmst_sc.contract import Observation
 
 BIN_UM = 20.0
-BLANK_UM = 10.0  # µm per pixel of the image that stands for "no image"
-SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,33 +47,23 @@ class Case:
 
 def breast_simulated(n_genes: int) -> Case:
     """Xenium breast crop with its H&E: spots from one half of the molecules, truth from the other."""
-    from hadmst_sc.datasets import load, load_cells
-
-    image = load("xenium_breast_visium").images["xenium_breast_visium_full_image"]
-    cells = load_cells("xenium_breast_crop")
-    pixels = np.asarray(image["scale0"]["image"].data)
-    return _simulated("breast, simulated spots", cells, pixels, float(cells.uns["he_mpp"]), n_genes)
+    return _simulated("breast, simulated spots", "xenium_breast_crop", n_genes)
 
 
 def brain_simulated(n_genes: int) -> Case:
     """Xenium mouse brain, which has no image."""
-    from hadmst_sc.datasets import load_cells
-
-    cells = load_cells("xenium_mouse_brain")
-    low, high = (edge(cells.obsm["spatial"] * float(cells.uns["he_mpp"]), 0) for edge in (np.min, np.max))
-    cells.obsm["spatial"] = (cells.obsm["spatial"] * float(cells.uns["he_mpp"]) - low) / BLANK_UM
-    width, height = np.ceil((high - low) / BLANK_UM).astype(int) + 1
-    return _simulated("brain, no image", cells, np.full((3, height, width), 200, np.uint8), BLANK_UM, n_genes)
+    return _simulated("brain, no image", "xenium_mouse_brain", n_genes)
 
 
 def breast_real(n_genes: int) -> Case:
     """Real Visium spots of the neighbouring section; the truth are all molecules of the crop."""
-    from hadmst_sc.datasets import load, load_cells
+    from hadmst_sc.datasets import bin_cells, load, load_cells
+    from hadmst_sc.datasets.observe import observe
 
-    sdata, cells = load("xenium_breast_visium"), load_cells("xenium_breast_crop")
-    shared = sdata.tables["table"].var_names.intersection(cells.var_names)
-    genes = _abundant(sdata.tables["table"][:, shared], n_genes)
-    return _case("breast, real spots", sdata, "xenium_breast_visium", cells, genes, (1, 2, 4))
+    table, cells = load("xenium_breast_visium").tables["table"], load_cells("xenium_breast_crop")
+    genes = _abundant(table[:, table.var_names.intersection(cells.var_names)], n_genes)
+    obs = observe("xenium_breast_visium", genes=genes, bin_um=BIN_UM)
+    return _case("breast, real spots", obs, bin_cells(cells[:, genes], obs.grid), cells, (1, 2, 4))
 
 
 # The real spots come from the neighbouring section and were laid on the image by hand; the truth is the image's own
@@ -85,14 +72,11 @@ ALIGN: dict[str, bool | str] = {"breast_real": "spots"}
 CASES = {"breast_simulated": breast_simulated, "brain_simulated": brain_simulated, "breast_real": breast_real}
 
 
-def _simulated(name: str, cells: AnnData, pixels: np.ndarray, um_per_px: float, n_genes: int) -> Case:
-    from hadmst_sc.datasets.section import as_visium
-    from hadmst_sc.pp import degrade
+def _simulated(name: str, section: str, n_genes: int) -> Case:
+    from hadmst_sc.datasets.observe import observe_cells
 
-    spots, rest = degrade(cells, um_per_unit=um_per_px, split=0.5, random_state=SPLIT_SEED)
-    genes = _abundant(spots, n_genes)
-    sdata = as_visium("simulated", pixels, spots, spots.uns["spot_diameter_um"] / um_per_px)
-    return _case(name, sdata, "simulated", rest, genes, (1, 2))
+    obs, truth, rest = observe_cells(section, choose=lambda spots: _abundant(spots, n_genes), bin_um=BIN_UM)
+    return _case(name, obs, truth, rest, (1, 2))
 
 
 def _abundant(table: AnnData, n_genes: int) -> list[str]:
@@ -100,16 +84,12 @@ def _abundant(table: AnnData, n_genes: int) -> list[str]:
     return table.var_names[abundant_genes(counts, n_genes)].tolist()
 
 
-def _case(name: str, sdata: SpatialData, key: str, cells: AnnData, genes: list[str], blocks: tuple[int, ...]) -> Case:
-    from hadmst_sc.datasets import bin_cells
-    from hadmst_sc.io.read import read_observation
-
-    obs = read_observation(sdata, f"{key}_full_image", genes=genes, bin_um=BIN_UM)
+def _case(name: str, obs: Observation, truth: np.ndarray, cells: AnnData, blocks: tuple[int, ...]) -> Case:
     at = obs.grid.px_to_bins(cells.obsm["spatial"])
     (x0, y0), (x1, y1) = np.ceil(at.min(0)).astype(int), np.floor(at.max(0)).astype(int)
     window = np.zeros(obs.grid.shape, bool)
     window[y0:y1, x0:x1] = obs.inside[y0:y1, x0:x1]
-    return Case(name, obs, bin_cells(cells[:, genes], obs.grid), window, blocks)
+    return Case(name, obs, truth, window, blocks)
 
 
 def in_blocks(maps: np.ndarray, edge: int) -> np.ndarray:

@@ -188,7 +188,7 @@ def _training_sections(settings: Any) -> dict[str, Any]:
     sections = {}
     for wanted in settings.bank.real:
         if wanted.name in cell_sections():
-            obs, truth = observe_cells(wanted.name, bin_um=wanted.bin_um)
+            obs, truth, _ = observe_cells(wanted.name, bin_um=wanted.bin_um)
         else:
             obs, truth = observe(wanted.name, bin_um=wanted.bin_um), None
         sections[f"{wanted.name}_{wanted.bin_um:g}"] = RealSection(obs, truth)

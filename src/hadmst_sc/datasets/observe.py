@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from anndata import AnnData
@@ -25,16 +25,20 @@ def observe(name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20
 
 
 def observe_cells(
-    name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20.0, random_state: int = 0
-) -> tuple[Observation, np.ndarray]:
+    name: str,
+    *,
+    choose: Callable[[AnnData], list[str]] | None = None,
+    bin_um: float = 20.0,
+    random_state: int = 0,
+) -> tuple[Observation, np.ndarray, AnnData]:
     """Pseudo-spots from one half of the molecules of a Xenium section, and the other half in bins.
 
     Parameters
     ----------
     name
         As in :func:`~hadmst_sc.datasets.load_cells`. Of ``xenium_breast_rep1`` only the cells for training are used.
-    genes
-        Names; all where ``None``.
+    choose
+        Names of the wanted genes, given the pseudo-spots; all where ``None``.
     bin_um
         Edge of a bin.
     random_state
@@ -42,7 +46,8 @@ def observe_cells(
 
     Returns
     -------
-    The section; ``(genes, ny, nx)`` counts per bin that its spots have not seen.
+    The section; ``(genes, ny, nx)`` counts per bin that its spots have not seen; the cells with these counts, in pixels
+    of the section's image.
     """
     from hadmst_sc.io.read import read_observation
     from hadmst_sc.pp import degrade
@@ -57,10 +62,10 @@ def observe_cells(
     else:
         pixels, um = _blank(cells, um)
     spots, rest = degrade(cells, um_per_unit=um, split=0.5, random_state=random_state)
-    chosen = spots.var_names.tolist() if genes is None else list(genes)
+    genes = choose(spots) if choose else spots.var_names.tolist()
     sdata = as_visium("simulated", pixels, spots, spots.uns["spot_diameter_um"] / um)
-    obs = read_observation(sdata, "simulated_full_image", genes=chosen, bin_um=bin_um)
-    return obs, bin_cells(rest[:, chosen], obs.grid)
+    obs = read_observation(sdata, "simulated_full_image", genes=genes, bin_um=bin_um)
+    return obs, bin_cells(rest[:, genes], obs.grid), rest
 
 
 def _blank(cells: AnnData, um: float) -> tuple[np.ndarray, float]:

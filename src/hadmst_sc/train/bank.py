@@ -214,11 +214,6 @@ class Bank:
         """Masked section ``index`` of ``n_real``."""
         return self._stored(self._paths[self.config.n_phantoms + index])
 
-    def finish(self) -> None:
-        """Wait for every section."""
-        for path in self._paths:
-            self._stored(path)
-
     def _stored(self, path: Path) -> StoredSection:
         if path in self._jobs:
             self._jobs.pop(path).result()
