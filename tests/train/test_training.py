@@ -47,13 +47,14 @@ def test_training_on_one_batch_lowers_both_losses(with_bank, bank):
     optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
     sigma, noise = torch.full((2,), 0.8), torch.randn(2, 1, 32, 32, generator=generator)
+    no_draws = torch.zeros(2, 0, 32, 32)
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        mean, denoising, _ = module(batch, 4, sigma, noise)
-        (mean + denoising).backward()
+        loss, _ = module(batch, 4, sigma, noise, no_draws)
+        (loss.mean + loss.denoising).backward()
         optimizer.step()
-        losses.append((mean.item(), denoising.item()))
+        losses.append((loss.mean.item(), loss.denoising.item()))
     first, last = losses[0], losses[-1]
     assert last[0] < 0.95 * first[0] and last[1] < 0.8 * first[1]
 
@@ -61,8 +62,8 @@ def test_training_on_one_batch_lowers_both_losses(with_bank, bank):
 def test_an_untrained_network_has_the_loss_of_the_closed_form(with_bank, bank):
     batch = draw_batch(bank, with_bank, 0, 0)
     module = TrainingStep(build_model(with_bank))
-    mean, _, _ = module(batch, 6, torch.zeros(0), torch.zeros(0, 1, 32, 32))
-    assert 0 < mean.item() < 1
+    loss, _ = module(batch, 6, torch.zeros(0), torch.zeros(0, 1, 32, 32), torch.zeros(2, 0, 32, 32))
+    assert 0 < loss.mean.item() < 1
 
 
 def test_batches_depend_on_seed_and_step_alone(with_bank, bank):

@@ -147,3 +147,16 @@ def test_brightness_of_the_image_does_not_move_the_stain_maps(phantom):
     h1, _ = separate_stains(darker.round().clip(0, 255).astype(np.uint8), inside)
     assert np.corrcoef(h0[inside], h1[inside])[0, 1] > 0.98
     assert np.percentile(h1[inside], 99) == pytest.approx(1, abs=1e-3)
+
+
+def test_coexpression_is_a_correlation_that_does_not_depend_on_the_order_of_genes(phantom, distilled):
+    loadings = distilled.coexpression(np.arange(16))
+    assert (np.linalg.norm(loadings, axis=1) <= 1 + 1e-6).all()
+    roots = np.sqrt(distilled.rates)
+    measured = np.corrcoef(roots.T)[np.triu_indices(16, 1)]
+    told = (loadings @ loadings.T)[np.triu_indices(16, 1)]
+    assert np.corrcoef(measured, told)[0, 1] > 0.9
+    order = np.random.default_rng(0).permutation(16)
+    obs = phantom.observation
+    turned = replace(obs, counts=obs.counts[:, order], genes=tuple(obs.genes[i] for i in order))
+    np.testing.assert_allclose(distill(turned, margin=0).coexpression(np.argsort(order)), loadings, atol=1e-5)

@@ -30,18 +30,38 @@ def sigma_schedule(n_steps: int, sigma_max: float, sigma_min: float = 0.05, rho:
     return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
 
 
-def keyed_noise(shape: tuple[int, int], genes: Sequence[str], seed: int, draw: int) -> Tensor:
-    """Standard normal noise ``(genes, ny, nx)`` that is a function of (seed, draw, gene name, bin) alone.
+def keyed_noise(shape: tuple[int, int], names: Sequence[str], seed: int, draw: int) -> Tensor:
+    """Standard normal noise ``(names, ny, nx)`` that is a function of (seed, draw, name, bin) alone.
 
-    Drawn per gene on the whole grid, on the CPU, from a counter-based generator: windows, chunks, gene order, workers
-    and devices cannot change it, and the caller's random state is untouched.
+    Drawn per name (a gene, say) on the whole grid, on the CPU, from a counter-based generator: windows, chunks, gene
+    order, workers and devices cannot change it, and the caller's random state is untouched.
     """
-    maps = np.empty((len(genes), *shape), np.float32)
-    for index, gene in enumerate(genes):
-        digest = hashlib.sha256(f"{seed}\0{draw}\0{gene}".encode()).digest()
+    maps = np.empty((len(names), *shape), np.float32)
+    for index, name in enumerate(names):
+        digest = hashlib.sha256(f"{seed}\0{draw}\0{name}".encode()).digest()
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
         maps[index] = generator.standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(maps)
+
+
+def shared_noise(own: Tensor, shared: Tensor, loadings: Tensor) -> Tensor:
+    """Standard normal noise of genes that correlates as their loadings do.
+
+    Parameters
+    ----------
+    own
+        ``(..., g, ny, nx)`` standard normal, one map per gene.
+    shared
+        ``(..., k, ny, nx)`` standard normal, the same for all genes.
+    loadings
+        ``(g, k)``, rows of length at most one: correlations with the shared maps.
+
+    Returns
+    -------
+    ``(..., g, ny, nx)``; each gene's map alone is as ``own`` was.
+    """
+    rest = (1 - loadings.square().sum(1)).clamp(min=0).sqrt()[:, None, None]
+    return torch.einsum("gk,...kyx->...gyx", loadings, shared) + rest * own
 
 
 def sample(denoise: Denoiser, noise: Tensor, sigmas: Tensor, start: Tensor, start_sd: float) -> Tensor:

@@ -23,6 +23,12 @@ from hadmst_sc.models.unet import LocalUNet, silence
 SIGMA_MEAN = 80.0
 """At this noise level the state says nothing, and the denoiser returns the posterior mean of the *counts*."""
 
+SIGMA_DRAW = 40.0
+"""At this noise level the denoiser is a sampler of one evaluation: noise in, a draw out. See `train.draws`.
+
+Like ``SIGMA_MEAN`` it lies far above what denoising is trained on, so the level itself tells the network what to do.
+"""
+
 LOG_CHANGE = 5.0  # the mean stays within e^5 of the closed form: a bound for bad input, far beyond what training shows
 N_CHANNELS = len(PRIORS) + 4  # see `gene_channels`
 
@@ -153,7 +159,7 @@ class HadmstModel(nn.Module):
         x
             ``(b, 1, ny, nx)`` noisy residual; zero at ``SIGMA_MEAN``.
         sigma
-            ``(b,)`` noise levels, all below ``SIGMA_MEAN`` or all equal to it.
+            ``(b,)`` noise levels, all below ``SIGMA_MEAN`` or all equal to it. At ``SIGMA_DRAW`` this is a draw.
         features
             ``(b, features, ny, nx)`` from :meth:`encode`.
         channels, token

@@ -11,12 +11,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hadmst_sc.diffusion import Denoiser, Footprints, consistent, keyed_noise, sample, sigma_schedule, tiled
-from hadmst_sc.distill import Distilled
+from hadmst_sc.diffusion import (
+    Denoiser,
+    Footprints,
+    consistent,
+    keyed_noise,
+    sample,
+    shared_noise,
+    sigma_schedule,
+    tiled,
+)
+from hadmst_sc.distill import N_METAGENES, Distilled
 from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.grid import Window
 from hadmst_sc.measurement import Measurement
-from hadmst_sc.models import SIGMA_MEAN, HadmstModel
+from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import gene_channels
 
 # Where draws start, around the estimate. With four steps the spread of a Gaussian then comes out within 6 %
@@ -156,16 +165,25 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     if model is None or options["n_samples"] < 2:
         return Maps(mean)
     draws = []
-    moments, sigmas = RunningMoments(), sigma_schedule(options["n_steps"], SIGMA_START)
-    names = [section.genes[i] for i in chunk]
+    moments, one_step = RunningMoments(), options["n_steps"] == 1
+    # One evaluation is the distilled sampler, which starts from noise alone.
+    sigmas = sigma_schedule(options["n_steps"], SIGMA_DRAW if one_step else SIGMA_START)
     for draw in range(options["n_samples"]):
-        noise = keyed_noise(distilled.active.shape, names, options["random_state"], draw)[crop].to(device)
-        x = sample(denoise, noise, sigmas, estimate, model.spec.sigma_data)
+        noise = _noise(section, chunk, draw).to(device)
+        x = sample(denoise, noise, sigmas, start if one_step else estimate, model.spec.sigma_data)
         drawn = residual.decode(x) * scale
         moments.update(drawn)
         if options["keep_draws"]:
             draws.append(drawn.cpu().numpy())
     return Maps(mean, moments.std.cpu().numpy(), np.stack(draws) if draws else None)
+
+
+def _noise(section: SharedSection, chunk: np.ndarray, draw: int) -> Tensor:
+    """Noise of some genes: their own, and what they share as far as their spots say that they go together."""
+    distilled, crop = section.distilled, (slice(None), *section.crop)
+    names = [section.genes[i] for i in chunk] + [f"\0component {k}" for k in range(N_METAGENES)]
+    noise = keyed_noise(distilled.active.shape, names, section.options["random_state"], draw)[crop]
+    return shared_noise(noise[: len(chunk)], noise[len(chunk) :], torch.from_numpy(distilled.coexpression(chunk)))
 
 
 def _footprints(section: SharedSection, chunk: np.ndarray, device: torch.device) -> Footprints:

@@ -81,6 +81,9 @@ class TrainConfig:
     real_share: float = 0.4  # share of crops from real sections, where there are any
     mean_share: float = 0.5  # share of phantom items that train the mean; the others train the denoiser
     alignment: float = 0.1  # weight of the loss of the offsets
+    draw: float = 0.0  # weight of the score of draws; 0 trains none
+    adversary: float = 0.0  # weight of fooling the discriminator with them; 0 trains none
+    adversary_learning_rate: float = 4e-4
     start_from: str = ""  # weights to start from, a path seen from the working directory; "": fresh ones
     log_sigma: tuple[float, float] = (-0.4, 1.3)  # mean and s.d. of ln sigma (Karras et al. 2022, Table 1: -1.2, 1.2)
     checkpoint_every: int = 200

@@ -24,6 +24,7 @@ class Batch:
     spots: Tensor  # (b, n, n)
     coverage: Tensor  # (b, n, n)
     token: Tensor  # (b, t)
+    coexpression: Tensor  # (b, k) loadings of the noise that genes share
     target: Tensor  # (b, n, n) rates in gene means; zero in real sections
     inside: Tensor  # (b, n, n) 0 or 1
     displacement: Tensor  # (s, 2, n, n) bins: where the image shows what the spots saw; phantoms only
@@ -38,6 +39,12 @@ class Batch:
     def n_real(self) -> int:
         """Items of real sections."""
         return len(self.owner)
+
+    @property
+    def drawn(self) -> Tensor:
+        """The items of one phantom, for losses that look across genes; none where all sections are real."""
+        last = len(self.context) - 1
+        return ((self.section == last) & (torch.arange(len(self.section)) >= self.n_real).to(self.section)).nonzero()[:, 0]
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -82,7 +89,7 @@ def _crop(section: StoredSection, genes: np.ndarray, size: int, rng: np.random.G
     out |= {name: cut(name, section[name]) for name in (*SHARED, "context")}
     out["context"][: CONTEXT.n_metagenes] *= signs[:, None, None]
     out["displacement"] = _turned(out["displacement"], turn, flip)
-    out |= {name: section.genes(name, genes) for name in ("token", "hidden", "gene_mean")}
+    out |= {name: section.genes(name, genes) for name in ("token", "coexpression", "hidden", "gene_mean")}
     return out | {"hidden_area": section["hidden_area"]}
 
 
@@ -150,7 +157,7 @@ def _stacked(
     # Phantoms are shuffled: the first of them train the mean and the others the denoiser, from every section.
     order = torch.from_numpy(np.concatenate([np.arange(n_real), n_real + rng.permutation(n_items - n_real)]))
     section = torch.arange(len(parts)).repeat_interleave(config.genes)[order]
-    per_item = {name: joined(name)[order] for name in (*MAPS, "token")}
+    per_item = {name: joined(name)[order] for name in (*MAPS, "token", "coexpression")}
     per_item |= {name: each(name)[section] for name in ("coverage", "inside")}
     total = sum(len(h["counts"]) for h in hidden)
     owners, start = [torch.zeros(0, config.crop, config.crop, dtype=torch.int64)], 0

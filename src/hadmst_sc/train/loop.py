@@ -23,13 +23,14 @@ from hadmst_sc.models.hadmst import channels_last
 from hadmst_sc.train.bank import Bank, RealSection
 from hadmst_sc.train.config import TrainConfig
 from hadmst_sc.train.data import draw_batch
-from hadmst_sc.train.losses import TrainingStep
+from hadmst_sc.train.discriminator import ChannelDiscriminator, fooling_loss, judge_loss
+from hadmst_sc.train.losses import Drawn, Losses, TrainingStep
 from hadmst_sc.train.schedule import cosine, ema
 from hadmst_sc.train.student import train_student
 from hadmst_sc.weights import load_model
 
 logger = logging.getLogger("hadmst_sc")
-LOSSES = ("mean", "denoising", "alignment")
+LOSSES = (*Losses._fields, "adversary", "judge")
 
 
 def build_model(config: TrainConfig) -> HadmstModel:
@@ -58,6 +59,12 @@ class _State:
         self.optimizer = torch.optim.AdamW(
             self._trained(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.judge = ChannelDiscriminator(self.step_module.model.spec.token)
+        self.judge_optimizer = torch.optim.Adam(
+            self.judge.parameters(), config.adversary_learning_rate, betas=(0.0, 0.99)
+        )
         self.step = 0
         self.log: list[dict[str, float]] = []
 
@@ -67,8 +74,10 @@ class _State:
     def tensors(self) -> dict[str, Tensor]:
         out = {f"model.{k}": v for k, v in self.step_module.model.state_dict().items()}
         out |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            out |= {f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in moments.items()}
+        out |= {f"judge.{k}": v for k, v in self.judge.state_dict().items()}
+        for prefix, optimizer in (("optimizer", self.optimizer), ("judge_optimizer", self.judge_optimizer)):
+            for index, moments in optimizer.state_dict()["state"].items():
+                out |= {f"{prefix}.{index}.{name}": torch.as_tensor(v) for name, v in moments.items()}
         return {k: v.detach().cpu().contiguous() for k, v in out.items()}
 
     def save(self, directory: Path, config: TrainConfig) -> None:
@@ -93,19 +102,22 @@ class _State:
 
         self.step_module.model.load_state_dict(under("model."))
         self.average.load_state_dict(under("average."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in under("optimizer.").items():
-            index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        self.judge.load_state_dict(under("judge."))
+        for prefix, optimizer in (("optimizer.", self.optimizer), ("judge_optimizer.", self.judge_optimizer)):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in under(prefix).items():
+                index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         self.step, self.log = int(record["step"]), record["log"]
 
 
-def _noise(config: TrainConfig, step: int, n: int) -> tuple[Tensor, Tensor]:
+def _noise(config: TrainConfig, step: int, n: int, n_drawn: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     mean, sd = config.log_sigma
     sigma = torch.exp(mean + sd * torch.randn(n, generator=generator))
-    return sigma, torch.randn(n, 1, config.crop, config.crop, generator=generator)
+    noise = torch.randn(n, 1, config.crop, config.crop, generator=generator)
+    return sigma, noise, torch.randn(2, n_drawn, config.crop, config.crop, generator=generator)
 
 
 def train(
@@ -145,6 +157,7 @@ def train(
     if resume and checkpoint.exists():
         state.load(checkpoint, config)
     module, optimizer = fabric.setup(state.step_module, state.optimizer)
+    judge, judge_optimizer = fabric.setup(state.judge, state.judge_optimizer)
     state.average.to(fabric.device)
     if not config.start_from:
         student = train_student(
@@ -158,7 +171,7 @@ def train(
     try:
         with freed_memory_kept():
             while state.step < min(config.steps, until or config.steps):
-                recent.append(_advance(state, config, bank, fabric, module, optimizer))
+                recent.append(_advance(state, config, bank, fabric, (module, optimizer), (judge, judge_optimizer)))
                 if state.step % config.log_every == 0 and fabric.is_global_zero:
                     _log(state, recent, time.monotonic() - started, output)
                     recent.clear()
@@ -172,25 +185,48 @@ def train(
 
 
 def _advance(
-    state: _State, config: TrainConfig, bank: Bank, fabric: Fabric, module: Any, optimizer: Any
-) -> tuple[float, float, float]:
-    """One step of training; its losses of the mean, of denoising and of alignment."""
+    state: _State, config: TrainConfig, bank: Bank, fabric: Fabric, trained: tuple[Any, Any], judged: tuple[Any, Any]
+) -> tuple[float, ...]:
+    """One step of training; its losses in the order of ``LOSSES``."""
+    (module, optimizer), (judge, judge_optimizer) = trained, judged
     # Each process draws its own batch; one process draws the same batches as before a resume.
     seed = config.seed + 7919 * fabric.global_rank
     batch = draw_batch(bank, config, state.step, seed)
     n_mean = batch.n_real + round(config.mean_share * (len(batch.section) - batch.n_real))
-    sigma, noise = _noise(config, state.step, len(batch.section) - n_mean)
+    n_drawn = len(batch.drawn) + batch.coexpression.shape[1] if config.draw else 0
+    noises = _noise(config, state.step, len(batch.section) - n_mean, n_drawn)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
     optimizer.zero_grad()
-    device = fabric.device
-    mean, denoising, alignment = module(batch.to(device), n_mean, sigma.to(device), noise.to(device))
-    fabric.backward(mean + denoising + config.alignment * alignment)
+    losses, drawn = module(batch.to(fabric.device), n_mean, *(noise.to(fabric.device) for noise in noises))
+    plays = bool(config.adversary and config.draw and drawn.truth.shape[0])
+    fooling = _fooling(judge, drawn) if plays else torch.zeros(())
+    weighted = losses.mean + losses.denoising + config.alignment * losses.alignment + config.draw * losses.draw
+    fabric.backward(weighted + config.adversary * fooling if plays else weighted)
     fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm)
     optimizer.step()
+    judging = _judge(fabric, judge, judge_optimizer, drawn) if plays else torch.zeros(())
     state.average.update_parameters(state.step_module.model)
     state.step += 1
-    return mean.item(), denoising.item(), alignment.item()
+    return tuple(loss.item() for loss in (*losses, fooling, judging))
+
+
+def _fooling(judge: Any, drawn: Drawn) -> Tensor:
+    """What the discriminator makes of one of the draws; its own parameters get no gradient from this."""
+    for parameter in judge.parameters():
+        parameter.requires_grad_(False)
+    return fooling_loss(judge(drawn.draws[0], *drawn[2:]))
+
+
+def _judge(fabric: Fabric, judge: Any, optimizer: Any, drawn: Drawn) -> Tensor:
+    """One step of the discriminator."""
+    for parameter in judge.parameters():
+        parameter.requires_grad_(True)
+    optimizer.zero_grad()
+    loss = judge_loss(judge(drawn.truth, *drawn[2:]), judge(drawn.draws[1].detach(), *drawn[2:]))
+    fabric.backward(loss)
+    optimizer.step()
+    return loss.detach()
 
 
 def read_log(output: str | Path) -> list[dict[str, float]]:

@@ -1,14 +1,18 @@
-"""Losses of one batch: the mean on the Poisson deviance, the denoiser on the weighted squared error."""
+"""Losses of one batch: Poisson deviance of the mean, squared error of the denoiser and offsets, score of draws."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from hadmst_sc.diffusion import shared_noise
 from hadmst_sc.expression import Residual, closed_form
-from hadmst_sc.models import SIGMA_MEAN, HadmstModel
+from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import LOG_CHANGE, gene_channels
 from hadmst_sc.train.data import Batch
+from hadmst_sc.train.draws import energy_score
 
 RESIDUAL_RANGE = (-6.0, 8.0)  # of the target in model space: one impossible bin must not own the batch
 
@@ -43,6 +47,25 @@ def pooled_deviance(log_rate: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     return zero.index_add(0, item, errors), zero.index_add(0, item, 0.05 * counts)
 
 
+class Drawn(NamedTuple):
+    """Draws of one phantom's genes, and what they are judged beside; model space, ``g`` may be zero."""
+
+    draws: Tensor  # (2, g, n, n)
+    truth: Tensor  # (g, n, n)
+    base: Tensor  # (g, n, n) log1p of the closed form
+    token: Tensor  # (g, t)
+    inside: Tensor  # (n, n)
+
+
+class Losses(NamedTuple):
+    """Of one batch, scalars."""
+
+    mean: Tensor  # deviance relative to the closed form's; 1 is no better
+    denoising: Tensor  # Karras et al. 2022, Eq. 8
+    alignment: Tensor  # squared error of the offsets where the truth is known, bins²
+    draw: Tensor  # energy score relative to no draw at all
+
+
 class TrainingStep(nn.Module):
     """The model with its losses, as one module, so that any strategy of lightning-fabric can wrap it."""
 
@@ -50,8 +73,10 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, n_mean: int, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of the first ``n_mean`` items as means, and of the rest as denoising problems.
+    def forward(
+        self, batch: Batch, n_mean: int, sigma: Tensor, noise: Tensor, draw_noise: Tensor
+    ) -> tuple[Losses, Drawn]:
+        """Loss of the first ``n_mean`` items as means, of the rest as denoising problems, of one phantom's as draws.
 
         Parameters
         ----------
@@ -61,11 +86,9 @@ class TrainingStep(nn.Module):
             How many of them train the mean; at least the real ones.
         sigma, noise
             ``(b - n_mean,)`` noise levels and ``(b - n_mean, 1, n, n)`` standard normal noise for the others.
-
-        Returns
-        -------
-        Mean loss: deviance relative to the closed form's (1.0 = no better). Denoising loss (Karras et al. 2022, Eq. 8).
-        Alignment loss: squared error of the offsets, bins², where the truth is known.
+        draw_noise
+            ``(2, g + k, n, n)`` standard normal noise of ``batch.drawn`` and of the components that they share; of
+            length zero along the second axis to leave draws out.
         """
         shared, offsets = self.model.encode(batch.context)
         features = shared[batch.section]
@@ -90,7 +113,40 @@ class TrainingStep(nn.Module):
 
         wrong = (offsets - batch.displacement).square().sum(1).mean((1, 2))
         alignment_loss = (wrong * batch.known).sum() / batch.known.sum().clamp(min=1)
-        return mean_loss, denoising_loss, alignment_loss
+
+        chosen = batch.drawn if draw_noise.shape[1] else batch.drawn[:0]
+        drawn = self._draw(batch, chosen, draw_noise, features, channels, base)
+        score = energy_score(drawn.draws, drawn.truth, drawn.inside) if len(chosen) else mean_loss.new_zeros(())
+        return Losses(mean_loss, denoising_loss, alignment_loss, score), drawn
+
+    def _draw(
+        self, batch: Batch, chosen: Tensor, noise: Tensor, features: Tensor, channels: Tensor, base: Tensor
+    ) -> Drawn:
+        """Two draws of the chosen items by one evaluation each."""
+        n = len(chosen)
+        given, base = base[chosen], base[chosen, 0]
+        token, inside = batch.token[chosen], batch.inside[chosen[:1]].sum(0)
+        residual = Residual(base)
+        truth = residual.encode(batch.target[chosen]).clamp(*RESIDUAL_RANGE)
+        if not n:
+            return Drawn(truth.new_zeros(2, *truth.shape), truth, base.log1p(), token, inside)
+        noise = shared_noise(noise[:, :n], noise[:, n:], batch.coexpression[chosen]) * inside
+        state = noise * (SIGMA_DRAW**2 + self.model.spec.sigma_data**2) ** 0.5
+        level = torch.full((2 * n,), SIGMA_DRAW, device=base.device)
+
+        def twice(values: Tensor) -> Tensor:
+            return torch.cat([values, values])
+
+        out = self.model(
+            state.flatten(0, 1)[:, None],
+            level,
+            twice(features[chosen]),
+            twice(channels[chosen]),
+            twice(token),
+            twice(given),
+        )
+        draws = residual.encode(residual.decode(out.view(2, n, *base.shape[1:])))  # no rate below zero
+        return Drawn(draws, truth, base.log1p(), token, inside)
 
     def _mean_loss(self, log_rate: Tensor, log_base: Tensor, batch: Batch) -> Tensor:
         """Deviances relative to the closed form's; a small share keeps genes that it solves from dominating."""
