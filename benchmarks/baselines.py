@@ -72,6 +72,15 @@ def ours(obs: Observation, *, model: str | None = "default", align: bool | str =
     return tl.predict(obs, model=model, n_samples=0, align=align).mean
 
 
+def one_draw(obs: Observation, *, model: str = "default", align: bool | str = True) -> np.ndarray:
+    """The first draw. No estimate: it has the texture and the co-expression that a mean has not."""
+    from hadmst_sc import tl
+
+    drawn = tl.predict(obs, model=model, n_samples=2, n_steps=1, keep_draws=True, align=align).draws
+    assert drawn is not None
+    return drawn[0]
+
+
 def without_he(obs: Observation) -> Observation:
     """The same section with a grey image."""
     return replace(obs, he=np.full_like(obs.he, 200))
@@ -98,6 +107,8 @@ METHODS["ridge on H&E, soft spread"] = regression(ridge, rule="soft spread")
 METHODS["ridge on H&E, log, soft spread"] = regression(ridge, log=True, rule="soft spread")
 METHODS["ours, closed form"] = lambda obs: ours(obs, model=None)
 METHODS["ours"] = ours
+DRAW = "ours, one draw"
+METHODS[DRAW] = one_draw
 CONTROLS: dict[str, Callable[[Observation], Observation]] = {
     "ours, no H&E": without_he,
     "ours, H&E upside down": shuffled_he,
@@ -112,6 +123,7 @@ def methods_with(model: str, align: bool | str = True) -> dict[str, Method]:
     own: dict[str, Method] = {
         "ours, closed form": lambda obs: ours(obs, model=None, align=align),
         "ours": lambda obs: ours(obs, model=model, align=align),
+        DRAW: lambda obs: one_draw(obs, model=model, align=align),
         UNALIGNED: lambda obs: ours(obs, model=model, align=False),
     }
     controls: dict[str, Method] = {

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import quality
 import report
-from baselines import CONTROLS, UNALIGNED
+from baselines import CONTROLS, DRAW, UNALIGNED
 
 BREAST = tuple(f"her2st_C{n}" for n in range(2, 7))
 BRAIN = ("visium_mouse_brain", "visium_dlpfc_151673", *(f"st_mob_{n}" for n in range(1, 5)))
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = [task, "--weights", weights, "--output", str(options.output)]
         command += ["--sections", *sections] if sections else []
         more = [UNALIGNED, *CONTROLS] if task == "cells" else []
-        command += ["--add", "--methods", "ours, closed form", OURS, *more] if options.ours else []
+        command += ["--add", "--methods", "ours, closed form", OURS, DRAW, *more] if options.ours else []
         quality.main(command)
     page = render(load(options.output))
     (options.output / "model.md").write_text(page + "\n")
@@ -113,11 +113,13 @@ def render(records: dict[str, dict[str, Any]]) -> str:
         cells = [f"{pcc:.3f}", f"{closed:.3f}", f"{pcc - closed:+.3f}", f"{pcc / closed:.3f}"]
         for metric in ("rmse", "deviance"):
             cells.append(f"{one.mean(OURS, metric) / one.closed_form(metric):.3f}")
-        cells.append(f"{one.mean(OURS, 'coherence') / one.closed_form('coherence'):.3f}")
+        for method in (OURS, DRAW):
+            coherence = one.mean(method, "coherence") if method in one.scores else np.nan
+            cells.append(f"{coherence / one.closed_form('coherence'):.3f}")
         cells.append(f"{one.mean('ours, closed form', 'pcc'):.3f}")
         rows.append([one.name, *cells])
-    columns = ["set", "ours", "best closed form", "gain", "ratio", "RMSE ratio", "deviance ratio", "coherence ratio"]
-    columns.append("ours without network")
+    columns = ["set", "ours", "best closed form", "gain", "ratio", "RMSE ratio", "deviance ratio"]
+    columns += ["coherence ratio", "of a draw", "ours without network"]
     parts = [
         "# The model beside the best closed form",
         "Mean PCC over genes. *Best closed form*: the best of kriging, ridge + kriging, GP on H&E + space and ridge on "

@@ -1,4 +1,4 @@
-"""The score asks for the right law of draws, the discriminator sees genes and scales, and both lie in the checkpoint."""
+"""The score asks for the right law of draws, the discriminator sees genes and scales, training with both resumes."""
 
 from __future__ import annotations
 

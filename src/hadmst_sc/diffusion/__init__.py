@@ -5,4 +5,14 @@ from hadmst_sc.diffusion.denoiser import Denoiser
 from hadmst_sc.diffusion.sampling import keyed_noise, sample, shared_noise, sigma_schedule
 from hadmst_sc.diffusion.tiling import tiled
 
-__all__ = ["RULES", "Denoiser", "Footprints", "consistent", "keyed_noise", "sample", "shared_noise", "sigma_schedule", "tiled"]
+__all__ = [
+    "RULES",
+    "Denoiser",
+    "Footprints",
+    "consistent",
+    "keyed_noise",
+    "sample",
+    "shared_noise",
+    "sigma_schedule",
+    "tiled",
+]

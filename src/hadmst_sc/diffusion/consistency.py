@@ -17,7 +17,7 @@ from hadmst_sc.expression import Residual
 from hadmst_sc.measurement import Measurement
 
 RULES = ("soft", "hard", "off")
-SEEN = 8.0  # times the k of unseen spots: on phantoms best for the closed form, and within 0.001 PCC of it for the network
+SEEN = 8.0  # times the k of unseen spots: on phantoms best for the closed form, within 0.001 PCC of it for the network
 HARD_PASSES = 50  # one is exact when no bin touches two spots; shared bins need iterative fitting
 HARD_TOLERANCE = 1e-6
 

@@ -28,7 +28,7 @@ from hadmst_sc.measurement import Measurement
 from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import gene_channels
 
-# Where draws start, around the estimate. With four steps the spread of a Gaussian then comes out within 6 %
+# Where draws of several steps start, around the estimate. With four the spread of a Gaussian then comes out within 6 %
 # (tests/property/test_diffusion.py); from 80, as in Karras et al. 2022, it would need many more.
 SIGMA_START = 3.0
 

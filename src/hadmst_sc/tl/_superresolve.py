@@ -90,7 +90,7 @@ def superresolve(
     n_samples
         Draws per gene for ``std``; 0 or 1 computes the mean alone, which is several times faster.
     n_steps
-        Network evaluations per draw; ``None`` = 4.
+        Network evaluations per draw; ``None`` = 1, the distilled sampler. From 2 on the diffusion itself is sampled.
     consistency
         ``"soft"`` agrees with the counts as far as counting noise allows, ``"hard"`` makes spot sums equal the counts,
         ``"off"`` leaves the network alone.

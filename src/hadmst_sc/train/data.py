@@ -43,8 +43,8 @@ class Batch:
     @property
     def drawn(self) -> Tensor:
         """The items of one phantom, for losses that look across genes; none where all sections are real."""
-        last = len(self.context) - 1
-        return ((self.section == last) & (torch.arange(len(self.section)) >= self.n_real).to(self.section)).nonzero()[:, 0]
+        item = torch.arange(len(self.section), device=self.section.device)
+        return ((self.section == len(self.context) - 1) & (item >= self.n_real)).nonzero()[:, 0]
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""

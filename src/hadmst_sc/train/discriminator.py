@@ -6,8 +6,6 @@ judges patches on three scales, each gene alone and each gene against the other 
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -69,7 +67,7 @@ class ChannelDiscriminator(nn.Module):
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    return cast(Tensor, (values * weight).sum() / (weight.sum() * len(values)).clamp(min=1e-6))
+    return (values * weight).sum() / (weight.sum() * len(values)).clamp(min=1e-6)
 
 
 def judge_loss(truth: list[tuple[Tensor, Tensor]], drawn: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -27,7 +27,7 @@ def bands(maps: Tensor, inside: Tensor) -> list[tuple[Tensor, Tensor]]:
 
     Returns
     -------
-    ``N_BANDS`` pairs ``(..., g, m, m)`` and ``(m, m)``, ``m`` halving. A detail is a map less its mean over 2 × 2 cells.
+    ``N_BANDS`` pairs ``(..., g, m, m)`` and ``(m, m)``, ``m`` halving. A detail is a map less its mean in 2 × 2 cells.
     """
     flat, weight = (maps * inside).reshape(-1, 1, *maps.shape[-2:]), inside[None, None]
     out = []

@@ -1,0 +1,185 @@
+"""Does each part earn its place? ``python benchmarks/ablations.py``.
+
+Each part is switched off at inference, one at a time, on phantoms that training never drew; each phantom is its own
+control, so the difference to the full method has a standard error over phantoms. A part earns its place where that
+difference is larger than twice the standard error. Parts of the training (``--trained NAME PATH ...``) are judged in
+the same way, from weights that were trained without them. Writes ``results/ablations.json`` and ``.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import baselines
+import numpy as np
+import report
+import tasks
+import torch
+
+from hadmst_sc import metrics, tl
+from hadmst_sc.contract import Observation
+from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, simulate
+from hadmst_sc.distill import CONTEXT, Distilled
+from hadmst_sc.models import HadmstModel, HEStudent
+from hadmst_sc.models.alignment import SpatialAlignment
+
+FIRST_SEED = 970_000  # neither training nor another benchmark draws these
+SIZE_UM = 1280.0
+N_DRAWS = 8
+MISREGISTRATION_UM = 40.0
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is switched off, and how."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `tl.predict`
+    change: Callable[[Observation], Observation] = lambda obs: obs
+    without: Callable[[], AbstractContextManager[Any]] = nullcontext
+    about: str = "mean"  # or "draws", which take the longer
+    simulated: Mapping[str, Any] = field(default_factory=dict)  # arguments of `simulate`, of the full method too
+
+
+def _no_student() -> AbstractContextManager[Any]:
+    return mock.patch.object(
+        HEStudent, "read", lambda self, stains, bin_um: np.zeros((0, *stains.shape[1:]), np.float32)
+    )
+
+
+def _no_offsets() -> AbstractContextManager[Any]:
+    forward = SpatialAlignment.forward
+    return mock.patch.object(SpatialAlignment, "forward", lambda self, a, b: torch.zeros_like(forward(self, a, b)))
+
+
+def _no_metagenes() -> AbstractContextManager[Any]:
+    encode = HadmstModel.encode
+
+    def without(self: HadmstModel, context: torch.Tensor, **options: Any) -> Any:
+        context = context.clone()
+        context[:, : CONTEXT.n_metagenes] = 0
+        return encode(self, context, **options)
+
+    return mock.patch.object(HadmstModel, "encode", without)
+
+
+def _own_noise() -> AbstractContextManager[Any]:
+    loadings = Distilled.coexpression
+    return mock.patch.object(Distilled, "coexpression", lambda self, genes: np.zeros_like(loadings(self, genes)))
+
+
+SHIFTED = {"misregistration_um": MISREGISTRATION_UM}
+PARTS = (
+    Part("no H&E", change=baselines.without_he),
+    Part("no semantic distillation (student)", without=_no_student),
+    Part("no network", {"model": None}),
+    Part("no metagene context", without=_no_metagenes),
+    Part("no registration, image in place or up to 20 µm off", {"align": False}),
+    Part("no registration, image 40 µm off", {"align": False}, simulated=SHIFTED),
+    Part("no offsets in the network, image up to 20 µm off", without=_no_offsets),
+    Part("with the gate", {"gate": True}),
+    Part("consistency off", {"consistency": "off"}),
+    Part("consistency hard", {"consistency": "hard"}),
+    Part("no shared noise", without=_own_noise, about="draws"),
+)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=6, help="phantoms per set")
+    parser.add_argument("--genes", type=int, default=32)
+    parser.add_argument("--weights", default="default")
+    parser.add_argument("--trained", nargs="+", default=[], metavar="NAME PATH", help="weights trained without a part")
+    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    return parser.parse_args(arguments)
+
+
+def plan(n_seeds: int) -> Iterator[tuple[str, int, str]]:
+    """``(set, seed, style)``."""
+    for number, (name, styles) in enumerate(
+        {"in distribution": TRAIN_STYLES, "held-out styles": HELD_OUT_STYLES}.items()
+    ):
+        for i in range(n_seeds):
+            yield name, FIRST_SEED + 1000 * number + i, styles[i % len(styles)]
+
+
+def scores(obs: Observation, rate: np.ndarray, part: Part, weights: str) -> dict[str, float]:
+    """Of the mean, and of draws where the part is about them; averages over genes."""
+    n = N_DRAWS if part.about == "draws" else 0
+    options = {"model": weights, "n_samples": n, "n_steps": 1, "keep_draws": bool(n)} | dict(part.options)
+    with part.without():
+        found = tl.predict(part.change(obs), **options)
+    out = {name: float(values.mean()) for name, values in tasks.map_scores(found.mean, rate, obs.inside).items()}
+    if found.draws is None:
+        return {name: out[name] for name in ("pcc", "rmse", "deviance")}
+    crps = metrics.crps(found.draws, rate, obs.inside) / np.maximum(rate[:, obs.inside].mean(1), 1e-9)
+    coherence = [metrics.gene_coherence(draw, rate, obs.inside) for draw in found.draws]
+    return {"crps": float(crps.mean()), "coherence of draws": float(np.mean(coherence))}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    if len(options.trained) % 2:
+        raise SystemExit("`--trained` needs pairs of a name and a path.")
+    made = report.provenance(weights=options.weights)
+    pairs = list(zip(options.trained[::2], options.trained[1::2], strict=True))
+    trained = [Part(name, {"model": path}, about=about) for name, path in pairs for about in ("mean", "draws")]
+    results = []
+    for group, seed, style in plan(options.seeds):
+        done: dict[tuple[str, bool], dict[str, float]] = {}
+        for part in (*PARTS, *trained):
+            phantom = simulate(seed, style=style, size_um=SIZE_UM, n_genes=options.genes, **part.simulated)
+            key = part.about, bool(part.simulated)
+            if key not in done:
+                whole = Part(FULL, about=part.about)
+                done[key] = scores(phantom.observation, phantom.rate, whole, options.weights)
+            found = scores(phantom.observation, phantom.rate, part, options.weights)
+            row = {"set": group, "seed": seed, "style": style, "part": part.name, "about": part.about}
+            results.append(row | {"full": _rounded(done[key]), "without": _rounded(found)})
+            print(row, results[-1]["full"], results[-1]["without"], flush=True)
+    settings = {"n_seeds": options.seeds, "n_genes": options.genes, "size_um": SIZE_UM}
+    record = {"provenance": made, "settings": settings, "results": results}
+    report.save("ablations", record, render(record), options.output)
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def render(record: dict[str, Any]) -> str:
+    """The page."""
+    intro = (
+        "Change of each score when one part is switched off (or, for *with the gate*, on), mean ± standard error over "
+        f"phantoms, each its own control; {record['settings']['n_seeds']} phantoms per set. **Bold**: beyond two "
+        "standard errors. PCC and coherence are better when large, the others when small. The network has never been "
+        "trained without metagenes or student, so those two rows also hold its surprise."
+    )
+    parts = ["# Ablations", intro]
+    for about in dict.fromkeys(row["about"] for row in record["results"]):
+        rows = [row for row in record["results"] if row["about"] == about]
+        columns = list(rows[0]["full"])
+        table = []
+        for name in dict.fromkeys(row["part"] for row in rows):
+            for group in dict.fromkeys(row["set"] for row in rows):
+                own = [row for row in rows if (row["part"], row["set"]) == (name, group)]
+                table.append([name, group, *(_change(own, column) for column in columns)])
+        parts += [f"Of the {about}:", report.table(["without", "phantoms", *columns], table)]
+    return "\n\n".join([*parts, report.footer(record)])
+
+
+def _change(rows: list[dict[str, Any]], column: str) -> str:
+    change = np.array([row["without"][column] - row["full"][column] for row in rows])
+    error = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.inf
+    text = f"{change.mean():+.4f} ± {error:.4f}"
+    return f"**{text}**" if abs(change.mean()) > 2 * error else text
+
+
+if __name__ == "__main__":
+    main()
