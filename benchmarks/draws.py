@@ -47,7 +47,7 @@ def octaves(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def attainable(level: float) -> float:
-    """How often a new draw lies in an interval that few draws span: ranks of ``N_DRAWS + 1`` draws are equally likely."""
+    """How often a new draw lies in an interval that few draws span: all ranks among them are equally likely."""
     return level * (N_DRAWS - 1) / (N_DRAWS + 1)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.image import imread
 from safetensors.torch import load_file
 
 from hadmst_sc.train.data import draw_batch
@@ -13,6 +14,7 @@ from hadmst_sc.train.discriminator import ChannelDiscriminator, fooling_loss, ju
 from hadmst_sc.train.draws import N_BANDS, bands, energy_score
 from hadmst_sc.train.loop import build_model, train
 from hadmst_sc.train.losses import TrainingStep
+from hadmst_sc.train.pictures import COLUMNS, GAP
 
 EVERYWHERE = torch.ones(32, 32)
 
@@ -122,6 +124,15 @@ def test_draws_learn_to_score_better_on_one_batch(with_draws, bank):
         scores.append(losses.draw.item())
     assert sum(scores[-5:]) < 0.9 * sum(scores[:5])
     assert (drawn.draws[0] - drawn.draws[1]).std() > 0.01
+
+
+def test_a_picture_of_every_column_is_beside_the_checkpoint(with_draws, real, tmp_path):
+    train(with_draws, sections=real, output=tmp_path, until=2)
+    picture = imread(tmp_path / "pictures.png")
+    side = with_draws.crop + GAP
+    assert picture.shape[:2] == (with_draws.genes * side, len(COLUMNS) * side)
+    truth = picture[: with_draws.crop, -side:-GAP, :3]
+    assert truth.std() > 0
 
 
 def test_items_that_are_drawn_belong_to_one_phantom(with_bank, bank):

@@ -25,6 +25,7 @@ from hadmst_sc.train.config import TrainConfig
 from hadmst_sc.train.data import draw_batch
 from hadmst_sc.train.discriminator import ChannelDiscriminator, fooling_loss, judge_loss
 from hadmst_sc.train.losses import Drawn, Losses, TrainingStep
+from hadmst_sc.train.pictures import maps_of, save_grid
 from hadmst_sc.train.schedule import cosine, ema
 from hadmst_sc.train.student import train_student
 from hadmst_sc.weights import load_model
@@ -177,10 +178,12 @@ def train(
                     recent.clear()
                 if state.step % config.checkpoint_every == 0 and fabric.is_global_zero:
                     state.save(output, config)
+                    _picture(state, config, bank, fabric, output)
+            if fabric.is_global_zero:
+                state.save(output, config)
+                _picture(state, config, bank, fabric, output)
     finally:
         bank.close()
-    if fabric.is_global_zero:
-        state.save(output, config)
     return cast(HadmstModel, state.average.module)
 
 
@@ -209,6 +212,17 @@ def _advance(
     state.average.update_parameters(state.step_module.model)
     state.step += 1
     return tuple(loss.item() for loss in (*losses, fooling, judging))
+
+
+def _picture(state: _State, config: TrainConfig, bank: Bank, fabric: Fabric, output: Path) -> None:
+    """``pictures.png``: always the same crop, the first of the run that holds a phantom, by the averaged weights."""
+    batch = next((b for step in range(20) if len((b := draw_batch(bank, config, step, config.seed)).drawn)), None)
+    if batch is None:
+        return
+    batch = batch.to(fabric.device)
+    *_, noise = _noise(config, 0, 0, len(batch.drawn) + batch.coexpression.shape[1])
+    module = TrainingStep(cast(HadmstModel, state.average.module))
+    save_grid(maps_of(module, batch, noise.to(fabric.device)), output / "pictures.png")
 
 
 def _fooling(judge: Any, drawn: Drawn) -> Tensor:
