@@ -84,7 +84,7 @@ PARTS = (
     Part("no registration, image in place or up to 20 µm off", {"align": False}),
     Part("no registration, image 40 µm off", {"align": False}, simulated=SHIFTED),
     Part("no offsets in the network, image up to 20 µm off", without=_no_offsets),
-    Part("with the gate", {"gate": True}),
+    Part("no gate", {"gate": False}),
     Part("consistency off", {"consistency": "off"}),
     Part("consistency hard", {"consistency": "hard"}),
     Part("no shared noise", without=_own_noise, about="draws"),
@@ -156,7 +156,7 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 def render(record: dict[str, Any]) -> str:
     """The page."""
     intro = (
-        "Change of each score when one part is switched off (or, for *with the gate*, on), mean ± standard error over "
+        "Change of each score when one part is switched off, mean ± standard error over "
         f"phantoms, each its own control; {record['settings']['n_seeds']} phantoms per set. **Bold**: beyond two "
         "standard errors. PCC and coherence are better when large, the others when small. The network has never been "
         "trained without metagenes or student, so those two rows also hold its surprise."

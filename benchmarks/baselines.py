@@ -76,7 +76,7 @@ def one_draw(obs: Observation, *, model: str = "default", align: bool | str = Tr
     """The first draw. No estimate: it has the texture and the co-expression that a mean has not."""
     from hadmst_sc import tl
 
-    drawn = tl.predict(obs, model=model, n_samples=2, n_steps=1, keep_draws=True, align=align).draws
+    drawn = tl.predict(obs, model=model, n_samples=2, n_steps=1, keep_draws=True, align=align, gate=False).draws
     assert drawn is not None
     return drawn[0]
 

@@ -83,7 +83,7 @@ def superresolve(
     n_steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations per draw.")] = None,
     consistency: Annotated[Literal["soft", "hard", "off"], typer.Option(help="With the measured counts.")] = "soft",
     align: Annotated[bool, typer.Option(help="Undo a misregistration of the H&E where the evidence is clear.")] = True,
-    gate: Annotated[bool, typer.Option(help="Let held-out spots judge the network, gene by gene.")] = False,
+    gate: Annotated[bool, typer.Option(help="Let held-out spots judge how much of the network to take.")] = True,
     random_state: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     device: Device = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Genes at a time; more needs more memory.")] = None,

@@ -52,7 +52,7 @@ class SharedSection:
     crop: tuple[slice, slice]
     measurement: Measurement
     encoded: tuple[Tensor, Tensor] | None  # features and offsets
-    share: np.ndarray  # (genes,) of the network in the estimate
+    share: float  # of the network in the estimate
     options: dict[str, Any]
 
 
@@ -112,7 +112,7 @@ def _windowed(
     return local
 
 
-def _gated(denoise: Denoiser, residual: Residual, share: Tensor) -> Denoiser:
+def _gated(denoise: Denoiser, residual: Residual, share: float) -> Denoiser:
     """The estimate between the closed form (0) and the network (1), in the logarithm; draws are left as they are."""
 
     def gated(x: Tensor, sigma: float) -> Tensor:
@@ -155,7 +155,7 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
         far = halo + model.spec.align
         local = _windowed(model, features, channels, token, base[:, None], halo, far)
         denoise = tiled(local, section.inside, core=core, halo=halo, align=model.spec.align)
-        denoise = _gated(denoise, residual, on_device(section.share[chunk])[:, None, None])
+        denoise = _gated(denoise, residual, section.share)
         denoise = consistent(denoise, residual, footprints, options["consistency"])
     scale = on_device(distilled.gene_mean[chunk])[:, None, None] * inside
 

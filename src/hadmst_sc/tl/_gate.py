@@ -1,8 +1,8 @@
-"""The gate: how far each gene's map goes from the closed form to the network, as held-out spots of this section decide.
+"""The gate: how far the estimate goes from the closed form to the network, as held-out spots of this section decide.
 
 A network that was trained on other tissue can be wrong on this one, and nobody but the section's own spots can tell. So
-a part of them is hidden, both maps foretell it, and each gene takes the mix of the two that was right: with few spots
-mostly what is best for all genes together, with many what is best for itself.
+a part of them is hidden, both maps of some genes foretell it, and the section takes the mix of the two that was right.
+One share for all genes: a gene's own spots are too few to choose one for itself.
 """
 
 from __future__ import annotations
@@ -17,20 +17,29 @@ from hadmst_sc.contract import Observation
 from hadmst_sc.measurement import degrade
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the network, in the logarithm
+UNKNOWN = 0.75  # the share where nothing can be judged
 N_FOLDS, FOLDS_USED = 4, 2  # half of the spots judge; a quarter is hidden at a time, as in our benchmarks
-PRIOR_SPOTS = 200  # what all genes together say weighs as much as this many spots
-MIN_SPOTS = 24  # fewer cannot tell: the network is trusted
+MAX_GENES = 40  # that judge: more would say the same
+MIN_SPOTS = 24  # fewer cannot tell
 
 
 class Gate(NamedTuple):
     """What held-out spots decided."""
 
-    share: np.ndarray  # (genes,) of the network, 0 to 1
-    gain: np.ndarray  # (genes,) deviance at held-out spots, relative to the closed form's: below 1 is better
+    share: float  # of the network, 0 to 1
+    deviance: float  # at held-out spots, relative to the closed form's, mean over genes: below 1 is better
     n_spots: int  # that judged
 
 
-def fit_gate(obs: Observation, maps_of: Callable[[Observation], tuple[np.ndarray, np.ndarray]], seed: int) -> Gate:
+def judges(obs: Observation) -> np.ndarray:
+    """Columns of the genes that judge: evenly spaced from the most to the least abundant, whatever their order."""
+    total = obs.counts.sum(0)
+    ranked = sorted(range(len(obs.genes)), key=lambda gene: (-total[gene], obs.genes[gene]))
+    chosen = np.linspace(0, len(ranked) - 1, min(MAX_GENES, len(ranked))).round().astype(int)
+    return np.array(ranked)[chosen]
+
+
+def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Gate:
     """Judge closed form and network by spots that both did not see.
 
     Parameters
@@ -38,30 +47,28 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation], tuple[np.ndarray
     obs
         The section.
     maps_of
-        Gives closed form and network of a section with fewer spots, ``(genes, ny, nx)`` counts per bin.
-    seed
-        Of the folds.
+        Gives closed form and network of some genes (columns) of a section with fewer spots, ``(genes, ny, nx)`` counts
+        per bin.
     """
-    n_genes, n_spots = len(obs.genes), len(obs.spots)
+    n_spots, genes = len(obs.spots), judges(obs)
     if n_spots < MIN_SPOTS:
-        return Gate(np.ones(n_genes), np.ones(n_genes), 0)
-    fold = np.random.default_rng(seed).permutation(n_spots) % N_FOLDS
-    errors = np.zeros((len(SHARES), n_genes))
+        return Gate(UNKNOWN, 1.0, 0)
+    fold = np.random.default_rng(0).permutation(n_spots) % N_FOLDS
+    errors = np.zeros((len(SHARES), len(genes)))
     for k in range(FOLDS_USED):
         hidden = obs.measurement.subset(fold == k)
-        closed, network = maps_of(obs.subset_spots(fold != k))
+        counts = obs.counts[fold == k][:, genes]
+        closed, network = maps_of(obs.subset_spots(fold != k), genes)
         for index, share in enumerate(SHARES):
-            errors[index] += _deviance(obs.counts[fold == k], degrade(_mixed(closed, network, share), hidden))
+            errors[index] += _deviance(counts, degrade(_mixed(closed, network, share), hidden))
     return decide(errors, int((fold < FOLDS_USED).sum()))
 
 
 def decide(errors: np.ndarray, n_spots: int) -> Gate:
-    """Shares from ``(len(SHARES), genes)`` deviances over ``n_spots`` held-out spots."""
-    relative = (errors + 1e-9) / (errors[0] + 1e-9)
-    own = n_spots / (n_spots + PRIOR_SPOTS)
-    score = own * relative + (1 - own) * relative.mean(1, keepdims=True)
-    best = score.argmin(0)
-    return Gate(np.array(SHARES)[best], relative[best, np.arange(len(best))], n_spots)
+    """The share with the least of ``(len(SHARES), genes)`` deviances over ``n_spots`` held-out spots."""
+    relative = ((errors + 1e-9) / (errors[0] + 1e-9)).mean(1)
+    best = int(relative.argmin())
+    return Gate(SHARES[best], float(relative[best]), n_spots)
 
 
 def _mixed(closed: np.ndarray, network: np.ndarray, share: float) -> np.ndarray:

@@ -43,7 +43,7 @@ def superresolve(
     n_steps: int | None = None,
     consistency: str = "soft",
     align: bool | Literal["spots"] = True,
-    gate: bool = False,
+    gate: bool = True,
     features: ImageFeatures | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -99,7 +99,8 @@ def superresolve(
         evidence is clear: the image moves under the spots, or with ``"spots"`` the spots onto the image, so that maps
         lie right on the H&E. What was found is in the provenance; see ``pl.registration``.
     gate
-        Let held-out spots of this section decide, gene by gene, how far to go from the closed form to the network.
+        Let held-out spots of this section decide how far to go from the closed form to the network; the share is in the
+        provenance. False takes the network as it is, and saves two more distillations.
     features
         Further image features, such as those of a pathology model: ``(f, h, w)`` over the extent of the image, or a
         callable that makes them of ``(3, y, x)`` uint8 and its µm per pixel. The closed form regresses on them too.
