@@ -2,8 +2,10 @@
 
 Each part is switched off at inference, one at a time, on phantoms that training never drew; each phantom is its own
 control, so the difference to the full method has a standard error over phantoms. A part earns its place where that
-difference is larger than twice the standard error. Parts of the training (``--trained NAME PATH ...``) are judged in
-the same way, from weights that were trained without them. Writes ``results/ablations.json`` and ``.md``.
+difference is larger than twice the standard error. Writes ``results/ablations.json`` and ``.md``.
+
+Parts of the training are judged in the same way, by draws of weights that were trained without them (see
+``training/ablations``): ``--weights FULL --trained NAME PATH ...`` writes ``results/ablations_training.*``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 import baselines
+import draws
 import numpy as np
 import report
 import tasks
@@ -121,7 +124,11 @@ def scores(obs: Observation, rate: np.ndarray, part: Part, weights: str) -> dict
         return {name: out[name] for name in ("pcc", "rmse", "deviance")}
     crps = metrics.crps(found.draws, rate, obs.inside) / np.maximum(rate[:, obs.inside].mean(1), 1e-9)
     coherence = [metrics.gene_coherence(draw, rate, obs.inside) for draw in found.draws]
-    return {"crps": float(crps.mean()), "coherence of draws": float(np.mean(coherence))}
+    mean = np.maximum(rate[:, obs.inside].mean(1), 1e-9)[:, None, None]
+    power = [draws.octaves(np.log1p(draw / mean), obs.inside) for draw in found.draws]
+    ratio = np.mean(power, 0) / np.maximum(draws.octaves(np.log1p(rate / mean), obs.inside), 1e-9)
+    bands = np.abs(np.log(np.maximum(np.median(ratio, 0), 1e-9)))[1:]
+    return {"crps": float(crps.mean()), "coherence": float(np.mean(coherence)), "bands": float(bands.mean())}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -130,11 +137,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("`--trained` needs pairs of a name and a path.")
     made = report.provenance(weights=options.weights)
     pairs = list(zip(options.trained[::2], options.trained[1::2], strict=True))
-    trained = [Part(name, {"model": path}, about=about) for name, path in pairs for about in ("mean", "draws")]
+    trained = [Part(name, {"model": path}, about="draws") for name, path in pairs]
     results = []
     for group, seed, style in plan(options.seeds):
         done: dict[tuple[str, bool], dict[str, float]] = {}
-        for part in (*PARTS, *trained):
+        for part in trained or PARTS:
             phantom = simulate(seed, style=style, size_um=SIZE_UM, n_genes=options.genes, **part.simulated)
             key = part.about, bool(part.simulated)
             if key not in done:
@@ -146,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(row, results[-1]["full"], results[-1]["without"], flush=True)
     settings = {"n_seeds": options.seeds, "n_genes": options.genes, "size_um": SIZE_UM}
     record = {"provenance": made, "settings": settings, "results": results}
-    report.save("ablations", record, render(record), options.output)
+    report.save("ablations_training" if trained else "ablations", record, render(record), options.output)
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
@@ -156,10 +163,11 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 def render(record: dict[str, Any]) -> str:
     """The page."""
     intro = (
-        "Change of each score when one part is switched off, mean ± standard error over "
+        "Change of each score when one part is left out, mean ± standard error over "
         f"phantoms, each its own control; {record['settings']['n_seeds']} phantoms per set. **Bold**: beyond two "
-        "standard errors. PCC and coherence are better when large, the others when small. The network has never been "
-        "trained without metagenes or student, so those two rows also hold its surprise."
+        "standard errors. PCC and coherence are better when large, the others when small. *Bands*: how far the power of "
+        "draws is from the truth's in the octaves above two bins, as a mean of |ln ratio|. The network has never been "
+        "trained without metagenes or student, so those rows also hold its surprise."
     )
     parts = ["# Ablations", intro]
     for about in dict.fromkeys(row["about"] for row in record["results"]):
