@@ -22,6 +22,7 @@ SCALES = (2, 4, 8, 16, 32)  # bins: half the wavelength, lower end of each octav
 N_DRAWS = 8
 STEPS = (1, 2, 4, 8)
 LEVELS = (0.5, 0.8, 0.9)
+CELL = 8  # bins: are means over a neighbourhood right too?
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -74,6 +75,12 @@ def main(arguments: list[str] | None = None) -> None:
                 scores[f"cover {level:.0%} ({attainable(level):.2f})"] = float(
                     metrics.coverage(low, high, phantom.rate, inside).mean()
                 )
+            scores["CRPS"] = float((metrics.crps(prediction.draws, phantom.rate, inside) / mean[:, 0, 0]).mean())
+            of_cells = (
+                ndimage.uniform_filter(maps, (0,) * (maps.ndim - 2) + (CELL, CELL))
+                for maps in (prediction.draws, phantom.rate)
+            )
+            scores[f"CRPS, {CELL} bins"] = float((metrics.crps(*of_cells, inside) / mean[:, 0, 0]).mean())
             scores["spread / error"] = float(
                 np.mean(metrics.spread_over_error(prediction.std, prediction.mean, phantom.rate, inside))
             )
@@ -95,8 +102,8 @@ def render(record: dict) -> str:
     intro = (
         "Medians over genes of draw over truth, 1 is right: power per octave from that many bins on, and variance; "
         "then the share of bins whose truth lies in an interval of "
-        f"{record['settings']['n_draws']} draws, in brackets how often another draw would, and root mean variance over "
-        "error. One evaluation is the distilled sampler, more are the diffusion."
+        f"{record['settings']['n_draws']} draws, in brackets how often another draw would; the continuous ranked probability score in gene means, of bins "
+        f"and of means over {CELL} × {CELL} bins, the smaller the better; and root mean variance over error. One evaluation is the distilled sampler, more are the diffusion."
     )
     return "\n\n".join(["# Draws on phantoms", intro, report.table(columns, rows), report.footer(record)])
 
