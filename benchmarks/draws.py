@@ -99,11 +99,13 @@ def render(record: dict) -> str:
     """The page."""
     columns = list(record["results"][0])
     rows = [[str(row[column]) for column in columns] for row in record["results"]]
+    n_draws = record["settings"]["n_draws"]
     intro = (
-        "Medians over genes of draw over truth, 1 is right: power per octave from that many bins on, and variance; "
-        "then the share of bins whose truth lies in an interval of "
-        f"{record['settings']['n_draws']} draws, in brackets how often another draw would; the continuous ranked probability score in gene means, of bins "
-        f"and of means over {CELL} × {CELL} bins, the smaller the better; and root mean variance over error. One evaluation is the distilled sampler, more are the diffusion."
+        "Medians over genes of draw over truth, 1 is right: power per octave from that many bins on, and variance. Then "
+        f"the share of bins whose truth lies in an interval of {n_draws} draws, in brackets how often another draw "
+        "would; the continuous ranked probability score in gene means, of bins and of means over "
+        f"{CELL} × {CELL} bins, small when good; and root mean variance over error. One evaluation is the distilled "
+        "sampler, more are the diffusion."
     )
     return "\n\n".join(["# Draws on phantoms", intro, report.table(columns, rows), report.footer(record)])
 
