@@ -102,8 +102,8 @@ def render(record: dict) -> str:
     n_draws = record["settings"]["n_draws"]
     intro = (
         "Medians over genes of draw over truth, 1 is right: power per octave from that many bins on, and variance. "
-        f"Then the share of bins whose truth lies in an interval of {n_draws} draws, in brackets how often another draw "
-        "would; the continuous ranked probability score in gene means, of bins and of means over "
+        f"Then the share of bins whose truth lies in an interval of {n_draws} draws, in brackets how often another "
+        "draw would; the continuous ranked probability score in gene means, of bins and of means over "
         f"{CELL} × {CELL} bins, small when good; and root mean variance over error. One evaluation is the distilled "
         "sampler, more are the diffusion."
     )
