@@ -166,8 +166,8 @@ def render(record: dict[str, Any]) -> str:
         "Change of each score when one part is left out, mean ± standard error over phantoms, each its own control; "
         f"{record['settings']['n_seeds']} phantoms per set. **Bold**: beyond two standard errors. PCC and coherence "
         "are better when large, the others when small. *Bands*: how far the power of draws is from the truth's above "
-        "two bins, mean |ln ratio| over octaves. The network has never been trained without metagenes or student, so those "
-        "rows also hold its surprise."
+        "two bins, mean |ln ratio| over octaves. The network has never been trained without metagenes or student, so "
+        "those rows also hold its surprise."
     )
     parts = ["# Ablations", intro]
     for about in dict.fromkeys(row["about"] for row in record["results"]):
