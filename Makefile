@@ -73,6 +73,7 @@ bench: $(VENV)/.dev
 	@$(BIN)/python benchmarks/laws.py
 	@$(BIN)/python benchmarks/model.py
 	@$(BIN)/python benchmarks/draws.py
+	@$(BIN)/python benchmarks/ablations.py
 	@$(BIN)/python benchmarks/mouse_brain.py
 	@$(BIN)/python benchmarks/registration.py
 	@$(BIN)/python benchmarks/card.py

@@ -25,10 +25,10 @@ MIN_SPOTS = 40
 # Gain over the stage before, in standard errors. Strict: to move what is right does more harm than to leave what is
 # wrong. `python benchmarks/registration.py` counts what it lets through by chance, and what it misses.
 MIN_SIGMAS = 3.0
-# Of a rotation: more is tried, and more is there by chance. Images turned by 180° reach 4.0.
+# Of a rotation: more is tried, and more is there by chance.
 MIN_SIGMAS_ROTATION = 4.5
 # Of a field, at spots and at metagenes that had no say in it, besides `MIN_SIGMAS` at those that had. Where nothing is
-# bent such a field does harm: on phantoms in place the median gain at unseen spots is below -1.
+# bent such a field mostly does harm there.
 MIN_SIGMAS_UNSEEN = (2.0, 1.0)
 
 
