@@ -42,7 +42,8 @@ LIMITS = """\
 ## Limits
 
 - What it gains over the closed form on phantoms need not carry over to real tissue: go by the held-out spots of real
-  sections. On small sections (180 spots of legacy ST) the closed form alone (`model=None`) was as good or better.
+  sections. On small sections (180 spots of legacy ST) the closed form alone (`model=None`) was as good or better; the
+  gate then takes less of the network, but what the student adds to the closed form stays.
 - The real sections that these weights saw are no hold-out for them; the figures on real tissue are those of two splits.
 - Maps are posterior means, smoother than tissue. The standard deviation is the model's under its training tissues, not
   every way of being wrong.
@@ -129,6 +130,10 @@ def _training(config: dict[str, Any], log: list[dict[str, float]]) -> str:
         ["mean loss", f"{mean:.3f} (Poisson deviance, relative to the closed form's)"],
         ["denoising loss", f"{denoising:.3f} (Karras et al. 2022, Eq. 8)"],
     ]
+    if config.get("draw"):
+        facts.append(
+            ["draws of one evaluation", f"score weighs {config['draw']:g}, discriminator {config['adversary']:g}"]
+        )
     return "\n\n".join(
         [
             "## Training",
