@@ -65,11 +65,11 @@ def regression(fitter: Callable[[Section], Fit], *, log: bool = False, rule: str
     return method
 
 
-def ours(obs: Observation, *, model: str | None = "default", align: bool | str = True) -> np.ndarray:
+def ours(obs: Observation, *, model: str | None = "default", align: bool | str = True, gate: bool = True) -> np.ndarray:
     """The network on top of the closed form, or without a model the closed form."""
     from hadmst_sc import tl
 
-    return tl.predict(obs, model=model, n_samples=0, align=align).mean
+    return tl.predict(obs, model=model, n_samples=0, align=align, gate=gate).mean
 
 
 def one_draw(obs: Observation, *, model: str = "default", align: bool | str = True) -> np.ndarray:
@@ -107,6 +107,8 @@ METHODS["ridge on H&E, soft spread"] = regression(ridge, rule="soft spread")
 METHODS["ridge on H&E, log, soft spread"] = regression(ridge, log=True, rule="soft spread")
 METHODS["ours, closed form"] = lambda obs: ours(obs, model=None)
 METHODS["ours"] = ours
+UNGATED = "ours, no gate"
+METHODS[UNGATED] = lambda obs: ours(obs, gate=False)
 DRAW = "ours, one draw"
 METHODS[DRAW] = one_draw
 CONTROLS: dict[str, Callable[[Observation], Observation]] = {
@@ -123,6 +125,7 @@ def methods_with(model: str, align: bool | str = True) -> dict[str, Method]:
     own: dict[str, Method] = {
         "ours, closed form": lambda obs: ours(obs, model=None, align=align),
         "ours": lambda obs: ours(obs, model=model, align=align),
+        UNGATED: lambda obs: ours(obs, model=model, align=align, gate=False),
         DRAW: lambda obs: one_draw(obs, model=model, align=align),
         UNALIGNED: lambda obs: ours(obs, model=model, align=False),
     }

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import quality
 import report
-from baselines import CONTROLS, DRAW, UNALIGNED
+from baselines import CONTROLS, DRAW, UNALIGNED, UNGATED
 
 BREAST = tuple(f"her2st_C{n}" for n in range(2, 7))
 BRAIN = ("visium_mouse_brain", "visium_dlpfc_151673", *(f"st_mob_{n}" for n in range(1, 5)))
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = [task, "--weights", weights, "--output", str(options.output)]
         command += ["--sections", *sections] if sections else []
         more = [UNALIGNED, *CONTROLS] if task == "cells" else []
-        command += ["--add", "--methods", "ours, closed form", OURS, DRAW, *more] if options.ours else []
+        command += ["--add", "--methods", "ours, closed form", OURS, UNGATED, DRAW, *more] if options.ours else []
         quality.main(command)
     page = render(load(options.output))
     (options.output / "model.md").write_text(page + "\n")
