@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         return {name: every[name] for name in names}
 
     methods = chosen()
-    made = report.provenance(weights=options.weights if "ours" in methods else None)
+    made = report.provenance(weights=options.weights if any(n.startswith("ours") for n in methods) else None)
     quick = "_quick" if options.quick else ""
     if options.task == "phantoms":
         settings = {
