@@ -114,8 +114,9 @@ def render(records: dict[str, dict[str, Any]]) -> str:
         for metric in ("rmse", "deviance"):
             cells.append(f"{one.mean(OURS, metric) / one.closed_form(metric):.3f}")
         for method in (OURS, DRAW):
-            coherence = one.mean(method, "coherence") if method in one.scores else np.nan
-            cells.append(f"{coherence / one.closed_form('coherence'):.3f}")
+            known = method in one.scores
+            ratio = f"{one.mean(method, 'coherence') / one.closed_form('coherence'):.3f}" if known else "–"
+            cells.append(ratio)
         cells.append(f"{one.mean('ours, closed form', 'pcc'):.3f}")
         rows.append([one.name, *cells])
     columns = ["set", "ours", "best closed form", "gain", "ratio", "RMSE ratio", "deviance ratio"]
