@@ -30,7 +30,7 @@ SUPERRESOLVE = {
     "n_steps": None,
     "consistency": "soft",
     "align": True,
-    "gate": False,
+    "gate": True,
     "features": None,
     "device": "auto",
     "batch_size": None,
