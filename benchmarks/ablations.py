@@ -11,7 +11,7 @@ Parts of the training are judged in the same way, by draws of weights that were 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 
 from hadmst_sc import metrics, tl
 from hadmst_sc.contract import Observation
-from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, simulate
+from hadmst_sc.datasets.simulate import Phantom, simulate
 from hadmst_sc.distill import CONTEXT, Distilled
 from hadmst_sc.models import HadmstModel, HEStudent
 from hadmst_sc.models.alignment import SpatialAlignment
@@ -35,7 +35,6 @@ from hadmst_sc.models.alignment import SpatialAlignment
 FIRST_SEED = 970_000  # neither training nor another benchmark draws these
 SIZE_UM = 1280.0
 N_DRAWS = 8
-MISREGISTRATION_UM = 40.0
 FULL = "full"
 
 
@@ -48,7 +47,7 @@ class Part:
     change: Callable[[Observation], Observation] = lambda obs: obs
     without: Callable[[], AbstractContextManager[Any]] = nullcontext
     about: str = "mean"  # or "draws", which take the longer
-    simulated: Mapping[str, Any] = field(default_factory=dict)  # arguments of `simulate`, of the full method too
+    misregistration_um: float | None = None  # of the phantom, for the full method too; None: as `simulate` draws it
 
 
 def _no_student() -> AbstractContextManager[Any]:
@@ -78,14 +77,13 @@ def _own_noise() -> AbstractContextManager[Any]:
     return mock.patch.object(Distilled, "coexpression", lambda self, genes: np.zeros_like(loadings(self, genes)))
 
 
-SHIFTED = {"misregistration_um": MISREGISTRATION_UM}
 PARTS = (
     Part("no H&E", change=baselines.without_he),
     Part("no semantic distillation (student)", without=_no_student),
     Part("no network", {"model": None}),
     Part("no metagene context", without=_no_metagenes),
     Part("no registration, image in place or up to 20 µm off", {"align": False}),
-    Part("no registration, image 40 µm off", {"align": False}, simulated=SHIFTED),
+    Part("no registration, image 40 µm off", {"align": False}, misregistration_um=40.0),
     Part("no offsets in the network, image up to 20 µm off", without=_no_offsets),
     Part("no gate", {"gate": False}),
     Part("consistency off", {"consistency": "off"}),
@@ -104,31 +102,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def plan(n_seeds: int) -> Iterator[tuple[str, int, str]]:
-    """``(set, seed, style)``."""
-    for number, (name, styles) in enumerate(
-        {"in distribution": TRAIN_STYLES, "held-out styles": HELD_OUT_STYLES}.items()
-    ):
-        for i in range(n_seeds):
-            yield name, FIRST_SEED + 1000 * number + i, styles[i % len(styles)]
-
-
 def scores(obs: Observation, rate: np.ndarray, part: Part, weights: str) -> dict[str, float]:
     """Of the mean, and of draws where the part is about them; averages over genes."""
     n = N_DRAWS if part.about == "draws" else 0
     options = {"model": weights, "n_samples": n, "n_steps": 1, "keep_draws": bool(n)} | dict(part.options)
     with part.without():
         found = tl.predict(part.change(obs), **options)
-    out = {name: float(values.mean()) for name, values in tasks.map_scores(found.mean, rate, obs.inside).items()}
     if found.draws is None:
-        return {name: out[name] for name in ("pcc", "rmse", "deviance")}
-    crps = metrics.crps(found.draws, rate, obs.inside) / np.maximum(rate[:, obs.inside].mean(1), 1e-9)
+        of_genes = tasks.map_scores(found.mean, rate, obs.inside)
+        return {name: float(of_genes[name].mean()) for name in ("pcc", "rmse", "deviance")}
     coherence = [metrics.gene_coherence(draw, rate, obs.inside) for draw in found.draws]
-    mean = np.maximum(rate[:, obs.inside].mean(1), 1e-9)[:, None, None]
-    power = [draws.octaves(np.log1p(draw / mean), obs.inside) for draw in found.draws]
-    ratio = np.mean(power, 0) / np.maximum(draws.octaves(np.log1p(rate / mean), obs.inside), 1e-9)
-    bands = np.abs(np.log(np.maximum(np.median(ratio, 0), 1e-9)))[1:]
-    return {"crps": float(crps.mean()), "coherence": float(np.mean(coherence)), "bands": float(bands.mean())}
+    bands = np.abs(np.log(np.maximum(draws.power(found.draws, rate, obs.inside), 1e-9)))[1:]
+    crps = draws.crps(found.draws, rate, obs.inside)
+    return {"crps": crps, "coherence": float(np.mean(coherence)), "bands": float(bands.mean())}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -139,17 +125,21 @@ def main(arguments: list[str] | None = None) -> None:
     pairs = list(zip(options.trained[::2], options.trained[1::2], strict=True))
     trained = [Part(name, {"model": path}, about="draws") for name, path in pairs]
     results = []
-    for group, seed, style in plan(options.seeds):
-        done: dict[tuple[str, bool], dict[str, float]] = {}
+    for group, seed, style in tasks.phantom_plan(options.seeds, first=FIRST_SEED, apart=1000):
+        phantoms: dict[float | None, Phantom] = {}
+        full: dict[tuple[str, float | None], dict[str, float]] = {}
         for part in trained or PARTS:
-            phantom = simulate(seed, style=style, size_um=SIZE_UM, n_genes=options.genes, **part.simulated)
-            key = part.about, bool(part.simulated)
-            if key not in done:
-                whole = Part(FULL, about=part.about)
-                done[key] = scores(phantom.observation, phantom.rate, whole, options.weights)
-            found = scores(phantom.observation, phantom.rate, part, options.weights)
+            off = part.misregistration_um
+            if off not in phantoms:
+                phantoms[off] = simulate(
+                    seed, style=style, size_um=SIZE_UM, n_genes=options.genes, misregistration_um=off
+                )
+            given = phantoms[off].observation, phantoms[off].rate
+            if (part.about, off) not in full:
+                full[part.about, off] = scores(*given, Part(FULL, about=part.about), options.weights)
+            found = scores(*given, part, options.weights)
             row = {"set": group, "seed": seed, "style": style, "part": part.name, "about": part.about}
-            results.append(row | {"full": _rounded(done[key]), "without": _rounded(found)})
+            results.append(row | {"full": _rounded(full[part.about, off]), "without": _rounded(found)})
             print(row, results[-1]["full"], results[-1]["without"], flush=True)
     settings = {"n_seeds": options.seeds, "n_genes": options.genes, "size_um": SIZE_UM}
     record = {"provenance": made, "settings": settings, "results": results}

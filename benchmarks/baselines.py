@@ -65,14 +65,14 @@ def regression(fitter: Callable[[Section], Fit], *, log: bool = False, rule: str
     return method
 
 
-def ours(obs: Observation, *, model: str | None = "default", align: bool | str = True, gate: bool = True) -> np.ndarray:
+def ours(obs: Observation, *, model: str | None, align: bool | str, gate: bool = True) -> np.ndarray:
     """The network on top of the closed form, or without a model the closed form."""
     from hadmst_sc import tl
 
     return tl.predict(obs, model=model, n_samples=0, align=align, gate=gate).mean
 
 
-def one_draw(obs: Observation, *, model: str = "default", align: bool | str = True) -> np.ndarray:
+def one_draw(obs: Observation, *, model: str, align: bool | str) -> np.ndarray:
     """The first draw. No estimate: it has the texture and the co-expression that a mean has not."""
     from hadmst_sc import tl
 
@@ -105,32 +105,31 @@ for _name, _fitter in REGRESSIONS.items():
         METHODS[f"{_name}{_link}, soft"] = regression(_fitter, log=bool(_link), rule="soft")
 METHODS["ridge on H&E, soft spread"] = regression(ridge, rule="soft spread")
 METHODS["ridge on H&E, log, soft spread"] = regression(ridge, log=True, rule="soft spread")
-METHODS["ours, closed form"] = lambda obs: ours(obs, model=None)
-METHODS["ours"] = ours
-UNGATED = "ours, no gate"
-METHODS[UNGATED] = lambda obs: ours(obs, gate=False)
-DRAW = "ours, one draw"
-METHODS[DRAW] = one_draw
+UNGATED, DRAW, UNALIGNED = "ours, no gate", "ours, one draw", "ours, not aligned"
+
+
+def own(model: str = "default", align: bool | str = True) -> dict[str, Method]:
+    """Ours with these weights and this way of aligning."""
+    return {
+        "ours, closed form": lambda obs: ours(obs, model=None, align=align),
+        "ours": lambda obs: ours(obs, model=model, align=align),
+        UNGATED: lambda obs: ours(obs, model=model, align=align, gate=False),
+        DRAW: lambda obs: one_draw(obs, model=model, align=align),
+    }
+
+
+METHODS |= own()
 CONTROLS: dict[str, Callable[[Observation], Observation]] = {
     "ours, no H&E": without_he,
     "ours, H&E upside down": shuffled_he,
 }
 
 
-UNALIGNED = "ours, not aligned"
-
-
 def methods_with(model: str, align: bool | str = True) -> dict[str, Method]:
     """All methods, ours with these weights and this way of aligning, and the controls."""
-    own: dict[str, Method] = {
-        "ours, closed form": lambda obs: ours(obs, model=None, align=align),
-        "ours": lambda obs: ours(obs, model=model, align=align),
-        UNGATED: lambda obs: ours(obs, model=model, align=align, gate=False),
-        DRAW: lambda obs: one_draw(obs, model=model, align=align),
-        UNALIGNED: lambda obs: ours(obs, model=model, align=False),
-    }
+    unaligned: dict[str, Method] = {UNALIGNED: lambda obs: ours(obs, model=model, align=False)}
     controls: dict[str, Method] = {
         name: lambda obs, change=change: ours(change(obs), model=model, align=align)
         for name, change in CONTROLS.items()
     }
-    return METHODS | own | controls
+    return METHODS | own(model, align) | unaligned | controls

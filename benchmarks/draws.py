@@ -47,6 +47,19 @@ def octaves(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return np.stack([*bands, smooth[-1][:, inside].var(1)], 1)
 
 
+def power(drawn: np.ndarray, rate: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Per octave, median over genes of the draws' mean power over the truth's; draws have an axis in front."""
+    mean = rate[:, inside].mean(1)[:, None, None]
+    truth = np.maximum(octaves(np.log1p(rate / mean), inside), 1e-9)
+    return np.median(np.mean([octaves(np.log1p(one / mean), inside) for one in drawn], 0) / truth, 0)
+
+
+def crps(drawn: np.ndarray, rate: np.ndarray, inside: np.ndarray, cell: int = 1) -> float:
+    """Continuous ranked probability score of means over ``cell × cell`` bins, in gene means, averaged over genes."""
+    of_cells = (ndimage.uniform_filter(maps, (0,) * (maps.ndim - 2) + (cell, cell)) for maps in (drawn, rate))
+    return float((metrics.crps(*of_cells, inside) / rate[:, inside].mean(1)).mean())
+
+
 def attainable(level: float) -> float:
     """How often a new draw lies in an interval that few draws span: all ranks among them are equally likely."""
     return level * (N_DRAWS - 1) / (N_DRAWS + 1)
@@ -66,21 +79,17 @@ def main(arguments: list[str] | None = None) -> None:
                 phantom.observation, model=options.weights, n_samples=N_DRAWS, n_steps=n_steps, keep_draws=True
             )
             drawn = np.log1p(prediction.draws / mean)
-            ratio = np.mean([octaves(one, inside) for one in drawn], 0) / np.maximum(octaves(truth, inside), 1e-9)
+            by_scale = zip(SCALES, power(prediction.draws, phantom.rate, inside), strict=True)
             variance = drawn[..., inside].var(-1).mean(0) / truth[:, inside].var(-1)
-            scores = {f"power, {scale} bins": float(np.median(ratio[:, i])) for i, scale in enumerate(SCALES)}
+            scores = {f"power, {scale} bins": float(ratio) for scale, ratio in by_scale}
             scores["variance"] = float(np.median(variance))
             for level in LEVELS:
                 low, high = np.quantile(prediction.draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
                 scores[f"cover {level:.0%} ({attainable(level):.2f})"] = float(
                     metrics.coverage(low, high, phantom.rate, inside).mean()
                 )
-            scores["CRPS"] = float((metrics.crps(prediction.draws, phantom.rate, inside) / mean[:, 0, 0]).mean())
-            of_cells = (
-                ndimage.uniform_filter(maps, (0,) * (maps.ndim - 2) + (CELL, CELL))
-                for maps in (prediction.draws, phantom.rate)
-            )
-            scores[f"CRPS, {CELL} bins"] = float((metrics.crps(*of_cells, inside) / mean[:, 0, 0]).mean())
+            scores["CRPS"] = crps(prediction.draws, phantom.rate, inside)
+            scores[f"CRPS, {CELL} bins"] = crps(prediction.draws, phantom.rate, inside, CELL)
             scores["spread / error"] = float(
                 np.mean(metrics.spread_over_error(prediction.std, prediction.mean, phantom.rate, inside))
             )

@@ -42,13 +42,13 @@ class Row:
 # --- phantoms ---------------------------------------------------------------------------------------------------------
 
 
-def phantom_plan(n_seeds: int) -> list[tuple[str, int, str]]:
-    """``(set, seed, style)`` of each test phantom: ``n_seeds`` per set, styles in turn."""
+def phantom_plan(n_seeds: int, *, first: int = FIRST_TEST_SEED, apart: int = 10_000) -> list[tuple[str, int, str]]:
+    """``(set, seed, style)`` of each test phantom: ``n_seeds`` per set from ``first`` on, styles in turn."""
     from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES
 
     sets = {"in distribution": TRAIN_STYLES, "held-out styles": HELD_OUT_STYLES}
     return [
-        (name, FIRST_TEST_SEED + 10_000 * number + i, styles[i % len(styles)])
+        (name, first + apart * number + i, styles[i % len(styles)])
         for number, (name, styles) in enumerate(sets.items())
         for i in range(n_seeds)
     ]

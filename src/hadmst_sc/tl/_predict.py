@@ -53,12 +53,10 @@ def _tissue_box(inside: np.ndarray, align: int) -> tuple[slice, slice]:
 
 
 def _shared(
-    obs: Observation, he: np.ndarray, network: HadmstModel | None, extra: np.ndarray | None, options: dict[str, Any]
+    obs: Observation, he: np.ndarray, network: HadmstModel | None, features: np.ndarray | None, options: dict[str, Any]
 ) -> SharedSection:
-    """A section distilled and encoded."""
-    learned = [] if network is None else [network.student.read(he[:N_BASE], obs.grid.bin_um)]
-    learned += [] if extra is None else [extra]
-    distilled = distill(obs, he=he, features=np.concatenate(learned) if learned else None)
+    """A section distilled and encoded; ``features`` are the student's and the user's."""
+    distilled = distill(obs, he=he, features=features)
     crop = _tissue_box(obs.inside, network.spec.align if network else 1)
     return SharedSection(
         distilled,
@@ -77,7 +75,7 @@ def _gate(
     obs: Observation,
     he: np.ndarray,
     network: HadmstModel,
-    extra: np.ndarray | None,
+    features: np.ndarray | None,
     options: dict[str, Any],
     gene_chunk: int,
 ) -> Gate:
@@ -85,7 +83,7 @@ def _gate(
     options = options | {"n_samples": 0, "consistency": "off"}
 
     def maps_of(given: Observation, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        section = _shared(given, he, network, extra, options)
+        section = _shared(given, he, network, features, options)
         out = np.zeros((2, len(genes), *obs.grid.shape), np.float32)
         for i in range(0, len(genes), gene_chunk):
             chunk = genes[i : i + gene_chunk]
@@ -201,11 +199,14 @@ def predict(
         "keep_draws": keep_draws,
     }
     he = he_features(obs)
-    section = _shared(obs, he, network, extra, options)
+    learned = [] if network is None else [network.student.read(he[:N_BASE], obs.grid.bin_um)]
+    learned += [] if extra is None else [extra]
+    regressors = np.concatenate(learned) if learned else None
+    section = _shared(obs, he, network, regressors, options)
     clock["distilled"] = time.perf_counter()
     judged = None
     if network is not None and gate:
-        judged = _gate(obs, he, network, extra, options, gene_chunk)
+        judged = _gate(obs, he, network, regressors, options, gene_chunk)
         section = replace(section, share=judged.share)
     clock["gated"] = time.perf_counter()
     distilled, crop = section.distilled, section.crop

@@ -61,7 +61,7 @@ def energy_score(draws: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
     """
     total = truth.new_zeros(())
     for (drawn, weight), (true, _) in zip(bands(draws, inside), bands(truth, inside), strict=True):
-        for length in (torch.abs, lambda v: _norm(v)):
+        for length in (torch.abs, _norm):
             errors = length(drawn - true).mean(0) - length(drawn[0] - drawn[1]) / 2
             unit = (length(true) * weight).mean().clamp(min=1e-3)
             total = total + (errors * weight).mean() / unit / (2 * N_BANDS)

@@ -72,11 +72,15 @@ class _State:
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.step_module.parameters() if p.requires_grad]
 
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"optimizer": self.optimizer, "judge_optimizer": self.judge_optimizer}
+
     def tensors(self) -> dict[str, Tensor]:
         out = {f"model.{k}": v for k, v in self.step_module.model.state_dict().items()}
         out |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         out |= {f"judge.{k}": v for k, v in self.judge.state_dict().items()}
-        for prefix, optimizer in (("optimizer", self.optimizer), ("judge_optimizer", self.judge_optimizer)):
+        for prefix, optimizer in self._optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
                 out |= {f"{prefix}.{index}.{name}": torch.as_tensor(v) for name, v in moments.items()}
         return {k: v.detach().cpu().contiguous() for k, v in out.items()}
@@ -104,9 +108,9 @@ class _State:
         self.step_module.model.load_state_dict(under("model."))
         self.average.load_state_dict(under("average."))
         self.judge.load_state_dict(under("judge."))
-        for prefix, optimizer in (("optimizer.", self.optimizer), ("judge_optimizer.", self.judge_optimizer)):
+        for prefix, optimizer in self._optimizers.items():
             state: dict[int, dict[str, Tensor]] = {}
-            for key, value in under(prefix).items():
+            for key, value in under(f"{prefix}.").items():
                 index, name = key.split(".")
                 state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
@@ -171,17 +175,16 @@ def train(
     started = time.monotonic()
     try:
         with freed_memory_kept():
-            while state.step < min(config.steps, until or config.steps):
+            last = min(config.steps, until or config.steps)
+            while state.step < last:
                 recent.append(_advance(state, config, bank, fabric, (module, optimizer), (judge, judge_optimizer)))
                 if state.step % config.log_every == 0 and fabric.is_global_zero:
                     _log(state, recent, time.monotonic() - started, output)
                     recent.clear()
-                if state.step % config.checkpoint_every == 0 and fabric.is_global_zero:
+                due = state.step % config.checkpoint_every == 0 or state.step == last
+                if due and fabric.is_global_zero:
                     state.save(output, config)
                     _picture(state, config, bank, fabric, output)
-            if fabric.is_global_zero:
-                state.save(output, config)
-                _picture(state, config, bank, fabric, output)
     finally:
         bank.close()
     return cast(HadmstModel, state.average.module)
@@ -202,7 +205,7 @@ def _advance(
         group["lr"] = learning_rate(config, state.step)
     optimizer.zero_grad()
     losses, drawn = module(batch.to(fabric.device), n_mean, *(noise.to(fabric.device) for noise in noises))
-    plays = bool(config.adversary and config.draw and drawn.truth.shape[0])
+    plays = bool(config.adversary and len(drawn.truth))
     fooling = _fooling(judge, drawn) if plays else torch.zeros(())
     weighted = losses.mean + losses.denoising + config.alignment * losses.alignment + config.draw * losses.draw
     fabric.backward(weighted + config.adversary * fooling if plays else weighted)
@@ -229,7 +232,7 @@ def _fooling(judge: Any, drawn: Drawn) -> Tensor:
     """What the discriminator makes of one of the draws; its own parameters get no gradient from this."""
     for parameter in judge.parameters():
         parameter.requires_grad_(False)
-    return fooling_loss(judge(drawn.draws[0], *drawn[2:]))
+    return fooling_loss(judge(drawn.draws[0], *drawn.beside))
 
 
 def _judge(fabric: Fabric, judge: Any, optimizer: Any, drawn: Drawn) -> Tensor:
@@ -237,7 +240,7 @@ def _judge(fabric: Fabric, judge: Any, optimizer: Any, drawn: Drawn) -> Tensor:
     for parameter in judge.parameters():
         parameter.requires_grad_(True)
     optimizer.zero_grad()
-    loss = judge_loss(judge(drawn.truth, *drawn[2:]), judge(drawn.draws[1].detach(), *drawn[2:]))
+    loss = judge_loss(judge(drawn.truth, *drawn.beside), judge(drawn.draws[1].detach(), *drawn.beside))
     fabric.backward(loss)
     optimizer.step()
     return loss.detach()

@@ -56,6 +56,20 @@ class Drawn(NamedTuple):
     token: Tensor  # (g, t)
     inside: Tensor  # (n, n)
 
+    @property
+    def beside(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the discriminator is told of a map, whether drawn or true."""
+        return self.base, self.token, self.inside
+
+
+class Inputs(NamedTuple):
+    """What the network sees of the ``b`` items of a batch, whatever is asked of it."""
+
+    features: Tensor  # (b, features, n, n)
+    channels: Tensor  # (b, N_CHANNELS, n, n)
+    base: Tensor  # (b, 1, n, n) closed form
+    offsets: Tensor  # (s, 2, n, n) bins, of the sections
+
 
 class Losses(NamedTuple):
     """Of one batch, scalars."""
@@ -90,10 +104,8 @@ class TrainingStep(nn.Module):
             ``(2, g + k, n, n)`` standard normal noise of ``batch.drawn`` and of the components that they share; of
             length zero along the second axis to leave draws out.
         """
-        shared, offsets = self.model.encode(batch.context)
-        features = shared[batch.section]
-        channels = gene_channels(batch.priors, batch.spots, batch.coverage, offsets[batch.section])
-        base = closed_form(batch.priors)[:, None]
+        inputs = self.inputs(batch)
+        features, channels, base, offsets = inputs
         first, rest = slice(0, n_mean), slice(n_mean, None)
 
         at_mean = torch.full((n_mean,), SIGMA_MEAN, device=base.device)
@@ -114,17 +126,23 @@ class TrainingStep(nn.Module):
         wrong = (offsets - batch.displacement).square().sum(1).mean((1, 2))
         alignment_loss = (wrong * batch.known).sum() / batch.known.sum().clamp(min=1)
 
-        chosen = batch.drawn if draw_noise.shape[1] else batch.drawn[:0]
-        drawn = self._draw(batch, chosen, draw_noise, features, channels, base)
-        score = energy_score(drawn.draws, drawn.truth, drawn.inside) if len(chosen) else mean_loss.new_zeros(())
+        drawn = self.draw(batch, inputs, draw_noise)
+        score = mean_loss.new_zeros(())
+        if len(drawn.truth):
+            score = energy_score(drawn.draws, drawn.truth, drawn.inside)
         return Losses(mean_loss, denoising_loss, alignment_loss, score), drawn
 
-    def _draw(
-        self, batch: Batch, chosen: Tensor, noise: Tensor, features: Tensor, channels: Tensor, base: Tensor
-    ) -> Drawn:
-        """Two draws of the chosen items by one evaluation each."""
+    def inputs(self, batch: Batch) -> Inputs:
+        """Encode a batch."""
+        shared, offsets = self.model.encode(batch.context)
+        channels = gene_channels(batch.priors, batch.spots, batch.coverage, offsets[batch.section])
+        return Inputs(shared[batch.section], channels, closed_form(batch.priors)[:, None], offsets)
+
+    def draw(self, batch: Batch, inputs: Inputs, noise: Tensor) -> Drawn:
+        """Two draws of ``batch.drawn`` by one evaluation each; ``noise`` as ``draw_noise`` of :meth:`forward`."""
+        chosen = batch.drawn if noise.shape[1] else batch.drawn[:0]
         n = len(chosen)
-        given, base = base[chosen], base[chosen, 0]
+        base = inputs.base[chosen, 0]
         token, inside = batch.token[chosen], batch.inside[chosen[:1]].sum(0)
         residual = Residual(base)
         truth = residual.encode(batch.target[chosen]).clamp(*RESIDUAL_RANGE)
@@ -140,10 +158,10 @@ class TrainingStep(nn.Module):
         out = self.model(
             state.flatten(0, 1)[:, None],
             level,
-            twice(features[chosen]),
-            twice(channels[chosen]),
+            twice(inputs.features[chosen]),
+            twice(inputs.channels[chosen]),
             twice(token),
-            twice(given),
+            twice(base[:, None]),
         )
         draws = residual.encode(residual.decode(out.view(2, n, *base.shape[1:])))  # no rate below zero
         return Drawn(draws, truth, base.log1p(), token, inside)

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hadmst_sc.expression import Residual, closed_form
+from hadmst_sc.expression import Residual
 from hadmst_sc.models import SIGMA_MEAN
-from hadmst_sc.models.hadmst import gene_channels
 from hadmst_sc.train.data import Batch
 from hadmst_sc.train.losses import TrainingStep
 
@@ -22,19 +21,13 @@ TOP = 0.995  # quantile of a gene's true map that is white
 @torch.no_grad()
 def maps_of(module: TrainingStep, batch: Batch, draw_noise: Tensor) -> Tensor:
     """Maps of the genes that are drawn, ``(g, len(COLUMNS), n, n)`` in gene means; noise as for the module."""
-    chosen, n = batch.drawn, batch.context.shape[-1]
-    base = closed_form(batch.priors[chosen])
-    residual = Residual(base)
-    shared, offsets = module.model.encode(batch.context)
-    section = batch.section[chosen]
-    channels = gene_channels(batch.priors[chosen], batch.spots[chosen], batch.coverage[chosen], offsets[section])
+    chosen, inputs = batch.drawn, module.inputs(batch)
+    features, channels, base = (part[chosen] for part in inputs[:3])
+    residual = Residual(base[:, 0])
     level = torch.full((len(chosen),), SIGMA_MEAN, device=base.device)
-    state = torch.zeros_like(base)[:, None]
-    at_mean = module.model(state, level, shared[section], channels, batch.token[chosen], base[:, None])[:, 0]
-    nothing = base.new_zeros(0), base.new_zeros(0, 1, n, n)
-    _, drawn = module(batch, len(batch.section), *nothing, draw_noise)
-    draws = residual.decode(drawn.draws)
-    maps = [batch.spots[chosen], base, residual.decode(at_mean), draws[0], draws[1], batch.target[chosen]]
+    at_mean = module.model(torch.zeros_like(base), level, features, channels, batch.token[chosen], base)[:, 0]
+    draws = residual.decode(module.draw(batch, inputs, draw_noise).draws)
+    maps = [batch.spots[chosen], residual.base, residual.decode(at_mean), *draws, batch.target[chosen]]
     return torch.stack(maps, 1) * batch.inside[chosen][:, None]
 
 
