@@ -21,7 +21,7 @@ from unittest import mock
 import baselines
 import draws
 import numpy as np
-import report
+import records
 import tasks
 import torch
 
@@ -98,7 +98,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=32)
     parser.add_argument("--weights", default="default")
     parser.add_argument("--trained", nargs="+", default=[], metavar="NAME PATH", help="weights trained without a part")
-    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    parser.add_argument("--output", type=Path, default=records.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if len(options.trained) % 2:
         raise SystemExit("`--trained` needs pairs of a name and a path.")
-    made = report.provenance(weights=options.weights)
+    made = records.provenance(weights=options.weights)
     pairs = list(zip(options.trained[::2], options.trained[1::2], strict=True))
     trained = [Part(name, {"model": path}, about="draws") for name, path in pairs]
     results = []
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(row, results[-1]["full"], results[-1]["without"], flush=True)
     settings = {"n_seeds": options.seeds, "n_genes": options.genes, "size_um": SIZE_UM}
     record = {"provenance": made, "settings": settings, "results": results}
-    report.save("ablations_training" if trained else "ablations", record, render(record), options.output)
+    records.save("ablations_training" if trained else "ablations", record, render(record), options.output)
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
@@ -168,8 +168,8 @@ def render(record: dict[str, Any]) -> str:
             for group in dict.fromkeys(row["set"] for row in rows):
                 own = [row for row in rows if (row["part"], row["set"]) == (name, group)]
                 table.append([name, group, *(_change(own, column) for column in columns)])
-        parts += [f"Of the {about}:", report.table(["without", "phantoms", *columns], table)]
-    return "\n\n".join([*parts, report.footer(record)])
+        parts += [f"Of the {about}:", records.table(["without", "phantoms", *columns], table)]
+    return "\n\n".join([*parts, records.footer(record)])
 
 
 def _change(rows: list[dict[str, Any]], column: str) -> str:

@@ -1,6 +1,6 @@
-"""Simple methods behind one signature, to stand beside ours in every table.
+"""Simple methods to stand beside ours in every table: ``Observation -> (genes, ny, nx)`` expected counts per bin.
 
-``method(obs) -> (genes, ny, nx)`` float32: expected counts per bin, zero outside the tissue.
+Float32, zero outside the tissue. :mod:`methods` puts them behind the signature that all methods have.
 
 Regressions come in two links. On rates they estimate the mean; on log1p of counts they resist the few spots with very
 many counts, which is what a score on log1p of counts rewards. Neither wins everywhere, so both are in the table.
@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from learned import gradient_boosting, joint_bilateral, nearest_neighbours, unet_regression
 from regression import FLOOR, Fit, Section, additive, in_log, kriging, ridge, ridge_and_kriging, soft
 from scipy.interpolate import CloughTocher2DInterpolator, LinearNDInterpolator
 from scipy.spatial import cKDTree
 
 from hadmst_sc.contract import Observation
 
-Method = Callable[[Observation], np.ndarray]
+Maps = Callable[[Observation], np.ndarray]
 
 
 def zero(obs: Observation) -> np.ndarray:
@@ -52,7 +53,7 @@ def _interpolate(obs: Observation, interpolator: type) -> np.ndarray:
     return section.maps(np.where(np.isnan(rates), _nearest(section), rates))
 
 
-def regression(fitter: Callable[[Section], Fit], *, log: bool = False, rule: str = "none") -> Method:
+def regression(fitter: Callable[[Section], Fit], *, log: bool = False, rule: str = "none") -> Maps:
     """A method from a regression, a link, and a rule of consistency: ``"none"``, ``"soft"`` or ``"soft spread"``."""
 
     def method(obs: Observation) -> np.ndarray:
@@ -63,22 +64,6 @@ def regression(fitter: Callable[[Section], Fit], *, log: bool = False, rule: str
         return section.maps(soft(section, found, spread=rule == "soft spread"))
 
     return method
-
-
-def ours(obs: Observation, *, model: str | None, align: bool | str, gate: bool = True) -> np.ndarray:
-    """The network on top of the closed form, or without a model the closed form."""
-    from hadmst_sc import tl
-
-    return tl.predict(obs, model=model, n_samples=0, align=align, gate=gate).mean
-
-
-def one_draw(obs: Observation, *, model: str, align: bool | str) -> np.ndarray:
-    """The first draw. No estimate: it has the texture and the co-expression that a mean has not."""
-    from hadmst_sc import tl
-
-    drawn = tl.predict(obs, model=model, n_samples=2, n_steps=1, keep_draws=True, align=align, gate=False).draws
-    assert drawn is not None
-    return drawn[0]
 
 
 def without_he(obs: Observation) -> Observation:
@@ -96,40 +81,18 @@ REGRESSIONS = {
     "ridge on H&E": ridge,
     "ridge + kriging": ridge_and_kriging,
     "GP on H&E + space": additive,
+    "nearest neighbours": nearest_neighbours,
+    "gradient boosting": gradient_boosting,
 }
+FROM_IMAGE = ("ridge on H&E", "nearest neighbours", "gradient boosting")  # the others have a spatial term already
 
-METHODS: dict[str, Method] = {"zero": zero, "nearest": nearest, "linear": linear, "cubic": cubic}
+
+METHODS: dict[str, Maps] = {"zero": zero, "nearest": nearest, "linear": linear, "cubic": cubic}
 for _name, _fitter in REGRESSIONS.items():
     for _link in ("", ", log"):
         METHODS[_name + _link] = regression(_fitter, log=bool(_link))
         METHODS[f"{_name}{_link}, soft"] = regression(_fitter, log=bool(_link), rule="soft")
-METHODS["ridge on H&E, soft spread"] = regression(ridge, rule="soft spread")
-METHODS["ridge on H&E, log, soft spread"] = regression(ridge, log=True, rule="soft spread")
-UNGATED, DRAW, UNALIGNED = "ours, no gate", "ours, one draw", "ours, not aligned"
-
-
-def own(model: str = "default", align: bool | str = True) -> dict[str, Method]:
-    """Ours with these weights and this way of aligning."""
-    return {
-        "ours, closed form": lambda obs: ours(obs, model=None, align=align),
-        "ours": lambda obs: ours(obs, model=model, align=align),
-        UNGATED: lambda obs: ours(obs, model=model, align=align, gate=False),
-        DRAW: lambda obs: one_draw(obs, model=model, align=align),
-    }
-
-
-METHODS |= own()
-CONTROLS: dict[str, Callable[[Observation], Observation]] = {
-    "ours, no H&E": without_he,
-    "ours, H&E upside down": shuffled_he,
-}
-
-
-def methods_with(model: str, align: bool | str = True) -> dict[str, Method]:
-    """All methods, ours with these weights and this way of aligning, and the controls."""
-    unaligned: dict[str, Method] = {UNALIGNED: lambda obs: ours(obs, model=model, align=False)}
-    controls: dict[str, Method] = {
-        name: lambda obs, change=change: ours(change(obs), model=model, align=align)
-        for name, change in CONTROLS.items()
-    }
-    return METHODS | own(model, align) | unaligned | controls
+for _name in FROM_IMAGE:
+    for _link in ("", ", log"):
+        METHODS[f"{_name}{_link}, soft spread"] = regression(REGRESSIONS[_name], log=bool(_link), rule="soft spread")
+METHODS |= {"joint bilateral": joint_bilateral, "U-Net": unet_regression}

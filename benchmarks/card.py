@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import quality
-import report
+import records
 
 import hadmst_sc
 
@@ -55,7 +55,7 @@ LIMITS = """\
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--card", type=Path, default=WEIGHTS, help="JSON card beside the weights")
-    parser.add_argument("--results", type=Path, default=report.RESULTS)
+    parser.add_argument("--results", type=Path, default=records.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -107,7 +107,7 @@ def _what(card: dict[str, Any]) -> str:
         "A conditional diffusion model of one gene's map given the section: a local U-Net around the closed form of "
         "`hadmst_sc`, gene-agnostic, in float32. At the highest noise level it returns the posterior mean."
     )
-    return f"{text}\n\n{report.table(['', 'value'], rows)}"
+    return f"{text}\n\n{records.table(['', 'value'], rows)}"
 
 
 def _training(config: dict[str, Any], log: list[dict[str, float]]) -> str:
@@ -139,8 +139,8 @@ def _training(config: dict[str, Any], log: list[dict[str, float]]) -> str:
             "## Training",
             f"{_real(config)} {bank['n_phantoms']:,} phantoms of `hadmst_sc.datasets`, seeds "
             f"{first:,} to {last:,}, {bank['n_genes']} genes each, in these geometries:",
-            report.table(columns, kinds),
-            report.table(["", "value"], facts),
+            records.table(columns, kinds),
+            records.table(["", "value"], facts),
             f"Losses are means of the log over steps {int(tail[0]['step']):,} to {done:,}, on training phantoms.",
         ]
     )
@@ -213,7 +213,7 @@ def _table(results: list[dict]) -> str:
         ]
         if variants:
             rows.append([family, *(_best(results, variants, metric) for metric in BETTER)])
-    return report.table(["method", *(quality.TITLES[metric] for metric in BETTER)], rows)
+    return records.table(["method", *(quality.TITLES[metric] for metric in BETTER)], rows)
 
 
 def _is_of(method: str, family: str) -> bool:

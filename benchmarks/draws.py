@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import report
+import records
 import tasks
 from scipy import ndimage
 
@@ -31,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=16)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--weights", default="default")
-    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    parser.add_argument("--output", type=Path, default=records.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -67,7 +67,7 @@ def attainable(level: float) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    made = report.provenance(weights=options.weights)
+    made = records.provenance(weights=options.weights)
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for name, seed, style in tasks.phantom_plan(options.seeds):
         phantom = simulate(seed, style=style, size_um=1920.0, n_genes=options.genes)
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     settings = {"n_seeds": options.seeds, "n_genes": options.genes, "n_draws": N_DRAWS}
     record = {"provenance": made, "settings": settings, "results": results}
-    report.save("draws", record, render(record), options.output)
+    records.save("draws", record, render(record), options.output)
 
 
 def render(record: dict) -> str:
@@ -116,7 +116,7 @@ def render(record: dict) -> str:
         f"{CELL} × {CELL} bins, small when good; and root mean variance over error. One evaluation is the distilled "
         "sampler, more are the diffusion."
     )
-    return "\n\n".join(["# Draws on phantoms", intro, report.table(columns, rows), report.footer(record)])
+    return "\n\n".join(["# Draws on phantoms", intro, records.table(columns, rows), records.footer(record)])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import report
+import records
 import torch
 from spatialdata import read_zarr
 from spatialdata.transformations import Affine, Sequence, get_transformation, set_transformation
@@ -218,7 +218,7 @@ LAWS: dict[str, Law] = {
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--laws", nargs="+", choices=list(LAWS), metavar="LAW", help="default: all")
-    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    parser.add_argument("--output", type=Path, default=records.RESULTS)
     options = parser.parse_args(arguments)
     results = []
     for name in options.laws or LAWS:
@@ -227,8 +227,8 @@ def main(arguments: list[str] | None = None) -> None:
         results.append({"law": name, "value": float(f"{value:.3g}"), "limit": law.limit, "unit": law.unit})
         print(f"  {name}: {value:.3g} {law.unit}", flush=True)
     settings = {"seed": SEED, "windows": [TILED, UNTILED], **DRAWS}
-    record = {"provenance": report.provenance(weights="default"), "settings": settings, "results": results}
-    report.save("laws", record, render(record), options.output)
+    record = {"provenance": records.provenance(weights="default"), "settings": settings, "results": results}
+    records.save("laws", record, render(record), options.output)
     if not all(holds(result) for result in results):
         raise SystemExit(1)
 
@@ -243,7 +243,7 @@ def render(record: dict) -> str:
         for r in record["results"]
     ]
     return "\n\n".join(
-        ["# Laws", report.table(["law", "measured", "at most", "unit", "holds"], rows), report.footer(record)]
+        ["# Laws", records.table(["law", "measured", "at most", "unit", "holds"], rows), records.footer(record)]
     )
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import report
+import records
 from spatialdata import SpatialData, read_zarr
 from tasks import cell_scores
 
@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bin-um", type=float, default=20.0)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--store", type=Path, help="keep the zarr store here; a temporary folder otherwise")
-    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    parser.add_argument("--output", type=Path, default=records.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: argparse.Namespace, store: Path) -> None:
     from hadmst_sc import datasets, tl
 
-    made, seconds = report.provenance(weights="default"), dict[str, float]()  # before the picture changes the checkout
+    made, seconds = records.provenance(weights="default"), dict[str, float]()  # before the picture changes the checkout
     with phase(seconds, "load and write the section"):
         datasets.load(SECTION).write(store)
         sdata = read_zarr(store)
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace, store: Path) -> None:
         "checks": checks,
         "genes_drawn": drawn,
     }
-    report.save("mouse_brain", record, render(record), options.output)
+    records.save("mouse_brain", record, render(record), options.output)
 
 
 def recorded_phases(sdata: SpatialData) -> dict[str, float]:
@@ -158,8 +158,8 @@ def draw(sdata: SpatialData, path: Path) -> list[str]:
 
 def render(record: dict) -> str:
     made, settings = record["seconds"], record["settings"]
-    seconds = report.table(["phase", "seconds"], [[name, f"{value:.1f}"] for name, value in made.items()])
-    checks = report.table(
+    seconds = records.table(["phase", "seconds"], [[name, f"{value:.1f}"] for name, value in made.items()])
+    checks = records.table(
         ["check", "value"], [[name.replace("_", " "), f"{v:g}"] for name, v in record["checks"].items()]
     )
     title = f"{settings['genes']} genes, {settings['bin_um']:g} µm bins, {settings['n_samples']} draws, CPU"
@@ -170,7 +170,7 @@ def render(record: dict) -> str:
             seconds,
             checks,
             f"![{', '.join(record['genes_drawn'])}](mouse_brain.png)",
-            report.footer(record),
+            records.footer(record),
         ]
     )
 

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import report
+import records
 
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
@@ -68,13 +68,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phantoms", type=int, default=60)
     parser.add_argument("--no-real", action="store_true", help="phantoms only")
-    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    parser.add_argument("--output", type=Path, default=records.RESULTS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    made = report.provenance(weights=None)
+    made = records.provenance(weights=None)
     trials = []
     real = () if options.no_real else on_real_sections()
     for trial in chain(on_phantoms(options.phantoms), real):
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {"n_phantoms": options.phantoms, "first_seed": FIRST_SEED, "min_sigmas": MIN_SIGMAS}
     settings |= {"min_sigmas_rotation": MIN_SIGMAS_ROTATION, "min_sigmas_unseen": list(MIN_SIGMAS_UNSEEN)}
     record = {"provenance": made, "settings": settings, "trials": [plain(trial) for trial in trials]}
-    report.save("registration", record, render(record), options.output)
+    records.save("registration", record, render(record), options.output)
 
 
 def on_phantoms(n: int) -> Iterator[Trial]:
@@ -188,7 +188,7 @@ def render(record: dict) -> str:
     ]
     if len(phantoms) < len(trials):
         parts += ["## Real sections", _each([t for t in trials if t["group"] == "real"])]
-    return "\n\n".join([*parts, report.footer(record)])
+    return "\n\n".join([*parts, records.footer(record)])
 
 
 def _by_case(trials: list[dict]) -> str:
@@ -203,7 +203,7 @@ def _by_case(trials: list[dict]) -> str:
             numbers = [_change(applied), _change(chosen), str(worse)]
             rows.append([case, group, f"{len(applied)} of {len(chosen)}", *map(str, counts), *numbers])
     columns = ["image", "H&E", "applied", "shift", "rotation", "field", "where applied", "over all", "worse by 1 µm"]
-    return report.table(columns, rows)
+    return records.table(columns, rows)
 
 
 def _change(trials: list[dict]) -> str:
@@ -225,7 +225,7 @@ def _each(trials: list[dict]) -> str:
         numbers = [what if found["stages"] else "none", error, score, sigmas, f"{t['seconds']:.1f}"]
         rows.append([t["section"], str(t["n_spots"]), t["case"], *numbers])
     columns = ["section", "spots", "image", "found, µm", "error, µm", "R² here → there", "standard errors", "seconds"]
-    return report.table(columns, rows)
+    return records.table(columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,168 @@
+"""From ``benchmark.toml`` to cells: one method on one section at one point of one task.
+
+A cell knows all that its numbers depend on, and :attr:`Cell.settings` is a digest of it: a result is kept as long as that
+digest is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = Path(__file__).with_name("benchmark.toml")
+CLEAN = "clean"
+PROFILES = ("quick", "full")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one section at one point of one task."""
+
+    task: str
+    group: str  # what is averaged in tables: sections of one kind
+    section: str
+    point: str  # "clean", or what was done to the section
+    method: str
+    case: str
+    options: Mapping[str, Any]
+    disturbance: tuple[str, float] | None = None
+    weights: str = "default"
+    align: bool | str = True
+    inputs: Mapping[str, str] = field(default_factory=dict)  # sha256 of the files it reads
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What no two cells share."""
+        return self.task, self.section, self.point, self.method
+
+    @property
+    def settings(self) -> str:
+        """Digest of all that the numbers depend on, but for the code."""
+        depends: list[Any] = [self.case, self.options, self.disturbance, self.inputs]
+        if self.method.startswith("ours"):
+            depends += [self.align, weights_sha256(self.weights)]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load(path: Path = FILE) -> dict[str, Any]:
+    """The declaration."""
+    return tomllib.loads(path.read_text())
+
+
+def cells(declared: Mapping[str, Any], profile: str) -> list[Cell]:
+    """All cells of a profile, in the order of the file."""
+    found = [cell for name in declared["tasks"] for cell in _of_task(declared, name, profile)]
+    keys = [cell.key for cell in found]
+    twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
+    if twice:
+        raise ValueError(f"`benchmark.toml` needs sections with different names, but {sorted(twice)[0]} comes twice.")
+    return found
+
+
+def _of_task(declared: Mapping[str, Any], name: str, profile: str) -> Iterator[Cell]:
+    task = dict(declared["tasks"][name])
+    quick = task.pop("quick", {})
+    if profile == "quick":
+        task |= {key: value for key, value in quick.items() if key not in ("options", "sets")}
+        wanted = quick.get("sets", [one["name"] for one in task["sets"]])
+        forced = quick.get("options", {})
+        task["sets"] = [
+            one | {"options": one.get("options", {}) | forced} for one in task["sets"] if one["name"] in wanted
+        ]
+    methods = [method for group in task["methods"] for method in declared["methods"].get(group, [group])]
+    for one in task["sets"]:
+        skip = one.get("skip_methods", [])
+        for section, options in _sections(one, task):
+            inputs = _inputs(declared, one, options)
+            for point, more, disturbance in _points(task):
+                for method in [*methods, *task.get("references", [])]:
+                    if method in skip:
+                        continue
+                    yield Cell(
+                        task=name,
+                        group=one["name"],
+                        section=section,
+                        point=point,
+                        method=method,
+                        case=one.get("case", task.get("case")),
+                        options=options | more,
+                        disturbance=disturbance,
+                        weights=one.get("weights", "default"),
+                        align=one.get("align", True),
+                        inputs=inputs,
+                    )
+
+
+def _sections(one: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and options of each section of a set: one, or a phantom per seed with its styles in turn."""
+    options = task.get("options", {}) | one.get("options", {})
+    if "styles" not in one:
+        yield one["name"], options
+        return
+    for i in range(min(one["seeds"], task.get("most_seeds", one["seeds"]))):
+        seed, style = one["first_seed"] + i, one["styles"][i % len(one["styles"])]
+        yield f"{style} {seed}", options | {"seed": seed, "style": style}
+
+
+def _points(task: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], tuple[str, float] | None]]:
+    """Name, options and disturbance of each point of a curve; one point where the task is no curve."""
+    if "sweep" in task:
+        for name, values in task["sweep"].items():
+            for value in values:
+                yield f"{name}={value:g}", {name: value}, None
+        return
+    yield CLEAN, {}, None
+    for name, values in task.get("disturbances", {}).items():
+        for value in values:
+            yield f"{name}={value:g}", {}, (name, float(value))
+
+
+def _inputs(declared: Mapping[str, Any], one: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, str]:
+    names: Sequence[str] = one.get("inputs", [options["section"]] if "section" in options else [])
+    return {file: digest for name in names for file, digest in declared["inputs"][name].items()}
+
+
+# --- what can be run here ---------------------------------------------------------------------------------------------
+
+
+def data_folder() -> Path:
+    """Where the real sections are: ``$HADMST_DATA``, else beside the project."""
+    return Path(os.environ.get("HADMST_DATA") or ROOT.parent / "shared" / "data")
+
+
+def missing_input(cell: Cell) -> str | None:
+    """Why a cell's sections cannot be read, in one sentence; ``None`` if they can."""
+    for file, expected in cell.inputs.items():
+        path = data_folder() / file
+        if not path.is_file():
+            return f"{file} is not in the data folder (HADMST_DATA)"
+        if _sha256(path) != expected:
+            return f"{file} is not the file that benchmark.toml names (sha256 differs)"
+    return None
+
+
+def weights_path(name: str) -> Path:
+    """File of bundled weights, or of a path seen from the checkout."""
+    import hadmst_sc
+
+    bundled = Path(hadmst_sc.__file__).parent / "_weights" / f"{name}.safetensors"
+    return bundled if bundled.exists() else ROOT / name
+
+
+def weights_sha256(name: str) -> str:
+    """Of the weights of that name or path."""
+    return _sha256(weights_path(name))
+
+
+@cache
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,90 @@
+"""Where a figure came from, and its two files: numbers as JSON, and a table written from that JSON alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import hadmst_sc
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("numpy", "scipy", "scikit-image", "spatialdata", "anndata", "zarr", "torch")
+
+
+def provenance(*, weights: str | None) -> dict[str, Any]:
+    """Command, commit, machine, versions and, where used, the hash of the weights (bundled name or path)."""
+    record = {
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_output(sys.argv[1:])]),
+        "commit": _git("rev-parse", "--verify", "-q", "HEAD") or "unknown",
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "versions": {
+            "python": platform.python_version(),
+            "hadmst_sc": hadmst_sc.__version__,
+            **{name: metadata.version(name) for name in PACKAGES},
+        },
+    }
+    if weights:
+        bundled = Path(hadmst_sc.__file__).parent / "_weights" / f"{weights}.safetensors"
+        path = bundled if bundled.exists() else Path(weights)
+        record["weights_sha256"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    return record
+
+
+def _without_output(arguments: Sequence[str]) -> list[str]:
+    """Where a result was written says nothing of it, and is a path of one machine."""
+    kept = list(arguments)
+    if "--output" in kept:
+        at = kept.index("--output")
+        del kept[at : at + 2]
+    return kept
+
+
+def _git(*arguments: str) -> str:
+    try:
+        found = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that it reads as text too."""
+    widths = [max(len(str(row[i])) for row in (columns, *rows)) for i in range(len(columns))]
+    lines = [columns, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def footer(record: dict[str, Any]) -> str:
+    """What made the numbers, as one paragraph of Markdown."""
+    made = record["provenance"]
+    parts = [
+        f"`{made['command']}`",
+        f"commit {made['commit'][:12]}" + (" with uncommitted changes" if made["uncommitted_changes"] else ""),
+        f"{made['machine']}, {made['threads']} threads",
+        ", ".join(f"{name} {version}" for name, version in made["versions"].items()),
+    ]
+    parts += [f"{name} sha256 {digest}" for name, digest in made.get("weights_sha256", {}).items()]
+    return "Made by " + "; ".join(parts) + "."
+
+
+def save(name: str, record: dict[str, Any], text: str, folder: Path = RESULTS) -> None:
+    """Write ``<name>.json`` and ``<name>.md``, and show the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    (folder / f"{name}.md").write_text(text + "\n")
+    print(text)

@@ -1,0 +1,283 @@
+"""Every number of this project: ``hadmst-sc benchmark``, or ``python benchmarks/run.py``.
+
+Runs the cells that ``benchmark.toml`` declares, each in a fresh process, then the other measurements, and writes the report. A cell that is
+done is not done again: stop it at any time, and start it again with the same command.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: cells run side by side, one core each
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plan
+import records
+from plan import Cell
+
+PRELOADED = ["hadmst_sc.tl", "sklearn.ensemble", "spatialdata", "joblib", "torch"]  # what takes seconds to import
+DIGITS = 4
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", choices=plan.PROFILES, default="full")
+    parser.add_argument("--tasks", nargs="+", help="of benchmark.toml (default: all)")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD")
+    parser.add_argument("--sections", nargs="+", help="sections or sets")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="cells side by side")
+    parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds for one cell")
+    parser.add_argument("--fresh", action="store_true", help="do again what is done")
+    parser.add_argument("--list", action="store_true", help="show what would be run, then stop")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/<profile>")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    declared = plan.load()
+    folder = options.output or records.RESULTS / options.profile
+    wanted = [cell for cell in plan.cells(declared, options.profile) if _chosen(cell, options)]
+    if not wanted:
+        raise SystemExit(f"`--tasks`, `--methods` and `--sections` choose nothing. Tasks: {list(declared['tasks'])}.")
+    stores = {task: Store(folder / f"{task}.jsonl") for task in dict.fromkeys(cell.task for cell in wanted)}
+    pending = [cell for cell in wanted if options.fresh or not stores[cell.task].has(cell)]
+    print(f"{len(wanted)} cells, {len(wanted) - len(pending)} of them done", flush=True)
+    if options.list:
+        print("\n".join(" · ".join(cell.key) for cell in pending))
+        return
+    started = time.monotonic()
+    for number, (cell, found) in enumerate(run(pending, options.workers, options.time_limit), 1):
+        stores[cell.task].add(cell, found)
+        told = found["reason"] if found["status"] != "done" else f"{found['cost']['seconds']:.1f} s"
+        at = time.monotonic() - started
+        print(f"{at:6.0f} s  {number}/{len(pending)}  {' · '.join(cell.key)}: {told}", flush=True)
+    for store in stores.values():
+        store.tidy([cell.key for cell in plan.cells(declared, options.profile)])
+    if options.profile == "full" and not (options.tasks or options.methods or options.sections):
+        measure(declared["measurements"], fresh=options.fresh)
+    import report
+
+    report.main(["--profile", options.profile, "--results", str(folder)])
+
+
+def _chosen(cell: Cell, options: argparse.Namespace) -> bool:
+    return (
+        (not options.tasks or cell.task in options.tasks)
+        and (not options.methods or cell.method in options.methods)
+        and (not options.sections or cell.section in options.sections or cell.group in options.sections)
+    )
+
+
+# --- one cell ---------------------------------------------------------------------------------------------------------
+
+
+def measure_cell(cell: Cell) -> dict[str, Any]:
+    """Its scores and its cost; exceptions are results too."""
+    import cases
+    import methods
+    import peers
+
+    started = time.perf_counter()
+    try:
+        case = cases.build(cell.case, cell.options, cell.disturbance)
+        reference = case.references.get(cell.method)
+        started = time.perf_counter()
+        if reference is not None:
+            found = reference()
+            seconds = 0.0
+        else:
+            predict = methods.methods(str(_weights(cell.weights)), cell.align)[cell.method]
+            predicted = [predict(obs) for obs in case.given]
+            seconds = time.perf_counter() - started
+            for prediction in predicted:
+                if not np.isfinite(prediction.mean).all():
+                    raise ValueError("the maps are not finite")
+            found = case.score([prediction.mean for prediction in predicted])
+    except Exception as error:  # noqa: BLE001 - whatever a method dies of is its result
+        reason = f"{type(error).__name__}: {str(error).strip()}"[:600]
+        return {"status": "failed", "reason": reason, "cost": {"seconds": round(time.perf_counter() - started, 2)}}
+    who = resource.RUSAGE_CHILDREN if cell.method in peers.PEERS else resource.RUSAGE_SELF
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    cost = {"seconds": round(seconds, 2), "memory_mb": round(resource.getrusage(who).ru_maxrss / unit)}
+    return {"status": "done", "about": case.about(), "scores": _plain(found), "cost": cost}
+
+
+def _weights(name: str) -> str | Path:
+    """A bundled name as it is, a path as seen from the checkout."""
+    path = plan.ROOT / name
+    return path if path.exists() else name
+
+
+def _plain(values: Any) -> Any:
+    """Four decimals; ``None`` where a score is infinite, as JSON has no infinity."""
+    if isinstance(values, dict):
+        return {name: _plain(value) for name, value in values.items()}
+    if isinstance(values, list | np.ndarray):
+        return [_plain(value) for value in values]
+    return round(float(values), DIGITS) if np.isfinite(values) else None
+
+
+# --- many cells -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    process: Any
+    target: Path
+    deadline: float
+
+
+def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Each cell in a process of its own, so that memory is its own and a crash is one result and no more."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    waiting, running = list(cells), []
+    unavailable = _unavailable(cells)
+    with tempfile.TemporaryDirectory(prefix="hadmst-benchmark-") as scratch:
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    cell = waiting.pop(0)
+                    if reason := unavailable(cell):
+                        yield cell, {"status": "skipped", "reason": reason, "cost": {"seconds": 0.0}}
+                        continue
+                    target = Path(scratch) / f"{len(waiting)}.json"
+                    process = context.Process(target=_into_file, args=(cell, target))
+                    process.start()
+                    running.append(_Running(cell, process, target, time.monotonic() + time_limit))
+                if running:
+                    left = min(one.deadline for one in running) - time.monotonic()
+                    connection.wait([one.process.sentinel for one in running], timeout=max(left, 0.1))
+                for one in [one for one in running if _over(one)]:
+                    running.remove(one)
+                    yield one.cell, _result(one, time_limit)
+        finally:
+            for one in running:
+                one.process.terminate()
+
+
+def _unavailable(cells: Sequence[Cell]) -> Any:
+    import peers
+
+    reasons = {
+        name: peers.available(peer) for name, peer in peers.PEERS.items() if any(c.method == name for c in cells)
+    }
+    return lambda cell: reasons.get(cell.method) or plan.missing_input(cell)
+
+
+def _into_file(cell: Cell, target: Path) -> None:
+    os.environ["HADMST_BENCHMARK_CACHE"] = str(target.parent / "sections")  # see cases.py
+    target.write_text(json.dumps(measure_cell(cell), allow_nan=False))
+
+
+def _over(one: _Running) -> bool:
+    return not one.process.is_alive() or time.monotonic() > one.deadline
+
+
+def _result(one: _Running, time_limit: float) -> dict[str, Any]:
+    cost = {"seconds": time_limit}
+    if one.process.is_alive():
+        one.process.terminate()
+        one.process.join()
+        return {"status": "failed", "reason": f"not done after {time_limit:g} s", "cost": cost}
+    one.process.join()
+    if not one.target.exists():
+        reason = f"its process ended with {one.process.exitcode}"
+        return {"status": "failed", "reason": reason, "cost": {"seconds": 0.0}}
+    return json.loads(one.target.read_text())
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """Results of one task: a line of JSON per section, and one per cell, added as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sections: dict[tuple[str, ...], dict[str, Any]] = {}
+        self.results: dict[tuple[str, ...], dict[str, Any]] = {}
+        self.made = records.provenance(weights=None)
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                self._take(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # the run was stopped while it wrote this line
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "method" in line:
+            self.results[line["task"], line["section"], line["point"], line["method"]] = line
+        else:
+            self.sections[line["task"], line["section"], line["point"]] = line
+
+    def has(self, cell: Cell) -> bool:
+        """Whether there is a result that still holds."""
+        found = self.results.get(cell.key)
+        return found is not None and found["status"] == "done" and found["settings"] == cell.settings
+
+    def add(self, cell: Cell, found: dict[str, Any]) -> None:
+        """Keep a result, on disk too."""
+        place = {"task": cell.task, "group": cell.group, "section": cell.section, "point": cell.point}
+        about = found.pop("about", None)
+        lines = []
+        if about and self.sections.get(cell.key[:3], {}).get("about") != about:
+            lines.append(place | {"about": about, "inputs": dict(cell.inputs)})
+        made = {"commit": self.made["commit"], "uncommitted_changes": self.made["uncommitted_changes"]}
+        made |= {"machine": self.made["machine"], "versions": self.made["versions"]}
+        if cell.method.startswith("ours"):
+            found["weights"] = {cell.weights: plan.weights_sha256(cell.weights)}
+        lines.append(place | {"method": cell.method, "settings": cell.settings} | found | {"made": made})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            for line in lines:
+                self._take(line)
+                file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def tidy(self, order: Sequence[tuple[str, ...]]) -> None:
+        """Write the file anew: in the order of the plan, each cell once, without what the plan no longer has."""
+        known = [key for key in order if key in self.results]
+        sections = dict.fromkeys(key[:3] for key in known)
+        lines = [self.sections[key] for key in sections if key in self.sections] + [self.results[key] for key in known]
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text("".join(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n" for line in lines))
+        fresh.replace(self.path)
+
+
+# --- the other measurements -------------------------------------------------------------------------------------------
+
+
+def measure(commands: dict[str, str], *, fresh: bool) -> None:
+    """Scripts with tasks of their own; one whose result is there, and of these weights, is not run again."""
+    for name, command in commands.items():
+        target = records.RESULTS / f"{name}.json"
+        if not fresh and target.exists() and _of_these_weights(json.loads(target.read_text())):
+            print(f"{name}: done")
+            continue
+        print(f"{name}: {command}", flush=True)
+        subprocess.run([sys.executable, *shlex.split(command)], cwd=plan.ROOT, check=True)
+
+
+def _of_these_weights(record: dict[str, Any]) -> bool:
+    used = record["provenance"].get("weights_sha256", {})
+    return all(digest == plan.weights_sha256("default") for name, digest in used.items() if name.startswith("default."))
+
+
+if __name__ == "__main__":
+    main()
