@@ -19,11 +19,12 @@ from typing import Any
 from unittest import mock
 
 import baselines
+import cases
 import draws
 import numpy as np
 import records
-import tasks
 import torch
+from scores import of_rates
 
 from hadmst_sc import metrics, tl
 from hadmst_sc.contract import Observation
@@ -109,7 +110,7 @@ def scores(obs: Observation, rate: np.ndarray, part: Part, weights: str) -> dict
     with part.without():
         found = tl.predict(part.change(obs), **options)
     if found.draws is None:
-        of_genes = tasks.map_scores(found.mean, rate, obs.inside)
+        of_genes = of_rates(found.mean, rate, obs.inside)
         return {name: float(of_genes[name].mean()) for name in ("pcc", "rmse", "deviance")}
     coherence = [metrics.gene_coherence(draw, rate, obs.inside) for draw in found.draws]
     bands = np.abs(np.log(np.maximum(draws.power(found.draws, rate, obs.inside), 1e-9)))[1:]
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     pairs = list(zip(options.trained[::2], options.trained[1::2], strict=True))
     trained = [Part(name, {"model": path}, about="draws") for name, path in pairs]
     results = []
-    for group, seed, style in tasks.phantom_plan(options.seeds, first=FIRST_SEED, apart=1000):
+    for group, seed, style in cases.phantom_plan(options.seeds, first=FIRST_SEED, apart=1000):
         phantoms: dict[float | None, Phantom] = {}
         full: dict[tuple[str, float | None], dict[str, float]] = {}
         for part in trained or PARTS:

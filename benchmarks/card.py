@@ -1,7 +1,7 @@
 """The model card of the bundled weights, from files alone: ``python benchmarks/card.py``.
 
-Reads ``_weights/default.json`` (what training wrote) and ``results/{phantoms,holdout_*}.json`` (what ``quality.py``
-wrote), writes ``_weights/default.md``. Run it again whenever one of them changes.
+Reads ``_weights/default.json`` (what training wrote) and ``results/full/*.jsonl`` (what the benchmark wrote), writes
+``_weights/default.md``. Run it again whenever one of them changes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import quality
+import plan
 import records
+from outcomes import Results, View
+from plan import CLEAN
+from report import TITLES
 
 import hadmst_sc
 
 WEIGHTS = Path(hadmst_sc.__file__).parent / "_weights" / "default.json"
-EXPECTED = {
-    "phantoms": "python benchmarks/quality.py phantoms",
-    "holdout_visium_mouse_brain": "python benchmarks/quality.py holdout",
-}
+KINDS = {"phantom": "Phantoms", "hr_sim": "Simulated spots", "hr_real": "Real spots", "holdout": "Spot hold-out"}
 # Baselines by family: of the variants of a family (link, consistency) each column shows the best.
-BASELINES = ("nearest", "linear", "cubic", "kriging", "ridge on H&E", "ridge + kriging", "GP on H&E + space")
+BASELINES = (
+    "nearest",
+    "linear",
+    "cubic",
+    "kriging",
+    "ridge on H&E",
+    "nearest neighbours",
+    "gradient boosting",
+    "ridge + kriging",
+    "GP on H&E + space",
+    "U-Net",
+    "TESLA",
+    "FineST",
+)
 OURS = ("ours, closed form", "ours")
 BOUNDS = ("split-half ceiling",)
 BETTER = {"pcc": max, "rmse": min, "deviance": min}
@@ -55,32 +68,27 @@ LIMITS = """\
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--card", type=Path, default=WEIGHTS, help="JSON card beside the weights")
-    parser.add_argument("--results", type=Path, default=records.RESULTS)
+    parser.add_argument("--results", type=Path, default=records.RESULTS / "full")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     card = json.loads(options.card.read_text())
-    names = {*EXPECTED, *(path.stem for path in options.results.glob("holdout_*.json"))}
-    found = {
-        name: json.loads((options.results / f"{name}.json").read_text())
-        for name in sorted(names, key=lambda name: (name != "phantoms", name))
-        if not name.endswith("_quick") and (options.results / f"{name}.json").exists()
-    }
+    found = Results.read(options.results, list(plan.load()["tasks"]))
     target = options.card.with_suffix(".md")
     target.write_text(render(card, found, name=options.card.stem) + "\n")
     print(f"wrote {target}")
 
 
-def render(card: dict[str, Any], results: dict[str, dict], name: str = "default") -> str:
-    """The Markdown page of a card and the records of ``quality.py``, by name of their files."""
+def render(card: dict[str, Any], found: Results, name: str = "default") -> str:
+    """The Markdown page of a card and the results of the benchmark."""
     return "\n\n".join(
         [
             f"# Model card: `{name}`",
             _what(card),
             _training(card["training"], card["log"]),
-            _figures(card, results),
+            _figures(card, found),
             USE,
             LIMITS,
             "## Licence\n\nBSD-3-Clause, as the package.",
@@ -167,62 +175,60 @@ def _hours(log: list[dict[str, float]]) -> str:
     return f"{sum(ends) / 60:.0f} min"
 
 
-def _figures(card: dict[str, Any], results: dict[str, dict]) -> str:
+def _figures(card: dict[str, Any], found: Results) -> str:
     parts = [
         "## Held-out figures",
-        "Means over genes; a baseline that comes in variants (link, consistency) shows its best in each column. Full "
-        "tables, with spread and by abundance, are in `benchmarks/results/`.",
+        "Means over genes; a baseline that comes in variants (link, consistency) shows its best in each column. All "
+        "methods, with spread, by abundance and with intervals, are in the benchmark's report.",
     ]
-    for name, record in results.items():
-        parts.append(_stale(name, record, card["sha256"]) or _tables(name, record))
-    for name, command in EXPECTED.items():
-        if name not in results:
-            parts.append(f"`{name}.json` is missing: run `{command}`.")
+    for view in found.views():
+        if view.task in KINDS and view.point == CLEAN and OURS[-1] in found.methods(view):
+            parts.append(_stale(found, view, card["sha256"]) or _table(found, view))
+    for task in KINDS:
+        if not found.done(task=task, method=OURS[-1]):
+            parts.append(f"Figures of `{task}` are missing: run `hadmst-sc benchmark --tasks {task}`.")
     return "\n\n".join(parts)
 
 
-def _stale(name: str, record: dict, sha256: str) -> str:
+def _used(found: Results, view: View) -> dict[str, str]:
+    cells = found.done(task=view.task, group=view.group, method=OURS[-1])
+    return {Path(name).name: digest for cell in cells for name, digest in cell["weights"].items()}
+
+
+def _stale(found: Results, view: View, sha256: str) -> str:
     """Why figures do not belong to these weights; empty if they do, or if they are those of a split."""
-    used = record["provenance"].get("weights_sha256", {})
+    used = _used(found, view)
     if sha256 in used.values() or set(used) & SPLITS:
         return ""
-    return f"`{name}.json` was not made with these weights: run `{record['provenance']['command']}` again."
+    return (
+        f"{view.task} {view.name} was not made with these weights: run `hadmst-sc benchmark --tasks {view.task}` again."
+    )
 
 
-def _tables(name: str, record: dict) -> str:
-    parts = []
-    for task in dict.fromkeys(section["task"] for section in record["sections"].values()):
-        sections = {key for key, section in record["sections"].items() if section["task"] == task}
-        results = [result for result in record["results"] if result["section"] in sections]
-        n_genes = sum(len(record["sections"][key]["genes"]) for key in sections)
-        kind = "Phantoms" if name == "phantoms" else "Spot hold-out"
-        split = [weights for weights in record["provenance"].get("weights_sha256", {}) if weights in SPLITS]
-        with_split = f" Weights of the split, `training/{split[0]}`, which never saw this tissue." if split else ""
-        title = f"### {kind}: {task.replace('_', ' ')}\n\n{len(sections)} section(s), {n_genes} genes; `{name}.json`."
-        title += with_split
-        parts.append(f"{title}\n\n{_table(results)}")
-    return "\n\n".join(parts)
-
-
-def _table(results: list[dict]) -> str:
-    present = list(dict.fromkeys(result["method"] for result in results))
+def _table(found: Results, view: View) -> str:
+    about = found.about(view)
+    n_genes = sum(len(section["genes"]) for section in about.values())
+    title = f"### {KINDS[view.task]}: {view.name.replace('_', ' ')}\n\n{len(about)} section(s), {n_genes} genes."
+    for weights in set(_used(found, view)) & SPLITS:
+        title += f" Weights of the split, `training/{weights}`, which never saw this tissue."
+    present = found.methods(view)
     rows = []
     for family in (*BASELINES, *OURS, *BOUNDS):
         variants = [
             method for method in present if method == family or (family in BASELINES and _is_of(method, family))
         ]
         if variants:
-            rows.append([family, *(_best(results, variants, metric) for metric in BETTER)])
-    return records.table(["method", *(quality.TITLES[metric] for metric in BETTER)], rows)
+            rows.append([family, *(_best(found, view, variants, metric) for metric in BETTER)])
+    return f"{title}\n\n{records.table(['method', *(TITLES[metric] for metric in BETTER)], rows)}"
 
 
 def _is_of(method: str, family: str) -> bool:
     return method.startswith(f"{family}, ")
 
 
-def _best(results: list[dict], variants: list[str], metric: str) -> str:
+def _best(found: Results, view: View, variants: list[str], metric: str) -> str:
     """Mean over genes of the variant that scores best; infinite scores count as such."""
-    means = [values.mean() for method in variants if len(values := quality._pooled(results, method, metric))]
+    means = [mean for method in variants if not np.isnan(mean := found.mean(view, method, metric))]
     if not means:
         return "–"
     best = BETTER[metric](means)

@@ -1,7 +1,7 @@
 """What is scored: a section as a method is given it, beside the truth that it is not given.
 
-``CASES`` names the functions that ``benchmark.toml`` may name; each makes a :class:`Case` from that file's options alone.
-All seeds are fixed.
+``CASES`` names the functions that ``benchmark.toml`` may name; each makes a :class:`Case` from that file's options
+alone. All seeds are fixed.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import argparse
 from itertools import pairwise
 from pathlib import Path
 
+import cases
 import numpy as np
 import records
-import tasks
 from scipy import ndimage
 
 from hadmst_sc import metrics, tl
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     made = records.provenance(weights=options.weights)
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for name, seed, style in tasks.phantom_plan(options.seeds):
+    for name, seed, style in cases.phantom_plan(options.seeds):
         phantom = simulate(seed, style=style, size_um=1920.0, n_genes=options.genes)
         inside = phantom.observation.inside
         mean = phantom.rate[:, inside].mean(1)[:, None, None]

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import records
 import torch
+from cases import load_section
 from spatialdata import read_zarr
 from spatialdata.transformations import Affine, Sequence, get_transformation, set_transformation
-from tasks import load_section
 
 from hadmst_sc import tl
 from hadmst_sc.contract import Observation, OutputNames, Prediction

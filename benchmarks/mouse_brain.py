@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import records
+from scores import of_counts
 from spatialdata import SpatialData, read_zarr
-from tasks import cell_scores
 
 from hadmst_sc.contract import PROVENANCE_KEY, Observation, OutputNames
 from hadmst_sc.measurement import degrade, residual
@@ -120,7 +120,7 @@ def check(sdata: SpatialData, options: argparse.Namespace) -> dict[str, float]:
     obs = observation(sdata, list(table.var_names), options.bin_um)
     measured = degrade(maps, obs.measurement)
     misfit = residual(maps, obs.counts, obs.measurement)
-    scores = cell_scores(measured.T, obs.counts.T, np.ones(len(measured), bool))
+    scores = of_counts(measured.T, obs.counts.T, np.ones(len(measured), bool))
     return {
         "genes": len(maps),
         "bins_in_tissue": table.n_obs,

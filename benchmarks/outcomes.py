@@ -68,7 +68,7 @@ class Results:
         return list(dict.fromkeys(cell["method"] for cell in cells))
 
     def scores(self, view: View, method: str, metric: str) -> dict[str, np.ndarray]:
-        """``(genes,)`` of each section, or ``(1,)`` where the metric is of all genes together; infinite ones as such."""
+        """``(genes,)`` of each section, ``(1,)`` where the metric is of all genes together; infinite ones as such."""
         found = {}
         for cell in self.done(task=view.task, group=view.group, point=view.point, method=method):
             values = cell["scores"].get(view.scale, {}).get(metric)

@@ -30,7 +30,7 @@ class Difference(NamedTuple):
 
 
 def paired(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], *, seed: int = 0) -> Difference | None:
-    """Bootstrap of ``first - second``: sections (where there are several) and, in each, genes are drawn with replacement.
+    """Bootstrap of ``first - second``: sections, where there are several, and genes in each are drawn with replacement.
 
     Parameters
     ----------

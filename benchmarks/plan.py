@@ -1,7 +1,7 @@
 """From ``benchmark.toml`` to cells: one method on one section at one point of one task.
 
-A cell knows all that its numbers depend on, and :attr:`Cell.settings` is a digest of it: a result is kept as long as that
-digest is the same.
+A cell knows all that its numbers depend on, and :attr:`Cell.settings` is a digest of it: a result is kept as long as
+that digest is the same.
 """
 
 from __future__ import annotations

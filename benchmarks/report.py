@@ -40,9 +40,7 @@ THIRDS = ("scarce", "middle", "abundant")
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", choices=plan.PROFILES, default="full")
-    parser.add_argument(
-        "--results", type=Path, help="folder of the result files (default: benchmarks/results/<profile>)"
-    )
+    parser.add_argument("--results", type=Path, help="folder of result files (default: benchmarks/results/<profile>)")
     return parser.parse_args(arguments)
 
 
@@ -187,8 +185,8 @@ def summary(found: Results, declared: dict[str, Any], profile: str, pictures: di
         "## What was asked for",
         targets(found, declared),
         "## Ours beside the best of the others",
-        "Mean PCC over genes, and gene by gene the difference with its 95 % interval. *Best classical method* is the best, on this very set, "
-        "of all that are neither ours nor published: with hindsight, a choice that no user has.",
+        "Mean PCC over genes, and gene by gene the difference with its 95 % interval. *Best classical method* is the "
+        "best, on this very set, of all that are neither ours nor published: with hindsight, which no user has.",
         _best_of_others(found, clean, declared),
         "## Where ours does not win",
         _losses(found, clean, declared),
@@ -260,8 +258,8 @@ def _losses(found: Results, views: Sequence[View], declared: dict[str, Any]) -> 
                 if difference.sign * (1 if better is max else -1) < 0:
                     rows.append([view.task, view.name, TITLES[metric], name, interval(difference)])
     told = (
-        f"Of {compared:,} comparisons (set × score × method that is not ours), the interval of ours minus the other lies on the wrong side of zero in "
-        f"{len(rows)}:"
+        f"Of {compared:,} comparisons (set × score × method that is not ours), the interval of ours minus the other "
+        f"lies on the wrong side of zero in {len(rows)}:"
     )
     return told + (
         "\n\n" + records.table(["task", "set", "score", "method", "ours minus it"], rows) if rows else " none."
@@ -376,8 +374,8 @@ def _downstream(found: Results, declared: dict[str, Any]) -> list[str]:
             mean = f"{np.mean(list(own.values())):.3f}"
             rows.append([method, *(f"{own[s]:.3f}" if s in own else "–" for s in sections), mean])
         told = (
-            "Adjusted Rand index of clusters against annotated layers or true regions; the same recipe for every method. *spots* clusters the "
-            "measured spots themselves."
+            "Adjusted Rand index of clusters against annotated layers or true regions; the same recipe for every "
+            "method. *spots* clusters the measured spots themselves. Smoothing alone raises it: see kriging."
         )
         parts += ["### Domains", told, records.table(["method", *sections, "mean"], rows)]
     metrics = {"moran": "Moran's I, rank agreement", "colocalisation": "Co-localisation of cell types"}

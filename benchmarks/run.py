@@ -1,7 +1,7 @@
 """Every number of this project: ``hadmst-sc benchmark``, or ``python benchmarks/run.py``.
 
-Runs the cells that ``benchmark.toml`` declares, each in a fresh process, then the other measurements, and writes the report. A cell that is
-done is not done again: stop it at any time, and start it again with the same command.
+Runs the cells that ``benchmark.toml`` declares, each in a fresh process, then the other measurements, and writes the
+report. A cell that is done is not done again: stop it at any time, and start it again with the same command.
 """
 
 from __future__ import annotations

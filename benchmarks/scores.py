@@ -37,10 +37,10 @@ def coherence(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> f
 
 
 def split_half_ceiling(counts: np.ndarray, seed: int = 0) -> np.ndarray:
-    """``(genes,)`` PCC of a perfect prediction of ``(cells, genes)``: ``sqrt(2 r / (1 + r))``, ``r`` that of two halves.
+    """``(genes,)`` PCC of a perfect prediction of ``(cells, genes)`` counts: ``sqrt(2 r / (1 + r))``.
 
-    Spearman–Brown gives the reliability of the whole from that of its binomial halves; its root is the correlation
-    with the truth.
+    ``r`` is that of two binomial halves. Spearman–Brown gives the reliability of the whole from it; its root is the
+    correlation with the truth.
     """
     half = np.random.default_rng(seed).binomial(counts.astype(int), 0.5)
     r = np.maximum(metrics.pearson(half.T, (counts - half).T, np.ones(len(counts), bool)), 0)

@@ -89,7 +89,7 @@ found, _ = utils.reshape_latent_image(found, dataset_class="VisiumSC")
 data = AnnData(counts.astype(float), var=pd.DataFrame(index=genes))
 data.obsm["spatial"], data.uns["spatial"] = spots * UNITS, {}
 smooth = process.impute_adata(data, inferred, places, genes, dataset_class="VisiumSC", weight_exponent=2)
-imputed, _ = process.weight_adata(inferred, smooth, genes, w=0.5)
+imputed, _ = process.weight_adata(inferred, smooth, genes, w=0.5, do_scale=True)
 maps = np.zeros((len(genes), *inside.shape), np.float32)
 maps[:, inside] = np.asarray(imputed.X).T
 np.save(folder / "maps.npy", maps)

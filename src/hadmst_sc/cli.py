@@ -165,10 +165,15 @@ def train(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def benchmark(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="model, quality, mouse_brain, registration, laws or card.")] = "model",
     folder: Annotated[Path, typer.Option(help="Folder of the benchmarks, in a checkout.")] = Path("benchmarks"),
 ) -> None:
-    """Run a benchmark of a checkout; what follows NAME goes to it (try --help behind it)."""
+    """Run the benchmark of a checkout and write its report (--profile quick: in minutes).
+
+    A first word names another script of the folder: report, draws, ablations, registration, laws, mouse_brain or card.
+    Everything else goes to the script (behind a name, try --help).
+    """
+    arguments = list(ctx.args)
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
     script = folder / f"{name}.py"
     if not script.is_file():
         known = sorted(path.stem for path in folder.glob("*.py"))
@@ -176,7 +181,7 @@ def benchmark(
             f"`benchmark` needs a checkout of the project, but {script} does not exist. Run it in the root of a "
             f"checkout, or pass `--folder`. There: {known}."
         )
-    raise typer.Exit(subprocess.run([sys.executable, str(script), *ctx.args], check=False).returncode)
+    raise typer.Exit(subprocess.run([sys.executable, str(script), *arguments], check=False).returncode)
 
 
 def _training_sections(settings: Any) -> dict[str, Any]:
