@@ -88,10 +88,10 @@ PEERS: dict[str, Peer] = {
             "Li et al., Nature Communications 17, 4645 (2026)",
             "Apache-2.0",
             "finest.py",
-            "Published parameters for Visium (NPC, HIPT), 4 × 4 patches per spot, imputation with exponent 2 and "
-            "weight 0.5. The embeddings of patches are our stain features, as HIPT's weights cannot be shipped: this "
-            "is its method without its foundation model. Batches shrink where a section has fewer than 1,000 spots, "
-            "as its loaders drop what does not fill one.",
+            "As in its script for Visium (NPC, HIPT): 4 × 4 patches per spot, imputation with exponent 2, weight 0.5 and "
+            "do_scale. The embeddings of patches are our stain features, as HIPT's weights cannot be shipped: this is "
+            "its method without its foundation model. Batches shrink where a section has fewer than 1,000 spots, as "
+            "its loaders drop what does not fill one.",
             requirements="finest.txt",
             tried=True,
         ),

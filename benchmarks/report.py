@@ -454,10 +454,9 @@ def targets(found: Results, declared: dict[str, Any]) -> str:
     rows.append(["methods on all tasks", "≥ 14, of them ≥ 2 published", f"{len(full)}, of them {len(peers)} published"])
     for point, least in declared.get("targets", {}).get("robustness", {}).items():
         for group, share in shares_of_clean(found, OURS, point).items():
-            others = {
-                m: shares_of_clean(found, m, point).get(group, float("nan")) for m in declared["methods"]["peers"]
-            }
-            told = ", ".join(f"{m} {s:.3f}" for m, s in others.items())
+            of_peers = [(m, shares_of_clean(found, m, point).get(group)) for m in declared["methods"]["peers"]]
+            told = ", ".join(f"{m} {s:.3f}" for m, s in of_peers if s is not None and not np.isnan(s))
+            told = told or "no published tool"
             rows.append([f"PCC, {point}, {group}", f"≥ {least:.2f} of clean", f"{share:.3f} ({told})"])
     spots, own = domain_scores(found, "spots"), domain_scores(found, OURS)
     if own:

@@ -26,6 +26,7 @@ def card():
 
 @pytest.fixture
 def phantoms():
+    """Lines of a result file."""
     scores = {
         "nearest": (0.25, 0.9),
         "ridge on H&E": (0.35, 0.8),
@@ -33,14 +34,22 @@ def phantoms():
         "ours, closed form": (0.5, 0.7),
         "ours": (0.625, 0.6),
     }
-    results = [
-        {"section": "s 900000", "method": method, "seconds": 1.0, "pcc": [pcc, pcc], "rmse": [rmse, rmse]}
-        | {"deviance": [None, 0.5] if method == "nearest" else [0.5, 0.25]}
-        for method, (pcc, rmse) in scores.items()
-    ]
-    section = {"task": "in distribution", "n_spots": 300, "genes": ["a", "b"], "kinds": ["x", "y"]}
-    made = {"command": "python benchmarks/quality.py phantoms", "weights_sha256": {"default.safetensors": SHA}}
-    return {"provenance": made, "sections": {"s 900000": section}, "results": results}
+    place = {"task": "phantom", "group": "in distribution", "section": "grf 900000", "point": "clean"}
+    about = {"n_spots": 300, "genes": ["a", "b"], "kinds": ["x", "y"], "counts_per_spot": [1.0, 2.0]}
+    lines = [place | {"about": about}]
+    for method, (pcc, rmse) in scores.items():
+        of_genes = {"pcc": [pcc, pcc], "rmse": [rmse, rmse]}
+        of_genes |= {"deviance": [None, 0.5] if method == "nearest" else [0.5, 0.25]}
+        line = place | {"method": method, "status": "done", "scores": {"10 µm": of_genes}, "cost": {"seconds": 1.0}}
+        lines.append(line | ({"weights": {"default": SHA}} if method.startswith("ours") else {}))
+    return lines
+
+
+def results(lines):
+    from outcomes import Results
+
+    sections = {(x["task"], x["section"], x["point"]): x["about"] for x in lines if "about" in x}
+    return Results(tuple(x for x in lines if "method" in x), sections)
 
 
 def row(text: str, name: str) -> list[str]:
@@ -53,7 +62,7 @@ def row(text: str, name: str) -> list[str]:
 def test_training_is_told_from_the_card(card):
     from card import render
 
-    text = render(card, {})
+    text = render(card, results([]))
     assert "seeds 1,000 to 1,159" in text and "No real section was trained on" in text
     assert row(text, "parameters") == ["291,169"] and row(text, "sha256") == [f"`{SHA}`"]
     assert row(text, "seed") == ["7"] and row(text, "steps") == ["500 of 500"]
@@ -64,15 +73,15 @@ def test_training_is_told_from_the_card(card):
 def test_training_time_adds_up_over_resumes(card):
     from card import render
 
-    assert row(render(card, {}), "time") == ["15 min"]  # 10 min, then 5 min
+    assert row(render(card, results([])), "time") == ["15 min"]  # 10 min, then 5 min
     del card["log"][3]["seconds"]
-    assert row(render(card, {}), "time") == ["not recorded"]
+    assert row(render(card, results([])), "time") == ["not recorded"]
 
 
 def test_a_family_shows_its_best_variant_in_each_column(card, phantoms):
     from card import render
 
-    text = render(card, {"phantoms": phantoms})
+    text = render(card, results(phantoms))
     assert row(text, "ridge on H&E") == ["0.450", "0.800", "0.375"]
     assert row(text, "ours, closed form") == ["0.500", "0.700", "0.375"]
     assert row(text, "ours") == ["0.625", "0.600", "0.375"]
@@ -81,31 +90,41 @@ def test_a_family_shows_its_best_variant_in_each_column(card, phantoms):
 def test_an_infinite_score_is_not_averaged_away(card, phantoms):
     from card import render
 
-    assert row(render(card, {"phantoms": phantoms}), "nearest") == ["0.250", "0.900", "∞"]
+    assert row(render(card, results(phantoms)), "nearest") == ["0.250", "0.900", "∞"]
 
 
 def test_missing_results_are_named_with_their_command(card, phantoms):
     from card import render
 
-    text = render(card, {"phantoms": phantoms})
-    assert "`holdout_visium_mouse_brain.json` is missing: run `python benchmarks/quality.py holdout`" in text
-    assert "`phantoms.json` is missing" not in text
+    text = render(card, results(phantoms))
+    assert "Figures of `holdout` are missing: run `hadmst-sc benchmark --tasks holdout`" in text
+    assert "Figures of `phantom` are missing" not in text
 
 
 def test_figures_of_other_weights_are_refused(card, phantoms):
     from card import render
 
-    phantoms["provenance"]["weights_sha256"] = {"default.safetensors": "b2" * 32}
-    text = render(card, {"phantoms": phantoms})
-    assert "`phantoms.json` was not made with these weights" in text and "0.625" not in text
+    for line in phantoms:
+        if "weights" in line:
+            line["weights"] = {"default": "b2" * 32}
+    text = render(card, results(phantoms))
+    assert "phantom in distribution, 10 µm was not made with these weights" in text and "0.625" not in text
+
+
+def test_weights_of_a_split_are_named(card, phantoms):
+    from card import render
+
+    for line in phantoms:
+        if "weights" in line:
+            line["weights"] = {"training/brain_only.safetensors": "b2" * 32}
+    text = render(card, results(phantoms))
+    assert "Weights of the split, `training/brain_only.safetensors`" in text and "0.625" in text
 
 
 def test_the_command_writes_the_card_beside_the_weights(card, phantoms, tmp_path):
     from card import main
 
     (tmp_path / "default.json").write_text(json.dumps(card))
-    (tmp_path / "phantoms.json").write_text(json.dumps(phantoms))
-    (tmp_path / "holdout_x_quick.json").write_text("{}")  # never quoted
+    (tmp_path / "phantom.jsonl").write_text("".join(json.dumps(line) + "\n" for line in phantoms))
     main(["--card", str(tmp_path / "default.json"), "--results", str(tmp_path)])
-    text = (tmp_path / "default.md").read_text()
-    assert text.startswith("# Model card: `default`") and "holdout_x" not in text
+    assert row((tmp_path / "default.md").read_text(), "ours") == ["0.625", "0.600", "0.375"]

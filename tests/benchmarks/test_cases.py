@@ -49,7 +49,12 @@ def test_of_a_panel_only_the_wanted_genes_are_scored_and_told(make_section):
     obs = make_section(lambda y, x: np.array([5 + y / 10, 3 + x / 10, 1 + 0 * y]), noise=True)
     case = hold_out(obs, n_folds=1, n_scored=2)
     found = case.score([np.ones((3, 40, 40), np.float32)])["spots"]
-    assert len(found["pcc"]) == 2 == len(case.about()["genes"]) == len(case.references["split-half ceiling"]()["spots"]["pcc"])
+    assert (
+        len(found["pcc"])
+        == 2
+        == len(case.about()["genes"])
+        == len(case.references["split-half ceiling"]()["spots"]["pcc"])
+    )
     assert len(case.given[0].genes) == 3
 
 
