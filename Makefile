@@ -13,7 +13,7 @@ help:
 	@echo "make demo                superresolve the embedded phantom into demo_output/"
 	@echo "make test                lint, types, documentation, all tests"
 	@echo "make lint|types|docs|unit|notebooks|format"
-	@echo "make bench               every measurement in benchmarks/results/, and the model card (hours)"
+	@echo "make bench               every number of the project, and the model card (hours)"
 	@echo "make clean               remove the environment and what was built"
 
 # The three things that a bare machine can lack are named before anything is downloaded.
@@ -70,13 +70,8 @@ notebooks: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m notebook
 
 bench: $(VENV)/.dev
-	@$(BIN)/python benchmarks/laws.py
-	@$(BIN)/python benchmarks/model.py
-	@$(BIN)/python benchmarks/draws.py
-	@$(BIN)/python benchmarks/ablations.py
-	@$(BIN)/python benchmarks/mouse_brain.py
-	@$(BIN)/python benchmarks/registration.py
-	@$(BIN)/python benchmarks/card.py
+	@$(BIN)/hadmst-sc benchmark
+	@$(BIN)/hadmst-sc benchmark card
 
 clean:
 	rm -rf .venv docs/_build docs/_generated demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

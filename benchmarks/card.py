@@ -36,6 +36,7 @@ BASELINES = (
     "U-Net",
     "TESLA",
     "FineST",
+    "STAGE",
 )
 OURS = ("ours, closed form", "ours")
 BOUNDS = ("split-half ceiling",)

@@ -88,7 +88,7 @@ PEERS: dict[str, Peer] = {
             "Li et al., Nature Communications 17, 4645 (2026)",
             "Apache-2.0",
             "finest.py",
-            "As in its script for Visium (NPC, HIPT): 4 × 4 patches per spot, imputation with exponent 2, weight 0.5 and "
+            "As in its script for Visium (NPC, HIPT): 4 × 4 patches per spot, imputation of exponent 2, weight 0.5, "
             "do_scale. The embeddings of patches are our stain features, as HIPT's weights cannot be shipped: this is "
             "its method without its foundation model. Batches shrink where a section has fewer than 1,000 spots, as "
             "its loaders drop what does not fill one.",
@@ -97,10 +97,10 @@ PEERS: dict[str, Peer] = {
         ),
         Peer(
             "STAGE",
-            "Li et al., Nucleic Acids Research 52, e47 (2024)",
+            "Li et al., Nucleic Acids Research 52, 4843 (2024)",
             "MIT",
             "stage.py",
-            "Defaults of its function: 2,000 epochs (its tutorials take 10,000, on a GPU). It knows no image. Its "
+            "Defaults of its function: 2,000 epochs, not converged (its tutorials take 10,000). It knows no image. Its "
             "shares of a spot's counts are multiplied by the spots' counts, interpolated linearly.",
             requirements="stage.txt",
             checkout="HADMST_PEER_STAGE",

@@ -84,15 +84,18 @@ def _model_card() -> str:
 
 
 def _benchmarks() -> str:
-    """Result files as sections, each under the name of its file, and their pictures where the page finds them."""
-    parts, results = [], ROOT / "benchmarks" / "results"
-    for picture in results.glob("*.png"):
-        shutil.copy(picture, HERE / "_generated" / picture.name)
-    for path in sorted(results.glob("*.md")):
+    """Result files as sections, the report first, and their pictures where the page finds them."""
+    results = ROOT / "benchmarks" / "results"
+    report = results / "full" / "report.md"
+    tasks = sorted(path for path in results.glob("full/*.md") if path != report)
+    parts = []
+    for path in [*([report] if report.exists() else []), *sorted(results.glob("*.md")), *tasks]:
+        for picture in path.parent.glob("*.png"):
+            shutil.copy(picture, HERE / "_generated" / picture.name)
         text = re.sub(r"^#", "##", path.read_text(), flags=re.MULTILINE)
         text = re.sub(r"\]\((\w+\.png)\)", r"](_generated/\1)", text)
         title = "" if text.lstrip().startswith("## ") else f"## {path.stem.replace('_', ' ')}\n\n"
-        parts.append(f"{title}{text}\n\nFrom `benchmarks/results/{path.name}`.\n")
+        parts.append(f"{title}{text}\n\nFrom `{path.relative_to(ROOT)}`.\n")
     return "\n".join(parts) or "No results have been written yet.\n"
 
 
