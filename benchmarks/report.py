@@ -201,7 +201,7 @@ def summary(found: Results, declared: dict[str, Any], profile: str, pictures: di
         *_panel(found, pictures),
         *_downstream(found, declared),
         "## Cost",
-        "Seconds for one section (all folds of a hold-out) on one core, and peak memory of its process, the section included.",
+        "Seconds for one section (all folds of a hold-out) on one core, and peak memory, the section included.",
         _costs(found, declared),
         *_published(found, declared),
         "## What was filled, and what was not",
