@@ -77,15 +77,13 @@ def _of_task(declared: Mapping[str, Any], name: str, profile: str) -> Iterator[C
         task["sets"] = [
             one | {"options": one.get("options", {}) | forced} for one in task["sets"] if one["name"] in wanted
         ]
-    methods = [method for group in task["methods"] for method in declared["methods"].get(group, [group])]
     for one in task["sets"]:
-        skip = one.get("skip_methods", [])
+        groups = task["methods"] if profile == "quick" else one.get("methods", task["methods"])
+        methods = [method for group in groups for method in declared["methods"].get(group, [group])]
         for section, options in _sections(one, task):
             inputs = _inputs(declared, one, options)
             for point, more, disturbance in _points(task):
                 for method in [*methods, *task.get("references", [])]:
-                    if method in skip:
-                        continue
                     yield Cell(
                         task=name,
                         group=one["name"],
