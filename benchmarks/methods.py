@@ -24,7 +24,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], Callable[[Observation], Observation]]]
     "ours, no gate": ({"gate": False}, lambda obs: obs),
     "ours, no alignment": ({"align": False}, lambda obs: obs),
     "ours, hard consistency": ({"consistency": "hard"}, lambda obs: obs),
-    "ours, no consistency": ({"consistency": "none"}, lambda obs: obs),
+    "ours, no consistency": ({"consistency": "off"}, lambda obs: obs),
     "ours, no H&E": ({}, baselines.without_he),
     "ours, H&E upside down": ({}, baselines.shuffled_he),
 }
