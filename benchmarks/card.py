@@ -16,7 +16,7 @@ import plan
 import records
 from outcomes import Results, View
 from plan import CLEAN
-from report import TITLES
+from report import BETTER, TITLES
 
 import hadmst_sc
 
@@ -36,11 +36,9 @@ BASELINES = (
     "U-Net",
     "TESLA",
     "FineST",
-    "STAGE",
 )
 OURS = ("ours, closed form", "ours")
 BOUNDS = ("split-half ceiling",)
-BETTER = {"pcc": max, "rmse": min, "deviance": min}
 # Weights of the same recipe that saw real tissue of one kind only, and are scored on the other.
 SPLITS = {"breast_only.safetensors", "brain_only.safetensors"}
 LAST_ROWS = 10  # of the log, averaged: single rows are noisy

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import disturb
@@ -85,12 +84,8 @@ def build(case: str, options: Mapping[str, Any], disturbance: tuple[str, float] 
     made = CASES[case](**options)
     if disturbance is None:
         return made
-    change = partial(_disturbed, how=disturbance[0], by=disturbance[1])
-    return replace(made, given=tuple(change(obs) for obs in made.given))
-
-
-def _disturbed(obs: Observation, *, how: str, by: float) -> Observation:
-    return disturb.DISTURBANCES[how](obs, by)
+    how, by = disturbance
+    return replace(made, given=tuple(disturb.DISTURBANCES[how](obs, by) for obs in made.given))
 
 
 # --- phantoms ---------------------------------------------------------------------------------------------------------
@@ -172,11 +167,16 @@ def _cells(
     window = np.zeros(obs.grid.shape, bool)  # where every cell is known
     window[y0:y1, x0:x1] = obs.inside[y0:y1, x0:x1]
 
+    def blocks_of(edge: int) -> tuple[str, np.ndarray, np.ndarray]:
+        """Name of the scale, which blocks lie wholly in the window, and their truth."""
+        whole = scores.in_blocks(window[None].astype(int), edge)[0] == edge**2
+        return f"{edge * obs.grid.bin_um:g} µm", whole, scores.in_blocks(truth, edge)
+
     def score(maps: Sequence[np.ndarray]) -> ByScale:
         found = {}
         for edge in blocks:
-            whole = scores.in_blocks(window[None].astype(int), edge)[0] == edge**2
-            predicted, true = scores.in_blocks(maps[0], edge), scores.in_blocks(truth, edge)
+            scale, whole, true = blocks_of(edge)
+            predicted = scores.in_blocks(maps[0], edge)
             here = _of_maps(predicted, true, whole, scores.of_counts)
             if markers:
                 types = downstream.colocalisation(predicted, true, whole, obs.genes, downstream.BREAST_MARKERS)
@@ -187,16 +187,12 @@ def _cells(
                     "legacy_pcc": legacy.legacy_pcc(predicted, true, whole),
                     "legacy_ssim": legacy.legacy_ssim(predicted, true, whole),
                 }
-            found[f"{edge * obs.grid.bin_um:g} µm"] = here
+            found[scale] = here
         return found
 
     def ceiling() -> ByScale:
-        found: ByScale = {}
-        for edge in blocks:
-            whole = scores.in_blocks(window[None].astype(int), edge)[0] == edge**2
-            true = scores.in_blocks(truth, edge)[:, whole].T
-            found[f"{edge * obs.grid.bin_um:g} µm"] = {"pcc": scores.split_half_ceiling(true)}
-        return found
+        of_blocks = (blocks_of(edge) for edge in blocks)
+        return {scale: {"pcc": scores.split_half_ceiling(true[:, whole].T)} for scale, whole, true in of_blocks}
 
     return Case(obs, (obs,), score, (), {"split-half ceiling": ceiling})
 
@@ -286,18 +282,7 @@ def layers(*, section: str, n_genes: int, bin_um: float) -> Case:
     obs = load_section(section, n_genes, bin_um)
     annotated = _annotation(section).reindex(list(obs.spots)).to_numpy()
     n_domains = len({layer for layer in annotated if isinstance(layer, str)})
-
-    def score(maps: Sequence[np.ndarray]) -> ByScale:
-        of_seeds = [
-            downstream.domain_ari_spots(downstream.domains(maps[0], obs.inside, n_domains, seed), obs, annotated)
-            for seed in DOMAIN_SEEDS
-        ]
-        return {"spots": {"ari": float(np.mean(of_seeds))}}
-
-    def spots() -> ByScale:
-        return {"spots": {"ari": _of_spots(obs, n_domains, lambda x: downstream.domain_ari_spots(x, obs, annotated))}}
-
-    return Case(obs, (obs,), score, (), {SPOTS: spots})
+    return _domains(obs, n_domains, "spots", lambda found: downstream.domain_ari_spots(found, obs, annotated))
 
 
 def phantom_domains(*, seed: int, style: str, **options: Any) -> Case:
@@ -306,25 +291,24 @@ def phantom_domains(*, seed: int, style: str, **options: Any) -> Case:
     obs, regions = made.observation, made.regions
     scored = obs.inside & (regions >= 0)
     n_domains = len(np.unique(regions[scored]))
+    case = _domains(obs, n_domains, "bins", lambda found: downstream.domain_ari_bins(found, regions, scored))
+    true_rate = {"true rate": lambda: case.score([made.rate])}
+    return replace(case, kinds=made.kinds, references={**case.references, **true_rate})
+
+
+def _domains(obs: Observation, n_domains: int, scale: str, ari: Callable[[np.ndarray], float]) -> Case:
+    """Domains, ``(ny, nx)``, found in maps; for reference in the spots, each bin being of its nearest spot's domain."""
+
+    def mean(found: Callable[[int], np.ndarray]) -> ByScale:
+        return {scale: {"ari": float(np.mean([ari(found(seed)) for seed in DOMAIN_SEEDS]))}}
+
+    def of_spots(seed: int) -> np.ndarray:
+        return downstream.domains_to_bins(downstream.domains_of_spots(obs.counts, n_domains, seed), obs)
 
     def score(maps: Sequence[np.ndarray]) -> ByScale:
-        of_seeds = [
-            downstream.domain_ari_bins(downstream.domains(maps[0], obs.inside, n_domains, s), regions, scored)
-            for s in DOMAIN_SEEDS
-        ]
-        return {"bins": {"ari": float(np.mean(of_seeds))}}
+        return mean(lambda seed: downstream.domains(maps[0], obs.inside, n_domains, seed))
 
-    def spots() -> ByScale:
-        return {"bins": {"ari": _of_spots(obs, n_domains, lambda x: downstream.domain_ari_bins(x, regions, scored))}}
-
-    references = {SPOTS: spots, "true rate": lambda: score([made.rate])}
-    return Case(obs, (obs,), score, made.kinds, references)
-
-
-def _of_spots(obs: Observation, n_domains: int, ari: Callable[[np.ndarray], float]) -> float:
-    """Of the measured spots clustered by the same recipe; each bin is of its nearest spot's domain."""
-    of_seeds = (downstream.domains_of_spots(obs.counts, n_domains, seed) for seed in DOMAIN_SEEDS)
-    return float(np.mean([ari(downstream.domains_to_bins(labels, obs)) for labels in of_seeds]))
+    return Case(obs, (obs,), score, (), {SPOTS: lambda: mean(of_spots)})
 
 
 CASES: dict[str, Callable[..., Case]] = {

@@ -16,7 +16,6 @@ SHOWN = {  # colour-blind safe (Okabe and Ito); ours is drawn last
     "U-Net": "#F0E442",
     "TESLA": "#CC79A7",
     "FineST": "#0072B2",
-    "STAGE": "#8B4513",
     "ours, no alignment": "#000000",
     "ours": "#D55E00",
 }

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from plan import CLEAN
-
-PER_GENE = ("pcc", "rmse", "deviance", "ssim", "pcc_rate", "rmse_mean", "legacy_rmse", "legacy_ssim", "legacy_pcc")
 
 
 class View(NamedTuple):
@@ -46,6 +45,17 @@ class Results:
         sections = {(x["task"], x["section"], x["point"]): x["about"] for x in lines if "method" not in x}
         return cls(tuple(x for x in lines if "method" in x), sections)
 
+    @cached_property
+    def _of_view(self) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
+        """Cells with scores by task, group, point and method: a report asks a hundred thousand times."""
+        found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+        for cell in self.done():
+            found.setdefault((cell["task"], cell["group"], cell["point"], cell["method"]), []).append(cell)
+        return found
+
+    def _cells(self, view: View, method: str) -> list[dict[str, Any]]:
+        return self._of_view.get((view.task, view.group, view.point, method), [])
+
     def done(self, **wanted: str) -> list[dict[str, Any]]:
         """Cells with scores, of this task, group, point, section or method."""
         return [
@@ -70,7 +80,7 @@ class Results:
     def scores(self, view: View, method: str, metric: str) -> dict[str, np.ndarray]:
         """``(genes,)`` of each section, ``(1,)`` where the metric is of all genes together; infinite ones as such."""
         found = {}
-        for cell in self.done(task=view.task, group=view.group, point=view.point, method=method):
+        for cell in self._cells(view, method):
             values = cell["scores"].get(view.scale, {}).get(metric)
             if values is not None:
                 found[cell["section"]] = np.array([np.inf if v is None else v for v in np.atleast_1d(values)], float)
@@ -88,8 +98,7 @@ class Results:
 
     def costs(self, view: View, method: str, name: str) -> list[float]:
         """Seconds or memory of each section."""
-        cells = self.done(task=view.task, group=view.group, point=view.point, method=method)
-        return [cell["cost"][name] for cell in cells if name in cell["cost"]]
+        return [cell["cost"][name] for cell in self._cells(view, method) if name in cell["cost"]]
 
     def problems(self) -> Iterator[tuple[str, str, str, int]]:
         """``(method, status, reason, cells)`` of what has no scores."""

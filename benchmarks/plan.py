@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from records import ROOT, bundled, sha256
+
 FILE = Path(__file__).with_name("benchmark.toml")
 CLEAN = "clean"
 PROFILES = ("quick", "full")
@@ -60,10 +61,9 @@ def load(path: Path = FILE) -> dict[str, Any]:
 def cells(declared: Mapping[str, Any], profile: str) -> list[Cell]:
     """All cells of a profile, in the order of the file."""
     found = [cell for name in declared["tasks"] for cell in _of_task(declared, name, profile)]
-    keys = [cell.key for cell in found]
-    twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
-    if twice:
-        raise ValueError(f"`benchmark.toml` needs sections with different names, but {sorted(twice)[0]} comes twice.")
+    (key, times), *_ = Counter(cell.key for cell in found).most_common(1)
+    if times > 1:
+        raise ValueError(f"`benchmark.toml` needs sections with different names, but {key} comes twice.")
     return found
 
 
@@ -142,25 +142,16 @@ def missing_input(cell: Cell) -> str | None:
         path = data_folder() / file
         if not path.is_file():
             return f"{file} is not in the data folder (HADMST_DATA)"
-        if _sha256(path) != expected:
+        if sha256(path) != expected:
             return f"{file} is not the file that benchmark.toml names (sha256 differs)"
     return None
 
 
 def weights_path(name: str) -> Path:
     """File of bundled weights, or of a path seen from the checkout."""
-    import hadmst_sc
-
-    bundled = Path(hadmst_sc.__file__).parent / "_weights" / f"{name}.safetensors"
-    return bundled if bundled.exists() else ROOT / name
+    return bundled(name) or ROOT / name
 
 
 def weights_sha256(name: str) -> str:
     """Of the weights of that name or path."""
-    return _sha256(weights_path(name))
-
-
-@cache
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(weights_path(name))

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,22 @@ def provenance(*, weights: str | None) -> dict[str, Any]:
         },
     }
     if weights:
-        bundled = Path(hadmst_sc.__file__).parent / "_weights" / f"{weights}.safetensors"
-        path = bundled if bundled.exists() else Path(weights)
-        record["weights_sha256"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+        path = bundled(weights) or Path(weights)
+        record["weights_sha256"] = {path.name: sha256(path)}
     return record
+
+
+def bundled(name: str) -> Path | None:
+    """File of the bundled weights of that name, found without torch; ``None`` if there are none."""
+    path = Path(hadmst_sc.__file__).parent / "_weights" / f"{name}.safetensors"
+    return path if path.exists() else None
+
+
+@cache
+def sha256(path: Path) -> str:
+    """Of a file, read once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_output(arguments: Sequence[str]) -> list[str]:

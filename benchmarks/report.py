@@ -18,7 +18,7 @@ import records
 import scores
 from outcomes import Results, View
 
-OURS, CLOSED_FORM = "ours", "ours, closed form"
+OURS = "ours"
 BETTER: dict[str, Callable[..., float]] = {"pcc": max, "rmse": min, "deviance": min}
 TITLES = {
     "pcc": "PCC",
@@ -197,7 +197,7 @@ def summary(found: Results, declared: dict[str, Any], profile: str, pictures: di
         _headline(found, clean, declared),
         "## Controls",
         _controls(found, clean),
-        *_robustness(found, declared, pictures),
+        *_robustness(found, pictures),
         *_panel(found, pictures),
         *_downstream(found, declared),
         "## Cost",
@@ -208,6 +208,11 @@ def summary(found: Results, declared: dict[str, Any], profile: str, pictures: di
         _coverage(found, declared),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _main_methods(declared: dict[str, Any]) -> list[str]:
+    """Those that are in every task."""
+    return [*declared["methods"]["core"], *declared["methods"]["peers"]]
 
 
 def _others(found: Results, view: View, declared: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -269,7 +274,7 @@ def _losses(found: Results, views: Sequence[View], declared: dict[str, Any]) -> 
 
 
 def _headline(found: Results, views: Sequence[View], declared: dict[str, Any]) -> str:
-    methods = [m for group in ("core", "peers") for m in declared["methods"][group]]
+    methods = _main_methods(declared)
     columns: list[tuple[str, list[View]]] = []
     for view in views:
         name = f"{view.task} {view.name}"
@@ -317,7 +322,7 @@ def shares_of_clean(found: Results, method: str, point: str) -> dict[str, float]
     return shares
 
 
-def _robustness(found: Results, declared: dict[str, Any], pictures: dict[str, str]) -> list[str]:
+def _robustness(found: Results, pictures: dict[str, str]) -> list[str]:
     views = found.views("robustness")
     if not views:
         return []
@@ -386,7 +391,7 @@ def _downstream(found: Results, declared: dict[str, Any]) -> list[str]:
         views = [v for v in views if v.task in ("phantom", "hr_sim", "hr_real")]
         if not views:
             continue
-        methods = [m for group in ("core", "peers") for m in declared["methods"][group]]
+        methods = _main_methods(declared)
         rows = [[m, *(cell(found.scores(view, m, metric)) for view in views)] for m in methods]
         parts += [f"### {title}", records.table(["method", *(f"{v.task} {v.name}" for v in views)], rows)]
     return parts if len(parts) > 1 else []
@@ -395,7 +400,7 @@ def _downstream(found: Results, declared: dict[str, Any]) -> list[str]:
 def _costs(found: Results, declared: dict[str, Any]) -> str:
     tasks = list(dict.fromkeys(cell["task"] for cell in found.done()))
     rows = []
-    for method in (m for group in ("core", "peers") for m in declared["methods"][group]):
+    for method in _main_methods(declared):
         cells = []
         for task in tasks:
             costs = [cell["cost"] for cell in found.done(task=task, method=method)]
@@ -414,7 +419,7 @@ def _published(found: Results, declared: dict[str, Any]) -> list[str]:
     parts = ["## Beside published tables", table["why"].strip()]
     rows = [[one["method"], *(f"{rmse:.3f} / {pcc:.3f}" for rmse, pcc in one["scores"])] for one in table["rows"]]
     parts += [f"Published: {table['source']}.", records.table(["method (RMSE / PCC)", *table["columns"]], rows)]
-    methods = [m for group in ("core", "peers") for m in declared["methods"][group]]
+    methods = _main_methods(declared)
     rows = []
     for method in methods:
         of_method = [
@@ -449,7 +454,7 @@ def _coverage(found: Results, declared: dict[str, Any]) -> str:
 def targets(found: Results, declared: dict[str, Any]) -> str:
     """Figures that the project set itself, beside what was measured."""
     rows = []
-    core = [m for group in ("core", "peers") for m in declared["methods"][group]]
+    core = _main_methods(declared)
     tasks = list(dict.fromkeys(cell["task"] for cell in found.cells))
     everywhere = [m for m in core if all(found.done(task=task, method=m) for task in tasks)]
     peers = [m for m in everywhere if m in declared["methods"]["peers"]]

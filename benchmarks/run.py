@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     declared = plan.load()
     folder = options.output or records.RESULTS / options.profile
-    wanted = [cell for cell in plan.cells(declared, options.profile) if _chosen(cell, options)]
+    planned = plan.cells(declared, options.profile)
+    wanted = [cell for cell in planned if _chosen(cell, options)]
     if not wanted:
         raise SystemExit(f"`--tasks`, `--methods` and `--sections` choose nothing. Tasks: {list(declared['tasks'])}.")
     stores = {task: Store(folder / f"{task}.jsonl") for task in dict.fromkeys(cell.task for cell in wanted)}
     pending = [cell for cell in wanted if options.fresh or not stores[cell.task].has(cell)]
+    _made()
     print(f"{len(wanted)} cells, {len(wanted) - len(pending)} of them done", flush=True)
     if options.list:
         print("\n".join(" · ".join(cell.key) for cell in pending))
@@ -69,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         at = time.monotonic() - started
         print(f"{at:6.0f} s  {number}/{len(pending)}  {' · '.join(cell.key)}: {told}", flush=True)
     for store in stores.values():
-        store.tidy([cell.key for cell in plan.cells(declared, options.profile)])
+        store.tidy([cell.key for cell in planned])
     if options.profile == "full" and not (options.tasks or options.methods or options.sections):
         measure(declared["measurements"], fresh=options.fresh)
     import report
@@ -103,7 +106,7 @@ def measure_cell(cell: Cell) -> dict[str, Any]:
         if reference is not None:
             found, seconds, memory = reference(), 0.0, _peak_mb(of_children=False)
         else:
-            predict = methods.methods(str(_weights(cell.weights)), cell.align)[cell.method]
+            predict = methods.methods(str(plan.weights_path(cell.weights)), cell.align)[cell.method]
             predicted = [predict(obs) for obs in case.given]
             seconds = time.perf_counter() - started
             memory = _peak_mb(of_children=cell.method in peers.PEERS)
@@ -133,12 +136,6 @@ def _peak_mb(*, of_children: bool) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
-
-
-def _weights(name: str) -> str | Path:
-    """A bundled name as it is, a path as seen from the checkout."""
-    path = plan.ROOT / name
-    return path if path.exists() else name
 
 
 def _plain(values: Any) -> Any:
@@ -224,6 +221,13 @@ def _result(one: _Running, time_limit: float) -> dict[str, Any]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+@cache
+def _made() -> dict[str, Any]:
+    """What this run is of, found once: its own files would be uncommitted changes."""
+    made = records.provenance(weights=None)
+    return {name: made[name] for name in ("commit", "uncommitted_changes", "machine", "versions")}
+
+
 class Store:
     """Results of one task: a line of JSON per section, and one per cell, added as they come."""
 
@@ -231,7 +235,6 @@ class Store:
         self.path = path
         self.sections: dict[tuple[str, ...], dict[str, Any]] = {}
         self.results: dict[tuple[str, ...], dict[str, Any]] = {}
-        self.made = records.provenance(weights=None)
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
                 self._take(json.loads(line))
@@ -256,11 +259,9 @@ class Store:
         lines = []
         if about and self.sections.get(cell.key[:3], {}).get("about") != about:
             lines.append(place | {"about": about, "inputs": dict(cell.inputs)})
-        made = {"commit": self.made["commit"], "uncommitted_changes": self.made["uncommitted_changes"]}
-        made |= {"machine": self.made["machine"], "versions": self.made["versions"]}
         if cell.method.startswith("ours"):
             found["weights"] = {cell.weights: plan.weights_sha256(cell.weights)}
-        lines.append(place | {"method": cell.method, "settings": cell.settings} | found | {"made": made})
+        lines.append(place | {"method": cell.method, "settings": cell.settings} | found | {"made": _made()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             for line in lines:
