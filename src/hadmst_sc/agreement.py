@@ -1,16 +1,19 @@
 """Agreement of image and spots: how well features under footprints predict the metagenes of spots left out.
 
-What registration climbs. A place of the image is right where the errors at left-out spots are least; the comparison is
-paired, so that hard spots cancel.
+What registration climbs. A place of the image is right where the errors at left-out spots are least. The image alone is
+compared in pairs, so that hard spots cancel; beside a smooth map, which takes what neighbours know, as a likelihood.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import numpy as np
 from scipy import linalg, sparse
 
 from hadmst_sc.additive import Solution
 from hadmst_sc.contract import Observation
+from hadmst_sc.kriging import CANDIDATES, SpotPrecision, pitch_of
 from hadmst_sc.measurement import Measurement
 
 N_METAGENES = 8
@@ -120,6 +123,25 @@ class Agreement:
         moved = moved_um / self._bin_um
         return loo_errors(self._pooled.nearest(moved) if rough else self._pooled.displaced(moved)[0], self._values)
 
+    def log_likelihood(self, moved_um: np.ndarray) -> float:
+        """Of the metagenes with footprints moved by ``(spots, 2)`` µm, up to a constant.
+
+        Features and a smooth map are fitted together, and each metagene has its own noise: what is left of it at spots
+        left out. What neighbours know already does not speak for a place, nor do the errors that they share.
+        """
+        design = _design(self._pooled.displaced(moved_um / self._bin_um)[0])[0]
+        left = [_least_errors(root, design, self._values[:, columns]) for root, columns in self._smooth_maps]
+        return -len(moved_um) / 2 * float(np.log(np.concatenate(left)).sum())
+
+    @cached_property
+    def _smooth_maps(self) -> list[tuple[sparse.csr_matrix | None, list[int]]]:
+        """Roots of the spots' precision, or none, each with the metagenes that they suit where the image lies."""
+        design = _design(self._pooled((0, 0)))[0]
+        precision = SpotPrecision(self.centres_um / pitch_of(self.centres_um))
+        roots = [None, *(precision.root(kernel) for kernel in CANDIDATES)]
+        best = np.argmin([_least_errors(root, design, self._values) for root in roots], 0)
+        return [(roots[one], list(np.flatnonzero(best == one))) for one in np.unique(best)]
+
     def of_metagenes(self, columns: slice) -> Agreement:
         """On some of the metagenes alone."""
         return Agreement(self._pooled, self._values[:, columns], self.centres_um, self._bin_um)
@@ -178,6 +200,13 @@ def loo_errors(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Squared leave-one-out errors of ridge regression, ``(spots,)`` summed over columns, best of ``RIDGES``."""
     solution = Solution(None, _design(features)[0], values)
     return min(((solution.errors(ridge) ** 2).sum(1) for ridge in RIDGES), key=np.sum)
+
+
+def _least_errors(root: sparse.csr_matrix | None, design: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean squared leave-one-out errors ``(K,)``, each with the best of ``RIDGES``."""
+    solution = Solution(root, design, values)
+    least = np.min([(solution.errors(ridge) ** 2).mean(0) for ridge in RIDGES], 0)
+    return np.maximum(least, 1e-12 * (values**2).mean() + 1e-300)
 
 
 def sigmas_less(errors: np.ndarray, reference: np.ndarray) -> float:

@@ -64,8 +64,8 @@ class Alignment:
     dy_um, dx_um
         The translation of ``d``, zero unless applied.
     score_here, score_there
-        Leave-one-out R² of the metagenes as the image lies, and where it was found to lie (for translations, at a whole
-        number of bins; where nothing is applied, at the best of those). Both zero where there is nothing to tell by.
+        Leave-one-out R² of the metagenes, told by the image alone, as it lies and where it most probably lies, applied
+        or not. Both zero where there is nothing to tell by.
     applied
         Whether any stage gained more than chance.
     rotation_deg
@@ -79,6 +79,8 @@ class Alignment:
         spots and at metagenes that it was not fitted to.
     n_spots
         Spots that it was told by.
+    log_odds
+        Of a translation against none, natural logarithm; it is applied where they are above zero.
     """
 
     dy_um: float
@@ -91,6 +93,7 @@ class Alignment:
     field: Field | None = None
     sigmas: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     n_spots: int = 0
+    log_odds: float = 0.0
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Alignment:

@@ -1,19 +1,19 @@
 """Registration of the H&E to the spots: where the image best predicts what the spots measured.
 
 An image that is 20 µm off is no better than none, and the counts can tell: pooled to footprints in the right place, the
-features of the image explain the leading metagenes of the left-out spots best. A translation is sought first, then a
-rotation, then a smooth deformation; each is kept only if errors at left-out spots fall clearly. Scale is not sought.
+features of the image explain the leading metagenes of the left-out spots best. A translation is weighed first, as more
+or less probable; then a rotation and a smooth deformation are sought, each kept only if errors at left-out spots fall
+clearly. Scale is not sought.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
+from scipy import special
 
-from hadmst_sc.agreement import Agreement, Bins, Pooled, loo_errors, metagenes, sigmas_less
+from hadmst_sc.agreement import Agreement, Pooled, metagenes, sigmas_less
 from hadmst_sc.alignment import Alignment, align_image
 from hadmst_sc.contract import Observation
 from hadmst_sc.deformation import MAX_DEG, find_field, find_rotation, unseen_errors
@@ -22,8 +22,15 @@ from hadmst_sc.features import he_features
 __all__ = ["Alignment", "align_image", "estimate_alignment"]
 
 MIN_SPOTS = 40
-# Gain over the stage before, in standard errors. Strict: to move what is right does more harm than to leave what is
-# wrong. `python benchmarks/registration.py` counts what it lets through by chance, and what it misses.
+# Before the spots are asked, an image is as probably in place as not; if not, it is off by a normal law of this spread
+# along each axis.
+SD_UM = 20.0
+STEP_UM = 10.0  # of the translations that are tried
+# The log-likelihood is divided by it: as features and noise are not what the regression takes them for, a spot is only
+# a part of a witness. `python benchmarks/registration.py` counts what is let through by chance, and what is missed.
+TEMPERATURE = 4.0
+# Gain of a field over the stage before, in standard errors of the spots' errors. Strict: to bend what is straight does
+# more harm than to leave what is bent.
 MIN_SIGMAS = 3.0
 # Of a rotation: more is tried, and more is there by chance.
 MIN_SIGMAS_ROTATION = 4.5
@@ -35,12 +42,12 @@ MIN_SIGMAS_UNSEEN = (2.0, 1.0)
 def estimate_alignment(obs: Observation, *, max_um: float = 60.0) -> Alignment:
     """Find where the H&E lies against the spots.
 
-    Metagenes are regressed on the image's features under the footprints. *Translation*: moved by whole bins, from
-    coarse to fine; a quadratic through the scores around the best gives the fraction of a bin. *Rotation* about the
-    tissue's centre, up to ±6°, with its translation. *Field*: a smooth displacement of up to ±30 µm on top.
-    What is already right is not moved: a stage is applied only if the errors of the spots (paired, so that hard spots
-    cancel) fall by more than ``MIN_SIGMAS`` standard errors, of a rotation by more than ``MIN_SIGMAS_ROTATION``, and of
-    a field also at spots and metagenes that had no say in it.
+    Metagenes are regressed on the image's features under the footprints. *Translation*: of all those within ``max_um``,
+    beside a smooth map, the mean of the posterior; applied where the spots make it more probable than none. *Rotation*
+    about the tissue's centre, up to ±6°, with its translation. *Field*: a smooth displacement of up to ±30 µm on top.
+    What is straight is not turned or bent: rotation and field are applied only if the errors of the spots (paired, so
+    that hard spots cancel) fall by more than ``MIN_SIGMAS_ROTATION`` and ``MIN_SIGMAS`` standard errors, of a field
+    also at spots and metagenes that had no say in it.
 
     Parameters
     ----------
@@ -73,36 +80,38 @@ def estimate_alignment(obs: Observation, *, max_um: float = 60.0) -> Alignment:
     none = replace(none, centre_um=(float(middle[0]), float(middle[1])))
     spot_um = 2 * float(np.sqrt(np.median(obs.measurement.area) / np.pi)) * obs.grid.bin_um
     pooled = Pooled(obs.measurement, he_features(obs))
-    found, nearby = _translation(none, pooled, values, obs.grid.bin_um, spot_um, max_um)
-    if pooled((0, 0)).std(0).max() < 1e-6:  # nothing to turn or bend
-        return found
+    if pooled((0, 0)).std(0).max() < 1e-6:  # nothing that could be moved, turned or bent
+        return none
     section = Agreement(pooled, values, centres_um, obs.grid.bin_um)
+    found, nearby = _translation(section, none, max_um)
     return _field(section, _rotation(section, found, nearby, spot_um, max_um))
 
 
-def _translation(
-    none: Alignment, pooled: Pooled, values: np.ndarray, bin_um: float, spot_um: float, max_um: float
-) -> tuple[Alignment, Alignment]:
-    """The translation, applied or not, and the best one whether it is applied or not."""
-    total = float((values**2).sum())
+def _translation(section: Agreement, none: Alignment, max_um: float) -> tuple[Alignment, Alignment]:
+    """The translation, applied or not, and the most probable one if there is one."""
+    places = _places(max_um)
+    n = len(section.centres_um)
+    log_likelihood = np.array([section.log_likelihood(np.tile(place, (n, 1))) for place in places]) / TEMPERATURE
+    log_posterior = log_likelihood - (places**2).sum(1) / (2 * SD_UM**2)
+    share = special.softmax(log_posterior)
+    in_place = int((places**2).sum(1).argmin())
+    # Were it somewhere else, against where it is; as probable before the spots were asked.
+    log_prior = special.logsumexp(-(places**2).sum(1) / (2 * SD_UM**2))
+    log_odds = float(special.logsumexp(log_posterior) - log_prior - log_likelihood[in_place])
+    dy, dx = share @ places
+    nearby = replace(none, dy_um=float(dy), dx_um=float(dx), applied=True, log_odds=log_odds)
+    here, there = (section.errors(one.displacement_um(section.centres_um)) for one in (none, nearby))
+    scores = {"score_here": section.score(here), "score_there": section.score(there)}
+    sigmas = (sigmas_less(there, here), 0.0, 0.0, 0.0)
+    none, nearby = (replace(one, sigmas=sigmas, log_odds=log_odds, **scores) for one in (none, nearby))
+    return (nearby if log_odds > 1e-6 else none), nearby
 
-    @cache
-    def errors(shift: Bins) -> np.ndarray:
-        return loo_errors(pooled(shift), values)
 
-    def score(shift: Bins) -> float:
-        return 1 - float(errors(shift).sum()) / total
-
-    # One bin further than asked: the peak of a shift just within reach may lie on the bin beyond.
-    best = _search(score, max_um / bin_um + 1, max(1, round(spot_um / bin_um / 2)))
-    around = np.array([[score((best[0] + y, best[1] + x)) for x in (-1, 0, 1)] for y in (-1, 0, 1)])
-    sigmas = sigmas_less(errors(best), errors((0, 0)))
-    none = replace(none, score_here=score((0, 0)), score_there=score(best), sigmas=(sigmas, 0.0, 0.0, 0.0))
-    there = (np.array(best) + _peak(around)) * bin_um
-    dy, dx = there * min(1, max_um / max(float(np.hypot(*there)), 1e-12))
-    nearby = replace(none, dy_um=float(dy), dx_um=float(dx), applied=True)
-    clear = score(best) >= around.max() and sigmas > MIN_SIGMAS
-    return (nearby if clear else none), nearby
+def _places(max_um: float) -> np.ndarray:
+    """Translations that are tried, ``(places, 2)`` µm: a square lattice within the bound, none at all among them."""
+    ticks = STEP_UM * np.arange(-int(max_um // STEP_UM), int(max_um // STEP_UM) + 1)
+    places = np.stack(np.meshgrid(ticks, ticks, indexing="ij"), -1).reshape(-1, 2)
+    return places[np.hypot(*places.T) <= max_um]
 
 
 def _rotation(section: Agreement, found: Alignment, nearby: Alignment, spot_um: float, max_um: float) -> Alignment:
@@ -131,31 +140,3 @@ def _field(section: Agreement, found: Alignment) -> Alignment:
     if not clear or sigmas_less(errors, before) <= MIN_SIGMAS:
         return found
     return replace(bent, score_there=section.score(errors))
-
-
-def _search(score: Callable[[Bins], float], reach: float, step: int) -> Bins:
-    """Best shift within ``reach`` bins of none: a lattice of ``step`` bins, then neighbours at ever smaller steps."""
-
-    def best_of(candidates: list[Bins], so_far: Bins) -> Bins:
-        within = [c for c in candidates if np.hypot(*c) <= reach + 1e-9]
-        return max([so_far, *within], key=score)  # the first of equals: a tie moves nothing
-
-    ticks = [step * i for i in range(-int(reach // step), int(reach // step) + 1)]
-    best = best_of([(y, x) for y in ticks for x in ticks], (0, 0))
-    while True:
-        better = best_of([(best[0] + step * y, best[1] + step * x) for y in (-1, 0, 1) for x in (-1, 0, 1)], best)
-        if better == best and step == 1:
-            return best
-        step = step if better != best else (step + 1) // 2
-        best = better
-
-
-def _peak(scores: np.ndarray) -> np.ndarray:
-    """Offset (y, x) of the top of the least-squares quadratic through ``(3, 3)`` scores, at most half a bin."""
-    low, high = scores[0].sum() - 2 * scores[1].sum() + scores[2].sum(), scores[:, 0] - 2 * scores[:, 1] + scores[:, 2]
-    slope = np.array([scores[2].sum() - scores[0].sum(), scores[:, 2].sum() - scores[:, 0].sum()]) / 6
-    mixed = (scores[2, 2] + scores[0, 0] - scores[0, 2] - scores[2, 0]) / 4
-    curvature = np.array([[low / 3, mixed], [mixed, high.sum() / 3]])
-    if not (np.linalg.eigvalsh(curvature) < 0).all():
-        return np.zeros(2)
-    return np.clip(-np.linalg.solve(curvature, slope), -0.5, 0.5)
