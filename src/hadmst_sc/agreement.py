@@ -13,7 +13,7 @@ from scipy import linalg, sparse
 
 from hadmst_sc.additive import Solution
 from hadmst_sc.contract import Observation
-from hadmst_sc.kriging import CANDIDATES, SpotPrecision, pitch_of
+from hadmst_sc.kriging import KERNELS, NUGGETS, Kernel, SpotPrecision, pitch_of
 from hadmst_sc.measurement import Measurement
 
 N_METAGENES = 8
@@ -134,11 +134,11 @@ class Agreement:
         return -len(moved_um) / 2 * float(np.log(np.concatenate(left)).sum())
 
     @cached_property
-    def _smooth_maps(self) -> list[tuple[sparse.csr_matrix | None, list[int]]]:
-        """Roots of the spots' precision, or none, each with the metagenes that they suit where the image lies."""
+    def _smooth_maps(self) -> list[tuple[sparse.csr_matrix, list[int]]]:
+        """Roots of the spots' precision, each with the metagenes whose share of noise it suits where the image lies."""
         design = _design(self._pooled((0, 0)))[0]
         precision = SpotPrecision(self.centres_um / pitch_of(self.centres_um))
-        roots = [None, *(precision.root(kernel) for kernel in CANDIDATES)]
+        roots = [precision.root(Kernel(KERNELS[-1], nugget)) for nugget in NUGGETS]
         best = np.argmin([_least_errors(root, design, self._values) for root in roots], 0)
         return [(roots[one], list(np.flatnonzero(best == one))) for one in np.unique(best)]
 
@@ -202,7 +202,7 @@ def loo_errors(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     return min(((solution.errors(ridge) ** 2).sum(1) for ridge in RIDGES), key=np.sum)
 
 
-def _least_errors(root: sparse.csr_matrix | None, design: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _least_errors(root: sparse.csr_matrix, design: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Mean squared leave-one-out errors ``(K,)``, each with the best of ``RIDGES``."""
     solution = Solution(root, design, values)
     least = np.min([(solution.errors(ridge) ** 2).mean(0) for ridge in RIDGES], 0)

@@ -19,7 +19,6 @@ from hadmst_sc.contract import Observation
 from hadmst_sc.features import N_BASE, he_features, standardised
 from hadmst_sc.kriging import Lattice, pitch_of
 from hadmst_sc.measurement import Measurement
-from hadmst_sc.roots import mean_of_counts
 
 PRIORS = ("he", "space", "joint", "spread", "texture")
 TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
@@ -129,15 +128,15 @@ class Distilled:
         where = np.flatnonzero(self.active)
         loadings = self._loadings[:, genes].T.astype(np.float32)
         offset = self._offset[genes, None].astype(np.float32)
-        depth = (self.gene_mean[genes, None] * self.measurement.area.mean()).astype(np.float32)  # counts per spot
         for prior, index in enumerate((0, 1, 2, 4)):  # all but the spread prior, which follows from the first
-            out[:, index, where] = _rates(offset + loadings @ self._maps[prior], depth)
+            root = np.maximum(offset + loadings @ self._maps[prior], 0)
+            out[:, index, where] = root**2
             out[:, index, where] = np.maximum(out[:, index, where] * self._total_factor(out[:, index], genes), FLOOR)
         out[:, 3, where] = self._spread_prior(genes, out[:, 0])[:, where]
         return out.reshape(len(genes), len(PRIORS), *self.active.shape)
 
     def _total_factor(self, maps: np.ndarray, genes: np.ndarray) -> np.ndarray:
-        """What makes the spots' total right, ``(g, 1)``: how rates vary around a mean of roots is not in it."""
+        """What makes the spots' total right, ``(g, 1)``: squaring a mean of roots loses their variance."""
         predicted = (self.measurement.matrix @ maps.T).sum(0)
         measured = (self.rates[:, genes] * self.measurement.area[:, None]).sum(0)
         return (measured / np.maximum(predicted, 1e-9)).clip(0.1, 10)[:, None].astype(np.float32)
@@ -157,11 +156,6 @@ class Distilled:
         matrix, coverage = self.measurement.matrix, self.measurement.coverage
         painted = (matrix.T @ self.rates[:, genes]).T.reshape(-1, *coverage.shape)
         return (painted / np.where(coverage > 0, coverage, 1)).astype(np.float32)
-
-
-def _rates(root: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Rates whose measured square roots have the mean ``root``, at ``depth`` counts per spot and unit of rate."""
-    return mean_of_counts(np.maximum(root, 0) * np.sqrt(depth)) / depth
 
 
 def _gaussian_spread(spots: np.ndarray, bins: np.ndarray) -> sparse.csr_matrix:
@@ -274,7 +268,7 @@ def distill(
 
     loo = [offset + choice.loo @ loadings for choice, _ in fits]
     r2 = np.stack([_r2(root, roots) for root in loo])
-    expected = np.maximum(_rates(loo[2], mean * area.mean()), FLOOR) * mean * area
+    expected = np.maximum(loo[2], np.sqrt(FLOOR)) ** 2 * mean * area
     expected *= obs.counts.sum(0) / expected.sum(0)
     shape = gamma_shape(obs.counts, expected)
     geometry = [np.full_like(mean, np.log2(length / 10)) for length in (obs.grid.bin_um, pitch)]

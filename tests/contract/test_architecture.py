@@ -19,7 +19,6 @@ SPATIAL = ARRAYS | {"anndata", "dask", "geopandas", "PIL", "pandas", "shapely", 
 # In this order: each may import only what stands before it.
 FIRST_ROW = (
     "grid",
-    "roots",
     "measurement",
     "contract",
     "features",

@@ -64,12 +64,11 @@ def test_gene_order_and_subset_do_not_change_a_genes_priors(distilled):
     np.testing.assert_allclose(distilled.priors(np.array([5, 3]))[1], both[0], rtol=1e-5)
 
 
-def test_scaling_the_counts_scales_the_mean_and_not_what_their_roots_tell(phantom, distilled):
+def test_scaling_the_counts_scales_the_mean_and_nothing_else(phantom, distilled):
     obs = phantom.observation
     more = distill(replace(obs, counts=obs.counts * 3), margin=0)
     np.testing.assert_allclose(more.gene_mean, 3 * distilled.gene_mean, rtol=1e-5)
-    np.testing.assert_allclose(more.r2, distilled.r2, atol=1e-4)
-    np.testing.assert_allclose(more.context, distilled.context, atol=1e-3)
+    np.testing.assert_allclose(more.priors(np.arange(4))[:, 2], distilled.priors(np.arange(4))[:, 2], rtol=0.01)
 
 
 def test_priors_are_finite_and_above_their_floor(distilled):
@@ -161,16 +160,3 @@ def test_coexpression_is_a_correlation_that_does_not_depend_on_the_order_of_gene
     obs = phantom.observation
     turned = replace(obs, counts=obs.counts[:, order], genes=tuple(obs.genes[i] for i in order))
     np.testing.assert_allclose(distill(turned, margin=0).coexpression(np.argsort(order)), loadings, atol=1e-5)
-
-
-def test_few_counts_do_not_exaggerate_what_differs():
-    """A rate that is halved on one side is seen as about halved, however few counts there are."""
-    p = simulate(7, size_um=1600.0, n_genes=16, augment=False, depth=(20.0, 20.0), misregistration_um=(0.0, 0.0))
-    obs = p.observation
-    left = obs.measurement.centres[:, 1] < np.median(obs.measurement.centres[:, 1])
-    for depth in (0.3, 3.0, 100.0):
-        counts = np.random.default_rng(0).poisson(np.where(left, depth, depth / 2)[:, None], (len(left), 64))
-        genes = tuple(f"gene {i}" for i in range(64))
-        prior = distill(replace(obs, counts=counts.astype(np.float32), genes=genes), margin=0).priors(np.arange(64))
-        at_spots = pool(prior[:, 1], obs.measurement)
-        assert 1.7 < np.median(at_spots[left].mean(0) / at_spots[~left].mean(0)) < 2.3

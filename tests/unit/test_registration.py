@@ -99,7 +99,7 @@ def test_what_is_right_is_not_moved():
     assert {p.clarity for p in drawn} == {"blank", "partial", "clear"}
     moved = {(i, p.clarity): np.hypot(s.dy_um, s.dx_um) for i, (p, s) in enumerate(zip(drawn, shifts, strict=True))}
     # An image that tells nothing may lie anywhere: nothing hangs on it either.
-    assert max(um for (_, clarity), um in moved.items() if clarity != "blank") <= 15.0
+    assert max(um for (_, clarity), um in moved.items() if clarity != "blank") <= 20.0
     assert sum(um > 0 for um in moved.values()) <= 3
 
 
