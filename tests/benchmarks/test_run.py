@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +119,32 @@ def test_a_cell_that_takes_too_long_is_stopped_and_said_to_be(cell):
     slow = replace(cell, method="GP on H&E + space", options=dict(cell.options) | {"size_um": 2560.0, "n_genes": 64})
     found = one(slow, time_limit=1.0)
     assert found["status"] == "failed" and "not done after 1 s" in found["reason"]
+
+
+def test_a_cell_that_is_stopped_cleans_up_after_itself(tmp_path):
+    """A published tool runs in a process of its own, which would go on."""
+    import run as runner
+
+    script = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(runner.__file__).parent)!r})
+import run
+
+def long(cell):
+    try:
+        print("started", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+
+run.measure_cell = long
+run._into_file(None, Path({str(tmp_path)!r}) / "result.json")
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "started\n"
+    process.terminate()
+    assert process.communicate(timeout=30)[0] == "cleaned up\n"
 
 
 def test_a_choice_of_nothing_is_refused(tmp_path):
