@@ -21,9 +21,8 @@ import records
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.registration import (
-    MIN_SIGMAS,
+    MIN_SIGMAS_FIELD,
     MIN_SIGMAS_ROTATION,
-    MIN_SIGMAS_UNSEEN,
     Alignment,
     align_image,
     estimate_alignment,
@@ -80,8 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     for trial in chain(on_phantoms(options.phantoms), real):
         print(f"  {trial.section}, {trial.case}: {trial.imposed_um:.1f} → {trial.error_um:.1f} µm", flush=True)
         trials.append(trial)
-    settings = {"n_phantoms": options.phantoms, "first_seed": FIRST_SEED, "min_sigmas": MIN_SIGMAS}
-    settings |= {"min_sigmas_rotation": MIN_SIGMAS_ROTATION, "min_sigmas_unseen": list(MIN_SIGMAS_UNSEEN)}
+    settings = {"n_phantoms": options.phantoms, "first_seed": FIRST_SEED}
+    settings |= {"min_sigmas_rotation": MIN_SIGMAS_ROTATION, "min_sigmas_field": MIN_SIGMAS_FIELD}
     record = {"provenance": made, "settings": settings, "trials": [plain(trial) for trial in trials]}
     records.save("registration", record, render(record), options.output)
 
@@ -155,7 +154,7 @@ def trial(section: str, group: str, case: str, obs: Observation, imposed: np.nda
 def plain(trial: Trial) -> dict:
     """JSON-ready, rounded to what means something."""
     record, found = asdict(trial), trial.found
-    keys = ("dy_um", "dx_um", "rotation_deg", "score_here", "score_there")
+    keys = ("dy_um", "dx_um", "rotation_deg", "score_here", "score_there", "log_odds")
     record["found"] = {
         "stages": stages(found),
         **{key: round(getattr(found, key), 4) for key in keys},
@@ -176,11 +175,10 @@ def render(record: dict) -> str:
     phantoms = [t for t in trials if t["group"] != "real"]
     parts = [
         "# Registration of H&E and spots",
-        "A shift is applied where the errors of left-out spots fall by more than "
-        f"{settings['min_sigmas']:g} standard errors, a rotation from {settings['min_sigmas_rotation']:g}, a field "
-        f"from {settings['min_sigmas']:g}, and from {settings['min_sigmas_unseen'][0]:g} and "
-        f"{settings['min_sigmas_unseen'][1]:g} at spots and metagenes that it was not fitted to. With the image in "
-        "place, or turned so that it has nothing to do with the spots, whatever is applied is a false alarm.",
+        "A shift is applied where it is more probable than none, a rotation where the errors of left-out spots fall by "
+        f"more than {settings['min_sigmas_rotation']:g} standard errors, a field from "
+        f"{settings['min_sigmas_field']:g} at spots and metagenes that it was not fitted to, together. With the image "
+        "in place, or turned so that it has nothing to do with the spots, whatever is applied is a false alarm.",
         f"## {settings['n_phantoms']} phantoms, seeds from {settings['first_seed']:,}",
         "By how much the H&E tells. Mean displacement over the spots, µm: before, and what is left of it; over the "
         "sections where something was applied, and over all.",
@@ -222,9 +220,26 @@ def _each(trials: list[dict]) -> str:
         error = "–" if t["case"] == AS_IT_IS else f"{t['imposed_um']:.1f} → {t['error_um']:.1f}"
         score = f"{found['score_here']:.3f} → {found['score_there']:.3f}"
         sigmas = ", ".join(f"{one:.1f}" for one in found["sigmas"])
-        numbers = [what if found["stages"] else "none", error, score, sigmas, f"{t['seconds']:.1f}"]
+        numbers = [
+            what if found["stages"] else "none",
+            error,
+            score,
+            f"{found['log_odds']:.1f}",
+            sigmas,
+            f"{t['seconds']:.1f}",
+        ]
         rows.append([t["section"], str(t["n_spots"]), t["case"], *numbers])
-    columns = ["section", "spots", "image", "found, µm", "error, µm", "R² here → there", "standard errors", "seconds"]
+    columns = [
+        "section",
+        "spots",
+        "image",
+        "found, µm",
+        "error, µm",
+        "R² here → there",
+        "log odds of a shift",
+        "standard errors",
+        "seconds",
+    ]
     return records.table(columns, rows)
 
 

@@ -6,6 +6,8 @@ compared in pairs, so that hard spots cancel; beside a smooth map, which takes w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -129,22 +131,40 @@ class Agreement:
         Features and a smooth map are fitted together, and each metagene has its own noise: what is left of it at spots
         left out. What neighbours know already does not speak for a place, nor do the errors that they share.
         """
+        left = [np.log(errors.mean(0)).sum() for errors, _ in self._beside_maps(moved_um)]
+        return -len(moved_um) / 2 * float(np.sum(left))
+
+    def errors_beside_map(self, moved_um: np.ndarray) -> np.ndarray:
+        """As :meth:`errors`, with a smooth map beside the image, and each metagene in units of its noise."""
+        return np.sum([(errors / noise).sum(1) for errors, noise in self._beside_maps(moved_um)], 0)
+
+    def _beside_maps(self, moved_um: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Squared leave-one-out errors ``(spots, k)`` of some of the metagenes, and their noise ``(k,)``."""
         design = _design(self._pooled.displaced(moved_um / self._bin_um)[0])[0]
-        left = [_least_errors(root, design, self._values[:, columns]) for root, columns in self._smooth_maps]
-        return -len(moved_um) / 2 * float(np.log(np.concatenate(left)).sum())
+        for root, columns, noise in self._maps:
+            yield _least_errors(root, design, self._values[:, columns]), noise
 
     @cached_property
-    def _smooth_maps(self) -> list[tuple[sparse.csr_matrix, list[int]]]:
-        """Roots of the spots' precision, each with the metagenes whose share of noise it suits where the image lies."""
+    def _maps(self) -> list[tuple[sparse.csr_matrix, list[int], np.ndarray]]:
+        """Roots of the spots' precision, each with the metagenes that it suits where the image is, and their noise."""
         design = _design(self._pooled((0, 0)))[0]
+        noise = np.stack([_least_errors(root, design, self._values).mean(0) for root in self._roots])
+        best = noise.argmin(0)
+        return [
+            (self._roots[one], list(np.flatnonzero(best == one)), noise[one][best == one]) for one in np.unique(best)
+        ]
+
+    @cached_property
+    def _roots(self) -> list[sparse.csr_matrix]:
         precision = SpotPrecision(self.centres_um / pitch_of(self.centres_um))
-        roots = [precision.root(Kernel(KERNELS[-1], nugget)) for nugget in NUGGETS]
-        best = np.argmin([_least_errors(root, design, self._values) for root in roots], 0)
-        return [(roots[one], list(np.flatnonzero(best == one))) for one in np.unique(best)]
+        return [precision.root(Kernel(KERNELS[-1], nugget)) for nugget in NUGGETS]
 
     def of_metagenes(self, columns: slice) -> Agreement:
         """On some of the metagenes alone."""
-        return Agreement(self._pooled, self._values[:, columns], self.centres_um, self._bin_um)
+        part = copy(self)
+        part._values, part.n_metagenes = self._values[:, columns], self._values[:, columns].shape[1]
+        part.__dict__.pop("_maps", None)  # of all metagenes; `_roots` hold for any
+        return part
 
     def score(self, errors: np.ndarray) -> float:
         """R² of leave-one-out errors."""
@@ -203,10 +223,11 @@ def loo_errors(features: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _least_errors(root: sparse.csr_matrix, design: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean squared leave-one-out errors ``(K,)``, each with the best of ``RIDGES``."""
+    """Squared leave-one-out errors ``(spots, K)``, each metagene with the best of ``RIDGES`` for it; never all zero."""
     solution = Solution(root, design, values)
-    least = np.min([(solution.errors(ridge) ** 2).mean(0) for ridge in RIDGES], 0)
-    return np.maximum(least, 1e-12 * (values**2).mean() + 1e-300)
+    errors = np.stack([solution.errors(ridge) ** 2 for ridge in RIDGES])
+    best = errors.mean(1).argmin(0)
+    return errors[best, :, np.arange(len(best))].T + 1e-12 * (values**2).mean() + 1e-300
 
 
 def sigmas_less(errors: np.ndarray, reference: np.ndarray) -> float:

@@ -102,7 +102,7 @@ def find_field(section: Agreement, start: Alignment) -> Field:
 
 
 def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a field on top of ``start`` is worth where it was not fitted, as ``(spots,)`` squared leave-one-out errors.
+    """What a field on top of ``start`` is worth where it was not fitted, as ``(spots,)`` errors beside a smooth map.
 
     Returns
     -------
@@ -117,13 +117,13 @@ def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.
     of_spots = np.zeros(len(moved))
     for left_out in (fold == k for k in range(N_FOLDS)):
         control = _control(section, start, basis, ~left_out)
-        of_spots[left_out] = section.errors(moved + (basis @ control).T)[left_out]
+        of_spots[left_out] = section.errors_beside_map(moved + (basis @ control).T)[left_out]
     odd, even = (section.of_metagenes(slice(first, None, 2)) for first in (0, 1))
     pairs = ((odd, even), (even, odd))
     of_metagenes = sum(
-        unseen.errors(moved + (basis @ _control(seen, start, basis, everywhere)).T) for seen, unseen in pairs
+        unseen.errors_beside_map(moved + (basis @ _control(seen, start, basis, everywhere)).T) for seen, unseen in pairs
     )
-    return of_spots, np.asarray(of_metagenes), odd.errors(moved) + even.errors(moved)
+    return of_spots, np.asarray(of_metagenes), odd.errors_beside_map(moved) + even.errors_beside_map(moved)
 
 
 def _control(section: Agreement, start: Alignment, basis: np.ndarray, rows: np.ndarray) -> np.ndarray:
