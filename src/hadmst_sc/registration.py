@@ -133,12 +133,12 @@ def _field(section: Agreement, found: Alignment) -> Alignment:
     """``found``, or a field on top of it where that clearly helps what it was not fitted to."""
     if not section.n_metagenes > 1:  # none to be left out
         return found
-    bent = replace(found, field=find_field(section, found), applied=True)
     before = section.errors_beside_map(found.displacement_um(section.centres_um))
     of_spots, of_metagenes, metagenes_before = unseen_errors(section, found)
     unseen = sigmas_less(of_spots, before), sigmas_less(of_metagenes, metagenes_before)
-    found, bent = (replace(one, sigmas=(*found.sigmas[:2], *unseen)) for one in (found, bent))
+    found = replace(found, sigmas=(*found.sigmas[:2], *unseen))
     if sum(unseen) / len(unseen) ** 0.5 <= MIN_SIGMAS_FIELD:  # two tests as one (Stouffer)
         return found
+    bent = replace(found, field=find_field(section, found), applied=True)
     errors = section.errors(bent.displacement_um(section.centres_um))
     return replace(bent, score_there=section.score(errors))

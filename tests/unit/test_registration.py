@@ -97,22 +97,23 @@ def test_what_is_right_is_not_moved():
     drawn = [phantom(i) for i in range(12)]
     shifts = [estimate_alignment(p.observation) for p in drawn]
     assert {p.clarity for p in drawn} == {"blank", "partial", "clear"}
-    moved = {(i, p.clarity): np.hypot(s.dy_um, s.dx_um) for i, (p, s) in enumerate(zip(drawn, shifts, strict=True))}
-    # An image that tells nothing may lie anywhere: nothing hangs on it either.
-    assert max(um for (_, clarity), um in moved.items() if clarity != "blank") <= 20.0
-    assert sum(um > 0 for um in moved.values()) <= 3
+    moved = [np.hypot(s.dy_um, s.dx_um) for s in shifts]
+    assert max(moved) <= 20.0 and sum(um > 0 for um in moved) <= 2
 
 
 def test_shifts_that_are_applied_are_right_and_most_are_applied():
     rng = np.random.default_rng(0)
-    errors = []
+    errors, partial = [], []
     for i in range(12):
-        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(20, 50)
+        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(30, 60)
         p = phantom(i, (length * np.sin(angle), length * np.cos(angle)))
         found = estimate_alignment(p.observation)
-        if p.clarity != "blank" and found.applied:
+        if found.dy_um or found.dx_um:
             errors.append(error_um(found, p))
-    assert len(errors) >= 9 and np.mean(errors) < 7.0 and max(errors) < 20.0
+        elif found.applied:  # a field alone takes up a part of a shift that is not clear
+            partial.append(error_um(found, p) / length)
+    assert len(errors) >= 11 and np.mean(errors) < 8.0 and max(errors) < 25.0
+    assert max(partial, default=0.0) < 0.8
 
 
 def test_the_same_section_gives_the_same_shift_bit_for_bit(clear):
