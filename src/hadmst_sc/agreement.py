@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg, sparse
@@ -56,10 +57,15 @@ class Pooled:
         # Of the maps' type: else each product would first make a copy of all maps.
         self._weights = (matrix.data / measurement.area[self._spot]).astype(maps.dtype)
         self._maps = np.ascontiguousarray(maps.reshape(len(maps), -1).T)  # (bins, features)
+        self._seen: dict[Bins, np.ndarray] = {}
 
-    def __call__(self, shift: Bins) -> np.ndarray:
-        """All footprints moved by the same whole number of bins, ``(spots, features)``."""
-        return self._at(*shift)
+    def __call__(self, shift: Bins | tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Footprints moved by whole numbers of bins, all by the same or each on its own, ``(spots, features)``."""
+        if not isinstance(shift[0], int):
+            return self._at(*shift)
+        if shift not in self._seen:  # translations are tried by the hundred, between a few dozen whole ones
+            self._seen[shift] = self._at(*shift)
+        return self._seen[shift]
 
     def nearest(self, moved: np.ndarray) -> np.ndarray:
         """Each footprint moved by the whole number of bins next to ``moved``, ``(spots, 2)``; ``(spots, features)``."""
@@ -77,12 +83,12 @@ class Pooled:
         """
         whole = np.rint(moved).astype(int)
         (wy, wx), (vy, vx) = _splines(moved - whole)
-        dy, dx = whole[self._spot].T
+        dy, dx = whole[self._spot].T if (whole != whole[0]).any() else whole[0].tolist()
         slopes = np.zeros((2, len(moved), self._maps.shape[1]))
         values = np.zeros(slopes.shape[1:])
         for j in range(3):
             for i in range(3):
-                there = self._at(dy + j - 1, dx + i - 1)
+                there = self((dy + j - 1, dx + i - 1))
                 values += (wy[:, j] * wx[:, i])[:, None] * there
                 slopes[0] += (vy[:, j] * wx[:, i])[:, None] * there
                 slopes[1] += (wy[:, j] * vx[:, i])[:, None] * there
@@ -99,6 +105,17 @@ def _splines(offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     t = offset.T
     weights = np.stack([(0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2], -1)
     return weights, np.stack([t - 0.5, -2 * t, t + 0.5], -1)
+
+
+class Basis(NamedTuple):
+    """By how many µm a unit of each parameter moves each footprint, ``(spots, parameters)`` each."""
+
+    along_y: sparse.csr_matrix
+    along_x: sparse.csr_matrix
+
+    def __call__(self, parameters: np.ndarray) -> np.ndarray:
+        """Displacements ``(spots, 2)``, µm."""
+        return np.stack([self.along_y @ parameters, self.along_x @ parameters], 1)
 
 
 class Agreement:
@@ -170,7 +187,7 @@ class Agreement:
         """R² of leave-one-out errors."""
         return 1 - float(errors.sum() / (self._values**2).sum())
 
-    def step(self, moved_um: np.ndarray, basis: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def step(self, moved_um: np.ndarray, basis: Basis, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Normal equations of the parameters that move the footprints further, around ``moved_um``.
 
         What the regression leaves unexplained, against the slope of its prediction under each footprint. Its weights
@@ -182,7 +199,7 @@ class Agreement:
         moved_um
             ``(spots, 2)``.
         basis
-            ``(2, spots, parameters)``, by how many µm along y and x a unit of each moves each footprint.
+            What a unit of each parameter moves.
         rows
             ``(spots,)`` bool, the spots to look at.
 
@@ -191,21 +208,29 @@ class Agreement:
         ``(parameters, parameters)`` and ``(parameters,)``: the step solves the one for the other.
         """
         features, slopes = self._pooled.displaced(moved_um / self._bin_um)
-        values, basis = self._values[rows], basis[:, rows]
+        values, by_y, by_x = self._values[rows], basis.along_y[rows], basis.along_x[rows]
         x, scale = _design(features[rows])
         solution = Solution(None, x, values)
         ridge = min(RIDGES, key=lambda one: float((solution.errors(one) ** 2).sum()))
         noise = np.maximum((solution.errors(ridge) ** 2).mean(0), 1e-12 * (values**2).mean() + 1e-300)
         beta = solution.weights(ridge, list(range(values.shape[1])))
-        hat = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T)
-        left = values - x @ beta
         along_y, along_x = slopes[:, rows] @ (beta[1:] / (scale * self._bin_um))
-        normal, right = np.zeros((basis.shape[2],) * 2), np.zeros(basis.shape[2])
+        gram = x.T @ x
+        shrunk = np.linalg.inv(gram + ridge * np.eye(len(gram)))
+        # What the weights can follow is taken off the slopes; it spans few columns, so it is taken off the products.
+        followed = 2 * shrunk - shrunk @ gram @ shrunk
+        left = values - x @ beta
+        left -= x @ (shrunk @ (x.T @ left))
+        yy, yx, xx = (
+            sparse.diags((a * b / noise).sum(1))
+            for a, b in ((along_y, along_y), (along_y, along_x), (along_x, along_x))
+        )
+        cross = by_y.T @ yx @ by_x
+        normal = (by_y.T @ yy @ by_y + cross + cross.T + by_x.T @ xx @ by_x).toarray()
+        right = by_y.T @ (along_y * left / noise).sum(1) + by_x.T @ (along_x * left / noise).sum(1)
         for k, variance in enumerate(noise):
-            explained = along_y[:, k, None] * basis[0] + along_x[:, k, None] * basis[1]
-            explained = explained - x @ (hat @ explained)
-            normal += explained.T @ explained / variance
-            right += explained.T @ left[:, k] / variance
+            slope = by_y.T @ (along_y[:, k, None] * x) + by_x.T @ (along_x[:, k, None] * x)
+            normal -= slope @ followed @ slope.T / variance
         return normal, right
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from scipy import sparse
 from scipy.spatial import cKDTree
 
-from hadmst_sc.agreement import Agreement
+from hadmst_sc.agreement import Agreement, Basis
 from hadmst_sc.alignment import Alignment, Field
 
 MAX_DEG = 6.0
@@ -68,9 +69,8 @@ def _descend(section: Agreement, at: Alignment, max_um: float) -> tuple[float, A
     centres_um = section.centres_um
     everywhere = np.ones(len(centres_um), bool)
     y, x = np.radians(centres_um - at.centre_um).T
-    basis = np.zeros((2, len(centres_um), 3))
-    basis[0, :, 0] = basis[1, :, 1] = 1
-    basis[0, :, 2], basis[1, :, 2] = -x, y
+    one, none = np.ones(len(centres_um)), np.zeros(len(centres_um))
+    basis = Basis(*(sparse.csr_matrix(np.stack(columns, 1)) for columns in ((one, none, -x), (none, one, y))))
     weak = np.diag(np.array([max_um, max_um, MAX_DEG]) ** -2.0)  # keeps a step finite where the image says nothing
     least, length = float(section.errors(at.displacement_um(centres_um)).sum()), 1.0
     for _ in range(N_ROTATION_STEPS):
@@ -117,27 +117,27 @@ def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.
     of_spots = np.zeros(len(moved))
     for left_out in (fold == k for k in range(N_FOLDS)):
         control = _control(section, start, basis, ~left_out)
-        of_spots[left_out] = section.errors_beside_map(moved + (basis @ control).T)[left_out]
+        of_spots[left_out] = section.errors_beside_map(moved + basis(control))[left_out]
     odd, even = (section.of_metagenes(slice(first, None, 2)) for first in (0, 1))
     pairs = ((odd, even), (even, odd))
     of_metagenes = sum(
-        unseen.errors_beside_map(moved + (basis @ _control(seen, start, basis, everywhere)).T) for seen, unseen in pairs
+        unseen.errors_beside_map(moved + basis(_control(seen, start, basis, everywhere))) for seen, unseen in pairs
     )
     return of_spots, np.asarray(of_metagenes), odd.errors_beside_map(moved) + even.errors_beside_map(moved)
 
 
-def _control(section: Agreement, start: Alignment, basis: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _control(section: Agreement, start: Alignment, basis: Basis, rows: np.ndarray) -> np.ndarray:
     """Displacements of the control points along y, then along x, in µm, as the spots ``rows`` want them."""
-    moved, prior = start.displacement_um(section.centres_um), np.eye(basis.shape[2]) / FIELD_SD_UM**2
-    at = np.zeros(basis.shape[2])
+    moved, prior = start.displacement_um(section.centres_um), np.eye(basis.along_y.shape[1]) / FIELD_SD_UM**2
+    at = np.zeros(len(prior))
     for _ in range(N_FIELD_STEPS):
-        normal, right = section.step(moved + (basis @ at).T, basis, rows)
+        normal, right = section.step(moved + basis(at), basis, rows)
         at = np.clip(at + np.linalg.solve(normal + prior, right - prior @ at), -MAX_FIELD_UM, MAX_FIELD_UM)
     return at
 
 
-def _lattice(centres_um: np.ndarray) -> tuple[Field, np.ndarray]:
-    """Control points over the spots, at rest, and by how much each moves each spot, ``(2, spots, 2 * points)``."""
+def _lattice(centres_um: np.ndarray) -> tuple[Field, Basis]:
+    """Control points over the spots, at rest, and what they move: all along y, then all along x."""
     low, high = centres_um.min(0), centres_um.max(0)
     pitch = float(np.median(cKDTree(centres_um).query(centres_um, k=2)[0][:, 1]))
     step = max(FIELD_STEP_UM, FIELD_STEP_PITCHES * pitch)
@@ -149,4 +149,4 @@ def _lattice(centres_um: np.ndarray) -> tuple[Field, np.ndarray]:
     wy, wx = (field.weights(centres_um[:, axis], axis) for axis in (0, 1))
     weights = np.einsum("sy,sx->syx", wy, wx).reshape(len(centres_um), -1)
     none = np.zeros_like(weights)
-    return field, np.stack([np.hstack([weights, none]), np.hstack([none, weights])])
+    return field, Basis(*(sparse.csr_matrix(np.hstack(pair)) for pair in ((weights, none), (none, weights))))

@@ -36,7 +36,7 @@ MIN_SIGMAS_ROTATION = 4.5
 MIN_SIGMAS_FIELD = 2.0
 
 
-def estimate_alignment(obs: Observation, *, max_um: float = 60.0) -> Alignment:
+def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um: float = 60.0) -> Alignment:
     """Find where the H&E lies against the spots.
 
     Metagenes are regressed on the image's features under the footprints. *Translation*: of all those within ``max_um``,
@@ -50,6 +50,8 @@ def estimate_alignment(obs: Observation, *, max_um: float = 60.0) -> Alignment:
     ----------
     obs
         The section.
+    he
+        ``he_features(obs)``, from a caller who has them.
     max_um
         Longest translation of the tissue's centre that is found, µm.
 
@@ -76,7 +78,7 @@ def estimate_alignment(obs: Observation, *, max_um: float = 60.0) -> Alignment:
     middle = centres_um.mean(0)
     none = replace(none, centre_um=(float(middle[0]), float(middle[1])))
     spot_um = 2 * float(np.sqrt(np.median(obs.measurement.area) / np.pi)) * obs.grid.bin_um
-    pooled = Pooled(obs.measurement, he_features(obs))
+    pooled = Pooled(obs.measurement, he_features(obs) if he is None else he)
     if pooled((0, 0)).std(0).max() < 1e-6:  # nothing that could be moved, turned or bent
         return none
     section = Agreement(pooled, values, centres_um, obs.grid.bin_um)

@@ -184,10 +184,12 @@ def predict(
     torch_device = pick_device(device)
     network = None if model is None else load_model(model, torch_device)
     clock = {"start": time.perf_counter()}
-    found = estimate_alignment(obs) if align else None
+    he = he_features(obs)
+    found = estimate_alignment(obs, he=he) if align else None
     extra = None if features is None else image_features(features, obs, found if align != "spots" else None)
-    if found is not None:
+    if found is not None and found.applied:
         obs = align_spots(obs, found) if align == "spots" else align_image(obs, found)
+        he = he_features(obs)
     clock["aligned"] = time.perf_counter()
     options = {
         "n_samples": n_samples if network else 0,
@@ -198,7 +200,6 @@ def predict(
         "device": str(torch_device),
         "keep_draws": keep_draws,
     }
-    he = he_features(obs)
     learned = [] if network is None else [network.student.read(he[:N_BASE], obs.grid.bin_um)]
     learned += [] if extra is None else [extra]
     regressors = np.concatenate(learned) if learned else None
