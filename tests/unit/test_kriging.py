@@ -83,7 +83,7 @@ def test_kriged_maps_are_those_of_all_spots(kernel):
     cross = kernel(np.linalg.norm(targets[:, None] - spots, axis=-1))
     exact = cross @ np.linalg.solve(total, values)
     # In standard deviations of the field. Long and noisy maps are the hardest, and hardly more than a constant.
-    assert np.sqrt(np.mean((Neighbourhoods(spots, targets)(kernel, values) - exact) ** 2)) < 0.15
+    assert np.sqrt(np.mean((Neighbourhoods(spots, targets)(kernel, values) - exact) ** 2)) < 0.1
 
 
 def test_pitch_is_the_distance_of_neighbours():
