@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from hadmst_sc.grid import Grid
 from hadmst_sc.measurement import Measurement
 
 PROVENANCE_KEY = "hadmst_sc"
+Box = tuple[slice, slice]  # rows and columns of the grid
 
 
 class ContractError(ValueError):
@@ -116,6 +118,24 @@ class Observation:
         """Pixels of ``he`` along the edge of a bin (``k``)."""
         return self.he.shape[1] // self.grid.shape[0]
 
+    def digest(self) -> str:
+        """sha256 of all that a prediction can depend on."""
+        found = hashlib.sha256(repr((self.grid, self.he_um, self.genes, self.spots)).encode())
+        matrix = self.measurement.matrix
+        parts = (
+            self.he,
+            self.counts,
+            self.inside,
+            matrix.data,
+            matrix.indices,
+            matrix.indptr,
+            self.measurement.centres,
+        )
+        for part in parts:
+            found.update(repr((part.shape, part.dtype.str)).encode())
+            found.update(np.ascontiguousarray(part))
+        return found.hexdigest()
+
     def subset_spots(self, rows: np.ndarray) -> Observation:
         """The same section with only some of its spots (index or mask), as in a hold-out; ``inside`` stays."""
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
@@ -132,6 +152,22 @@ class Observation:
         )
 
 
+class MapSink(Protocol):
+    """Where maps go as they are made, instead of into memory; other processes can be sent one."""
+
+    @property
+    def finished(self) -> dict[int, dict[str, float]]:
+        """Genes (index) whose maps an earlier run left here, each with what was recorded of it."""
+
+    def write(
+        self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: dict[str, np.ndarray]
+    ) -> None:
+        """Take maps ``(len(genes), *box)``, zero elsewhere, and ``facts`` ``(len(genes),)``; then they are finished."""
+
+    def maps(self) -> tuple[Any, Any]:
+        """Mean and standard deviation of all genes as lazy arrays ``(genes, ny, nx)``; the second may be ``None``."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """High-resolution maps of one section.
@@ -143,7 +179,8 @@ class Prediction:
     genes
         Names of the maps.
     mean
-        ``(genes, ny, nx)`` float32, expected counts per bin (the posterior mean); zero outside the tissue.
+        ``(genes, ny, nx)`` float32, expected counts per bin (the posterior mean); zero outside the tissue. A dask array
+        where the maps went to disk as they were made.
     std
         As ``mean``: posterior standard deviation over draws; ``None`` without draws.
     inside, measured
@@ -158,8 +195,8 @@ class Prediction:
 
     grid: Grid
     genes: tuple[str, ...]
-    mean: np.ndarray
-    std: np.ndarray | None
+    mean: Any
+    std: Any
     inside: np.ndarray
     measured: np.ndarray
     gene_stats: dict[str, np.ndarray] = field(default_factory=dict)

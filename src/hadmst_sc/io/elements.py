@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -18,6 +19,7 @@ from hadmst_sc.io.resample import resample_rgb
 from hadmst_sc.io.resolve import XY, affine, levels, systems
 
 CHUNKS = (1, 1024, 1024)  # one gene reads in 0.08 s; with all genes in a chunk it takes 9.6 s
+GENES_TOGETHER = 16  # columns of the table that are written at a time, and a chunk of it
 PYRAMID_FROM = 2048  # bins along a side
 THUMBNAIL = 2000  # pixels along the longer side of the image that squidpy draws
 
@@ -29,7 +31,7 @@ def raster_elements(sdata: SpatialData, prediction: Prediction, source: Source, 
     steps = int(np.ceil(np.log2(max(ny, nx) / PYRAMID_FROM))) if max(ny, nx) > PYRAMID_FROM else 0
     found: dict[str, Any] = {
         name: Image2DModel.parse(
-            np.ascontiguousarray(values, np.float32),
+            values if isinstance(values, da.Array) else np.ascontiguousarray(values, np.float32),
             dims=("c", "y", "x"),
             c_coords=list(prediction.genes),
             transformations=_transformations(sdata, prediction, source),
@@ -79,7 +81,10 @@ def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names
     return TableModel.parse(table, region=names.bins, region_key="region", instance_key="bin_id")
 
 
-def _rows(maps: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+def _rows(maps: Any, row: np.ndarray, col: np.ndarray) -> Any:
+    if isinstance(maps, da.Array):
+        few = maps.rechunk((GENES_TOGETHER, *maps.shape[1:]))
+        return few.map_blocks(_rows, row, col, dtype=np.float32, drop_axis=2, chunks=((len(row),), few.chunks[0]))
     values = np.empty((len(row), len(maps)), np.float32)
     for g, one in enumerate(maps):  # one gene at a time: an advanced index over all would copy the whole cube
         values[:, g] = one[row, col]

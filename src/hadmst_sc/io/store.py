@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import spatialdata
+import zarr
+from anndata import AnnData
+from anndata.experimental import read_elem_lazy
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import PROVENANCE_KEY
 
 JOURNAL = "swap.json"
+MAX_LOADED = 256 * 2**20  # bytes of one array of a table
 
 
 def check_store(path: Path) -> None:
@@ -33,6 +37,11 @@ def check_store(path: Path) -> None:
 def _sibling(path: Path, key_added: str) -> Path:
     path = Path(path).absolute()
     return path.with_name(f".{path.name}.{key_added}.new")
+
+
+def scratch(path: Path, key_added: str) -> Path:
+    """Folder beside a store for what a run makes before it is written."""
+    return _sibling(path, key_added).with_suffix(".maps")
 
 
 def replace_on_disk(
@@ -107,6 +116,20 @@ def reread(path: Path, names: list[str]) -> dict[str, Any]:
     """Image and label elements as they are on disk."""
     fresh = spatialdata.read_zarr(path, selection=("images", "labels"))
     return {name: fresh[name] for name in names}
+
+
+def reread_table(path: Path, name: str, table: AnnData) -> AnnData:
+    """The table with its large arrays as they are on disk: in memory while they are small, else as dask arrays."""
+    group = zarr.open_group(Path(path) / "tables" / name, mode="r")
+    table.X = _array(group["X"])
+    for layer in table.layers:
+        table.layers[layer] = _array(group[f"layers/{layer}"])
+    return table
+
+
+def _array(stored: Any) -> Any:
+    values = read_elem_lazy(stored)
+    return values.compute() if values.nbytes <= MAX_LOADED else values
 
 
 def _ensure_group(group: Path, example: Path) -> None:

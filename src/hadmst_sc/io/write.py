@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
 from hadmst_sc.io.elements import bins_table, plain, raster_elements
-from hadmst_sc.io.store import check_store, recover, replace_on_disk, reread
+from hadmst_sc.io.store import check_store, recover, replace_on_disk, reread, reread_table
 
 MAX_IN_MEMORY = 2 * 10**9  # bytes
 MAX_ROWS = 2 * 10**6  # tables are never lazy
@@ -166,6 +167,8 @@ def write_prediction(
         replace_on_disk(sdata, new, key_added, kinds, runs)
         # Elements in memory would keep a second copy, and lazy ones would compute themselves again when touched.
         elements |= reread(sdata.path, [name for name in elements if kinds[name] != "tables"])
+        if isinstance(prediction.mean, da.Array):
+            elements[names.table] = reread_table(sdata.path, names.table, elements[names.table])
     for name in kinds:
         if name in sdata:
             del sdata[name]

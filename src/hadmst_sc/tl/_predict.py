@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,16 +13,16 @@ from tqdm.auto import tqdm
 
 from hadmst_sc.alignment import Alignment, align_image, align_spots
 from hadmst_sc.allocator import freed_memory_kept
-from hadmst_sc.contract import Observation, Prediction
+from hadmst_sc.contract import MapSink, Observation, Prediction
 from hadmst_sc.diffusion import RULES
 from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.features import N_BASE, he_features
-from hadmst_sc.measurement import residual as misfit
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.registration import estimate_alignment
-from hadmst_sc.tl._chunk import Maps, SharedSection, encode_context, predict_chunk
+from hadmst_sc.tl._chunk import SharedSection, encode_context, predict_chunk
 from hadmst_sc.tl._features import ImageFeatures, image_features
 from hadmst_sc.tl._gate import Gate, fit_gate
+from hadmst_sc.tl._work import MISFITS, Arrays, work
 from hadmst_sc.weights import load_model
 
 N_STEPS = 1
@@ -96,15 +95,6 @@ def _gate(
         return fit_gate(obs, maps_of)
 
 
-def _in_order(section: SharedSection, chunks: list[np.ndarray], client: Any) -> Iterable[Maps]:
-    """Results chunk by chunk, computed here or on a Dask cluster."""
-    if client is None:
-        return (predict_chunk(section, chunk) for chunk in chunks)
-    shared = client.scatter(section, broadcast=True)
-    futures = [client.submit(predict_chunk, shared, chunk, pure=False) for chunk in chunks]
-    return (future.result() for future in futures)
-
-
 def _check_options(n_samples: int, n_steps: int, consistency: str, window: int, gene_chunk: int) -> None:
     if consistency not in RULES:
         raise ValueError(f"`consistency` needs one of {RULES}, but is {consistency!r}. Try `consistency='soft'`.")
@@ -130,6 +120,7 @@ def predict(
     gene_chunk: int | None = None,
     random_state: int = 0,
     keep_draws: bool = False,
+    into: MapSink | None = None,
     client: Any = None,
     show_progress_bar: bool = False,
 ) -> Prediction:
@@ -168,6 +159,9 @@ def predict(
         Seed of the draws.
     keep_draws
         Keep every draw in ``draws``: ``n_samples`` times the memory of the mean.
+    into
+        Where the maps go as they are made; genes that an earlier run left there are not made again. ``None`` keeps them
+        in memory.
     client
         A ``dask.distributed.Client``: gene chunks become tasks.
     show_progress_bar
@@ -210,22 +204,24 @@ def predict(
         judged = _gate(obs, he, network, regressors, options, gene_chunk)
         section = replace(section, share=judged.share)
     clock["gated"] = time.perf_counter()
-    distilled, crop = section.distilled, section.crop
     n = len(obs.genes)
-    chunks = [np.arange(i, min(i + gene_chunk, n)) for i in range(0, n, gene_chunk)]
-    mean = np.zeros((n, *obs.grid.shape), np.float32)
-    drawn = network is not None and n_samples > 1
-    std = np.zeros_like(mean) if drawn else None
-    draws = np.zeros((n_samples, *mean.shape), np.float32) if drawn and keep_draws else None
-    with freed_memory_kept(), tqdm(total=n, desc="genes", disable=not show_progress_bar) as bar:
-        for chunk, maps in zip(chunks, _in_order(section, chunks, client), strict=True):
-            here = (..., slice(chunk[0], chunk[-1] + 1), *crop)
-            for whole, part in ((mean, maps.mean), (std, maps.std), (draws, maps.draws)):
-                if whole is not None:
-                    whole[here] = part
+    with_std = network is not None and n_samples > 1
+    arrays = (
+        Arrays((n, *obs.grid.shape), with_std, n_samples if with_std and keep_draws else 0) if into is None else None
+    )
+    done = dict(into.finished) if into is not None else {}
+    left = np.array([gene for gene in range(n) if gene not in done], int)
+    chunks = [left[i : i + gene_chunk] for i in range(0, len(left), gene_chunk)]
+    with freed_memory_kept(), tqdm(total=n, initial=len(done), desc="genes", disable=not show_progress_bar) as bar:
+        for chunk, maps, facts in work(section, chunks, into, client):
+            if arrays is not None and maps is not None:
+                arrays.take(chunk, section.crop, maps)
+            done |= facts
             bar.update(len(chunk))
     clock["predicted"] = time.perf_counter()
-    relative = misfit(mean, obs.counts, obs.measurement)
+    mean, std, draws = (arrays.mean, arrays.std, arrays.draws) if arrays is not None else (*into.maps(), None)
+    mean_misfit, max_misfit = (np.array([done[gene][name] for gene in range(n)]) for name in MISFITS)
+    misfits = {"max_spot_residual": float(max_misfit.max()), "mean_spot_residual": float(mean_misfit.mean())}
     return Prediction(
         obs.grid,
         obs.genes,
@@ -233,20 +229,20 @@ def predict(
         std,
         obs.inside,
         obs.measurement.coverage > 0,
-        _gene_stats(distilled, relative),
-        _provenance(options, network, found, judged, clock, relative),
+        _gene_stats(section.distilled, mean_misfit),
+        _provenance(options, network, found, judged, clock) | misfits,
         draws,
     )
 
 
-def _gene_stats(distilled: Distilled, relative: np.ndarray) -> dict[str, np.ndarray]:
+def _gene_stats(distilled: Distilled, spot_residual: np.ndarray) -> dict[str, np.ndarray]:
     he, space, joint = distilled.r2
     return {
         "loo_r2_he": he,
         "loo_r2_space": space,
         "loo_r2": joint,
         "mean_counts_per_bin": distilled.gene_mean,
-        "spot_residual": relative.mean(0),
+        "spot_residual": spot_residual,
     }
 
 
@@ -256,7 +252,6 @@ def _provenance(
     found: Alignment | None,
     judged: Gate | None,
     clock: dict[str, float],
-    relative: np.ndarray,
 ) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k != "keep_draws"} | {
         "model": network.name if network else "closed form",
@@ -267,6 +262,4 @@ def _provenance(
         "seconds_distill": round(clock["distilled"] - clock["aligned"], 3),
         "seconds_gate": round(clock["gated"] - clock["distilled"], 3),
         "seconds_predict": round(clock["predicted"] - clock["gated"], 3),
-        "max_spot_residual": float(relative.max()),
-        "mean_spot_residual": float(relative.mean()),
     }

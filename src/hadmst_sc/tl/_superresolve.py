@@ -6,21 +6,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.store import scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
+from hadmst_sc.models import HadmstModel
 from hadmst_sc.tl._features import ImageFeatures
-from hadmst_sc.tl._predict import predict
+from hadmst_sc.tl._key import run_key
+from hadmst_sc.tl._predict import pick_device, predict
+from hadmst_sc.tl._version import version_of
+from hadmst_sc.weights import load_model
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-
-    from hadmst_sc.models import HadmstModel
 
 VERSIONS = ("hadmst_sc", "torch", "numpy", "spatialdata", "anndata")
 
@@ -156,25 +159,38 @@ def superresolve(
     target = None if copy else sdata
     check_size(target, len(obs.genes), obs.grid.n_bins, int(obs.inside.sum()), with_std=with_std)
     read = time.perf_counter()
+    how: dict[str, Any] = {
+        "model": model if model is None or isinstance(model, HadmstModel) else load_model(model, pick_device(device)),
+        "n_samples": n_samples,
+        "n_steps": n_steps,
+        "consistency": consistency,
+        "align": align,
+        "gate": gate,
+        "features": features,
+        "random_state": random_state,
+    }
+    store = None
+    if not copy and sdata.is_backed():
+        store = MapStore.open(
+            scratch(sdata.path, key_added), run_key(obs, how), (len(obs.genes), *obs.grid.shape), with_std=with_std
+        )
     threads = torch.get_num_threads()
     try:
         if n_jobs is not None:
             torch.set_num_threads(_threads(n_jobs))
         prediction = predict(
             obs,
-            model=model,
-            n_samples=n_samples,
-            n_steps=n_steps,
-            consistency=consistency,
-            align=align,
-            gate=gate,
-            features=features,
+            **how,
             device=device,
             gene_chunk=batch_size,
-            random_state=random_state,
+            into=store,
             client=client,
             show_progress_bar=show_progress_bar,
         )
+    except BaseException:
+        if store is not None and not store.finished:
+            store.remove()
+        raise
     finally:
         torch.set_num_threads(threads)
     assert obs.source is not None  # read_observation always names its source
@@ -187,12 +203,14 @@ def superresolve(
         "n_spots": len(obs.spots),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds_read": round(read - started, 3),
-        "versions": {name: _version(name) for name in VERSIONS},
+        "versions": {name: version_of(name) for name in VERSIONS},
     }
     prediction = replace(prediction, provenance=facts | prediction.provenance)
     if copy:
         return as_spatialdata(sdata, prediction, obs.source, key_added)
     write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite)
+    if store is not None:
+        store.remove()
     return None
 
 
@@ -200,10 +218,3 @@ def _threads(n_jobs: int) -> int:
     if int(n_jobs) != n_jobs or n_jobs < 1:
         raise ValueError(f"`n_jobs` needs a whole number of at least 1, but is {n_jobs!r}. Pass `n_jobs=None`.")
     return int(n_jobs)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a source tree
-        return "unknown"

@@ -1,0 +1,110 @@
+"""Maps on disk as they are made: one chunk per gene, written by whichever process has it, kept if the run is cut short.
+
+The folder is scratch beside a store. What is in it counts only under the key of the run that made it: another section,
+another parameter, another version of anything starts anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+
+from hadmst_sc.contract import Box
+from hadmst_sc.io.problems import logger
+
+RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
+EDGE = 1024  # bins along the side of a chunk
+
+
+class MapStore:
+    """A :class:`~hadmst_sc.contract.MapSink` in a folder; it holds only the path, and so can be sent to workers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: Path, key: str, shape: tuple[int, int, int], *, with_std: bool) -> MapStore:
+        """Continue what a run with the same key left here, or start anew.
+
+        Parameters
+        ----------
+        path
+            The folder; made if it is not there.
+        key
+            What the maps depend on, as one string.
+        shape
+            ``(genes, ny, nx)``.
+        with_std
+            Whether a standard deviation comes with each map.
+        """
+        self = cls(path)
+        if path.exists():
+            if self._key() == key:
+                logger.info(
+                    "continuing a run that was cut short: %d of %d genes are done", len(self.finished), shape[0]
+                )
+                return self
+            logger.warning("%s holds a run with other parameters or input, which is discarded", path)
+            shutil.rmtree(path)
+        partial = path.with_name(f"{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / DONE).mkdir(parents=True)
+        root = zarr.create_group(partial / MAPS)
+        chunks = (1, min(shape[1], EDGE), min(shape[2], EDGE))
+        for name in ("mean", "std")[: 1 + with_std]:
+            root.create_array(name, shape=shape, chunks=chunks, dtype="float32")
+        (partial / RUN).write_text(json.dumps({"key": key}))
+        partial.rename(path)  # a folder of this name is complete
+        return self
+
+    def _key(self) -> str | None:
+        try:
+            return str(json.loads((self.path / RUN).read_text())["key"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    @property
+    def finished(self) -> dict[int, dict[str, float]]:
+        """Genes that are here, each with what was recorded of it."""
+        found: dict[int, dict[str, float]] = {}
+        for file in (self.path / DONE).glob("*.json"):
+            found |= {int(gene): facts for gene, facts in json.loads(file.read_text()).items()}
+        return found
+
+    def write(
+        self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: dict[str, np.ndarray]
+    ) -> None:
+        """See :class:`~hadmst_sc.contract.MapSink`."""
+        root = zarr.open_group(self.path / MAPS, mode="r+")
+        for name, maps in (("mean", mean), ("std", std)):
+            if maps is None:
+                continue
+            array = root[name]
+            for gene, one in zip(genes.tolist(), maps, strict=True):
+                whole = np.zeros(
+                    array.shape[1:], np.float32
+                )  # at once: a chunk written in parts is read again for each
+                whole[box] = one
+                array[gene] = whole
+        record = {int(gene): {name: float(values[i]) for name, values in facts.items()} for i, gene in enumerate(genes)}
+        file = self.path / DONE / f"{int(genes[0]):06d}.json"
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(record))
+        os.replace(partial, file)
+
+    def remove(self) -> None:
+        """Everything; lazy arrays of it are dead from then on."""
+        shutil.rmtree(self.path)
+
+    def maps(self) -> tuple[Any, Any]:
+        """See :class:`~hadmst_sc.contract.MapSink`."""
+        root = zarr.open_group(self.path / MAPS, mode="r")
+        mean, std = (da.from_zarr(root[name]) if name in root else None for name in ("mean", "std"))
+        return mean, std

@@ -1,0 +1,69 @@
+"""The genes of a section chunk by chunk, in this process or on a cluster, into memory or wherever they are to go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hadmst_sc.contract import Box, MapSink
+from hadmst_sc.measurement import residual
+from hadmst_sc.tl._chunk import Maps, SharedSection, predict_chunk
+
+RETRIES = 3  # of a chunk whose worker died
+MISFITS = ("spot_residual", "max_spot_residual")  # relative, over the spots: what is recorded of a gene
+Facts = dict[int, dict[str, float]]
+Done = tuple[Maps | None, Facts]
+
+
+class Arrays:
+    """All maps in memory, ``(genes, ny, nx)``; zero where nothing was put."""
+
+    def __init__(self, shape: tuple[int, int, int], with_std: bool, n_draws: int) -> None:
+        self.mean = np.zeros(shape, np.float32)
+        self.std = np.zeros(shape, np.float32) if with_std else None
+        self.draws = np.zeros((n_draws, *shape), np.float32) if n_draws else None
+
+    def take(self, genes: np.ndarray, box: Box, maps: Maps) -> None:
+        """Put maps of some genes on a box of the grid."""
+        here = (slice(int(genes[0]), int(genes[-1]) + 1), *box)
+        for whole, part in ((self.mean, maps.mean), (self.std, maps.std), (self.draws, maps.draws)):
+            if whole is not None:
+                whole[(..., *here)] = part
+
+
+def work(
+    section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None, client: Any
+) -> Iterator[tuple[np.ndarray, Maps | None, Facts]]:
+    """Each chunk of genes as it is done, in any order.
+
+    Yields
+    ------
+    The genes, their maps (``None`` if they went ``into`` somewhere), and what is recorded of each.
+    """
+    if client is None:
+        for chunk in chunks:
+            yield chunk, *_one(section, into, chunk)
+        return
+    from distributed import as_completed
+
+    # Every worker has the section, so that one which dies takes nothing with it.
+    shared = client.scatter(section, broadcast=True)
+    chunk_of = {client.submit(_one, shared, into, chunk, pure=False, retries=RETRIES): chunk for chunk in chunks}
+    try:
+        for future in as_completed(list(chunk_of)):
+            yield chunk_of.pop(future), *future.result()
+    finally:
+        client.cancel(list(chunk_of))
+
+
+def _one(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
+    maps = predict_chunk(section, chunk)
+    depth = section.distilled.gene_mean[chunk] * section.measurement.area[:, None]
+    misfit = residual(maps.mean, section.distilled.rates[:, chunk] * depth, section.measurement)
+    facts = dict(zip(MISFITS, (misfit.mean(0), misfit.max(0)), strict=True))
+    if into is not None:
+        into.write(chunk, section.crop, maps.mean, maps.std, facts)
+    by_gene = {int(gene): {name: float(of[i]) for name, of in facts.items()} for i, gene in enumerate(chunk)}
+    return (maps if into is None else None), by_gene

@@ -1,0 +1,193 @@
+"""Backed objects: maps go to disk as they are made, a run that was cut short is continued, and never mixed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import spatialdata as sd
+
+import hadmst_sc as hd
+from hadmst_sc.io import store as store_module
+from hadmst_sc.io.maps import MapStore
+from hadmst_sc.tl import _work
+
+IMAGE = "phantom_full_image"
+SETTINGS = {"n_samples": 2, "batch_size": 2, "show_progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "section.zarr"
+    hd.datasets.phantom(seed=1, n_genes=6, size_um=800.0).write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(template) -> sd.SpatialData:
+    """The result in memory."""
+    return hd.tl.superresolve(sd.read_zarr(template), IMAGE, copy=True, **SETTINGS)
+
+
+@pytest.fixture
+def backed(template, tmp_path) -> sd.SpatialData:
+    shutil.copytree(template, tmp_path / "section.zarr")
+    return sd.read_zarr(tmp_path / "section.zarr")
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C: pytest would stop at a real one."""
+
+
+def cut_short(monkeypatch, after: int) -> None:
+    write, calls = MapStore.write, []
+
+    def limited(self, *args) -> None:
+        if len(calls) == after:
+            raise Interrupted
+        calls.append(args)
+        write(self, *args)
+
+    monkeypatch.setattr(MapStore, "write", limited)
+
+
+def counted(monkeypatch) -> list[int]:
+    """Genes that are computed from here on."""
+    genes, predict_chunk = [], _work.predict_chunk
+
+    def counting(section, chunk):
+        genes.extend(chunk.tolist())
+        return predict_chunk(section, chunk)
+
+    monkeypatch.setattr(_work, "predict_chunk", counting)
+    return genes
+
+
+def check_same(sdata: sd.SpatialData, reference: sd.SpatialData) -> None:
+    for name in ("superres", "superres_std"):
+        np.testing.assert_allclose(np.asarray(sdata[name].data), np.asarray(reference[name].data), rtol=1e-5, atol=1e-7)
+    mine, other = sdata["superres_table"], reference["superres_table"]
+    np.testing.assert_allclose(np.asarray(mine.X), other.X, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(mine.layers["std"]), other.layers["std"], rtol=1e-5, atol=1e-7)
+    for column in ("spot_residual", "loo_r2", "mean_counts_per_bin"):
+        np.testing.assert_allclose(mine.var[column], other.var[column], rtol=1e-4)
+
+
+def test_a_backed_run_gives_what_memory_gives_and_leaves_only_the_store(backed, reference, tmp_path):
+    hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    check_same(backed, reference)
+    check_same(sd.read_zarr(tmp_path / "section.zarr"), reference)
+    assert isinstance(backed["superres_table"].X, np.ndarray)
+    assert [path.name for path in tmp_path.iterdir()] == ["section.zarr"]
+
+
+def test_a_run_cut_short_is_continued_where_it_stopped(backed, reference, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        cut_short(patch, after=2)
+        with pytest.raises(Interrupted):
+            hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    assert "superres" not in backed
+    genes = counted(monkeypatch)
+    with caplog.at_level(logging.INFO, "hadmst_sc"):
+        hd.tl.superresolve(backed, IMAGE, **SETTINGS | {"batch_size": 1})
+    assert genes == [4, 5]
+    assert "4 of 6 genes are done" in caplog.text
+    check_same(backed, reference)
+
+
+@pytest.mark.parametrize("change", [{"random_state": 1}, {"consistency": "hard"}, {"bin_um": 20.0}, {"gate": False}])
+def test_a_run_with_other_parameters_is_not_continued(backed, template, monkeypatch, caplog, change):
+    with monkeypatch.context() as patch:
+        cut_short(patch, after=2)
+        with pytest.raises(Interrupted):
+            hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    genes = counted(monkeypatch)
+    hd.tl.superresolve(backed, IMAGE, **SETTINGS | change)
+    assert "other parameters or input" in caplog.text
+    assert set(genes) == set(range(6))
+    check_same(backed, hd.tl.superresolve(sd.read_zarr(template), IMAGE, copy=True, **SETTINGS | change))
+
+
+def test_a_run_on_other_counts_is_not_continued(backed, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        cut_short(patch, after=2)
+        with pytest.raises(Interrupted):
+            hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    backed["table"].X = backed["table"].X * 2
+    hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    assert "other parameters or input" in caplog.text
+
+
+def test_an_error_before_the_first_gene_leaves_nothing(backed, tmp_path):
+    with pytest.raises(ValueError, match="n_samples"):
+        hd.tl.superresolve(backed, IMAGE, n_samples=-1)
+    assert [path.name for path in tmp_path.iterdir()] == ["section.zarr"]
+
+
+def test_a_process_that_is_killed_can_be_continued_by_another(backed, reference, tmp_path, monkeypatch):
+    code = (
+        "import spatialdata as sd, hadmst_sc as hd\n"
+        f"hd.tl.superresolve(sd.read_zarr({str(tmp_path / 'section.zarr')!r}), {IMAGE!r}, n_samples=2, batch_size=1, "
+        "show_progress_bar=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    maps = MapStore(store_module.scratch(tmp_path / "section.zarr", "superres"))
+    while process.poll() is None and not maps.finished:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    n_done = len(maps.finished)
+    assert 0 < n_done < 6
+    genes = counted(monkeypatch)
+    hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    assert len(genes) == 6 - n_done
+    check_same(backed, reference)
+
+
+def test_large_tables_come_back_lazily(backed, reference, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_LOADED", 1000)
+    hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    table = backed["superres_table"]
+    assert isinstance(table.X, da.Array) and isinstance(table.layers["std"], da.Array)
+    check_same(backed, reference)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def test_workers_write_for_themselves(backed, reference, cluster):
+    hd.tl.superresolve(backed, IMAGE, client=cluster, **SETTINGS)
+    check_same(backed, reference)
+
+
+def test_a_worker_that_dies_is_survived(backed, reference, cluster, tmp_path):
+    maps = MapStore(store_module.scratch(tmp_path / "section.zarr", "superres"))
+    victim = next(iter(cluster.run(os.getpid).values()))
+
+    def kill() -> None:
+        while not maps.finished:
+            time.sleep(0.02)
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    hd.tl.superresolve(backed, IMAGE, client=cluster, **SETTINGS | {"batch_size": 1})
+    killer.join()
+    check_same(backed, reference)
