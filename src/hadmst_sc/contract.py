@@ -133,7 +133,7 @@ class Observation:
         )
         for part in parts:
             found.update(repr((part.shape, part.dtype.str)).encode())
-            found.update(np.ascontiguousarray(part))
+            found.update(np.ascontiguousarray(part).tobytes())
         return found.hexdigest()
 
     def subset_spots(self, rows: np.ndarray) -> Observation:

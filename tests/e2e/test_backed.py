@@ -23,7 +23,7 @@ from hadmst_sc.io.maps import MapStore
 from hadmst_sc.tl import _work
 
 IMAGE = "phantom_full_image"
-SETTINGS = {"n_samples": 2, "batch_size": 2, "show_progress_bar": False}
+SETTINGS = {"bin_um": 20.0, "n_samples": 2, "batch_size": 2, "show_progress_bar": False}
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,15 @@ def counted(monkeypatch) -> list[int]:
 
 
 def check_same(sdata: sd.SpatialData, reference: sd.SpatialData) -> None:
-    for name in ("superres", "superres_std"):
-        np.testing.assert_allclose(np.asarray(sdata[name].data), np.asarray(reference[name].data), rtol=1e-5, atol=1e-7)
     mine, other = sdata["superres_table"], reference["superres_table"]
-    np.testing.assert_allclose(np.asarray(mine.X), other.X, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(np.asarray(mine.layers["std"]), other.layers["std"], rtol=1e-5, atol=1e-7)
+    for ours, theirs in (
+        (sdata["superres"].data, reference["superres"].data),
+        (sdata["superres_std"].data, reference["superres_std"].data),
+        (mine.X, other.X),
+        (mine.layers["std"], other.layers["std"]),
+    ):
+        ours, theirs = np.asarray(ours), np.asarray(theirs)
+        assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
     for column in ("spot_residual", "loo_r2", "mean_counts_per_bin"):
         np.testing.assert_allclose(mine.var[column], other.var[column], rtol=1e-4)
 
@@ -105,7 +109,7 @@ def test_a_run_cut_short_is_continued_where_it_stopped(backed, reference, monkey
     check_same(backed, reference)
 
 
-@pytest.mark.parametrize("change", [{"random_state": 1}, {"consistency": "hard"}, {"bin_um": 20.0}, {"gate": False}])
+@pytest.mark.parametrize("change", [{"random_state": 1}, {"consistency": "hard"}, {"bin_um": 25.0}, {"gate": False}])
 def test_a_run_with_other_parameters_is_not_continued(backed, template, monkeypatch, caplog, change):
     with monkeypatch.context() as patch:
         cut_short(patch, after=2)
@@ -137,8 +141,8 @@ def test_an_error_before_the_first_gene_leaves_nothing(backed, tmp_path):
 def test_a_process_that_is_killed_can_be_continued_by_another(backed, reference, tmp_path, monkeypatch):
     code = (
         "import spatialdata as sd, hadmst_sc as hd\n"
-        f"hd.tl.superresolve(sd.read_zarr({str(tmp_path / 'section.zarr')!r}), {IMAGE!r}, n_samples=2, batch_size=1, "
-        "show_progress_bar=False)"
+        f"hd.tl.superresolve(sd.read_zarr({str(tmp_path / 'section.zarr')!r}), {IMAGE!r}, bin_um=20, n_samples=2, "
+        "batch_size=1, show_progress_bar=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     maps = MapStore(store_module.scratch(tmp_path / "section.zarr", "superres"))

@@ -28,7 +28,7 @@ def run_key(obs: Observation, how: Mapping[str, Any]) -> str:
 
 def _named(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(value)).hexdigest() + repr((value.shape, value.dtype.str))
+        return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() + repr((value.shape, value.dtype.str))
     if isinstance(value, HadmstModel):  # by what it holds: weights can be trained further after they were loaded
         parts = ((name, _named(tensor.cpu().numpy())) for name, tensor in sorted(value.state_dict().items()))
         return hashlib.sha256(repr(list(parts)).encode()).hexdigest()

@@ -219,7 +219,11 @@ def predict(
             done |= facts
             bar.update(len(chunk))
     clock["predicted"] = time.perf_counter()
-    mean, std, draws = (arrays.mean, arrays.std, arrays.draws) if arrays is not None else (*into.maps(), None)
+    if into is not None:
+        mean, std, draws = *into.maps(), None
+    else:
+        assert arrays is not None  # for types
+        mean, std, draws = arrays.mean, arrays.std, arrays.draws
     mean_misfit, max_misfit = (np.array([done[gene][name] for gene in range(n)]) for name in MISFITS)
     misfits = {"max_spot_residual": float(max_misfit.max()), "mean_spot_residual": float(mean_misfit.mean())}
     return Prediction(
