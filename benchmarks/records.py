@@ -27,7 +27,8 @@ def provenance(*, weights: str | None) -> dict[str, Any]:
     record = {
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_output(sys.argv[1:])]),
         "commit": _git("rev-parse", "--verify", "-q", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        # But for results: they are what is made, and a run that goes on has some of its own.
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "versions": {
