@@ -59,10 +59,8 @@ class Pooled:
         self._maps = np.ascontiguousarray(maps.reshape(len(maps), -1).T)  # (bins, features)
         self._seen: dict[Bins, np.ndarray] = {}
 
-    def __call__(self, shift: Bins | tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Footprints moved by whole numbers of bins, all by the same or each on its own, ``(spots, features)``."""
-        if not isinstance(shift[0], int):
-            return self._at(*shift)
+    def __call__(self, shift: Bins) -> np.ndarray:
+        """All footprints moved by the same whole number of bins, ``(spots, features)``."""
         if shift not in self._seen:  # translations are tried by the hundred, between a few dozen whole ones
             self._seen[shift] = self._at(*shift)
         return self._seen[shift]
@@ -83,12 +81,14 @@ class Pooled:
         """
         whole = np.rint(moved).astype(int)
         (wy, wx), (vy, vx) = _splines(moved - whole)
-        dy, dx = whole[self._spot].T if (whole != whole[0]).any() else whole[0].tolist()
+        together = bool((whole == whole[0]).all())
+        dy, dx = whole[0].tolist() if together else whole[self._spot].T
         slopes = np.zeros((2, len(moved), self._maps.shape[1]))
         values = np.zeros(slopes.shape[1:])
         for j in range(3):
             for i in range(3):
-                there = self((dy + j - 1, dx + i - 1))
+                shift = (dy + j - 1, dx + i - 1)
+                there = self(shift) if together else self._at(*shift)
                 values += (wy[:, j] * wx[:, i])[:, None] * there
                 slopes[0] += (vy[:, j] * wx[:, i])[:, None] * there
                 slopes[1] += (wy[:, j] * vx[:, i])[:, None] * there

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from hadmst_sc.measurement import Measurement
 
 PROVENANCE_KEY = "hadmst_sc"
 Box = tuple[slice, slice]  # rows and columns of the grid
+Facts = dict[int, dict[str, float]]  # what is recorded of genes, by their index
 
 
 class ContractError(ValueError):
@@ -118,24 +118,6 @@ class Observation:
         """Pixels of ``he`` along the edge of a bin (``k``)."""
         return self.he.shape[1] // self.grid.shape[0]
 
-    def digest(self) -> str:
-        """sha256 of all that a prediction can depend on."""
-        found = hashlib.sha256(repr((self.grid, self.he_um, self.genes, self.spots)).encode())
-        matrix = self.measurement.matrix
-        parts = (
-            self.he,
-            self.counts,
-            self.inside,
-            matrix.data,
-            matrix.indices,
-            matrix.indptr,
-            self.measurement.centres,
-        )
-        for part in parts:
-            found.update(repr((part.shape, part.dtype.str)).encode())
-            found.update(np.ascontiguousarray(part).tobytes())
-        return found.hexdigest()
-
     def subset_spots(self, rows: np.ndarray) -> Observation:
         """The same section with only some of its spots (index or mask), as in a hold-out; ``inside`` stays."""
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
@@ -156,13 +138,11 @@ class MapSink(Protocol):
     """Where maps go as they are made, instead of into memory; other processes can be sent one."""
 
     @property
-    def finished(self) -> dict[int, dict[str, float]]:
+    def finished(self) -> Facts:
         """Genes (index) whose maps an earlier run left here, each with what was recorded of it."""
 
-    def write(
-        self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: dict[str, np.ndarray]
-    ) -> None:
-        """Take maps ``(len(genes), *box)``, zero elsewhere, and ``facts`` ``(len(genes),)``; then they are finished."""
+    def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
+        """Take maps ``(len(genes), *box)``, zero elsewhere, and what is recorded; then the genes are finished."""
 
     def maps(self) -> tuple[Any, Any]:
         """Mean and standard deviation of all genes as lazy arrays ``(genes, ny, nx)``; the second may be ``None``."""

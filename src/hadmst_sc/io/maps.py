@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from hadmst_sc.contract import Box
+from hadmst_sc.contract import Box, Facts
 from hadmst_sc.io.problems import logger
 
 RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
@@ -71,16 +71,14 @@ class MapStore:
             return None
 
     @property
-    def finished(self) -> dict[int, dict[str, float]]:
+    def finished(self) -> Facts:
         """Genes that are here, each with what was recorded of it."""
-        found: dict[int, dict[str, float]] = {}
+        found: Facts = {}
         for file in (self.path / DONE).glob("*.json"):
             found |= {int(gene): facts for gene, facts in json.loads(file.read_text()).items()}
         return found
 
-    def write(
-        self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: dict[str, np.ndarray]
-    ) -> None:
+    def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
         """See :class:`~hadmst_sc.contract.MapSink`."""
         root = zarr.open_group(self.path / MAPS, mode="r+")
         for name, maps in (("mean", mean), ("std", std)):
@@ -93,10 +91,9 @@ class MapStore:
                 )  # at once: a chunk written in parts is read again for each
                 whole[box] = one
                 array[gene] = whole
-        record = {int(gene): {name: float(values[i]) for name, values in facts.items()} for i, gene in enumerate(genes)}
         file = self.path / DONE / f"{int(genes[0]):06d}.json"
         partial = file.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(record))
+        partial.write_text(json.dumps(facts))
         os.replace(partial, file)
 
     def remove(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hadmst_sc.contract import Box
 from hadmst_sc.diffusion import (
     Denoiser,
     Footprints,
@@ -49,7 +50,7 @@ class SharedSection:
     model: HadmstModel | None
     genes: tuple[str, ...]
     inside: np.ndarray
-    crop: tuple[slice, slice]
+    crop: Box
     measurement: Measurement
     encoded: tuple[Tensor, Tensor] | None  # features and offsets
     share: float  # of the network in the estimate

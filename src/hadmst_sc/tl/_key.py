@@ -12,18 +12,18 @@ import numpy as np
 
 from hadmst_sc.contract import Observation
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.tl._version import version_of
 
 
 def run_key(obs: Observation, how: Mapping[str, Any]) -> str:
-    """One string for a section and the arguments of :func:`~hadmst_sc.tl.predict` that change its result.
+    """One string for a section and all else that changes its maps: arguments of ``predict``, the package's version.
 
     What cannot be compared, such as a callable, gives another string each time.
     """
-    return json.dumps(
-        {"section": obs.digest(), "version": version_of("hadmst_sc")}
-        | {name: _named(how[name]) for name in sorted(how)}
-    )
+    matrix = obs.measurement.matrix
+    arrays = (obs.he, obs.counts, obs.inside, matrix.data, matrix.indices, matrix.indptr, obs.measurement.centres)
+    section = [repr((obs.grid, obs.he_um, obs.genes, obs.spots)), *(_named(array) for array in arrays)]
+    digest = hashlib.sha256(repr(section).encode()).hexdigest()
+    return json.dumps({"section": digest} | {name: _named(how[name]) for name in sorted(how)})
 
 
 def _named(value: Any) -> Any:

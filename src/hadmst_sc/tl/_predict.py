@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from hadmst_sc.alignment import Alignment, align_image, align_spots
 from hadmst_sc.allocator import freed_memory_kept
-from hadmst_sc.contract import MapSink, Observation, Prediction
+from hadmst_sc.contract import Box, MapSink, Observation, Prediction
 from hadmst_sc.diffusion import RULES
 from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.features import N_BASE, he_features
@@ -42,7 +42,7 @@ def pick_device(device: str = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _tissue_box(inside: np.ndarray, align: int) -> tuple[slice, slice]:
+def _tissue_box(inside: np.ndarray, align: int) -> Box:
     """Bounding box of the tissue, starting on a multiple of the network's alignment so that no phase changes."""
     box = []
     for axis in (1, 0):
@@ -181,9 +181,9 @@ def predict(
     he = he_features(obs)
     found = estimate_alignment(obs, he=he) if align else None
     extra = None if features is None else image_features(features, obs, found if align != "spots" else None)
-    if found is not None and found.applied:
-        obs = align_spots(obs, found) if align == "spots" else align_image(obs, found)
-        he = he_features(obs)
+    if found is not None:
+        given, obs = obs, align_spots(obs, found) if align == "spots" else align_image(obs, found)
+        he = he if obs is given else he_features(obs)
     clock["aligned"] = time.perf_counter()
     options = {
         "n_samples": n_samples if network else 0,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,15 +16,15 @@ from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.store import scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
-from hadmst_sc.models import HadmstModel
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._key import run_key
 from hadmst_sc.tl._predict import pick_device, predict
-from hadmst_sc.tl._version import version_of
 from hadmst_sc.weights import load_model
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
+
+    from hadmst_sc.models import HadmstModel
 
 VERSIONS = ("hadmst_sc", "torch", "numpy", "spatialdata", "anndata")
 
@@ -160,7 +161,7 @@ def superresolve(
     check_size(target, len(obs.genes), obs.grid.n_bins, int(obs.inside.sum()), with_std=with_std)
     read = time.perf_counter()
     how: dict[str, Any] = {
-        "model": model if model is None or isinstance(model, HadmstModel) else load_model(model, pick_device(device)),
+        "model": None if model is None else load_model(model, pick_device(device)),
         "n_samples": n_samples,
         "n_steps": n_steps,
         "consistency": consistency,
@@ -172,7 +173,10 @@ def superresolve(
     store = None
     if not copy and sdata.is_backed():
         store = MapStore.open(
-            scratch(sdata.path, key_added), run_key(obs, how), (len(obs.genes), *obs.grid.shape), with_std=with_std
+            scratch(sdata.path, key_added),
+            run_key(obs, how | {"version": _version("hadmst_sc")}),
+            (len(obs.genes), *obs.grid.shape),
+            with_std=with_std,
         )
     threads = torch.get_num_threads()
     try:
@@ -203,7 +207,7 @@ def superresolve(
         "n_spots": len(obs.spots),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds_read": round(read - started, 3),
-        "versions": {name: version_of(name) for name in VERSIONS},
+        "versions": {name: _version(name) for name in VERSIONS},
     }
     prediction = replace(prediction, provenance=facts | prediction.provenance)
     if copy:
@@ -218,3 +222,10 @@ def _threads(n_jobs: int) -> int:
     if int(n_jobs) != n_jobs or n_jobs < 1:
         raise ValueError(f"`n_jobs` needs a whole number of at least 1, but is {n_jobs!r}. Pass `n_jobs=None`.")
     return int(n_jobs)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a source tree
+        return "unknown"

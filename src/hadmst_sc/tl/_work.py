@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from hadmst_sc.contract import Box, MapSink
+from hadmst_sc.contract import Box, Facts, MapSink
 from hadmst_sc.measurement import residual
 from hadmst_sc.tl._chunk import Maps, SharedSection, predict_chunk
 
 RETRIES = 3  # of a chunk whose worker died
 MISFITS = ("spot_residual", "max_spot_residual")  # relative, over the spots: what is recorded of a gene
-Facts = dict[int, dict[str, float]]
 Done = tuple[Maps | None, Facts]
 
 
@@ -62,8 +61,8 @@ def _one(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Don
     maps = predict_chunk(section, chunk)
     depth = section.distilled.gene_mean[chunk] * section.measurement.area[:, None]
     misfit = residual(maps.mean, section.distilled.rates[:, chunk] * depth, section.measurement)
-    facts = dict(zip(MISFITS, (misfit.mean(0), misfit.max(0)), strict=True))
+    of_genes = zip(chunk.tolist(), misfit.mean(0).tolist(), misfit.max(0).tolist(), strict=True)
+    facts = {gene: dict(zip(MISFITS, values, strict=True)) for gene, *values in of_genes}
     if into is not None:
         into.write(chunk, section.crop, maps.mean, maps.std, facts)
-    by_gene = {int(gene): {name: float(of[i]) for name, of in facts.items()} for i, gene in enumerate(chunk)}
-    return (maps if into is None else None), by_gene
+    return (maps if into is None else None), facts
