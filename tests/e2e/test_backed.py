@@ -18,6 +18,7 @@ import pytest
 import spatialdata as sd
 
 import hadmst_sc as hd
+from hadmst_sc.io import elements
 from hadmst_sc.io import store as store_module
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.tl import _work
@@ -43,6 +44,12 @@ def reference(template) -> sd.SpatialData:
 def backed(template, tmp_path) -> sd.SpatialData:
     shutil.copytree(template, tmp_path / "section.zarr")
     return sd.read_zarr(tmp_path / "section.zarr")
+
+
+@pytest.fixture(autouse=True)
+def _several_blocks(monkeypatch) -> None:
+    """As with more genes than the table takes at a time."""
+    monkeypatch.setattr(elements, "GENES_TOGETHER", 4)
 
 
 class Interrupted(Exception):

@@ -84,11 +84,16 @@ def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names
 def _rows(maps: Any, row: np.ndarray, col: np.ndarray) -> Any:
     if isinstance(maps, da.Array):
         few = maps.rechunk((GENES_TOGETHER, *maps.shape[1:]))
-        return few.map_blocks(_rows, row, col, dtype=np.float32, drop_axis=2, chunks=((len(row),), few.chunks[0]))
+        by_gene = (few.chunks[0], (len(row),))  # a block of genes stays one: map_blocks cannot exchange axes
+        return few.map_blocks(_columns, row, col, dtype=np.float32, drop_axis=2, chunks=by_gene).T
     values = np.empty((len(row), len(maps)), np.float32)
     for g, one in enumerate(maps):  # one gene at a time: an advanced index over all would copy the whole cube
         values[:, g] = one[row, col]
     return values
+
+
+def _columns(maps: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+    return np.asarray(_rows(maps, row, col)).T
 
 
 def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataFrame:
