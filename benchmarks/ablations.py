@@ -27,9 +27,10 @@ import torch
 from scores import of_rates
 
 from hadmst_sc import metrics, tl
+from hadmst_sc.components import CONTEXT
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.simulate import Phantom, simulate
-from hadmst_sc.distill import CONTEXT, Distilled
+from hadmst_sc.distill import Distilled
 from hadmst_sc.models import HadmstModel, HEStudent
 from hadmst_sc.models.alignment import SpatialAlignment
 

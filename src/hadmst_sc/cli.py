@@ -81,6 +81,10 @@ def superresolve(
     model: Annotated[str, typer.Option(help="Bundled name or path; 'none' for the closed form only.")] = "default",
     n_samples: Annotated[int, typer.Option(min=0, help="Draws behind the standard deviation.")] = 4,
     n_steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations per draw.")] = None,
+    metagenes: Annotated[
+        int | None,
+        typer.Option("--metagenes", min=2, help="The network sees so many, not every gene."),
+    ] = None,
     consistency: Annotated[Literal["soft", "hard", "off"], typer.Option(help="With the measured counts.")] = "soft",
     align: Annotated[bool, typer.Option(help="Undo a misregistration of the H&E where the evidence is clear.")] = True,
     gate: Annotated[bool, typer.Option(help="Let held-out spots judge how much of the network to take.")] = True,
@@ -117,6 +121,7 @@ def superresolve(
         model=None if model == "none" else model,
         n_samples=n_samples,
         n_steps=n_steps,
+        n_metagenes=metagenes,
         consistency=consistency,
         align=align,
         gate=gate,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,6 +132,10 @@ class Observation:
             self.inside,
             self.source,
         )
+
+    def subset_genes(self, columns: np.ndarray) -> Observation:
+        """The same section with only some of its genes (index)."""
+        return replace(self, counts=self.counts[:, columns], genes=tuple(self.genes[i] for i in columns))
 
 
 class MapSink(Protocol):

@@ -28,6 +28,7 @@ FIRST_ROW = (
     "agreement",
     "deformation",
     "registration",
+    "components",
     "distill",
 )
 SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render", "simulate", "spots", "tissue")}
@@ -36,6 +37,7 @@ SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "allocator": (set(), set()),
     **{name: (ARRAYS, set(FIRST_ROW[:i])) for i, name in enumerate(FIRST_ROW)},
+    "metagenes": (ARRAYS | {"sklearn"}, {*FIRST_ROW}),
     "expression": (ARRAYS | {"torch"}, {*FIRST_ROW}),
     "models": (ARRAYS | {"torch"}, {*FIRST_ROW, "expression"}),
     "diffusion": (ARRAYS | {"torch"}, {*FIRST_ROW, "expression"}),
@@ -54,7 +56,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "pl": (SPATIAL | {"matplotlib", "mpl_toolkits", "spatialdata_plot"}, {"alignment", "contract", "grid", "io"}),
     "tl": (
         SPATIAL | {"distributed", "torch", "tqdm"},
-        {"allocator", *FIRST_ROW, "expression", "models", "diffusion", "io", "pp", "metrics", "datasets", "weights"},
+        {"allocator", *FIRST_ROW, "metagenes"}
+        | {"expression", "models", "diffusion", "io", "pp", "metrics", "datasets", "weights"},
     ),
     "cli": (
         SPATIAL | {"matplotlib", "torch", "typer"},

@@ -48,8 +48,8 @@ def backed(template, tmp_path) -> sd.SpatialData:
 
 @pytest.fixture(autouse=True)
 def _several_blocks(monkeypatch) -> None:
-    """As with more genes than the table takes at a time."""
-    monkeypatch.setattr(elements, "GENES_TOGETHER", 4)
+    """As with more genes than a chunk of the table has."""
+    monkeypatch.setattr(elements, "_genes_of_a_chunk", lambda *_: 4)
 
 
 class Interrupted(Exception):
@@ -147,7 +147,10 @@ def test_an_error_before_the_first_gene_leaves_nothing(backed, tmp_path):
 
 def test_a_process_that_is_killed_can_be_continued_by_another(backed, reference, tmp_path, monkeypatch):
     code = (
-        "import spatialdata as sd, hadmst_sc as hd\n"
+        "import time, spatialdata as sd, hadmst_sc as hd\n"
+        "from hadmst_sc.io.maps import MapStore\n"
+        "write = MapStore.write\n"
+        "MapStore.write = lambda *given: (write(*given), time.sleep(1))\n"  # so that there is time to kill it
         f"hd.tl.superresolve(sd.read_zarr({str(tmp_path / 'section.zarr')!r}), {IMAGE!r}, bin_um=20, n_samples=2, "
         "batch_size=1, show_progress_bar=False)"
     )

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hadmst_sc.distill import CONTEXT, PRIORS, TOKEN
+from hadmst_sc.components import CONTEXT
+from hadmst_sc.distill import PRIORS, TOKEN
 from hadmst_sc.expression import Residual
 from hadmst_sc.train.bank import make_phantom
 from hadmst_sc.train.config import TrainConfig, load_config

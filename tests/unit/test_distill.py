@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hadmst_sc import components
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.distill import FLOOR, PRIORS, TOKEN, distill, gamma_shape
@@ -152,7 +153,7 @@ def test_brightness_of_the_image_does_not_move_the_stain_maps(phantom):
 def test_coexpression_is_a_correlation_that_does_not_depend_on_the_order_of_genes(phantom, distilled):
     loadings = distilled.coexpression(np.arange(16))
     assert (np.linalg.norm(loadings, axis=1) <= 1 + 1e-6).all()
-    roots = np.sqrt(distilled.rates)
+    roots = distilled.panel.roots(slice(None))
     measured = np.corrcoef(roots.T)[np.triu_indices(16, 1)]
     told = (loadings @ loadings.T)[np.triu_indices(16, 1)]
     assert np.corrcoef(measured, told)[0, 1] > 0.9
@@ -160,3 +161,22 @@ def test_coexpression_is_a_correlation_that_does_not_depend_on_the_order_of_gene
     obs = phantom.observation
     turned = replace(obs, counts=obs.counts[:, order], genes=tuple(obs.genes[i] for i in order))
     np.testing.assert_allclose(distill(turned, margin=0).coexpression(np.argsort(order)), loadings, atol=1e-5)
+
+
+def test_genes_taken_in_blocks_give_what_they_give_at_once(phantom, distilled, monkeypatch):
+    monkeypatch.setattr(components, "GENES_AT_ONCE", 5)
+    again = distill(phantom.observation, margin=0)
+    np.testing.assert_allclose(again.token, distilled.token, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(again.priors(np.arange(16)), distilled.priors(np.arange(16)), rtol=1e-3)
+
+
+def test_a_gene_outside_the_basis_is_decoded_from_those_inside(phantom, distilled, monkeypatch):
+    monkeypatch.setattr(components, "MAX_BASIS", 12)
+    few = distill(phantom.observation, margin=0)
+    roots = distilled.panel.roots(slice(None))
+    order = np.argsort(-roots.var(0) * distilled.gene_mean)  # beside counting noise, which is the same for all
+    outside = order[12:]
+    assert few.r2[2][outside].mean() > distilled.r2[2][outside].mean() - 0.1
+    truth = phantom.rate[outside][:, phantom.observation.inside]
+    found, full = (pcc(d.priors(outside)[:, 2][:, phantom.observation.inside], truth) for d in (few, distilled))
+    assert found.mean() > full.mean() - 0.1

@@ -19,9 +19,9 @@ def phantom():
 def test_the_truth_wins_whichever_side_it_is_on(phantom):
     obs, truth = phantom.observation, phantom.rate
     flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
-    as_network = fit_gate(obs, lambda _, genes: (flat[genes], truth[genes]))
+    (as_network,) = fit_gate(obs, lambda _, genes: [flat[genes], truth[genes]])
     assert as_network.share >= 0.75 and as_network.deviance < 1
-    as_closed = fit_gate(obs, lambda _, genes: (truth[genes], flat[genes]))
+    (as_closed,) = fit_gate(obs, lambda _, genes: [truth[genes], flat[genes]])
     assert as_closed.share <= 0.25 and as_closed.deviance <= 1
 
 
@@ -30,9 +30,9 @@ def test_spots_that_judge_were_not_given(phantom):
 
     def maps_of(given, genes):
         seen.append(set(given.spots))
-        return phantom.rate[genes], phantom.rate[genes]
+        return [phantom.rate[genes], phantom.rate[genes]]
 
-    gate = fit_gate(obs, maps_of)
+    (gate,) = fit_gate(obs, maps_of)
     hidden = [set(obs.spots) - given for given in seen]
     assert len(seen) == FOLDS_USED and not hidden[0] & hidden[1]
     assert gate.n_spots == sum(map(len, hidden)) == pytest.approx(len(obs.spots) * FOLDS_USED / N_FOLDS, abs=2)
@@ -40,7 +40,7 @@ def test_spots_that_judge_were_not_given(phantom):
 
 def test_few_spots_judge_nothing(phantom):
     obs = phantom.observation.subset_spots(np.arange(MIN_SPOTS - 1))
-    gate = fit_gate(obs, lambda *_: pytest.fail("nothing to judge by"))
+    (gate,) = fit_gate(obs, lambda *_: pytest.fail("nothing to judge by"))
     assert gate.share == UNKNOWN and gate.n_spots == 0
 
 
@@ -53,6 +53,13 @@ def test_genes_that_judge_do_not_depend_on_their_order(phantom):
     assert len(chosen) == MAX_GENES == len(set(chosen))
     assert chosen == [turned.genes[i] for i in judges(turned)]
     assert len(judges(obs)) == 6
+
+
+def test_several_are_judged_beside_the_same_closed_form(phantom):
+    obs, truth = phantom.observation, phantom.rate
+    flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
+    good, useless = fit_gate(obs, lambda _, genes: [flat[genes], truth[genes], flat[genes]])
+    assert good.deviance < 0.99 and useless.deviance == pytest.approx(1)
 
 
 def test_every_gene_weighs_alike():

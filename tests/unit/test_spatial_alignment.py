@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hadmst_sc.distill import CONTEXT, N_METAGENES, PRIORS
+from hadmst_sc.components import CONTEXT, N_METAGENES
+from hadmst_sc.distill import PRIORS
 from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.alignment import SpatialAlignment, aligned
 from hadmst_sc.models.hadmst import gene_channels

@@ -8,6 +8,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pandas as pd
+import zarr
 from anndata import AnnData
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, TableModel
@@ -19,7 +20,6 @@ from hadmst_sc.io.resample import resample_rgb
 from hadmst_sc.io.resolve import XY, affine, levels, systems
 
 CHUNKS = (1, 1024, 1024)  # one gene reads in 0.08 s; with all genes in a chunk it takes 9.6 s
-GENES_TOGETHER = 16  # columns of the table that are written at a time, and a chunk of it
 PYRAMID_FROM = 2048  # bins along a side
 THUMBNAIL = 2000  # pixels along the longer side of the image that squidpy draws
 
@@ -83,13 +83,19 @@ def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names
 
 def _rows(maps: Any, row: np.ndarray, col: np.ndarray) -> Any:
     if isinstance(maps, da.Array):
-        few = maps.rechunk((GENES_TOGETHER, *maps.shape[1:]))
-        by_gene = (few.chunks[0], (len(row),))  # a block of genes stays one: map_blocks cannot exchange axes
-        return few.map_blocks(_columns, row, col, dtype=np.float32, drop_axis=2, chunks=by_gene).T
+        each = maps.rechunk((1, *maps.shape[1:]))
+        by_gene = (each.chunks[0], (len(row),))  # map_blocks cannot exchange axes
+        columns = each.map_blocks(_columns, row, col, dtype=np.float32, drop_axis=2, chunks=by_gene)
+        return columns.rechunk((_genes_of_a_chunk(len(row), len(maps)), -1)).T
     values = np.empty((len(row), len(maps)), np.float32)
     for g, one in enumerate(maps):  # one gene at a time: an advanced index over all would copy the whole cube
         values[:, g] = one[row, col]
     return values
+
+
+def _genes_of_a_chunk(n_bins: int, n_genes: int) -> int:
+    """As anndata will write the table: a chunk that is written in parts is read and packed again for each of them."""
+    return int(zarr.create_array({}, shape=(n_bins, n_genes), dtype="float32").chunks[1])
 
 
 def _columns(maps: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hadmst_sc.distill import CONTEXT, PRIORS, TOKEN
+from hadmst_sc.components import CONTEXT
+from hadmst_sc.distill import PRIORS, TOKEN
 from hadmst_sc.expression import Residual
 from hadmst_sc.features import N_BASE
 from hadmst_sc.models.alignment import SpatialAlignment, aligned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hadmst_sc.components import N_METAGENES
 from hadmst_sc.contract import Box
 from hadmst_sc.diffusion import (
     Denoiser,
@@ -22,16 +23,21 @@ from hadmst_sc.diffusion import (
     sigma_schedule,
     tiled,
 )
-from hadmst_sc.distill import N_METAGENES, Distilled
+from hadmst_sc.distill import Distilled
 from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.grid import Window
 from hadmst_sc.measurement import Measurement
 from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import gene_channels
+from hadmst_sc.tl._device import pick_device
 
 # Where draws of several steps start, around the estimate. With four the spread of a Gaussian then comes out within 6 %
 # (tests/property/test_diffusion.py); from 80, as in Karras et al. 2022, it would need many more.
 SIGMA_START = 3.0
+# How far a gene that the network does not see goes to its mixture of metagenes, and as genes like it were changed: best
+# at held-out spots of mouse brain and olfactory bulb; phantoms would borrow less.
+TO_METAGENES, OF_OTHERS = 0.5, 0.5
+DRAWS_KEPT = 4  # whose shared noise stays in memory, the default number
 
 
 class Maps(NamedTuple):
@@ -40,6 +46,31 @@ class Maps(NamedTuple):
     mean: np.ndarray
     std: np.ndarray | None = None
     draws: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What stands for the network where it does not see every gene.
+
+    Parameters
+    ----------
+    maps
+        ``(K, ny, nx)`` of metagenes, expected counts per bin.
+    shares
+        ``(genes, K)`` which part of them is a gene's.
+    change
+        ``(L, ny, nx)`` what the network did to the closed form of some genes, in the logarithm.
+    spread
+        ``(L, ny, nx)`` standard deviation of draws of these in model space; ``None`` without draws.
+    likeness
+        ``(genes, L)`` how much a gene is like them, rows sum to one.
+    """
+
+    maps: np.ndarray
+    shares: np.ndarray
+    change: np.ndarray
+    spread: np.ndarray | None
+    likeness: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +86,22 @@ class SharedSection:
     encoded: tuple[Tensor, Tensor] | None  # features and offsets
     share: float  # of the network in the estimate
     options: dict[str, Any]
+    mixture: Mixture | None = None  # takes the place of the model
+    _shared_noise: dict[int, Tensor] = field(default_factory=dict)
+
+    def noise(self, names: list[str], draw: int) -> Tensor:
+        """Noise of that name on the cropped grid, the same whatever the crop."""
+        whole = keyed_noise(self.distilled.section.active.shape, names, self.options["random_state"], draw)
+        return whole[(slice(None), *self.crop)].clone()
+
+    def shared_noise(self, draw: int) -> Tensor:
+        """What all genes share of a draw; of the first draws kept, as every chunk asks for it."""
+        found = self._shared_noise.get(draw)
+        if found is None:
+            found = self.noise([f"\0component {k}" for k in range(N_METAGENES)], draw)
+            if len(self._shared_noise) < DRAWS_KEPT:
+                self._shared_noise[draw] = found
+        return found
 
 
 class RunningMoments:
@@ -129,41 +176,21 @@ def _gated(denoise: Denoiser, residual: Residual, share: float) -> Denoiser:
 @torch.inference_mode()
 def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     """Maps of some genes on the cropped grid, counts per bin."""
-    options, distilled, model = section.options, section.distilled, section.model
-    device = torch.device(options["device"])
-    crop = (slice(None), *section.crop)
-
-    def on_device(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=device)
-
-    priors = on_device(distilled.priors(chunk)[(slice(None), *crop)])
-    base = closed_form(priors)
-    residual = Residual(base)
-    footprints = _footprints(section, chunk, device)
-    inside = torch.from_numpy(section.inside).to(device)
-    denoise: Denoiser
-    if model is None or section.encoded is None:
-        denoise = lambda x, sigma: torch.zeros_like(x)  # noqa: E731
-        denoise = consistent(denoise, residual, footprints, options["consistency"])
-    else:
-        model = model.to(device)
-        halo, core = model.spec.halo, options["window"]
-        spots = on_device(distilled.spot_maps(chunk)[crop])
-        coverage = on_device(distilled.measurement.coverage[section.crop].clip(0, 1))
-        features, offsets = (maps.to(device) for maps in section.encoded)
-        token = on_device(distilled.token[chunk])
-        channels = gene_channels(priors, spots, coverage, offsets)
-        far = halo + model.spec.align
-        local = _windowed(model, features, channels, token, base[:, None], halo, far)
-        denoise = tiled(local, section.inside, core=core, halo=halo, align=model.spec.align)
-        denoise = _gated(denoise, residual, section.share)
-        denoise = consistent(denoise, residual, footprints, options["consistency"])
-    scale = on_device(distilled.gene_mean[chunk])[:, None, None] * inside
+    options, distilled = section.options, section.distilled
+    device = pick_device(options["device"])
+    priors = _on_device(distilled.priors(chunk)[(..., *section.crop)], device)
+    residual = Residual(closed_form(priors))
+    denoise = _denoiser(section, chunk, priors, residual, device)
+    denoise = consistent(denoise, residual, _footprints(section, chunk, device), options["consistency"])
+    scale = _on_device(distilled.gene_mean[chunk], device)[:, None, None] * torch.from_numpy(section.inside).to(device)
 
     start = torch.zeros_like(residual.base)
     estimate = denoise(start, SIGMA_MEAN)
-    mean = (residual.decode(estimate) * scale).cpu().numpy()
-    if model is None or options["n_samples"] < 2:
+    rate = residual.decode(estimate)
+    mean = (rate * scale).cpu().numpy()
+    if section.mixture is not None:
+        return Maps(mean, _mixed_std(section.mixture, chunk, rate, residual, scale))
+    if section.model is None or options["n_samples"] < 2:
         return Maps(mean)
     draws = []
     moments, one_step = RunningMoments(), options["n_steps"] == 1
@@ -171,7 +198,7 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     sigmas = sigma_schedule(options["n_steps"], SIGMA_DRAW if one_step else SIGMA_START)
     for draw in range(options["n_samples"]):
         noise = _noise(section, chunk, draw).to(device)
-        x = sample(denoise, noise, sigmas, start if one_step else estimate, model.spec.sigma_data)
+        x = sample(denoise, noise, sigmas, start if one_step else estimate, section.model.spec.sigma_data)
         drawn = residual.decode(x) * scale
         moments.update(drawn)
         if options["keep_draws"]:
@@ -179,15 +206,62 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     return Maps(mean, moments.std.cpu().numpy(), np.stack(draws) if draws else None)
 
 
+def _on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=device)
+
+
+def _denoiser(
+    section: SharedSection, chunk: np.ndarray, priors: Tensor, residual: Residual, device: torch.device
+) -> Denoiser:
+    """Of some genes before consistency: closed form, metagenes or network."""
+    distilled, model = section.distilled, section.model
+    if section.mixture is not None:
+        mixed = residual.encode(_mixed(section.mixture, chunk, distilled.gene_mean[chunk], residual.base))
+        return _gated(lambda x, sigma: mixed, residual, section.share)
+    if model is None or section.encoded is None:
+        return lambda x, sigma: torch.zeros_like(x)
+    model = model.to(device)
+    spots = _on_device(distilled.spot_maps(chunk)[(slice(None), *section.crop)], device)
+    coverage = _on_device(distilled.measurement.coverage[section.crop].clip(0, 1), device)
+    features, offsets = (maps.to(device) for maps in section.encoded)
+    channels = gene_channels(priors, spots, coverage, offsets)
+    halo, align = model.spec.halo, model.spec.align
+    token = _on_device(distilled.token[chunk], device)
+    local = _windowed(model, features, channels, token, residual.base[:, None], halo, halo + align)
+    network = tiled(local, section.inside, core=section.options["window"], halo=halo, align=align)
+    return _gated(network, residual, section.share)
+
+
+def _mixed(mixture: Mixture, chunk: np.ndarray, gene_mean: np.ndarray, base: Tensor) -> Tensor:
+    """Rates of some genes: from the closed form towards their metagenes, and as the network changed genes like them."""
+    shares, likeness = _on_device(mixture.shares[chunk] / gene_mean[:, None], base.device), mixture.likeness[chunk]
+    of_metagenes = torch.einsum("gk,kyx->gyx", shares, _on_device(mixture.maps, base.device)).clamp(min=1e-9)
+    change = torch.einsum("gl,lyx->gyx", _on_device(likeness, base.device), _on_device(mixture.change, base.device))
+    return base * (TO_METAGENES * (of_metagenes / base).log() + OF_OTHERS * change).exp()
+
+
+def slope(rate: Tensor, residual: Residual) -> Tensor:
+    """How much a rate moves when its place in model space does."""
+    return (1 + rate) * residual.scale
+
+
+def _mixed_std(
+    mixture: Mixture, chunk: np.ndarray, rate: Tensor, residual: Residual, scale: Tensor
+) -> np.ndarray | None:
+    """Standard deviation of some genes from that of others in model space, where all errors are of one size."""
+    if mixture.spread is None:
+        return None
+    likeness, spread = (_on_device(values, rate.device) for values in (mixture.likeness[chunk], mixture.spread))
+    return (torch.einsum("gl,lyx->gyx", likeness, spread) * slope(rate, residual) * scale).cpu().numpy()
+
+
 def _noise(section: SharedSection, chunk: np.ndarray, draw: int) -> Tensor:
     """Noise of some genes: their own, and what they share as far as their spots say that they go together."""
-    distilled, crop = section.distilled, (slice(None), *section.crop)
-    names = [section.genes[i] for i in chunk] + [f"\0component {k}" for k in range(N_METAGENES)]
-    noise = keyed_noise(distilled.active.shape, names, section.options["random_state"], draw)[crop]
-    return shared_noise(noise[: len(chunk)], noise[len(chunk) :], torch.from_numpy(distilled.coexpression(chunk)))
+    own = section.noise([section.genes[gene] for gene in chunk], draw)
+    return shared_noise(own, section.shared_noise(draw), torch.from_numpy(section.distilled.coexpression(chunk)))
 
 
 def _footprints(section: SharedSection, chunk: np.ndarray, device: torch.device) -> Footprints:
     distilled = section.distilled
     depth = distilled.gene_mean[chunk] * section.measurement.area[:, None]
-    return Footprints(section.measurement, distilled.rates[:, chunk], depth, distilled.shape[chunk], device)
+    return Footprints(section.measurement, distilled.panel.rates(chunk), depth, distilled.shape[chunk], device)

@@ -18,7 +18,8 @@ from hadmst_sc.measurement import degrade
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the network, in the logarithm
 UNKNOWN = 0.75  # the share where nothing can be judged
-N_FOLDS, FOLDS_USED = 4, 2  # half of the spots judge; a quarter is hidden at a time, as in our benchmarks
+N_FOLDS, FOLDS_USED = 4, 2  # a quarter of the spots is hidden at a time, as in our benchmarks; half of them judge,
+MANY_SPOTS = 500  # or a quarter, where that is so many
 MAX_GENES = 40  # that judge: more would say the same
 MIN_SPOTS = 24  # fewer cannot tell
 
@@ -39,29 +40,35 @@ def judges(obs: Observation) -> np.ndarray:
     return np.array(ranked)[chosen]
 
 
-def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Gate:
-    """Judge closed form and network by spots that both did not see.
+def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], list[np.ndarray]]) -> list[Gate]:
+    """Judge the closed form and what there is beside it by spots that none of them saw.
 
     Parameters
     ----------
     obs
         The section.
     maps_of
-        Gives closed form and network of some genes (columns) of a section with fewer spots, ``(genes, ny, nx)`` counts
-        per bin.
+        Gives maps of some genes (columns) of a section with fewer spots, each ``(genes, ny, nx)`` counts per bin: the
+        closed form, then the others, such as the network.
+
+    Returns
+    -------
+    One gate for each of the others; a single one of ``n_spots`` 0 where there are too few spots to judge.
     """
     n_spots, genes = len(obs.spots), judges(obs)
     if n_spots < MIN_SPOTS:
-        return Gate(UNKNOWN, 1.0, 0)
+        return [Gate(UNKNOWN, 1.0, 0)]
     fold = np.random.default_rng(0).permutation(n_spots) % N_FOLDS
-    errors = np.zeros((len(SHARES), len(genes)))
-    for k in range(FOLDS_USED):
+    errors: dict[int, np.ndarray] = {}
+    used = 1 if n_spots // N_FOLDS >= MANY_SPOTS else FOLDS_USED
+    for k in range(used):
         hidden = obs.measurement.subset(fold == k)
         counts = obs.counts[fold == k][:, genes]
-        closed, network = maps_of(obs.subset_spots(fold != k), genes)
-        for index, share in enumerate(SHARES):
-            errors[index] += _deviance(counts, degrade(_mixed(closed, network, share), hidden))
-    return decide(errors, int((fold < FOLDS_USED).sum()))
+        closed, *others = maps_of(obs.subset_spots(fold != k), genes)
+        for number, other in enumerate(others):
+            mixes = (degrade(_mixed(closed, other, share), hidden) for share in SHARES)
+            errors[number] = errors.get(number, 0) + np.stack([_deviance(counts, mix) for mix in mixes])
+    return [decide(found, int((fold < used).sum())) for found in errors.values()]
 
 
 def decide(errors: np.ndarray, n_spots: int) -> Gate:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,8 @@ def work(
     from distributed import as_completed
 
     # Every worker has the section, so that one which dies takes nothing with it.
-    shared = client.scatter(section, broadcast=True)
+    on_cpu = None if section.model is None else copy.deepcopy(section.model).cpu()  # each has a device of its own
+    shared = client.scatter(replace(section, model=on_cpu), broadcast=True)
     chunk_of = {client.submit(_one, shared, into, chunk, pure=False, retries=RETRIES): chunk for chunk in chunks}
     try:
         for future in as_completed(list(chunk_of)):
@@ -60,7 +63,7 @@ def work(
 def _one(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
     maps = predict_chunk(section, chunk)
     depth = section.distilled.gene_mean[chunk] * section.measurement.area[:, None]
-    misfit = residual(maps.mean, section.distilled.rates[:, chunk] * depth, section.measurement)
+    misfit = residual(maps.mean, section.distilled.panel.rates(chunk) * depth, section.measurement)
     of_genes = zip(chunk.tolist(), misfit.mean(0).tolist(), misfit.max(0).tolist(), strict=True)
     facts = {gene: dict(zip(MISFITS, values, strict=True)) for gene, *values in of_genes}
     if into is not None:

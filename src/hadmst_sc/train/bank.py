@@ -60,7 +60,7 @@ def _common(distilled: Distilled, genes: np.ndarray, obs: Observation) -> dict[s
     return {
         "priors": distilled.priors(genes).astype(half),
         "spots": distilled.spot_maps(genes).astype(half),
-        "context": distilled.context.astype(half),
+        "context": distilled.section.context.astype(half),
         "token": distilled.token[genes],
         "coexpression": distilled.coexpression(genes),
         "gene_mean": distilled.gene_mean[genes].astype(np.float32),

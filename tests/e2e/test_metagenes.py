@@ -1,0 +1,129 @@
+"""Many genes by way of few: nearly what the network says gene by gene, for a part of its work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import spatialdata as sd
+
+import hadmst_sc as hd
+from hadmst_sc import metrics
+from hadmst_sc.contract import Observation
+from hadmst_sc.datasets.simulate import Phantom, simulate
+from hadmst_sc.io.maps import MapStore
+from hadmst_sc.models import HadmstModel
+
+IMAGE = "phantom_full_image"
+N_GENES = 96
+SETTINGS = {"bin_um": 20.0, "n_samples": 2, "n_metagenes": 8, "show_progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return simulate(930_001, style="glands", size_um=1600.0, n_genes=N_GENES, augment=False)
+
+
+@pytest.fixture(scope="module")
+def obs(phantom) -> Observation:
+    return phantom.observation
+
+
+@pytest.fixture(scope="module")
+def by_gene(obs):
+    return hd.tl.predict(obs, n_samples=4, align=False, gate=False)
+
+
+@pytest.fixture(scope="module")
+def mixed(obs):
+    return hd.tl.predict(obs, n_samples=4, align=False, gate=False, n_metagenes=16)
+
+
+def score(maps: np.ndarray, phantom: Phantom) -> float:
+    return float(metrics.pearson(maps, phantom.rate, phantom.observation.inside).mean())
+
+
+def test_the_truth_is_nearly_as_near_as_gene_by_gene(obs, phantom, by_gene, mixed):
+    closed = hd.tl.predict(obs, model=None, align=False).mean
+    ours, full, none = (score(maps, phantom) for maps in (mixed.mean, by_gene.mean, closed))
+    assert ours - none > 0.7 * (full - none) > 0
+
+
+def test_spread_is_that_of_draws_gene_by_gene(obs, by_gene, mixed):
+    mine, other = (found.std[:, obs.inside].mean(1) for found in (mixed, by_gene))
+    assert np.median(mine / other) == pytest.approx(1, abs=0.15)
+    assert np.corrcoef(np.log(mine), np.log(other))[0, 1] > 0.9
+
+
+def test_spots_are_agreed_with_as_gene_by_gene(by_gene, mixed):
+    ratio = np.median(mixed.gene_stats["spot_residual"] / by_gene.gene_stats["spot_residual"])
+    assert ratio == pytest.approx(1, abs=0.2)
+
+
+def test_the_network_sees_metagenes_and_landmarks_only(obs, monkeypatch):
+    seen, forward = [], HadmstModel.forward
+
+    def counting(self, x, *given):
+        seen.append(len(x))
+        return forward(self, x, *given)
+
+    monkeypatch.setattr(HadmstModel, "forward", counting)
+    hd.tl.predict(obs, align=False, gate=False, n_metagenes=16)
+    assert sum(seen) == 16 + 48
+
+
+def test_held_out_spots_tell_what_it_costs(obs, caplog):
+    made = hd.tl.predict(obs, align=False, n_metagenes=16).provenance
+    assert made["n_metagenes"] == 16
+    assert -0.05 < made["metagene_loss"] < 0.1
+    assert made["gate"]["deviance"] < 1
+    assert ("worse than the network gene by gene" in caplog.text) == (made["metagene_loss"] > 0.02)
+
+
+def test_neither_batches_nor_the_order_of_genes_matter(obs, mixed):
+    order = np.random.default_rng(0).permutation(N_GENES)
+    turned = hd.tl.predict(obs.subset_genes(order), n_samples=0, align=False, gate=False, n_metagenes=16, gene_chunk=7)
+    r = metrics.pearson(turned.mean, mixed.mean[order], obs.inside)
+    assert r.min() > 0.999  # the factorisation starts from a decomposition whose rounding depends on the order
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_metagenes": 1}, "`n_metagenes` needs a whole number from 2 to"),
+        ({"n_metagenes": N_GENES}, "fewer than genes"),
+        ({"n_metagenes": 8, "model": None}, "`n_metagenes` needs a network"),
+        ({"n_metagenes": 8, "keep_draws": True, "n_samples": 2}, "`keep_draws=True`"),
+    ],
+)
+def test_what_cannot_be_is_refused(obs, settings, message):
+    with pytest.raises(ValueError, match=message):
+        hd.tl.predict(obs, **settings)
+
+
+@pytest.fixture
+def backed(tmp_path):
+    hd.datasets.phantom(seed=1, n_genes=12, size_um=800.0).write(tmp_path / "section.zarr")
+    return sd.read_zarr(tmp_path / "section.zarr")
+
+
+def test_a_run_cut_short_is_continued_and_workers_give_the_same(backed, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    reference = hd.tl.superresolve(backed, IMAGE, copy=True, **SETTINGS)
+    write, calls = MapStore.write, []
+
+    def limited(self, *given):
+        calls.append(given)
+        if len(calls) > 1:
+            raise KeyError("cut short")
+        write(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MapStore, "write", limited)
+        with pytest.raises(KeyError, match="cut short"):
+            hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        hd.tl.superresolve(backed, IMAGE, client=client, **SETTINGS)
+    for name in ("superres", "superres_std"):
+        ours, theirs = np.asarray(backed[name].data), np.asarray(reference[name].data)
+        assert np.abs(ours - theirs).max() <= 1e-4 * theirs.max()
+    assert [path.name for path in tmp_path.iterdir()] == ["section.zarr"]
