@@ -174,14 +174,16 @@ def benchmark(
 ) -> None:
     """Run the benchmark of a checkout and write its report (--profile quick: in minutes).
 
-    A first word names another script of the folder: report, draws, ablations, registration, laws, mouse_brain or card.
-    Everything else goes to the script (behind a name, try --help).
+    A first word names another script of the folder: report, scale, draws, ablations, registration, laws, mouse_brain
+    or card. Everything else goes to the script (behind a name, try --help).
     """
     arguments = list(ctx.args)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
-    script = folder / f"{name}.py"
-    if not script.is_file():
-        known = sorted(path.stem for path in folder.glob("*.py"))
+    script = folder / name if (folder / name / "__main__.py").is_file() else folder / f"{name}.py"
+    if not script.exists():
+        known = sorted(
+            {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__main__.py")}
+        )
         raise ValueError(
             f"`benchmark` needs a checkout of the project, but {script} does not exist. Run it in the root of a "
             f"checkout, or pass `--folder`. There: {known}."

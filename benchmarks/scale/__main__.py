@@ -1,0 +1,185 @@
+"""Time and memory against the size of a section and the number of genes: ``hadmst-sc benchmark scale``.
+
+Sections are the mouse brain, mirrored side by side; each run is a process of its own. Runs that are done are
+kept: stop it, and start it again with the same command. Writes ``results/scale.json``, ``.md`` and ``.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import records
+from throughput import throughput
+
+ALL = 1597  # genes of the section's table
+FULL, EVERY = "full slide, 200 genes", "full slide, every gene, metagenes"
+ONE, TWO = "one worker", "two workers"
+# What each run is of; without --samples the mean and the standard deviation of four draws, as by default.
+RUNS: dict[str, str] = {
+    FULL: "--genes 200",
+    EVERY: f"--genes {ALL} --metagenes 64",
+    "50 genes": "--genes 50",
+    "100 genes": "--genes 100",
+    "400 genes": "--genes 400",
+    "200 genes, metagenes": "--genes 200 --metagenes 64",
+    "600 genes, metagenes": "--genes 600 --metagenes 64",
+    "2,000 genes, metagenes": "--genes 2000 --metagenes 64",
+    "6,000 genes, metagenes": "--genes 6000 --metagenes 64",
+    "18,000 genes, metagenes": "--genes 18000 --metagenes 64",
+    "1 slide, 50 genes, mean": "--genes 50 --samples 0",
+    "4 slides, 50 genes, mean": "--tiles 2 --genes 50 --samples 0",
+    "9 slides, 50 genes, mean": "--tiles 3 --genes 50 --samples 0",
+    "36 slides, 50 genes, mean": "--tiles 6 --genes 50 --samples 0",
+    ONE: "--genes 200 --workers 1",
+    TWO: "--genes 200 --workers 2",
+}
+# Runs whose time is compared: of what, and by what it should grow in proportion.
+CURVES = {
+    "genes, one by one": ("genes", ["50 genes", "100 genes", FULL, "400 genes"]),
+    "genes, metagenes": ("genes", ["200 genes, metagenes", "600 genes, metagenes", EVERY, *list(RUNS)[7:10]]),
+    "bins": ("bins", [name for name in RUNS if name.endswith("mean")]),
+}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), metavar="RUN", help=f"of {list(RUNS)}")
+    parser.add_argument("--fresh", action="store_true", help="do again what is done")
+    parser.add_argument("--output", type=Path, default=records.RESULTS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    target = options.output / "scale.json"
+    found = json.loads(target.read_text())["runs"] if target.exists() else {}
+    made = records.provenance(weights="default")
+    scratch = Path(tempfile.mkdtemp(prefix="hadmst-scale-maps-"))
+    network = throughput()
+    for name in options.runs or RUNS:
+        if name in found and not options.fresh:
+            continue
+        arguments_of_run = RUNS[name].split()
+        if name in (ONE, TWO):
+            arguments_of_run += ["--maps", str(scratch / f"{name}.npy")]
+        print(f"{name}: {RUNS[name]}", flush=True)
+        try:
+            found[name] = one(arguments_of_run) | {"command": RUNS[name], "commit": made["commit"]}
+        except subprocess.CalledProcessError as error:
+            found[name] = {"command": RUNS[name], "failed": (error.stderr or "").strip().splitlines()[-1:]}
+        if name == TWO and all((scratch / f"{each}.npy").exists() for each in (ONE, TWO)):
+            found[TWO]["largest_difference"] = difference(*(scratch / f"{each}.npy" for each in (ONE, TWO)))
+        ordered = {each: found[each] for each in RUNS if each in found}
+        record = {"provenance": made, "throughput": network, "runs": ordered}
+        record["growth"] = {curve: slope(ordered, *of) for curve, of in CURVES.items()}
+        records.save("scale", record, render(record), options.output)
+    if found:
+        draw(found, options.output / "scale.png")
+
+
+def one(arguments: list[str]) -> dict[str, Any]:
+    """A run in a process of its own."""
+    script = Path(__file__).with_name("once.py")
+    done = subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def difference(first: Path, second: Path) -> float:
+    """Largest difference of maps over the largest value of the gene."""
+    maps, others = (np.load(path, mmap_mode="r") for path in (first, second))
+    return max(float(np.abs(a - b).max() / max(a.max(), 1e-9)) for a, b in zip(maps, others, strict=True))
+
+
+def slope(found: dict[str, Any], of: str, names: list[str]) -> float | None:
+    """Exponent of seconds as a power of genes or bins, by least squares; ``None`` for fewer than three runs."""
+    runs = [found[name] for name in names if "seconds" in found.get(name, {})]
+    if len(runs) < 3:
+        return None
+    return float(np.polyfit(np.log([run[of] for run in runs]), np.log([run["seconds"] for run in runs]), 1)[0])
+
+
+def figures(record: dict[str, Any]) -> list[list[str]]:
+    """What is asked for beside what was measured."""
+    runs = {name: run for name, run in record["runs"].items() if "seconds" in run}
+    rows = [["network against bare convolutions of its shapes", "≥ 60 %", f"{record['throughput']['share']:.0%}"]]
+    if full := runs.get(FULL):
+        rows.append([FULL, "≤ 300 s, ≤ 3 GB", f"{full['seconds']:.0f} s, {full['peak_gb']:.2f} GB"])
+        share = full["network_seconds"] / full["seconds"]
+        rows.append([f"{FULL}: share of the time inside the network", "≥ 80 %", f"{share:.0%}"])
+        if every := runs.get(EVERY):
+            ratio = every["seconds"] / full["seconds"]
+            loss = f"deviance at held-out spots {every['metagene_loss']:+.1%}"
+            rows.append([f"{every['genes']:,} genes by metagenes, over 200 one by one", "≤ 2", f"{ratio:.2f}; {loss}"])
+    few, many = runs.get("200 genes, metagenes"), runs.get("2,000 genes, metagenes")
+    if few and many:
+        growth = many["peak_gb"] / few["peak_gb"] - 1
+        rows.append(["peak memory from 200 to 2,000 genes", "≤ +10 %", f"{growth:+.0%}"])
+    for curve, exponent in record["growth"].items():
+        if exponent is not None:
+            rows.append([f"exponent of time against {curve}", "≤ 1.05", f"{exponent:.2f}"])
+    if ONE in runs and TWO in runs:
+        gain = runs[ONE]["seconds"] / runs[TWO]["seconds"]
+        apart = runs[TWO].get("largest_difference")
+        same = "" if apart is None else f", maps differ by at most {apart:.0e}"
+        rows.append(["two Dask workers over one", "≥ 1.7, equal results", f"{gain:.2f}{same}"])
+    return rows
+
+
+def render(record: dict[str, Any]) -> str:
+    columns = ["run", "bins", "genes", "s", "peak GB", "in the network", "ms per gene and 10,000 bins"]
+    rows = []
+    for name, run in record["runs"].items():
+        if "seconds" not in run:
+            rows.append([name, f"failed: {run['failed']}", *[""] * 5])
+            continue
+        each = 1e3 * run["seconds"] / run["genes"] / run["bins"] * 1e4
+        # Workers have clocks of their own.
+        share = "" if "workers" in run["command"] else f"{run['network_seconds'] / run['seconds']:.0%}"
+        cells = [f"{run['bins']:,}", f"{run['genes']:,}", f"{run['seconds']:.0f}", f"{run['peak_gb']:.2f}", share]
+        rows.append([name, *cells, f"{each:.1f}"])
+    network = record["throughput"]
+    return "\n\n".join(
+        [
+            "# Scale: time and memory",
+            "The mouse brain (2,698 spots) on 20 µm bins, backed, on the CPU; larger ones are mirrored copies.",
+            records.table(["figure", "asked", "measured"], figures(record)),
+            records.table(columns, rows),
+            f"Network {network['network_gflops']:g} GFLOP/s, its convolutions alone {network['bare_gflops']:g}.",
+            "![seconds against genes and bins](scale.png)",
+            records.footer(record),
+        ]
+    )
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for axis, quantity in zip(axes, ("genes", "bins"), strict=True):
+        for curve, (of, names) in CURVES.items():
+            runs = [found[name] for name in names if "seconds" in found.get(name, {})]
+            if of == quantity and runs:
+                points = sorted((run[of], run["seconds"]) for run in runs)
+                axis.loglog(*zip(*points, strict=True), "o-", label=curve)
+        axis.set_xlabel(quantity)
+        axis.set_ylabel("seconds")
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""One run in a process of its own, as its peak memory is; prints what it cost as a line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sections import SECTION, mirrored
+from spatialdata import read_zarr
+
+from hadmst_sc import tl
+from hadmst_sc.contract import PROVENANCE_KEY
+from hadmst_sc.models import HadmstModel
+
+UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiles", type=int, default=1)
+    parser.add_argument("--genes", type=int, default=200)
+    parser.add_argument("--metagenes", type=int)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--bin-um", type=float, default=20.0)
+    parser.add_argument("--workers", type=int, default=0, help="Dask workers of one thread; 0 computes here")
+    parser.add_argument("--maps", type=Path, help="keep the maps in this file")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def network_clock() -> Iterator[dict[str, float]]:
+    """Seconds inside the network and how often genes went through it, in this process."""
+    spent, forward = {"seconds": 0.0, "evaluations": 0}, HadmstModel.forward
+
+    def timed(self: HadmstModel, x: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        started = time.perf_counter()
+        found = forward(self, x, *given)
+        spent["seconds"] += time.perf_counter() - started
+        spent["evaluations"] += len(x)
+        return found
+
+    HadmstModel.forward = timed  # type: ignore[method-assign]
+    try:
+        yield spent
+    finally:
+        HadmstModel.forward = forward  # type: ignore[method-assign]
+
+
+def cluster(workers: int) -> Any:
+    """A client of so many workers of one thread each, or nothing."""
+    if not workers:
+        return nullcontext()
+    from distributed import Client, LocalCluster
+
+    return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+
+
+def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    mirrored(options.tiles, options.genes).write(folder / "section.zarr")
+    sdata = read_zarr(folder / "section.zarr")
+    with cluster(options.workers) as client, network_clock() as network:
+        if client is not None:
+            client.wait_for_workers(options.workers)
+        started = time.perf_counter()
+        tl.superresolve(
+            sdata,
+            f"{SECTION}_full_image",
+            genes=options.genes,
+            bin_um=options.bin_um,
+            n_samples=options.samples,
+            n_steps=options.steps,
+            n_metagenes=options.metagenes,
+            device="cpu",
+            client=client,
+            show_progress_bar=False,
+        )
+        seconds = time.perf_counter() - started
+    table = sdata["superres_table"]
+    made = table.uns[PROVENANCE_KEY]
+    if options.maps:
+        np.save(options.maps, np.asarray(sdata["superres"].data))
+    return {
+        "bins": table.n_obs,
+        "spots": sdata["table"].n_obs,
+        "genes": table.n_vars,
+        "seconds": round(seconds, 2),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 1e9, 3),
+        "network_seconds": round(network["seconds"], 2),
+        "evaluations": network["evaluations"],
+        "metagene_loss": made["metagene_loss"],
+        "phases": {k.removeprefix("seconds_"): round(v, 2) for k, v in made.items() if k.startswith("seconds_")},
+    }
+
+
+def main() -> None:
+    options = parse()
+    folder = Path(tempfile.mkdtemp(prefix="hadmst-scale-"))
+    try:
+        found = run(options, folder)
+    finally:
+        shutil.rmtree(folder)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Scale: what is compared with what, from runs as they are recorded; sections that are mirrored; bare convolutions."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "scale"
+
+
+@pytest.fixture(scope="module")
+def scale():
+    sys.path.insert(0, str(FOLDER))
+    spec = importlib.util.spec_from_file_location("scale_main", FOLDER / "__main__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_of(seconds: float, genes: int, bins: int = 58_000, **more) -> dict:
+    return {
+        "command": f"--genes {genes}", "bins": bins, "genes": genes, "seconds": seconds, "peak_gb": 1.5,
+        "network_seconds": 0.7 * seconds, "evaluations": 5 * genes, "metagene_loss": "none",
+    } | more  # fmt: skip
+
+
+def record_of(scale, runs: dict) -> dict:
+    growth = {curve: scale.slope(runs, *of) for curve, of in scale.CURVES.items()}
+    return {"throughput": {"network_gflops": 60.0, "bare_gflops": 80.0, "share": 0.75}, "runs": runs, "growth": growth}
+
+
+def test_an_exponent_is_that_of_the_runs(scale):
+    names = scale.CURVES["genes, one by one"][1]
+    runs = {name: run_of(3.0 * n**1.2, n) for name, n in zip(names, (50, 100, 200, 400), strict=True)}
+    assert scale.slope(runs, *scale.CURVES["genes, one by one"]) == pytest.approx(1.2)
+    assert scale.slope(dict(list(runs.items())[:2]), *scale.CURVES["genes, one by one"]) is None
+
+
+def test_figures_are_asked_beside_measured(scale):
+    runs = {scale.FULL: run_of(130.0, 200), scale.EVERY: run_of(190.0, 1597, metagene_loss=0.008)}
+    runs |= {"200 genes, metagenes": run_of(90.0, 200), "2,000 genes, metagenes": run_of(220.0, 2000, peak_gb=1.6)}
+    runs |= {scale.ONE: run_of(200.0, 200), scale.TWO: run_of(110.0, 200, largest_difference=2e-7)}
+    told = {row[0]: row[2] for row in scale.figures(record_of(scale, runs))}
+    assert told[scale.FULL] == "130 s, 1.50 GB"
+    assert told[f"{scale.FULL}: share of the time inside the network"] == "70%"
+    assert told["1,597 genes by metagenes, over 200 one by one"].startswith("1.46; deviance at held-out spots +0.8")
+    assert told["peak memory from 200 to 2,000 genes"] == "+7%"
+    assert told["two Dask workers over one"] == "1.82, maps differ by at most 2e-07"
+
+
+def test_the_page_has_every_run_and_names_failures(scale):
+    runs = {scale.FULL: run_of(130.0, 200), scale.EVERY: {"command": "--genes 1597", "failed": ["MemoryError"]}}
+    made = {"command": "c", "commit": "0" * 40, "uncommitted_changes": False, "machine": "m", "threads": "all"}
+    page = scale.render(record_of(scale, runs) | {"provenance": made | {"versions": {"python": "3"}}})
+    assert "MemoryError" in page and "| full slide, 200 genes " in page
+
+
+def test_maps_are_compared_gene_by_gene(scale, tmp_path):
+    maps = np.ones((2, 3, 3), np.float32) * np.array([1, 100], np.float32)[:, None, None]
+    np.save(tmp_path / "a.npy", maps)
+    maps[0, 1, 1] += 0.5
+    np.save(tmp_path / "b.npy", maps)
+    assert scale.difference(tmp_path / "a.npy", tmp_path / "b.npy") == pytest.approx(0.5)
+
+
+def test_the_network_is_slower_than_its_convolutions_and_not_much(scale, monkeypatch):
+    import throughput
+
+    monkeypatch.setattr(throughput, "SIDE", 96)
+    found = throughput.throughput()
+    assert found["bare_gflops"] > 0 and 0.2 < found["share"] < 1.3
+
+
+def test_a_mirrored_section_lies_on_its_image(scale, data_dir):
+    from sections import SECTION, mirrored
+
+    one, four = mirrored(1, 30), mirrored(2, 2000)
+    height, width = one[f"{SECTION}_full_image"]["scale0"]["image"].shape[1:]
+    assert four[f"{SECTION}_full_image"]["scale0"]["image"].shape[1:] == (2 * height, 2 * width)
+    n = one["table"].n_obs
+    assert four["table"].n_obs == 4 * n and four["table"].var_names.is_unique
+    x, y = four["table"].obsm["spatial"][n : 2 * n].T  # the tile to the right
+    np.testing.assert_allclose(x, 2 * width - one["table"].obsm["spatial"][:, 0])
+    np.testing.assert_allclose(y, one["table"].obsm["spatial"][:, 1])
+    assert (four["table"].X[:n, :30] != one["table"].X).nnz == 0
