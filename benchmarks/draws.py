@@ -20,7 +20,7 @@ from hadmst_sc.datasets.simulate import simulate
 
 SCALES = (2, 4, 8, 16, 32)  # bins: half the wavelength, lower end of each octave
 N_DRAWS = 8
-STEPS = (1, 2, 4, 8)
+STEPS = (1, 2, 4, 32)
 LEVELS = (0.5, 0.8, 0.9)
 CELL = 8  # bins: are means over a neighbourhood right too?
 
@@ -28,7 +28,7 @@ CELL = 8  # bins: are means over a neighbourhood right too?
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2, help="phantoms per set")
-    parser.add_argument("--genes", type=int, default=16)
+    parser.add_argument("--genes", type=int, default=8)
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--weights", default="default")
     parser.add_argument("--output", type=Path, default=records.RESULTS)
@@ -88,6 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
                 scores[f"cover {level:.0%} ({attainable(level):.2f})"] = float(
                     metrics.coverage(low, high, phantom.rate, inside).mean()
                 )
+            scores["PCC of a draw"] = float(metrics.pearson(prediction.draws[0], phantom.rate, inside).mean())
+            of_mean = metrics.pearson(prediction.draws.mean(0), phantom.rate, inside)
+            scores[f"PCC of the mean of {N_DRAWS}"] = float(of_mean.mean())
             scores["CRPS"] = crps(prediction.draws, phantom.rate, inside)
             scores[f"CRPS, {CELL} bins"] = crps(prediction.draws, phantom.rate, inside, CELL)
             scores["spread / error"] = float(
@@ -102,6 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {"n_seeds": options.seeds, "n_genes": options.genes, "n_draws": N_DRAWS}
     record = {"provenance": made, "settings": settings, "results": results}
     records.save("draws", record, render(record), options.output)
+    draw(results, options.output / "draws.png")
 
 
 def render(record: dict) -> str:
@@ -116,7 +120,29 @@ def render(record: dict) -> str:
         f"{CELL} × {CELL} bins, small when good; and root mean variance over error. One evaluation is the distilled "
         "sampler, more are the diffusion."
     )
-    return "\n\n".join(["# Draws on phantoms", intro, records.table(columns, rows), records.footer(record)])
+    picture = "![accuracy of draws against evaluations](draws.png)"
+    return "\n\n".join(["# Draws on phantoms", intro, records.table(columns, rows), picture, records.footer(record)])
+
+
+def draw(results: list[dict], path: Path) -> None:
+    """What more evaluations would buy."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    shown = ("PCC of a draw", f"PCC of the mean of {N_DRAWS}", "CRPS", f"cover 80% ({attainable(0.8):.2f})")
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 2.6), layout="constrained")
+    for axis, score in zip(axes, shown, strict=True):
+        for name in dict.fromkeys(row["set"] for row in results):
+            own = [row for row in results if row["set"] == name]
+            axis.semilogx([row["evaluations"] for row in own], [row[score] for row in own], "o-", label=name)
+        axis.set_title(score, fontsize=9)
+        axis.set_xlabel("evaluations per draw")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

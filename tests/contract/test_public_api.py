@@ -28,6 +28,7 @@ SUPERRESOLVE = {
     "model": "default",
     "n_samples": 4,
     "n_steps": None,
+    "n_metagenes": None,
     "consistency": "soft",
     "align": True,
     "gate": True,

@@ -3,7 +3,7 @@
 from hadmst_sc.diffusion.consistency import RULES, Footprints, consistent
 from hadmst_sc.diffusion.denoiser import Denoiser
 from hadmst_sc.diffusion.sampling import keyed_noise, sample, shared_noise, sigma_schedule
-from hadmst_sc.diffusion.tiling import tiled
+from hadmst_sc.diffusion.tiling import tiled, tiles
 
 __all__ = [
     "RULES",
@@ -15,4 +15,5 @@ __all__ = [
     "shared_noise",
     "sigma_schedule",
     "tiled",
+    "tiles",
 ]

@@ -32,8 +32,7 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
     core, halo, align
         As for :func:`hadmst_sc.grid.windows`.
     """
-    covering = windows(inside.shape, core, halo, align)
-    boxes = [_fitted(w, inside, halo, align) for w in covering if inside[w.write].any()]
+    boxes = tiles(inside, core=core, halo=halo, align=align)
     mask = torch.from_numpy(inside)
     far = halo + align  # windows end on a multiple of `align`, which may lie past the far edge
 
@@ -49,6 +48,12 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
         return out * keep
 
     return denoise
+
+
+def tiles(inside: np.ndarray, *, core: int, halo: int, align: int) -> list[Window]:
+    """The windows with tissue in them, each as small as that allows; arguments are those of :func:`tiled`."""
+    covering = windows(inside.shape, core, halo, align)
+    return [_fitted(window, inside, halo, align) for window in covering if inside[window.write].any()]
 
 
 def _fitted(window: Window, inside: np.ndarray, halo: int, align: int) -> Window:

@@ -60,7 +60,7 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], list
         return [Gate(UNKNOWN, 1.0, 0)]
     fold = np.random.default_rng(0).permutation(n_spots) % N_FOLDS
     errors: dict[int, np.ndarray] = {}
-    used = 1 if n_spots // N_FOLDS >= MANY_SPOTS else FOLDS_USED
+    used = folds_used(n_spots)
     for k in range(used):
         hidden = obs.measurement.subset(fold == k)
         counts = obs.counts[fold == k][:, genes]
@@ -69,6 +69,13 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], list
             mixes = (degrade(_mixed(closed, other, share), hidden) for share in SHARES)
             errors[number] = errors.get(number, 0) + np.stack([_deviance(counts, mix) for mix in mixes])
     return [decide(found, int((fold < used).sum())) for found in errors.values()]
+
+
+def folds_used(n_spots: int) -> int:
+    """How often spots are hidden: not at all where they are too few to judge."""
+    if n_spots < MIN_SPOTS:
+        return 0
+    return 1 if n_spots // N_FOLDS >= MANY_SPOTS else FOLDS_USED
 
 
 def decide(errors: np.ndarray, n_spots: int) -> Gate:

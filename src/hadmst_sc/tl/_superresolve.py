@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -11,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from tqdm.auto import tqdm
 
 from hadmst_sc.io.maps import MapStore
+from hadmst_sc.io.problems import logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.store import scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
 from hadmst_sc.tl._device import pick_device
+from hadmst_sc.tl._estimate import estimate
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._key import run_key
-from hadmst_sc.tl._predict import predict
+from hadmst_sc.tl._predict import WINDOW, predict
 from hadmst_sc.weights import load_model
 
 if TYPE_CHECKING:
@@ -177,8 +181,15 @@ def superresolve(
         "features": features,
         "random_state": random_state,
     }
+    backed = target is not None and target.is_backed()
+    told = (
+        f"super-resolving takes {estimate(obs, how['model'], pick_device(device), how, window=WINDOW, backed=backed)}"
+    )
+    logger.info(told)
+    if show_progress_bar:
+        tqdm.write(told, file=sys.stderr)
     store = None
-    if not copy and sdata.is_backed():
+    if backed:
         store = MapStore.open(
             scratch(sdata.path, key_added),
             run_key(obs, how | {"version": _version("hadmst_sc")}),
