@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
@@ -19,6 +20,7 @@ import spatialdata as sd
 
 import hadmst_sc as hd
 from hadmst_sc.io import elements
+from hadmst_sc.io import maps as maps_module
 from hadmst_sc.io import store as store_module
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.tl import _work
@@ -100,6 +102,25 @@ def test_a_backed_run_gives_what_memory_gives_and_leaves_only_the_store(backed, 
     check_same(sd.read_zarr(tmp_path / "section.zarr"), reference)
     assert isinstance(backed["superres_table"].X, np.ndarray)
     assert [path.name for path in tmp_path.iterdir()] == ["section.zarr"]
+
+
+def no_links(*_) -> None:
+    raise OSError("no links on this file system")
+
+
+@pytest.mark.parametrize("how", ["linked", "copied", "written"])
+def test_maps_on_disk_become_the_images(backed, reference, tmp_path, monkeypatch, how):
+    if how == "copied":
+        without = SimpleNamespace(replace=os.replace, getpid=os.getpid, link=no_links)
+        monkeypatch.setattr(maps_module, "os", without)
+    if how == "written":
+        monkeypatch.setattr(maps_module, "_layout", lambda array: id(array))
+    monkeypatch.setattr(MapStore, "remove", lambda self: None)
+    hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    check_same(backed, reference)
+    made = list((tmp_path / "section.zarr" / "images").glob("superres*/*/c/*/*/*"))
+    assert len(made) == 2 * 6
+    assert {file.stat().st_nlink for file in made} == ({2} if how == "linked" else {1})
 
 
 def test_a_run_cut_short_is_continued_where_it_stopped(backed, reference, monkeypatch, caplog):

@@ -24,11 +24,22 @@ PYRAMID_FROM = 2048  # bins along a side
 THUMBNAIL = 2000  # pixels along the longer side of the image that squidpy draws
 
 
-def raster_elements(sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames) -> dict[str, Any]:
-    """Image, standard deviation where there is one, and labels of the bins in tissue, by name."""
-    ny, nx = prediction.grid.shape
+def pyramid_steps(shape: tuple[int, int]) -> int:
+    """How often maps of a large grid are halved for the sake of viewers."""
+    return int(np.ceil(np.log2(max(shape) / PYRAMID_FROM))) if max(shape) > PYRAMID_FROM else 0
+
+
+def raster_elements(
+    sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames, *, hollow: bool = False
+) -> dict[str, Any]:
+    """Image, standard deviation where there is one, and labels of the bins in tissue, by name.
+
+    ``hollow`` images are zero: their chunks are on disk already and are put in place after the rest is written.
+    """
+    (ny, nx), steps = prediction.grid.shape, pyramid_steps(prediction.grid.shape)
     maps = {names.image: prediction.mean, names.std: prediction.std}
-    steps = int(np.ceil(np.log2(max(ny, nx) / PYRAMID_FROM))) if max(ny, nx) > PYRAMID_FROM else 0
+    if hollow:
+        maps = {name: None if one is None else da.zeros(one.shape, dtype=np.float32) for name, one in maps.items()}
     found: dict[str, Any] = {
         name: Image2DModel.parse(
             values if isinstance(values, da.Array) else np.ascontiguousarray(values, np.float32),

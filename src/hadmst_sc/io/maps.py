@@ -96,6 +96,29 @@ class MapStore:
         partial.write_text(json.dumps(facts))
         os.replace(partial, file)
 
+    def link(self, images: Path, names: tuple[str, str]) -> None:
+        """Make the maps those of images that were written hollow: files are linked, so that nothing is copied.
+
+        Parameters
+        ----------
+        images
+            Folder of the image elements.
+        names
+            Those of mean and standard deviation; the second need not be there.
+        """
+        for mine, name in zip(("mean", "std"), names, strict=True):
+            if not (images / name).exists():
+                continue
+            source = zarr.open_group(self.path / MAPS, mode="r")[mine]
+            ((place, target),) = zarr.open_group(images / name, mode="r+").arrays()
+            if _layout(source) == _layout(target):
+                shutil.copytree(
+                    self.path / MAPS / mine / "c", images / name / place / "c", copy_function=_link, dirs_exist_ok=True
+                )
+                continue
+            for gene in range(source.shape[0]):
+                target[gene] = source[gene]
+
     def remove(self) -> None:
         """Everything; lazy arrays of it are dead from then on."""
         shutil.rmtree(self.path)
@@ -105,3 +128,18 @@ class MapStore:
         root = zarr.open_group(self.path / MAPS, mode="r")
         mean, std = (da.from_zarr(root[name]) if name in root else None for name in ("mean", "std"))
         return mean, std
+
+
+def _layout(array: Any) -> dict[str, Any]:
+    """What the files of two arrays must have in common to be exchanged."""
+    described = array.metadata.to_dict()
+    parts = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
+    return {part: described[part] for part in parts}
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+    return target

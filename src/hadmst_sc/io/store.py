@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,12 @@ def scratch(path: Path, key_added: str) -> Path:
 
 
 def replace_on_disk(
-    sdata: SpatialData, new: SpatialData, key_added: str, kinds: dict[str, str], runs: dict[str, Any]
+    sdata: SpatialData,
+    new: SpatialData,
+    key_added: str,
+    kinds: dict[str, str],
+    runs: dict[str, Any],
+    fill: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the elements of ``new`` and move them into the store of ``sdata``, in place of those named in ``kinds``.
 
@@ -55,12 +61,16 @@ def replace_on_disk(
         Element names and their directories; those without a new element are removed.
     runs
         Provenance of all runs, for the attributes of the store.
+    fill
+        Called with the folder of the new images, to put into them what they were written without.
     """
     path, sibling = Path(sdata.path).absolute(), _sibling(sdata.path, key_added)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # a coming default; once per array
             new.write(sibling, update_sdata_path=False)
+        if fill is not None:
+            fill(sibling / "images")
         _swap(path, sibling, kinds, [name for name in kinds if name in new])
         _update_json(path / "zarr.json", lambda root: root["attributes"].update({PROVENANCE_KEY: runs}))
         if sdata.has_consolidated_metadata():

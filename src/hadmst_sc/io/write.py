@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -9,7 +10,8 @@ import numpy as np
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
-from hadmst_sc.io.elements import bins_table, plain, raster_elements
+from hadmst_sc.io.elements import bins_table, plain, pyramid_steps, raster_elements
+from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.store import check_store, recover, replace_on_disk, reread, reread_table
 
 MAX_IN_MEMORY = 2 * 10**9  # bytes
@@ -132,6 +134,7 @@ def write_prediction(
     *,
     key_added: str = "superres",
     overwrite: bool = False,
+    maps: MapStore | None = None,
 ) -> None:
     """Put a prediction into the object it came from, and into its store if it has one.
 
@@ -150,6 +153,8 @@ def write_prediction(
         Name of the result.
     overwrite
         Replace the result of an earlier run of the same name.
+    maps
+        Where the maps of ``prediction`` lie on disk: they are then linked into a store, not copied.
 
     Raises
     ------
@@ -159,12 +164,14 @@ def write_prediction(
     check_output(sdata, key_added, overwrite=overwrite)
     check_size(sdata, *_sizes(prediction), with_std=prediction.std is not None)
     names = OutputNames(key_added)
-    new = _as_spatialdata(sdata, prediction, source, names)
+    hollow = maps is not None and sdata.is_backed() and not pyramid_steps(prediction.grid.shape)
+    new = _as_spatialdata(sdata, prediction, source, names, hollow=hollow)
     kinds = _kinds(names)
     runs = {**sdata.attrs.get(PROVENANCE_KEY, {}), **new.attrs[PROVENANCE_KEY]}
     elements: dict[str, Any] = {name: new[name] for name in kinds if name in new}
     if sdata.is_backed():
-        replace_on_disk(sdata, new, key_added, kinds, runs)
+        fill = partial(maps.link, names=(names.image, names.std)) if maps is not None and hollow else None
+        replace_on_disk(sdata, new, key_added, kinds, runs, fill)
         # Elements in memory would keep a second copy, and lazy ones would compute themselves again when touched.
         elements |= reread(sdata.path, [name for name in elements if kinds[name] != "tables"])
         if isinstance(prediction.mean, da.Array):
@@ -177,8 +184,10 @@ def write_prediction(
     sdata.attrs = {**sdata.attrs, PROVENANCE_KEY: runs}  # a new dict: subsets share the old one
 
 
-def _as_spatialdata(sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames) -> SpatialData:
-    rasters = raster_elements(sdata, prediction, source, names)
+def _as_spatialdata(
+    sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames, *, hollow: bool = False
+) -> SpatialData:
+    rasters = raster_elements(sdata, prediction, source, names, hollow=hollow)
     return SpatialData(
         images={name: one for name, one in rasters.items() if name != names.bins},
         labels={names.bins: rasters[names.bins]},

@@ -230,7 +230,7 @@ def superresolve(
     prediction = replace(prediction, provenance=facts | prediction.provenance)
     if copy:
         return as_spatialdata(sdata, prediction, obs.source, key_added)
-    write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite)
+    write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
     if store is not None:
         store.remove()
     return None
