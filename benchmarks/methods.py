@@ -21,6 +21,7 @@ OURS, CLOSED_FORM, DRAW = "ours", "ours, closed form", "ours, one draw"
 SWITCHES: dict[str, tuple[dict[str, Any], Callable[[Observation], Observation]]] = {
     OURS: ({}, lambda obs: obs),
     CLOSED_FORM: ({"model": None}, lambda obs: obs),
+    "ours, metagenes": ({"n_metagenes": 16}, lambda obs: obs),
     "ours, no gate": ({"gate": False}, lambda obs: obs),
     "ours, no alignment": ({"align": False}, lambda obs: obs),
     "ours, hard consistency": ({"consistency": "hard"}, lambda obs: obs),

@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+N_GENES = 18  # more than metagenes
+
 
 @pytest.fixture(scope="module")
 def section(make_section):
-    return make_section(lambda y, x: np.array([4 + np.sin(y / 5), 1 + x / 20, 0.5 + 0 * y]), noise=True)
+    def rates(y: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
+        return [4 + np.sin(y / 5 + g) if g % 2 else (1 + x / 20) / (1 + g) for g in range(N_GENES)]
+
+    return make_section(rates, noise=True)
 
 
 def names():
@@ -31,7 +36,7 @@ def test_signature(section, name):
     before = section.counts.copy(), section.he.copy()
     found = methods()[name](section)
     assert isinstance(found, Prediction)
-    assert found.genes == section.genes and found.mean.shape == (3, 40, 40)
+    assert found.genes == section.genes and found.mean.shape == (N_GENES, 40, 40)
     assert np.isfinite(found.mean).all() and found.mean.min() >= 0
     assert (found.mean[:, ~section.inside] == 0).all()
     np.testing.assert_array_equal(before[0], section.counts)

@@ -8,7 +8,7 @@ import torch
 from hadmst_sc.distill import PRIORS
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import N_CHANNELS, gene_channels
-from hadmst_sc.models.unet import reach_of
+from hadmst_sc.models.unet import plus_repeated, reach_of
 
 SPEC = ModelSpec()
 
@@ -110,3 +110,21 @@ def test_spec_survives_json():
 def test_spec_refuses_unknown_keys():
     with pytest.raises(TypeError, match="attention"):
         ModelSpec.from_dict(SPEC.to_dict() | {"attention": True})
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_repeated_bins_are_added_as_if_they_were_written_out(layout):
+    fine, coarse = (torch.randn(2, 3, *shape).contiguous(memory_format=layout) for shape in ((8, 12), (4, 6)))
+    found = plus_repeated(fine, coarse)
+    assert torch.equal(found, fine + torch.nn.functional.interpolate(coarse, scale_factor=2))
+    assert found.is_contiguous(memory_format=layout)
+
+
+def test_with_and_without_gradients_the_network_says_the_same():
+    model = randomised()
+    priors, channels, context, token = inputs()
+    given = (torch.full((2,), 1.0), model.encode(context)[0].detach().expand(2, -1, -1, -1), channels, token)
+    x = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        without = model(x, *given, priors[:, 2:3])
+    assert torch.allclose(model(x, *given, priors[:, 2:3]), without, atol=1e-6)

@@ -147,8 +147,9 @@ class HadmstModel(nn.Module):
     def network(self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor) -> Tensor:
         """The raw network ``F`` (Eq. 7): ``(b, 1, ny, nx)``; the state enters scaled by c_in."""
         c_in = torch.rsqrt(sigma**2 + self.spec.sigma_data**2)[:, None, None, None]
-        inputs = torch.cat([c_in * x, channels, features], 1)
-        return self.unet(inputs.contiguous(memory_format=torch.channels_last), self._embed(sigma, token))
+        parts = [c_in * x, channels, features]
+        inputs = torch.cat([part.contiguous(memory_format=torch.channels_last) for part in parts], 1)
+        return self.unet(inputs, self._embed(sigma, token))
 
     def forward(
         self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor, base: Tensor
