@@ -8,9 +8,7 @@ store; opens the store again, checks it against the spots, and draws known genes
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -40,12 +38,6 @@ def phase(seconds: dict[str, float], name: str) -> Iterator[None]:
     yield
     seconds[name] = round(time.perf_counter() - started, 2)
     print(f"{name}: {seconds[name]:.1f} s", flush=True)
-
-
-def peak_gb() -> float:
-    """Peak resident memory of this process so far, in GB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -87,7 +79,7 @@ def run(options: argparse.Namespace, store: Path) -> None:
             device="cpu",
             key_added=KEY,
         )
-    peak = peak_gb()
+    peak = records.peak_gb()
     with phase(seconds, "open the store again"):
         again = read_zarr(store)
     checks = check(again, options)

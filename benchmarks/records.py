@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -71,6 +72,12 @@ def _git(*arguments: str) -> str:
     except FileNotFoundError:
         return ""
     return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def peak_gb() -> float:
+    """Peak resident memory of this process so far, in GB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -60,10 +60,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="hadmst-scale-maps-") as scratch:
+        measure(options, Path(scratch))
+
+
+def measure(options: argparse.Namespace, scratch: Path) -> None:
+    """The runs that are not done, each kept as it ends; maps that are compared go to ``scratch``."""
     target = options.output / "scale.json"
     found = json.loads(target.read_text())["runs"] if target.exists() else {}
     made = records.provenance(weights="default")
-    scratch = Path(tempfile.mkdtemp(prefix="hadmst-scale-maps-"))
     network = throughput()
     for name in options.runs or RUNS:
         if name in found and not options.fresh:

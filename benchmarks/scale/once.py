@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -16,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import records
 from sections import SECTION, mirrored
 from spatialdata import read_zarr
 
 from hadmst_sc import tl
 from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.models import HadmstModel
-
-UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -62,9 +62,9 @@ def cluster(workers: int) -> Any:
     """A client of so many workers of one thread each, or nothing."""
     if not workers:
         return nullcontext()
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
-    return Client(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+    return Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)  # its cluster ends with it
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "spots": sdata["table"].n_obs,
         "genes": table.n_vars,
         "seconds": round(seconds, 2),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 1e9, 3),
+        "peak_gb": round(records.peak_gb(), 3),
         "network_seconds": round(network["seconds"], 2),
         "evaluations": network["evaluations"],
         "metagene_loss": made["metagene_loss"],

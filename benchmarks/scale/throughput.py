@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.models.hadmst import N_CHANNELS
+from hadmst_sc.tl._estimate import shortest
 from hadmst_sc.weights import load_model
 
 SIDE, GENES, REPEATS = 384, 4, 5
@@ -44,21 +42,12 @@ def throughput() -> dict[str, float]:
 
     work = sum(_flop(layer, shape) for layer, shape in layers)
     with freed_memory_kept():  # as the package does
-        of_network, of_bare = (work / _seconds(call) / 1e9 for call in (lambda: model(*given, token, base), bare))
+        of_network, of_bare = (
+            work / shortest(call, REPEATS) / 1e9 for call in (lambda: model(*given, token, base), bare)
+        )
     return {"network_gflops": round(of_network, 1), "bare_gflops": round(of_bare, 1), "share": of_network / of_bare}
 
 
 def _flop(layer: nn.Conv2d, shape: torch.Size) -> float:
     outputs = shape[0] * layer.out_channels * (shape[2] // layer.stride[0]) * (shape[3] // layer.stride[1])
     return 2.0 * outputs * layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    """The best of some."""
-    call()
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)

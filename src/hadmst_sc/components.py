@@ -115,8 +115,6 @@ class Components:
         ``(ny, nx)`` bool: bins where maps are evaluated.
     context
         ``(CONTEXT.n_channels, ny, nx)`` float32: see :class:`ContextLayout`.
-    measurement
-        The operator of the spots.
     bin_um, pitch
         Edge of a bin in µm; distance of the spots in bins.
     scores
@@ -131,7 +129,6 @@ class Components:
 
     active: np.ndarray
     context: np.ndarray
-    measurement: Measurement
     bin_um: float
     pitch: float
     scores: np.ndarray
@@ -229,7 +226,6 @@ def components(
     return Components(
         active=active,
         context=_context(maps, singular, he_maps, active),
-        measurement=measurement,
         bin_um=obs.grid.bin_um,
         pitch=pitch,
         scores=scores,

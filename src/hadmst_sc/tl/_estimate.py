@@ -75,7 +75,7 @@ def estimate(
 def _seconds_of_a_filter() -> float:
     """Per bin."""
     sample = np.zeros((512, 512), np.float32)
-    return _shortest(lambda: ndimage.gaussian_filter(sample, 2.0)) / sample.size
+    return shortest(lambda: ndimage.gaussian_filter(sample, 2.0)) / sample.size
 
 
 @torch.inference_mode()
@@ -91,10 +91,11 @@ def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> flo
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return _shortest(evaluate) / (GENES * SAMPLE**2)
+    return shortest(evaluate) / (GENES * SAMPLE**2)
 
 
-def _shortest(call: Callable[[], object], repeats: int = 3) -> float:
+def shortest(call: Callable[[], object], repeats: int = 3) -> float:
+    """Seconds of the quickest of some calls."""
     call()  # the first has things to set up
     times = []
     for _ in range(repeats):

@@ -36,8 +36,12 @@ def judges(obs: Observation) -> np.ndarray:
     """Columns of the genes that judge: evenly spaced from the most to the least abundant, whatever their order."""
     total = obs.counts.sum(0)
     ranked = sorted(range(len(obs.genes)), key=lambda gene: (-total[gene], obs.genes[gene]))
-    chosen = np.linspace(0, len(ranked) - 1, min(MAX_GENES, len(ranked))).round().astype(int)
-    return np.array(ranked)[chosen]
+    return spaced(np.array(ranked), MAX_GENES)
+
+
+def spaced(ranked: np.ndarray, n: int) -> np.ndarray:
+    """At most ``n`` of what is ranked, evenly from the first to the last."""
+    return ranked[np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)]
 
 
 def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], list[np.ndarray]]) -> list[Gate]:

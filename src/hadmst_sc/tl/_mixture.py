@@ -19,6 +19,7 @@ from hadmst_sc.distill import Distilled, decoder
 from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.metagenes import metagenes
 from hadmst_sc.tl._chunk import Mixture, SharedSection, slope
+from hadmst_sc.tl._gate import spaced
 from hadmst_sc.tl._work import work
 
 N_LANDMARKS = 48  # genes that the network sees for all
@@ -51,8 +52,7 @@ def landmarks(panel: Panel, without: np.ndarray | None = None) -> np.ndarray:
     """Genes (index) evenly spaced from the most to the least abundant; all of them where none would be left."""
     ranked = np.argsort(-panel.mean, kind="stable")
     others = ranked if without is None else ranked[~np.isin(ranked, without)]
-    ranked = others if len(others) else ranked
-    return ranked[np.linspace(0, len(ranked) - 1, min(N_LANDMARKS, len(ranked))).round().astype(int)]
+    return spaced(others if len(others) else ranked, N_LANDMARKS)
 
 
 def _maps(

@@ -62,8 +62,7 @@ def work(
 
 def _one(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
     maps = predict_chunk(section, chunk)
-    depth = section.distilled.gene_mean[chunk] * section.measurement.area[:, None]
-    misfit = residual(maps.mean, section.distilled.panel.rates(chunk) * depth, section.measurement)
+    misfit = residual(maps.mean, section.distilled.panel.counts[:, chunk], section.measurement)
     of_genes = zip(chunk.tolist(), misfit.mean(0).tolist(), misfit.max(0).tolist(), strict=True)
     facts = {gene: dict(zip(MISFITS, values, strict=True)) for gene, *values in of_genes}
     if into is not None:
