@@ -96,8 +96,8 @@ PARTS = (
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=6, help="phantoms per set")
-    parser.add_argument("--genes", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=4, help="phantoms per set")
+    parser.add_argument("--genes", type=int, default=16)
     parser.add_argument("--weights", default="default")
     parser.add_argument("--trained", nargs="+", default=[], metavar="NAME PATH", help="weights trained without a part")
     parser.add_argument("--output", type=Path, default=records.RESULTS)
