@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -27,6 +26,7 @@ FOURIER_SEED = 20_261_122  # fixed: the closed form is a function of the section
 Mix = tuple[float, float]
 NO_HE: Mix = (0.0, 0.0)
 MIXES: tuple[Mix, ...] = ((1.0, 0.0), (0.5, 0.5), (0.2, 0.8))  # linear and Fourier shares of the H&E kernel
+BINS_AT_ONCE = 2**16
 RIDGES = (0.05, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
 
 
@@ -123,33 +123,40 @@ class HEDesign:
         parts = zip(blocks, self._centres, self._scales, strict=True)
         return [(block - centre) / scale for block, centre, scale in parts]
 
-    @cached_property
-    def _at_bins(self) -> list[np.ndarray]:
-        smooth = (ndimage.gaussian_filter(one, self._width, mode="nearest")[self._active] for one in self._maps)
-        return self._blocks(np.stack(list(smooth), 1))
-
-    @cached_property
-    def _at_single_bins(self) -> list[np.ndarray]:
-        return self._blocks(self._maps[:, self._active].T)
-
-    def _blocks(self, features: np.ndarray) -> list[np.ndarray]:
-        return [block.astype(np.float32) for block in self._normalised((features, self._fourier(features)))]
+    @property
+    def n_columns(self) -> int:
+        """Regressors: the constant, and those of both blocks."""
+        return 1 + sum(block.shape[1] for block in self._at_spots)
 
     def at_spots(self, mix: Mix) -> np.ndarray:
         """Regressors at the spots, ``(spots, columns)``: the constant, then the blocks that the mix has."""
         shares = [np.sqrt(share) * block for share, block in zip(mix, self._at_spots, strict=True) if share]
         return np.concatenate([np.ones((len(self._at_spots[0]), 1)), *shares], 1)
 
-    def to_bins(self, mix: Mix, weights: np.ndarray, *, smooth: bool = True) -> np.ndarray:
-        """Weights ``(columns, K)`` to maps, ``(K, active bins)`` float32, at the width of a footprint or of a bin."""
-        maps = np.repeat(weights[:1].T.astype(np.float32), int(self._active.sum()), 1)
-        blocks = () if mix == NO_HE else self._at_bins if smooth else self._at_single_bins
-        first = 1
-        for share, block in zip(mix, blocks, strict=False):
-            if share:  # one block at a time: side by side they would take the memory of both again
-                maps += (np.sqrt(share) * weights[first : first + block.shape[1]]).T.astype(np.float32) @ block.T
-                first += block.shape[1]
+    def unmixed(self, mix: Mix, weights: np.ndarray) -> np.ndarray:
+        """Weights ``(columns, K)`` of a mix as weights of all regressors, ``(all columns, K)``."""
+        parts, first = [weights[:1]], 1
+        for share, block in zip(mix, self._at_spots, strict=True):
+            n = block.shape[1]
+            parts.append(np.sqrt(share) * weights[first : first + n] if share else np.zeros((n, weights.shape[1])))
+            first += n if share else 0
+        return np.concatenate(parts)
+
+    def to_bins(self, weights: np.ndarray, *, smooth: bool = True, out: np.ndarray | None = None) -> np.ndarray:
+        """Weights of all regressors to maps ``(K, active bins)`` float32, at the width of a footprint or of a bin."""
+        weights, features = weights.T.astype(np.float32), self._features(smooth=smooth)
+        maps = np.empty((len(weights), features.shape[1]), np.float32) if out is None else out
+        for start in range(0, maps.shape[1], BINS_AT_ONCE):  # regressors of all bins would be large
+            here = slice(start, start + BINS_AT_ONCE)
+            blocks = self._normalised((features[:, here].T, self._fourier(features[:, here].T)))
+            maps[:, here] = weights[:, :1] + weights[:, 1:] @ np.concatenate(blocks, 1, dtype=np.float32).T
         return maps
+
+    def _features(self, *, smooth: bool) -> np.ndarray:
+        """``(f, active bins)``."""
+        if not smooth:
+            return self._maps[:, self._active]
+        return np.stack([ndimage.gaussian_filter(one, self._width, mode="nearest")[self._active] for one in self._maps])
 
 
 class Solution:
@@ -203,14 +210,14 @@ class AdditiveRegression:
         self._design, self._lattice = design, lattice
         self._precision = SpotPrecision(spots)
 
-    def fit(self, values: np.ndarray) -> tuple[list[tuple[Choice, np.ndarray]], np.ndarray]:
+    def fit(self, values: np.ndarray) -> tuple[list[Choice], np.ndarray]:
         """Fit ``(spots, K)`` components, mean zero, from the H&E alone, from space alone, and from both.
 
         Returns
         -------
-        For each of the three the choices with their leave-one-out predictions, and maps ``(K, active bins)`` float32;
-        and the first of the maps again from the features of single bins: *texture*, finer than anything that the
-        weights were learnt on, and so no estimate.
+        For each of the three the choices with their leave-one-out predictions; maps ``(4, K, active bins)`` float32 of
+        the three, and the first again from the features of single bins: *texture*, finer than anything that the weights
+        were learnt on, and so no estimate.
         """
         choices = [Choice(values, he=h, space=s) for h, s in ((True, False), (False, True), (True, True))]
         solutions: dict[tuple[Kernel | None, Mix], Solution] = {}
@@ -224,23 +231,21 @@ class AdditiveRegression:
                 for choice in choices:
                     choice.offer(loo, Recipe(kernel, mix, ridge))
             solutions[kernel, mix] = solution.forget_spots()
-        texture = np.zeros((values.shape[1], int(self._lattice.active.sum())), np.float32)
-        for recipe, columns in choices[0].groups():
-            beta = solutions[recipe.kernel, recipe.mix].weights(recipe.ridge, columns)
-            texture[columns] = self._design.to_bins(recipe.mix, beta, smooth=False)
-        return list(zip(choices, self._maps(choices, solutions, values), strict=True)), texture
+        return choices, self._maps(choices, solutions)
 
-    def _maps(
-        self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], Solution], values: np.ndarray
-    ) -> list[np.ndarray]:
-        maps = [np.zeros((values.shape[1], int(self._lattice.active.sum())), np.float32) for _ in choices]
+    def _maps(self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], Solution]) -> np.ndarray:
+        n = choices[0].values.shape[1]
+        maps = np.empty((len(choices) + 1, n, int(self._lattice.active.sum())), np.float32)
+        of_he = np.zeros((self._design.n_columns, len(choices), n))
         jobs: dict[Kernel | None, list[tuple[np.ndarray, list[int], np.ndarray]]] = {}
-        for choice, own in zip(choices, maps, strict=True):
+        for number, choice in enumerate(choices):
             for recipe, columns in choice.groups():
-                beta = solutions[recipe.kernel, recipe.mix].weights(recipe.ridge, columns)
-                own[columns] = self._design.to_bins(recipe.mix, beta)
-                rest = values[:, columns] - self._design.at_spots(recipe.mix) @ beta
-                jobs.setdefault(recipe.kernel, []).append((own, columns, rest))
+                weights = solutions[recipe.kernel, recipe.mix].weights(recipe.ridge, columns)
+                of_he[:, number, columns] = self._design.unmixed(recipe.mix, weights)
+                rest = choice.values[:, columns] - self._design.at_spots(recipe.mix) @ weights
+                jobs.setdefault(recipe.kernel, []).append((maps[number], columns, rest))
+        self._design.to_bins(of_he.reshape(len(of_he), -1), out=maps[:-1].reshape(-1, maps.shape[-1]))
+        self._design.to_bins(of_he[:, 0], smooth=False, out=maps[-1])
         # The choices draw on the same kernels: solve each once, for all the components that chose it.
         for kernel, parts in jobs.items():
             if kernel is None:

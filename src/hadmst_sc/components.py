@@ -174,7 +174,7 @@ def _context(prior_maps: np.ndarray, singular: np.ndarray, he: np.ndarray, activ
     unit = sign / np.maximum(leading.std(1, keepdims=True), 1e-6)
     out = np.zeros((CONTEXT.n_channels, *active.shape), np.float32)
     for source in CONTEXT.sources:
-        maps = unit * (basis @ (of_source[source] * scaled))
+        maps = unit * ((basis * scaled.T) @ of_source[source])
         maps = maps - maps.mean(1, keepdims=True)
         out[CONTEXT.of(source)][: len(maps), active] = np.clip(maps, -4, 4)
     out[CONTEXT.n_metagenes :] = np.clip(he[:N_BASE], -4, 4)
@@ -221,15 +221,14 @@ def components(
     lattice = Lattice(measurement.centres, pitch, active)
     regressors = _regressors(he_maps, features if use_he else None, obs)
     regression = AdditiveRegression(HEDesign(regressors, measurement, active), measurement.centres / pitch, lattice)
-    fits, texture = regression.fit(scores)  # in the order of SOURCES
-    maps = np.stack([*(component_maps for _, component_maps in fits), texture])
+    choices, maps = regression.fit(scores)  # in the order of SOURCES
     return Components(
         active=active,
         context=_context(maps, singular, he_maps, active),
         bin_um=obs.grid.bin_um,
         pitch=pitch,
         scores=scores,
-        left_out=np.stack([choice.loo for choice, _ in fits]),
+        left_out=np.stack([choice.loo for choice in choices]),
         maps=maps,
         spread=_gaussian_spread(measurement.centres / pitch, (np.argwhere(active) + 0.5) / pitch),
     )

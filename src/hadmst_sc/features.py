@@ -118,9 +118,11 @@ def he_features(obs: Observation) -> np.ndarray:
     inside = np.repeat(np.repeat(obs.inside, k, 0), k, 1)
     h, e = separate_stains(obs.he, inside)
     base = np.stack([m.reshape(ny, k, nx, k).mean((1, 3)) for m in _maps(h, e, obs.grid.bin_um / k)])
-    widths = [um / obs.grid.bin_um for um in SCALES_UM]
-    blurred = [ndimage.gaussian_filter(base, (0, w, w), mode="nearest") if w else base for w in widths]
-    maps = np.concatenate(blurred).astype(np.float32)
+    maps = np.concatenate([base] * len(SCALES_UM))
+    for scale, um in enumerate(SCALES_UM):
+        width, of_scale = um / obs.grid.bin_um, slice(scale * N_BASE, (scale + 1) * N_BASE)
+        if width:
+            ndimage.gaussian_filter(base, (0, width, width), output=maps[of_scale], mode="nearest")
     return standardised(maps, obs)
 
 
@@ -137,7 +139,9 @@ def standardised(maps: np.ndarray, obs: Observation) -> np.ndarray:
     spots = pool(maps, obs.measurement)
     mean, sd = spots.mean(0), spots.std(0)
     # Texture that averages out within a spot would be amplified, and the regression would extrapolate in every bin.
-    wide = np.maximum(sd, maps[:, obs.inside].std(1) / MAX_EXTRAPOLATION)
+    wide = np.maximum(sd, np.array([one[obs.inside].std() for one in maps]) / MAX_EXTRAPOLATION)
     scale = np.where(sd > 1e-5 * (np.abs(mean) + 1e-3), 1 / np.maximum(wide, 1e-12), 0.0)
-    maps = (maps - mean[:, None, None]) * scale[:, None, None]
-    return np.clip(maps, -CLIP_SD, CLIP_SD).astype(np.float32)
+    out = np.empty(maps.shape, np.float32)
+    for i, one in enumerate(maps):  # one at a time: in double precision they are large
+        out[i] = np.clip((one - mean[i]) * scale[i], -CLIP_SD, CLIP_SD)
+    return out

@@ -49,8 +49,7 @@ def test_errors_left_out_equal_those_of_a_refit_without_the_spot(parts, kernel: 
 def test_joint_is_never_worse_left_out_than_the_h_and_e_or_space_alone(parts):
     measurement, design, values = parts
     lattice = Lattice(measurement.centres, PITCH, np.ones(measurement.shape, bool))
-    fits, _ = AdditiveRegression(design, measurement.centres / PITCH, lattice).fit(values)
-    he, space, joint = (choice for choice, _ in fits)
+    (he, space, joint), _ = AdditiveRegression(design, measurement.centres / PITCH, lattice).fit(values)
     assert (joint.error <= np.minimum(he.error, space.error) * (1 + 2e-3)).all()
 
 
@@ -60,13 +59,13 @@ def test_what_the_h_and_e_makes_linearly_is_found_in_every_bin():
     lattice = Lattice(measurement.centres, PITCH, np.ones(measurement.shape, bool))
     weights = np.array([[0.0], [2.0], [-1.0], [0.5]])
     values = design.at_spots((1.0, 0.0)) @ weights
-    fits, texture = AdditiveRegression(design, measurement.centres / PITCH, lattice).fit(values)
-    (he, he_maps), _, (_, joint_maps) = fits
-    truth = design.to_bins((1.0, 0.0), weights)[0]
+    choices, maps = AdditiveRegression(design, measurement.centres / PITCH, lattice).fit(values)
+    he, (he_maps, _, joint_maps, texture) = choices[0], maps
+    truth = design.to_bins(design.unmixed((1.0, 0.0), weights))[0]
     assert he.recipe[0].ridge == min(RIDGES)
     assert np.corrcoef(he_maps[0], truth)[0, 1] > 0.999
     assert np.corrcoef(joint_maps[0], truth)[0, 1] > 0.99
-    sharp = design.to_bins((1.0, 0.0), weights, smooth=False)[0]
+    sharp = design.to_bins(design.unmixed((1.0, 0.0), weights), smooth=False)[0]
     assert np.corrcoef(texture[0], sharp)[0, 1] > 0.999 and sharp.std() > 2 * truth.std()
 
 
@@ -75,13 +74,20 @@ def test_texture_finer_than_a_footprint_says_nothing_to_the_regression():
     checks = np.indices(measurement.shape).sum(0) % 2 * 2.0 - 1
     slope = np.indices(measurement.shape)[0] / 10
     active, unit = np.ones(measurement.shape, bool), np.array([[0.0], [1.0]])
-    plain, checked = (
-        HEDesign(np.stack([one]).astype(np.float32), measurement, active).to_bins((1.0, 0.0), unit)[0]
-        for one in (slope, slope + checks)
-    )
+    designs = (HEDesign(np.stack([one]).astype(np.float32), measurement, active) for one in (slope, slope + checks))
+    plain, checked = (design.to_bins(design.unmixed((1.0, 0.0), unit))[0] for design in designs)
     inner = np.zeros(measurement.shape, bool)
     inner[6:-6, 6:-6] = True
     np.testing.assert_allclose(plain[inner.ravel()], checked[inner.ravel()], atol=0.02)
+
+
+@pytest.mark.parametrize("mix", [NO_HE, *MIXES])
+def test_maps_do_not_depend_on_how_many_bins_are_made_at_once(parts, mix, monkeypatch):
+    _, design, _ = parts
+    weights = design.unmixed(mix, np.random.default_rng(2).standard_normal((design.at_spots(mix).shape[1], 3)))
+    whole = design.to_bins(weights)
+    monkeypatch.setattr("hadmst_sc.additive.BINS_AT_ONCE", 97)
+    np.testing.assert_allclose(design.to_bins(weights), whole, atol=1e-4)
 
 
 def test_a_recipe_that_is_not_allowed_is_not_taken():
