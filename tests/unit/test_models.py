@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from hadmst_sc.distill import PRIORS
+from hadmst_sc.features import N_BASE
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import N_CHANNELS, gene_channels
 from hadmst_sc.models.unet import plus_repeated, reach_of
+from hadmst_sc.models.windows import in_windows
 
 SPEC = ModelSpec()
 
@@ -83,6 +85,19 @@ def test_genes_of_a_batch_do_not_see_each_other():
     together = model(x, sigma, features.expand(3, -1, -1, -1), channels, token, priors[:, 2:3])
     alone = model(x[1:2], sigma[:1], features, channels[1:2], token[1:2], priors[1:2, 2:3])
     torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["student", "encoder"])
+def test_a_slide_in_windows_equals_the_slide_in_one(part):
+    model, shape = randomised(), (150, 186)
+    channels = {"student": N_BASE, "encoder": SPEC.context}[part]
+    maps = torch.randn(channels, *shape, generator=torch.Generator().manual_seed(0))
+    level = torch.zeros(1, 1)
+    network = model.encode if part == "encoder" else lambda stains: model.student(stains, level)
+    with torch.inference_mode():
+        whole = network(maps[None])
+    for one, other in zip(in_windows(network, maps.numpy(), torch.device("cpu"), core=32), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hadmst_sc.models.unet import LocalUNet
+from hadmst_sc.models.windows import in_windows
 
 
 class HEStudent(nn.Module):
@@ -54,12 +55,12 @@ class HEStudent(nn.Module):
         both = self.unet(padded.contiguous(memory_format=torch.channels_last), self.embedding(log_bin_um))
         return both[:, : self.features, :ny, :nx], both[:, self.features :, :ny, :nx]
 
-    @torch.inference_mode()
     def read(self, stains: np.ndarray, bin_um: float) -> np.ndarray:
         """Features of one section, ``(features, ny, nx)`` float32, from its stain maps ``(in_channels, ny, nx)``."""
         device = next(self.parameters()).device
         log_bin = torch.full((1, 1), math.log2(bin_um / 10), device=device)
-        return self(torch.as_tensor(stains[None], device=device), log_bin)[0][0].cpu().numpy()
+        (features,) = in_windows(lambda maps: self(maps, log_bin)[:1], stains, device)
+        return features[0].numpy()
 
 
 class HEEncoder(nn.Module):

@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from hadmst_sc.features import N_BASE
 from hadmst_sc.models.alignment import SpatialAlignment, aligned
 from hadmst_sc.models.encoder import HEEncoder, HEStudent
 from hadmst_sc.models.unet import LocalUNet, silence
+from hadmst_sc.models.windows import in_windows
 
 SIGMA_MEAN = 80.0
 """At this noise level the state says nothing, and the denoiser returns the posterior mean of the *counts*."""
@@ -138,6 +140,11 @@ class HadmstModel(nn.Module):
         context = context.clone()
         context[:, CONTEXT.from_image] = bent
         return self.encoder(context), offsets
+
+    def read(self, context: np.ndarray) -> tuple[Tensor, Tensor]:
+        """:meth:`encode` of a slide's context ``(context, ny, nx)``, once for all its genes; on the CPU."""
+        features, offsets = in_windows(self.encode, context, next(self.parameters()).device)
+        return features, offsets
 
     def _embed(self, sigma: Tensor, token: Tensor) -> Tensor:
         phase = (sigma.log() / 4)[:, None] * self.frequencies  # c_noise

@@ -127,17 +127,6 @@ class RunningMoments:
         return (self._squares / (self.n - 1)) ** 0.5
 
 
-@torch.inference_mode()
-def encode_context(model: HadmstModel, context: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Features and offsets of the cropped slide on the CPU, ``(1, features, ny, nx)`` and ``(1, 2, ny, nx)``.
-
-    Once, whatever the genes and windows.
-    """
-    device = next(model.parameters()).device
-    features, offsets = model.encode(torch.as_tensor(context[None], device=device))
-    return features.cpu(), offsets.cpu()
-
-
 def _windowed(
     model: HadmstModel, features: Tensor, channels: Tensor, token: Tensor, base: Tensor, halo: int, far: int
 ) -> Callable[[Window], Denoiser]:

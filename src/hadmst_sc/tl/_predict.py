@@ -20,7 +20,7 @@ from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.io.problems import logger
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.registration import estimate_alignment
-from hadmst_sc.tl._chunk import SharedSection, encode_context, predict_chunk
+from hadmst_sc.tl._chunk import SharedSection, predict_chunk
 from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._features import ImageFeatures, image_features
 from hadmst_sc.tl._gate import Gate, fit_gate
@@ -56,7 +56,7 @@ def _shared(
         obs.inside[crop],
         crop,
         obs.measurement.cropped(crop),
-        None if network is None else encode_context(network, distilled.section.context[(slice(None), *crop)]),
+        None if network is None else network.read(distilled.section.context[(slice(None), *crop)]),
         1.0,
         options,
     )
