@@ -139,6 +139,44 @@ def superresolve(
 
 
 @app.command()
+def validate(
+    store: Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)],
+    image_key: Annotated[str, typer.Argument(help="Name of the H&E image in the store.")],
+    genes: Annotated[str | None, typer.Option(help="a,b,c or a number: the n most informative.")] = None,
+    table_key: Annotated[str, typer.Option(help="Table with the counts.")] = "table",
+    shapes_key: Annotated[str | None, typer.Option(help="Spots, if the table annotates several regions.")] = None,
+    coordinate_system: Annotated[str | None, typer.Option(help="If image and spots share several.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts.")] = None,
+    bin_um: Annotated[float, typer.Option(help="Edge of a bin, µm.")] = 10.0,
+    spot_um: Annotated[float | None, typer.Option(help="Diameter of a spot, µm.")] = None,
+    pitch_um: Annotated[float | None, typer.Option(help="Distance between spots, µm.")] = None,
+    tissue_key: Annotated[str | None, typer.Option(help="Labels or shapes that mark the tissue.")] = None,
+    align: Annotated[bool, typer.Option(help="Also estimate how the H&E lies against the spots.")] = True,
+) -> None:
+    """Tell whether a section can be super-resolved, what it would cost and what is doubtful; status 1 if it cannot."""
+    from spatialdata import read_zarr
+
+    from hadmst_sc import pp
+
+    report = pp.validate(
+        read_zarr(store),
+        image_key,
+        genes=_parse_genes(genes),
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        layer=layer,
+        bin_um=bin_um,
+        spot_um=spot_um,
+        pitch_um=pitch_um,
+        tissue_key=tissue_key,
+        align=align,
+    )
+    typer.echo(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and weights.")] = Path("runs"),

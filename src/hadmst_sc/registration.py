@@ -8,18 +8,20 @@ clearly. Scale is not sought.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from scipy import special
 
-from hadmst_sc.agreement import Agreement, Pooled, metagenes, sigmas_less
+from hadmst_sc.agreement import Agreement, Pooled, loo_errors, metagenes, sigmas_less
 from hadmst_sc.alignment import Alignment, align_image
 from hadmst_sc.contract import Observation
 from hadmst_sc.deformation import MAX_DEG, find_field, find_rotation, unseen_errors
 from hadmst_sc.features import he_features
+from hadmst_sc.measurement import pool
 
-__all__ = ["Alignment", "align_image", "estimate_alignment"]
+__all__ = ["Alignment", "agreement_of_turns", "align_image", "doubt_of_turn", "estimate_alignment"]
 
 MIN_SPOTS = 40
 # Before the spots are asked, an image is as probably in place as not; if not, it is off by a normal law of this spread
@@ -34,6 +36,19 @@ TEMPERATURE = 4.0
 # more harm than to leave what is not.
 MIN_SIGMAS_ROTATION = 4.5
 MIN_SIGMAS_FIELD = 2.0
+# R² that a turn must add. On eight public sections the best wrong one is 0.12 to 0.33 below the right one.
+MIN_TURNED = 0.1
+
+TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of maps ``(f, y, x)``, by what is done to the image
+    "as it lies": lambda maps: maps,
+    "flipped top to bottom": lambda maps: maps[:, ::-1],
+    "flipped left to right": lambda maps: maps[:, :, ::-1],
+    "turned by 180°": lambda maps: maps[:, ::-1, ::-1],
+    "turned by 90° clockwise": lambda maps: np.rot90(maps, -1, (1, 2)),
+    "turned by 90° counterclockwise": lambda maps: np.rot90(maps, 1, (1, 2)),
+    "mirrored at its diagonal": lambda maps: maps.swapaxes(1, 2),
+    "mirrored at its other diagonal": lambda maps: maps.swapaxes(1, 2)[:, ::-1, ::-1],
+}
 
 
 def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um: float = 60.0) -> Alignment:
@@ -84,6 +99,38 @@ def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um
     section = Agreement(pooled, values, centres_um, obs.grid.bin_um)
     found, nearby = _translation(section, none, max_um)
     return _field(section, _rotation(section, found, nearby, spot_um, max_um))
+
+
+def agreement_of_turns(obs: Observation, *, he: np.ndarray | None = None) -> dict[str, float]:
+    """How well the image predicts spots left out as it lies (first), and if it were turned or flipped: R² of metagenes.
+
+    Images get turned and flipped on their way, and everything else about them then looks right. There is no entry where
+    there is nothing to tell by, or not enough spots.
+    """
+    values, he = metagenes(obs), he_features(obs) if he is None else he
+    if len(obs.spots) < MIN_SPOTS or (values**2).sum() < 1e-12:
+        return {}
+    turned = {name: pool(_fitted(turn(he), obs.grid.shape), obs.measurement) for name, turn in TURNS.items()}
+    return {name: 1 - float(loo_errors(x, values).sum() / (values**2).sum()) for name, x in turned.items()}
+
+
+def doubt_of_turn(turns: dict[str, float], found: Alignment) -> str | None:
+    """What to say if the image agrees with the spots much better turned than where it was found to lie."""
+    best = max(turns, key=lambda name: turns[name], default=None)
+    if best is None or turns[best] <= max(found.score_there, turns["as it lies"]) + MIN_TURNED:
+        return None
+    return (
+        f"the image foretells spots left out better if it is {best}: R² {turns[best]:.3f}, and "
+        f"{turns['as it lies']:.3f} as it lies. Look at image and spots together, and mend the image or its "
+        f"transformation."
+    )
+
+
+def _fitted(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Cut off or repeated at the far edges: image and spots have their origin in common, whatever the turn."""
+    maps = maps[:, : shape[0], : shape[1]]
+    missing = [(0, side - own) for side, own in zip(shape, maps.shape[1:], strict=True)]
+    return np.pad(maps, [(0, 0), *missing], "edge")
 
 
 def _translation(section: Agreement, none: Alignment, max_um: float) -> tuple[Alignment, Alignment]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import hadmst_sc
 from hadmst_sc.cli import app
 from hadmst_sc.contract import ContractError
+from hadmst_sc.pp import validate as real_validate
 from hadmst_sc.tl import superresolve as real_superresolve
 
 
@@ -171,6 +172,21 @@ def put_weights(monkeypatch, **members: object) -> None:
         "self_test": lambda model, card: 1e-7,
     }
     put_module(monkeypatch, "weights", **defaults | members)
+
+
+@pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
+def test_validate_prints_the_report_and_ends_with_its_verdict(store, monkeypatch, ok, status):
+    seen = {}
+
+    def validate(sdata, image_key, **options):
+        seen.update(options, image_key=image_key)
+        return SimpleNamespace(ok=ok)
+
+    put_module(monkeypatch, "pp", validate=validate)
+    result = run("validate", store, "he", "--genes", "3", "--no-align")
+    assert result.exit_code == status and "ok=" in result.output
+    defaults = {name: p.default for name, p in inspect.signature(real_validate).parameters.items()}
+    assert seen == {k: v for k, v in defaults.items() if k != "sdata"} | {"image_key": "he", "genes": 3, "align": False}
 
 
 def test_doctor_says_how_far_the_model_deviates(monkeypatch):

@@ -43,6 +43,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "diffusion": (ARRAYS | {"torch"}, {*FIRST_ROW, "expression"}),
     "io": (SPATIAL, {*FIRST_ROW}),
     "pp": (SPATIAL, {*FIRST_ROW, "io"}),
+    "pp.validate": (SPATIAL | {"torch"}, {*FIRST_ROW, "io", "tl", "weights"}),  # tells what a run will cost
     "metrics": (ARRAYS, set()),
     "datasets": (SPATIAL, {*FIRST_ROW, "io"}),
     "datasets.observe": (SPATIAL, {*FIRST_ROW, "datasets", "io", "pp"}),  # public sections, read as a user's are

@@ -44,16 +44,23 @@ def detect_tissue(he: np.ndarray, grid: Grid, measurement: Measurement, pitch_um
     ``(ny, nx)`` bool.
     """
     near, under = near_spots(grid, measurement, pitch_um / grid.bin_um), measurement.coverage > 0
-    stain = _stain(he, grid)
-    around = stain[near_spots(grid, measurement, 2 * pitch_um / grid.bin_um)]
-    if np.ptp(around) < FLAT:
+    mask = stained_tissue(he, grid, measurement, pitch_um)
+    if mask is None:
         logger.warning("the image has no contrast: every bin within %.4g µm of a spot counts as tissue", pitch_um)
         return near
+    return (mask & near) | under
+
+
+def stained_tissue(he: np.ndarray, grid: Grid, measurement: Measurement, pitch_um: float) -> np.ndarray | None:
+    """``(ny, nx)`` bool: stained bins, with or without a spot; ``None`` for an image without contrast there."""
+    stain, under = _stain(he, grid), measurement.coverage > 0
+    around = stain[near_spots(grid, measurement, 2 * pitch_um / grid.bin_um)]
+    if np.ptp(around) < FLAT:
+        return None
     threshold = _threshold(around, stain[under])
     bin_area = grid.bin_um**2
     mask = _without_small(stain > threshold, SPECK_UM2 / bin_area)
-    mask = ~_without_small(~mask, GAP_UM2 / bin_area)
-    return (mask & near) | under
+    return ~_without_small(~mask, GAP_UM2 / bin_area)
 
 
 def _threshold(around: np.ndarray, under: np.ndarray) -> float:

@@ -1,8 +1,9 @@
-"""Before super-resolution: find how far the H&E is off, and make pseudo-spots from high-resolution data."""
+"""Before super-resolution: see whether a section is fit for it, how far its H&E is off, and make pseudo-spots."""
 
 from __future__ import annotations
 
 from hadmst_sc.pp.degrade import degrade
 from hadmst_sc.pp.register import register
+from hadmst_sc.pp.validate import Finding, Report, validate
 
-__all__ = ["degrade", "register"]
+__all__ = ["Finding", "Report", "degrade", "register", "validate"]

@@ -19,7 +19,7 @@ from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.io.problems import logger
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.registration import estimate_alignment
+from hadmst_sc.registration import agreement_of_turns, doubt_of_turn, estimate_alignment
 from hadmst_sc.tl._chunk import SharedSection, predict_chunk
 from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._features import ImageFeatures, image_features
@@ -207,6 +207,8 @@ def predict(
     clock = {"start": time.perf_counter()}
     he = he_features(obs)
     found = estimate_alignment(obs, he=he) if align else None
+    if found is not None and (doubt := doubt_of_turn(agreement_of_turns(obs, he=he), found)):
+        logger.warning(doubt)
     extra = None if features is None else image_features(features, obs, found if align != "spots" else None)
     if found is not None:
         given, obs = obs, align_spots(obs, found) if align == "spots" else align_image(obs, found)

@@ -1,0 +1,264 @@
+"""Do image and spots fit? All that can be told before a run, in one report; nothing here raises."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from spatialdata import SpatialData
+
+from hadmst_sc.alignment import Alignment
+from hadmst_sc.contract import ContractError, Observation
+from hadmst_sc.features import he_features
+from hadmst_sc.io.counts import SEEN
+from hadmst_sc.io.problems import logger
+from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.tissue import stained_tissue
+from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt_of_turn, estimate_alignment
+
+RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
+COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
+Severity = Literal["error", "warning", "note"]
+
+
+class Finding(NamedTuple):
+    """One thing to know: an error stops a run, a warning makes its result doubtful, a note explains."""
+
+    severity: Severity
+    message: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in a section before a run; prints as text, and as a table in notebooks.
+
+    Parameters
+    ----------
+    facts
+        Sizes, numbers and costs by name, with the unit in the name.
+    findings
+        Errors first.
+    alignment
+        How the H&E lies against the spots; ``None`` where that could not be asked.
+    """
+
+    facts: dict[str, Any]
+    findings: tuple[Finding, ...]
+    alignment: Alignment | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run would start."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.facts), default=0)
+        lines = [self._verdict, *(f"  {name:<{width}}  {value}" for name, value in self.facts.items())]
+        return "\n".join([*lines, *(f"{severity}: {message}" for severity, message in self.findings)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><th style='text-align:left'>{name}</th><td>{escape(str(value))}</td></tr>"
+            for name, value in self.facts.items()
+        ]
+        found = [
+            f"<li><b style='color:{COLOURS[severity]}'>{severity}</b> {escape(message)}</li>"
+            for severity, message in self.findings
+        ]
+        return (
+            f"<div><b>{self._verdict}</b><table>{''.join(rows)}</table>"
+            f"<ul style='list-style:none;padding-left:0'>{''.join(found)}</ul></div>"
+        )
+
+    @property
+    def _verdict(self) -> str:
+        n = {kind: sum(finding.severity == kind for finding in self.findings) for kind in COLOURS}
+        told = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in n.items() if count]
+        return f"{'ready' if self.ok else 'not ready'}: {', '.join(told) or 'nothing to mend'}"
+
+
+def validate(
+    sdata: SpatialData,
+    image_key: str,
+    *,
+    table_key: str = "table",
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    layer: str | None = None,
+    genes: Sequence[str] | int | None = None,
+    bin_um: float = 10.0,
+    spot_um: float | None = None,
+    pitch_um: float | None = None,
+    tissue_key: str | None = None,
+    align: bool = True,
+) -> Report:
+    """Look whether a section can be super-resolved, and what stands in the way; ``sdata`` is only looked at.
+
+    These are the checks of :func:`hadmst_sc.tl.superresolve`, which raises what is an error here and logs what is a
+    warning. Whatever is wrong with the input ends up in the report: nothing is raised.
+
+    Parameters
+    ----------
+    sdata
+        Holds the H&E, the spots and their table.
+    image_key
+        The H&E image.
+    table_key, shapes_key, coordinate_system, layer, genes, bin_um, spot_um, pitch_um, tissue_key
+        As for :func:`hadmst_sc.tl.superresolve`.
+    align
+        Estimate how the H&E lies against the spots, as :func:`register` does; takes seconds.
+
+    Returns
+    -------
+    Facts, findings with their remedies, and ``ok``.
+
+    Examples
+    --------
+    >>> from hadmst_sc import datasets
+    >>> report = validate(datasets.phantom(), "phantom_full_image", align=False)
+    >>> report.ok, report.facts["spot_um"]
+    (True, 55.0)
+    """
+    findings: list[Finding] = []
+    facts: dict[str, Any] = {}
+    found = None
+    with _listening(findings):
+        try:
+            obs = read_observation(
+                sdata,
+                image_key,
+                table_key=table_key,
+                shapes_key=shapes_key,
+                coordinate_system=coordinate_system,
+                layer=layer,
+                genes=genes,
+                bin_um=bin_um,
+                spot_um=spot_um,
+                pitch_um=pitch_um,
+                tissue_key=tissue_key,
+            )
+            facts |= _facts(obs, sdata, table_key, layer)
+            findings += _doubts(obs)
+            if align:
+                he = he_features(obs)
+                found = estimate_alignment(obs, he=he)
+                facts |= _of_alignment(found)
+                findings.append(_about(found, agreement_of_turns(obs, he=he)))
+            facts["cost"] = _cost(obs, sdata)
+        except (KeyError, ValueError) as error:  # what superresolve would raise
+            findings += [Finding("error", message) for message in _messages(error)]
+        except Exception as error:  # noqa: BLE001 - a report that raises would be none
+            findings.append(Finding("error", f"{type(error).__name__} in hadmst_sc, please report it: {error}"))
+    order = list(COLOURS)
+    return Report(facts, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))), found)
+
+
+class _Listener(logging.Handler):
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__(logging.WARNING)
+        self.findings = findings
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.findings.append(Finding("warning", record.getMessage()))
+
+
+@contextmanager
+def _listening(findings: list[Finding]) -> Iterator[None]:
+    """Let what is logged as a warning be a finding, and go nowhere else."""
+    listener, propagates = _Listener(findings), logger.propagate
+    logger.addHandler(listener)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = propagates
+
+
+def _messages(error: Exception) -> list[str]:
+    return error.problems if isinstance(error, ContractError) else [str(error)]
+
+
+def _facts(obs: Observation, sdata: SpatialData, table_key: str, layer: str | None) -> dict[str, Any]:
+    assert obs.source is not None  # for types: read_observation names it
+    table, source = sdata.tables[table_key], obs.source
+    counts = table.X if layer is None else table.layers[layer]
+    rows = table.obs_names.isin(obs.spots)
+    of_spots, of_genes = np.asarray(counts[rows].sum(1)).ravel(), np.asarray((counts[rows] > 0).sum(0)).ravel()
+    assert source.pitch_um is not None  # for types: as above
+    stained = stained_tissue(obs.he, obs.grid, obs.measurement, source.pitch_um)
+    row, column = obs.measurement.centres.astype(int).T
+    return {
+        "image_um_per_px": float(f"{obs.he_um:.4g}"),
+        "grid_bins": f"{obs.grid.shape[0]} x {obs.grid.shape[1]} of {obs.grid.bin_um:g} µm",
+        "spots_on_tissue": "unknown" if stained is None else round(float(stained[row, column].mean()), 3),
+        "tissue_bins": int(obs.inside.sum()),
+        "spots": len(obs.spots),
+        "spot_um": source.spot_um,
+        "pitch_um": source.pitch_um,
+        "coordinate_system": source.coordinate_system,
+        "genes": table.n_vars,
+        "genes_usable": int((of_genes >= SEEN * len(obs.spots)).sum()),
+        "genes_of_the_run": len(obs.genes),
+        "median_counts_per_spot": float(np.median(of_spots)),
+    }
+
+
+def _doubts(obs: Observation) -> Iterator[Finding]:
+    rare = int((obs.counts.mean(0) < RARE).sum())
+    if 2 * rare > len(obs.genes):
+        yield Finding(
+            "warning",
+            f"{rare} of the {len(obs.genes)} genes have fewer than {RARE:g} counts per spot: their maps follow the "
+            f"image and other genes. Pass more abundant ones as `genes=`.",
+        )
+
+
+def _of_alignment(found: Alignment) -> dict[str, Any]:
+    return {
+        "shift_um": f"{found.dy_um:.1f} down, {found.dx_um:.1f} right",
+        "rotation_deg": round(found.rotation_deg, 2),
+        "image_predicts_r2": round(found.score_there, 3),
+    }
+
+
+def _about(found: Alignment, turns: dict[str, float]) -> Finding:
+    if not turns:
+        return Finding("note", f"how the H&E lies can be told by {MIN_SPOTS} spots or more; it is left where it is.")
+    if doubt := doubt_of_turn(turns, found):
+        return Finding("warning", doubt)
+    if found.score_there <= max(list(turns.values())[1:]):  # the first is as it lies
+        return Finding(
+            "warning",
+            "the image foretells spots left out no better as it lies than turned or flipped: it is another section's, "
+            "it lies elsewhere by more than registration finds (60 µm, 6°), or its tissue is all alike. Maps will "
+            "follow the spots.",
+        )
+    if found.applied:
+        return Finding("note", "the H&E lies off its spots as said above; `superresolve` undoes it (`align`).")
+    return Finding("note", "no clear evidence that the H&E lies elsewhere than its spots.")
+
+
+def _cost(obs: Observation, sdata: SpatialData) -> str:
+    """Of a run with these genes and the other arguments at their defaults."""
+    if find_spec("torch") is None:
+        return "unknown: torch is not installed"
+    from hadmst_sc.tl import superresolve
+    from hadmst_sc.tl._device import pick_device
+    from hadmst_sc.tl._estimate import estimate
+    from hadmst_sc.tl._predict import WINDOW
+    from hadmst_sc.weights import load_model
+
+    how = {name: parameter.default for name, parameter in inspect.signature(superresolve).parameters.items()}
+    device = pick_device(how["device"])
+    told = estimate(obs, load_model(how["model"], device), device, how, window=WINDOW, backed=sdata.is_backed())
+    return str(told)

@@ -1,0 +1,128 @@
+"""The report before a run: what superresolve would raise or log is in it, with its remedy, and it never raises."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import spatialdata as sd
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import get_transformation
+
+from hadmst_sc import datasets, pp, tl
+from hadmst_sc.registration import TURNS
+
+IMAGE = "phantom_full_image"
+
+
+def phantom(**options):
+    return datasets.phantom(seed=3, size_um=1200.0, n_genes=16, depth=(2.0, 40.0), augment=False, **options)
+
+
+@pytest.fixture(scope="module")
+def section():
+    return phantom(misregistration_um=(0.0, 0.0))
+
+
+def with_image(section, pixels: np.ndarray):
+    """The same section with other pixels in place of the H&E."""
+    old = section[IMAGE]["scale0"]["image"]
+    image = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations=get_transformation(old, get_all=True))
+    elements = {name: element for _, name, element in section.gen_elements() if name != IMAGE}
+    return sd.SpatialData.init_from_elements({**elements, IMAGE: image})
+
+
+def pixels_of(section) -> np.ndarray:
+    return section[IMAGE]["scale0"]["image"].to_numpy()
+
+
+def messages(report: pp.Report, severity: str) -> str:
+    return "\n".join(finding.message for finding in report.findings if finding.severity == severity)
+
+
+def test_a_good_section_is_ready_and_its_numbers_are_told(section):
+    report = pp.validate(section, IMAGE)
+    assert report.ok and not messages(report, "warning")
+    facts, table = report.facts, section["table"]
+    assert (facts["spot_um"], facts["pitch_um"], facts["spots"], facts["genes"]) == (55.0, 100.0, *table.shape)
+    assert facts["median_counts_per_spot"] == np.median(table.X.toarray().sum(1))
+    assert 0 < facts["genes_usable"] <= table.n_vars and facts["spots_on_tissue"] > 0.9
+    assert "of memory" in facts["cost"] and report.alignment == pp.register(section, IMAGE)
+
+
+@pytest.mark.parametrize("turn", [name for name in TURNS if name != "as it lies"])
+def test_an_image_that_was_turned_or_flipped_is_noticed_and_the_way_back_named(section, turn):
+    back = {"turned by 90° clockwise": "turned by 90° counterclockwise"}
+    back |= {there: here for here, there in back.items()}
+    report = pp.validate(with_image(section, TURNS[turn](pixels_of(section)).copy()), IMAGE)
+    assert report.ok and f"if it is {back.get(turn, turn)}: R²" in messages(report, "warning")
+
+
+def test_superresolve_warns_of_a_flipped_image_too(section, caplog):
+    flipped = with_image(section, pixels_of(section)[:, ::-1].copy())
+    with caplog.at_level(logging.WARNING, logger="hadmst_sc"):
+        tl.superresolve(flipped, IMAGE, model=None, bin_um=20.0, show_progress_bar=False)
+    assert "if it is flipped top to bottom" in caplog.text
+
+
+@pytest.mark.parametrize("seed", [8, 9])
+def test_an_image_of_another_section_is_doubted(section, seed):
+    other = pixels_of(datasets.phantom(seed=seed, size_um=1200.0))
+    told = messages(pp.validate(with_image(section, other), IMAGE), "warning")
+    assert "no better as it lies than turned or flipped" in told or "better if it is" in told
+
+
+def test_what_was_shifted_is_said(section):
+    report = pp.validate(phantom(misregistration_um=(30.0, -20.0)), IMAGE)
+    assert report.alignment.applied and "`superresolve` undoes it" in messages(report, "note")
+    assert report.facts["shift_um"].startswith(("2", "3"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"image_key": "he"}, "`image_key='he'` is not in `sdata.images`"),
+        ({"table_key": "counts"}, "`table_key='counts'` is not in `sdata.tables`"),
+        ({"bin_um": -1.0}, "`bin_um` needs a positive length"),
+        ({"genes": ["nothing"]}, "nothing"),
+        ({"tissue_key": "nowhere"}, "`tissue_key='nowhere'` is not in"),
+        ({"sdata": None}, "AttributeError in hadmst_sc, please report it"),
+        ({"image_key": ["a", "list"]}, "TypeError in hadmst_sc, please report it"),
+    ],
+)
+def test_bad_input_is_reported_and_not_raised(section, arguments, told):
+    report = pp.validate(**({"sdata": section, "image_key": IMAGE, "align": False} | arguments))
+    assert not report.ok and told in messages(report, "error")
+
+
+def test_all_problems_are_findings_of_their_own(section):
+    report = pp.validate(section, IMAGE, bin_um=-1.0, genes=["nothing"])
+    assert len(report.findings) == 2 and all(finding.severity == "error" for finding in report.findings)
+
+
+def test_rare_genes_and_an_image_without_contrast_are_warnings(section):
+    rare = with_image(section, np.full_like(pixels_of(section), 200))
+    table = rare["table"]
+    table.X = (table.X.toarray() > np.quantile(table.X.toarray(), 0.98, axis=0)).astype(np.float32)
+    told = messages(pp.validate(rare, IMAGE, align=False), "warning")
+    assert "the image has no contrast" in told and "genes have fewer than 0.1 counts per spot" in told
+
+
+def test_warnings_go_into_the_report_and_nowhere_else(section, caplog):
+    with caplog.at_level(logging.WARNING, logger="hadmst_sc"):
+        report = pp.validate(with_image(section, np.full_like(pixels_of(section), 200)), IMAGE, align=False)
+    assert not caplog.records and messages(report, "warning")
+
+
+def test_too_few_spots_cannot_tell_how_the_image_lies():
+    report = pp.validate(datasets.phantom(size_um=500.0), IMAGE)
+    assert report.ok and "can be told by 40 spots or more" in messages(report, "note")
+
+
+def test_text_and_html_show_verdict_facts_and_findings(section):
+    report = pp.Report({"spots": 3}, (pp.Finding("error", "a < b"), pp.Finding("note", "c")))
+    assert str(report) == "not ready: 1 error, 1 note\n  spots  3\nerror: a < b\nnote: c"
+    html = report._repr_html_()
+    assert "a &lt; b" in html and "<th style='text-align:left'>spots</th><td>3</td>" in html
+    assert str(pp.Report({}, ())) == "ready: nothing to mend"
