@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -75,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     for store in stores.values():
         store.tidy([cell.key for cell in planned])
     if options.profile == "full" and not (options.tasks or options.methods or options.sections):
-        measure(declared["measurements"], fresh=options.fresh)
+        measure(declared["measurements"], options.workers, fresh=options.fresh)
+        measure(declared["timings"], 1, fresh=options.fresh)
     import report
 
     report.main(["--profile", options.profile, "--results", str(folder)])
@@ -284,15 +286,23 @@ class Store:
 # --- the other measurements -------------------------------------------------------------------------------------------
 
 
-def measure(commands: dict[str, str], *, fresh: bool) -> None:
-    """Scripts with tasks of their own; one whose result is there, and of these weights, is not run again."""
-    for name, command in commands.items():
+def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
+    """Scripts with tasks of their own; one whose result is there, and of these weights, is not run again.
+
+    Side by side they have one core each; alone they have all, as their seconds are results.
+    """
+    threads = dict(os.environ) if workers > 1 else {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+
+    def run_script(name: str) -> None:
         target = records.RESULTS / f"{name}.json"
         if not fresh and target.exists() and _of_these_weights(json.loads(target.read_text())):
-            print(f"{name}: done")
-            continue
-        print(f"{name}: {command}", flush=True)
-        subprocess.run([sys.executable, *shlex.split(command)], cwd=plan.ROOT, check=True)
+            print(f"{name}: done", flush=True)
+            return
+        print(f"{name}: {scripts[name]}", flush=True)
+        subprocess.run([sys.executable, *shlex.split(scripts[name])], cwd=plan.ROOT, env=threads, check=True)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(run_script, scripts))
 
 
 def _of_these_weights(record: dict[str, Any]) -> bool:

@@ -152,3 +152,33 @@ def test_a_choice_of_nothing_is_refused(tmp_path):
 
     with pytest.raises(SystemExit, match="choose nothing"):
         run.main(["--tasks", "nonsense", "--output", str(tmp_path)])
+
+
+def test_measurements_run_once_each_and_timings_have_all_cores(tmp_path, monkeypatch, capsys):
+    import records
+    import run
+
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, pathlib, sys\n"
+        "made = {'provenance': {}, 'threads': os.environ.get('OMP_NUM_THREADS', 'all')}\n"
+        f"pathlib.Path({str(tmp_path)!r}, sys.argv[1] + '.json').write_text(json.dumps(made))\n"
+    )
+    run.measure({name: f"{script} {name}" for name in ("one", "two")}, 2, fresh=False)
+    run.measure({"timed": f"{script} timed"}, 1, fresh=False)
+    threads = {name: json.loads((tmp_path / f"{name}.json").read_text())["threads"] for name in ("one", "two", "timed")}
+    assert threads == {"one": "1", "two": "1", "timed": "all"}
+    (tmp_path / "two.json").unlink()
+    capsys.readouterr()
+    run.measure({name: f"{script} {name}" for name in ("one", "two")}, 2, fresh=False)
+    assert (tmp_path / "two.json").exists() and "one: done" in capsys.readouterr().out
+
+
+def test_a_measurement_that_fails_stops_the_run(tmp_path):
+    import run
+
+    (tmp_path / "script.py").write_text("raise SystemExit(3)")
+    with pytest.raises(subprocess.CalledProcessError):
+        run.measure({"nothing": str(tmp_path / "script.py")}, 2, fresh=True)
