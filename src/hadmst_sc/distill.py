@@ -82,6 +82,11 @@ class Distilled:
         out[:, : len(leading)] = leading.T
         return out
 
+    def left_out(self, genes: np.ndarray | slice, source: str) -> np.ndarray:
+        """Counts of some genes at each spot as a source foretells them without it, ``(spots, len(genes))``."""
+        roots = self._offset[genes] + self.section.left_out[SOURCES.index(source)] @ self._loadings[:, genes]
+        return _expected(roots, self.panel, genes)
+
     def priors(self, genes: np.ndarray) -> np.ndarray:
         """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""
         genes = np.asarray(genes)
@@ -151,6 +156,12 @@ def distill(
     return decoder(components(obs, panel, he=he, features=features, margin=margin, use_he=use_he), panel)
 
 
+def _expected(roots: np.ndarray, panel: Panel, genes: np.ndarray | slice) -> np.ndarray:
+    """Counts at the spots from square-root rates ``(spots, len(genes))``, with the total that was counted."""
+    expected = np.maximum(roots, np.sqrt(FLOOR)) ** 2 * panel.mean[genes] * panel.measurement.area[:, None]
+    return expected * (panel.counts[:, genes].sum(0) / expected.sum(0))
+
+
 def decoder(section: Components, panel: Panel) -> Distilled:
     """How the genes of a panel are decoded from components; the panel need not be the one that these are made of."""
     n = len(panel.mean)
@@ -164,8 +175,7 @@ def decoder(section: Components, panel: Panel) -> Distilled:
         loadings[:, block] = section.scores.T @ (roots - offset[block]) / len(roots)
         left_out = [offset[block] + scores @ loadings[:, block] for scores in section.left_out]
         r2[:, block] = [_r2(one, roots) for one in left_out]
-        expected = np.maximum(left_out[SOURCES.index("joint")], np.sqrt(FLOOR)) ** 2 * panel.mean[block] * area
-        shape[block] = gamma_shape(counts, expected * (counts.sum(0) / expected.sum(0)))
+        shape[block] = gamma_shape(counts, _expected(left_out[SOURCES.index("joint")], panel, block))
     depth = np.log10(panel.mean * area.mean() + 0.01)
     lengths = (section.bin_um, section.pitch)
     geometry = [np.full(n, np.log2(length / 10)) for length in lengths]

@@ -30,6 +30,7 @@ FIRST_ROW = (
     "registration",
     "components",
     "distill",
+    "reliability",
 )
 SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render", "simulate", "spots", "tissue")}
 

@@ -10,21 +10,21 @@ from typing import Any, Literal
 import numpy as np
 from tqdm.auto import tqdm
 
-from hadmst_sc.alignment import Alignment, align_image, align_spots
+from hadmst_sc.alignment import Alignment
 from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.components import Panel
 from hadmst_sc.contract import Box, MapSink, Observation, Prediction
 from hadmst_sc.diffusion import RULES
 from hadmst_sc.distill import Distilled, distill
-from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.io.problems import logger
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.registration import agreement_of_turns, doubt_of_turn, estimate_alignment
+from hadmst_sc.reliability import reliability
 from hadmst_sc.tl._chunk import SharedSection, predict_chunk
 from hadmst_sc.tl._device import pick_device
-from hadmst_sc.tl._features import ImageFeatures, image_features
+from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._gate import Gate, fit_gate
 from hadmst_sc.tl._mixture import mixed
+from hadmst_sc.tl._prepare import prepare
 from hadmst_sc.tl._work import MISFITS, Arrays, work
 from hadmst_sc.weights import load_model
 
@@ -198,21 +198,12 @@ def predict(
     """
     n_steps, gene_chunk = N_STEPS if n_steps is None else n_steps, GENE_CHUNK if gene_chunk is None else gene_chunk
     _check_options(n_samples, n_steps, consistency, window, gene_chunk)
-    if align not in (True, False, "spots"):
-        raise ValueError(f"`align` needs True, False or 'spots', but is {align!r}.")
     torch_device = pick_device(device)
     network = None if model is None else load_model(model, torch_device)
     if n_metagenes is not None:
         _check_metagenes(n_metagenes, obs, network, keep_draws=keep_draws)
     clock = {"start": time.perf_counter()}
-    he = he_features(obs)
-    found = estimate_alignment(obs, he=he) if align else None
-    if found is not None and (doubt := doubt_of_turn(agreement_of_turns(obs, he=he), found)):
-        logger.warning(doubt)
-    extra = None if features is None else image_features(features, obs, found if align != "spots" else None)
-    if found is not None:
-        given, obs = obs, align_spots(obs, found) if align == "spots" else align_image(obs, found)
-        he = he if obs is given else he_features(obs)
+    obs, he, regressors, found = prepare(obs, network, align=align, features=features)
     clock["aligned"] = time.perf_counter()
     options = {
         "n_samples": n_samples if network else 0,
@@ -223,9 +214,6 @@ def predict(
         "device": device if client is not None else str(torch_device),  # workers look for their own
         "keep_draws": keep_draws,
     }
-    learned = [] if network is None else [network.student.read(he[:N_BASE], obs.grid.bin_um)]
-    learned += [] if extra is None else [extra]
-    regressors = np.concatenate(learned) if learned else None
     section = _shared(obs, he, network, regressors, options)
     clock["distilled"] = time.perf_counter()
     judged: list[Gate] = []
@@ -275,7 +263,7 @@ def predict(
 
 def _gene_stats(distilled: Distilled, spot_residual: np.ndarray) -> dict[str, np.ndarray]:
     he, space, joint = distilled.r2
-    return {
+    return reliability(distilled) | {
         "loo_r2_he": he,
         "loo_r2_space": space,
         "loo_r2": joint,

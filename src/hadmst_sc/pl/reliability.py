@@ -1,0 +1,114 @@
+"""Which genes to believe: reliability with its interval, and what the image adds to the spots."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from spatialdata import SpatialData
+
+from hadmst_sc.contract import OutputNames
+
+NEEDED = ("reliability", "reliability_low", "reliability_high", "gain_over_interpolation", "image_helps", "finest_um")
+HELPS, DOES_NOT, GUESS = "#3b5bdb", "#c9a227", "#9e9e9e"
+
+
+def reliability(
+    sdata: SpatialData,
+    *,
+    key_added: str = "superres",
+    n_genes: int = 30,
+    figsize: tuple[float, float] | None = None,
+    axes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw how far each gene of a result can be believed.
+
+    Left, all genes from the most to the least reliable: correlation at spots left out with its 90 % interval, coloured
+    by whether the image helps. Right, of the ``n_genes`` most reliable, what the image adds to the other spots.
+
+    Parameters
+    ----------
+    sdata
+        Holds the result.
+    key_added
+        Name of the result.
+    n_genes
+        Genes with their names in the right panel.
+    figsize
+        Inches; by default from the number of genes named.
+    axes
+        Two Axes to draw into.
+
+    Returns
+    -------
+    ``(2,)`` array of Axes.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, or it has no reliability.
+    ValueError
+        If ``axes`` are not two, or ``n_genes`` is not positive.
+
+    Examples
+    --------
+    >>> hd.tl.superresolve(sdata, "section_full_image")
+    >>> hd.pl.reliability(sdata)[0].figure.savefig("reliability.png")
+    """
+    if n_genes < 1:
+        raise ValueError(f"`n_genes` needs to be at least 1, but is {n_genes}. Pass `n_genes=30`.")
+    genes = _columns(sdata, key_added).sort_values("reliability", ascending=False)
+    named = genes.iloc[:n_genes]
+    if axes is None:
+        size = figsize or (9.0, 2.0 + 0.18 * len(named))
+        axes = plt.subplots(1, 2, figsize=size, layout="constrained")[1]
+    axes = np.asarray(axes).ravel()
+    if axes.shape != (2,):
+        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Try `plt.subplots(1, 2)[1]`.")
+    _draw_ranks(axes[0], genes)
+    _draw_gains(axes[1], named)
+    return axes
+
+
+def _columns(sdata: SpatialData, key_added: str) -> pd.DataFrame:
+    name = OutputNames(key_added).table
+    if name not in sdata.tables:
+        raise KeyError(f"`key_added={key_added!r}`: there is no table {name!r}. Available: {list(sdata.tables)}.")
+    found = sdata.tables[name].var
+    missing = [column for column in NEEDED if column not in found]
+    if missing:
+        raise KeyError(f"tables/{name}: `var` lacks {missing}. Call `tl.reliability(sdata, image_key)` first.")
+    return found[list(NEEDED)]
+
+
+def _kinds(genes: pd.DataFrame) -> dict[str, tuple[str, np.ndarray]]:
+    """Colour and rows of each kind of gene."""
+    helps, supported = genes["image_helps"].to_numpy(bool), genes["finest_um"].notna().to_numpy()
+    return {
+        "the image helps": (HELPS, supported & helps),
+        "spots alone do as well": (DOES_NOT, supported & ~helps),
+        "not supported at any scale": (GUESS, ~supported),
+    }
+
+
+def _draw_ranks(ax: Axes, genes: pd.DataFrame) -> None:
+    rank, value = np.arange(1, len(genes) + 1), genes["reliability"].to_numpy()
+    for label, (colour, rows) in _kinds(genes).items():
+        ax.vlines(rank[rows], genes["reliability_low"][rows], genes["reliability_high"][rows], colour, alpha=0.35)
+        ax.plot(rank[rows], value[rows], "o", color=colour, markersize=3, label=f"{label} ({rows.sum()})")
+    ax.axhline(0, color="black", linewidth=0.5)
+    ax.set(xlabel="genes, most reliable first", ylabel="correlation at spots left out", ylim=(None, 1))
+    ax.legend(frameon=False, fontsize="small")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_gains(ax: Axes, genes: pd.DataFrame) -> None:
+    row, colours = np.arange(len(genes)), np.empty(len(genes), object)
+    for colour, rows in _kinds(genes).values():
+        colours[rows] = colour
+    ax.barh(row, genes["gain_over_interpolation"], color=list(colours))
+    ax.axvline(0, color="black", linewidth=0.5)
+    ax.set_yticks(row, genes.index, fontsize="small")
+    ax.set(ylim=(len(genes) - 0.5, -0.5), xlabel="correlation added by the image")
+    ax.spines[["top", "right"]].set_visible(False)
