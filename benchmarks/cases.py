@@ -131,11 +131,12 @@ def _of_maps(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, of_ge
 
 def simulated_spots(*, section: str, n_genes: int, bin_um: float, blocks: Sequence[int], **options: Any) -> Case:
     """Pseudo-spots from one half of the molecules of a Xenium section; the truth is the other half."""
-    return _cells(*_pseudo_spots(section, n_genes, bin_um), blocks, **options)
+    return _cells(*pseudo_spots(section, n_genes, bin_um), blocks, **options)
 
 
 @once
-def _pseudo_spots(section: str, n_genes: int, bin_um: float) -> tuple[Observation, np.ndarray, AnnData]:
+def pseudo_spots(section: str, n_genes: int, bin_um: float) -> tuple[Observation, np.ndarray, AnnData]:
+    """Spots of one half of the molecules, maps of the other half ``(genes, ny, nx)``, and the cells."""
     return observe_cells(section, choose=lambda spots: _abundant(spots, n_genes), bin_um=bin_um)
 
 
@@ -162,10 +163,7 @@ def _cells(
     published: bool = False,
 ) -> Case:
     """Maps are predicted once and scored in blocks of bins: counting noise rules in small ones, structure in large."""
-    at = obs.grid.px_to_bins(cells.obsm["spatial"])
-    (x0, y0), (x1, y1) = np.ceil(at.min(0)).astype(int), np.floor(at.max(0)).astype(int)
-    window = np.zeros(obs.grid.shape, bool)  # where every cell is known
-    window[y0:y1, x0:x1] = obs.inside[y0:y1, x0:x1]
+    window = where_known(obs, cells)
 
     def blocks_of(edge: int) -> tuple[str, np.ndarray, np.ndarray]:
         """Name of the scale, which blocks lie wholly in the window, and their truth."""
@@ -195,6 +193,15 @@ def _cells(
         return {scale: {"pcc": scores.split_half_ceiling(true[:, whole].T)} for scale, whole, true in of_blocks}
 
     return Case(obs, (obs,), score, (), {"split-half ceiling": ceiling})
+
+
+def where_known(obs: Observation, cells: AnnData) -> np.ndarray:
+    """Bins of the tissue whose cells are all known, ``(ny, nx)`` bool."""
+    at = obs.grid.px_to_bins(cells.obsm["spatial"])
+    (x0, y0), (x1, y1) = np.ceil(at.min(0)).astype(int), np.floor(at.max(0)).astype(int)
+    window = np.zeros(obs.grid.shape, bool)
+    window[y0:y1, x0:x1] = obs.inside[y0:y1, x0:x1]
+    return window
 
 
 def _abundant(table: AnnData, n_genes: int) -> list[str]:

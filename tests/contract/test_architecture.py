@@ -31,6 +31,7 @@ FIRST_ROW = (
     "components",
     "distill",
     "reliability",
+    "uncertainty",
 )
 SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render", "simulate", "spots", "tissue")}
 

@@ -72,13 +72,13 @@ def cut_short(monkeypatch, after: int) -> None:
 
 def counted(monkeypatch) -> list[int]:
     """Genes that are computed from here on."""
-    genes, predict_chunk = [], _work.predict_chunk
+    genes, predict_chunk = [], _work.predict_within_memory
 
     def counting(section, chunk):
         genes.extend(chunk.tolist())
         return predict_chunk(section, chunk)
 
-    monkeypatch.setattr(_work, "predict_chunk", counting)
+    monkeypatch.setattr(_work, "predict_within_memory", counting)
     return genes
 
 

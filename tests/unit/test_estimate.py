@@ -65,7 +65,9 @@ def test_evaluations_are_counted(counted, how, expected):
 
 def test_metagenes_cost_the_same_for_any_number_of_genes(obs, counted):
     assert counted(many(obs, 300), n_metagenes=16) == pytest.approx(16 + 48)
-    assert counted(many(obs, 900), n_metagenes=16, n_samples=4, gate=True) == pytest.approx(64 + 48 * 5 + 2 * (64 + 40))
+    assert counted(many(obs, 900), n_metagenes=16, n_samples=4, gate=True) == pytest.approx(
+        64 + 48 * 5 + 2 * (64 + 40 * 5)
+    )
 
 
 def test_what_is_counted_is_what_is_done(obs, counted, monkeypatch):

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.tl._gate import FOLDS_USED, MAX_GENES, MIN_SPOTS, N_FOLDS, SHARES, UNKNOWN, decide, fit_gate, judges
+from hadmst_sc.tl._gate import (
+    FOLDS_USED,
+    MAX_GENES,
+    MIN_SPOTS,
+    N_FOLDS,
+    SHARES,
+    UNKNOWN,
+    Foretold,
+    decide,
+    fit_gate,
+    judges,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +30,9 @@ def phantom():
 def test_the_truth_wins_whichever_side_it_is_on(phantom):
     obs, truth = phantom.observation, phantom.rate
     flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
-    (as_network,) = fit_gate(obs, lambda _, genes: [flat[genes], truth[genes]])
-    assert as_network.share >= 0.75 and as_network.deviance < 1
-    (as_closed,) = fit_gate(obs, lambda _, genes: [truth[genes], flat[genes]])
+    ((as_network,), nothing) = fit_gate(obs, lambda _, genes: Foretold([flat[genes], truth[genes]]))
+    assert as_network.share >= 0.75 and as_network.deviance < 1 and nothing is None
+    ((as_closed,), _) = fit_gate(obs, lambda _, genes: Foretold([truth[genes], flat[genes]]))
     assert as_closed.share <= 0.25 and as_closed.deviance <= 1
 
 
@@ -30,9 +41,9 @@ def test_spots_that_judge_were_not_given(phantom):
 
     def maps_of(given, genes):
         seen.append(set(given.spots))
-        return [phantom.rate[genes], phantom.rate[genes]]
+        return Foretold([phantom.rate[genes], phantom.rate[genes]])
 
-    (gate,) = fit_gate(obs, maps_of)
+    ((gate,), _) = fit_gate(obs, maps_of)
     hidden = [set(obs.spots) - given for given in seen]
     assert len(seen) == FOLDS_USED and not hidden[0] & hidden[1]
     assert gate.n_spots == sum(map(len, hidden)) == pytest.approx(len(obs.spots) * FOLDS_USED / N_FOLDS, abs=2)
@@ -40,8 +51,8 @@ def test_spots_that_judge_were_not_given(phantom):
 
 def test_few_spots_judge_nothing(phantom):
     obs = phantom.observation.subset_spots(np.arange(MIN_SPOTS - 1))
-    (gate,) = fit_gate(obs, lambda *_: pytest.fail("nothing to judge by"))
-    assert gate.share == UNKNOWN and gate.n_spots == 0
+    ((gate,), calibration) = fit_gate(obs, lambda *_: pytest.fail("nothing to judge by"))
+    assert calibration is None and gate.share == UNKNOWN and gate.n_spots == 0
 
 
 def test_genes_that_judge_do_not_depend_on_their_order(phantom):
@@ -58,8 +69,24 @@ def test_genes_that_judge_do_not_depend_on_their_order(phantom):
 def test_several_are_judged_beside_the_same_closed_form(phantom):
     obs, truth = phantom.observation, phantom.rate
     flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
-    good, useless = fit_gate(obs, lambda _, genes: [flat[genes], truth[genes], flat[genes]])
+    (good, useless), _ = fit_gate(obs, lambda _, genes: Foretold([flat[genes], truth[genes], flat[genes]]))
     assert good.deviance < 0.99 and useless.deviance == pytest.approx(1)
+
+
+@pytest.mark.parametrize("too_narrow", [1.0, 2.0])
+def test_the_spread_of_draws_is_judged_by_the_same_spots(phantom, too_narrow):
+    """Draws around the truth; the estimate errs by one of their kind, times what they are too narrow by."""
+    obs, truth, rng = phantom.observation, phantom.rate, np.random.default_rng(0)
+    waves = rng.standard_normal((9, len(truth), 12, 12))  # of 100 µm: a footprint lies within one
+    errors = np.exp(0.2 * waves).repeat(10, 2).repeat(10, 3)
+
+    def maps_of(_, genes):
+        estimate = truth * (1 + too_narrow * (errors[-1] - 1)).clip(0.05)
+        return Foretold([estimate[genes], estimate[genes]], (truth * errors[:-1])[:, genes])
+
+    _, calibration = fit_gate(obs, maps_of)
+    assert calibration.factor == pytest.approx(too_narrow, rel=0.35)
+    assert calibration.coverage == pytest.approx(0.9, abs=0.01) and calibration.n_spots > 0
 
 
 def test_every_gene_weighs_alike():

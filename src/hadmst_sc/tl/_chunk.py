@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hadmst_sc.components import N_METAGENES
-from hadmst_sc.contract import Box
 from hadmst_sc.diffusion import (
     Denoiser,
     Footprints,
     consistent,
-    keyed_noise,
     sample,
     shared_noise,
     sigma_schedule,
     tiled,
 )
-from hadmst_sc.distill import Distilled
 from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.grid import Window
-from hadmst_sc.measurement import Measurement
 from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import gene_channels
 from hadmst_sc.tl._device import pick_device
+from hadmst_sc.tl._section import Maps, Mixture, SharedSection
 
 # Where draws of several steps start, around the estimate. With four the spread of a Gaussian then comes out within 6 %
 # (tests/property/test_diffusion.py); from 80, as in Karras et al. 2022, it would need many more.
@@ -37,71 +31,6 @@ SIGMA_START = 3.0
 # How far a gene that the network does not see goes to its mixture of metagenes, and as genes like it were changed: best
 # at held-out spots of mouse brain and olfactory bulb; phantoms would borrow less.
 TO_METAGENES, OF_OTHERS = 0.5, 0.5
-DRAWS_KEPT = 4  # whose shared noise stays in memory, the default number
-
-
-class Maps(NamedTuple):
-    """What comes of a chunk: ``(genes, ny, nx)``, draws ``(n_samples, genes, ny, nx)``."""
-
-    mean: np.ndarray
-    std: np.ndarray | None = None
-    draws: np.ndarray | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """What stands for the network where it does not see every gene.
-
-    Parameters
-    ----------
-    maps
-        ``(K, ny, nx)`` of metagenes, expected counts per bin.
-    shares
-        ``(genes, K)`` which part of them is a gene's.
-    change
-        ``(L, ny, nx)`` what the network did to the closed form of some genes, in the logarithm.
-    spread
-        ``(L, ny, nx)`` standard deviation of draws of these in model space; ``None`` without draws.
-    likeness
-        ``(genes, L)`` how much a gene is like them, rows sum to one.
-    """
-
-    maps: np.ndarray
-    shares: np.ndarray
-    change: np.ndarray
-    spread: np.ndarray | None
-    likeness: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class SharedSection:
-    """What every gene chunk shares; small enough to send to a worker. Maps are cropped to the tissue."""
-
-    distilled: Distilled
-    model: HadmstModel | None
-    genes: tuple[str, ...]
-    inside: np.ndarray
-    crop: Box
-    measurement: Measurement
-    encoded: tuple[Tensor, Tensor] | None  # features and offsets
-    share: float  # of the network in the estimate
-    options: dict[str, Any]
-    mixture: Mixture | None = None  # takes the place of the model
-    _shared_noise: dict[int, Tensor] = field(default_factory=dict)
-
-    def noise(self, names: list[str], draw: int) -> Tensor:
-        """Noise of that name on the cropped grid, the same whatever the crop."""
-        whole = keyed_noise(self.distilled.section.active.shape, names, self.options["random_state"], draw)
-        return whole[(slice(None), *self.crop)].clone()
-
-    def shared_noise(self, draw: int) -> Tensor:
-        """What all genes share of a draw; of the first draws kept, as every chunk asks for it."""
-        found = self._shared_noise.get(draw)
-        if found is None:
-            found = self.noise([f"\0component {k}" for k in range(N_METAGENES)], draw)
-            if len(self._shared_noise) < DRAWS_KEPT:
-                self._shared_noise[draw] = found
-        return found
 
 
 class RunningMoments:
@@ -192,7 +121,7 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
         moments.update(drawn)
         if options["keep_draws"]:
             draws.append(drawn.cpu().numpy())
-    return Maps(mean, moments.std.cpu().numpy(), np.stack(draws) if draws else None)
+    return Maps(mean, (section.spread * moments.std).cpu().numpy(), np.stack(draws) if draws else None)
 
 
 def _on_device(values: np.ndarray, device: torch.device) -> Tensor:
@@ -217,7 +146,7 @@ def _denoiser(
     halo, align = model.spec.halo, model.spec.align
     token = _on_device(distilled.token[chunk], device)
     local = _windowed(model, features, channels, token, residual.base[:, None], halo, halo + align)
-    network = tiled(local, section.inside, core=section.options["window"], halo=halo, align=align)
+    network = tiled(local, section.inside, core=section.limits.window, halo=halo, align=align)
     return _gated(network, residual, section.share)
 
 

@@ -64,7 +64,7 @@ def estimate(
         if how["n_metagenes"] is not None:
             few = how["n_metagenes"] + N_LANDMARKS
             evaluations = few + N_LANDMARKS * per_gene * (draws > 0)
-        evaluations += folds * (few + len(judges(obs)))
+        evaluations += folds * (few + len(judges(obs)) * per_gene)
         seconds += evaluations * area * _seconds_of_an_evaluation(network, device)
     stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + (draws > 0))
     memory = LIBRARIES + WINDOW * GENES * min(area, (window + 64) ** 2) / 4 + PER_BIN * n_bins

@@ -2,7 +2,8 @@
 
 A network that was trained on other tissue can be wrong on this one, and nobody but the section's own spots can tell. So
 a part of them is hidden, both maps of some genes foretell it, and the section takes the mix of the two that was right.
-One share for all genes: a gene's own spots are too few to choose one for itself.
+One share for all genes: a gene's own spots are too few to choose one for itself. The same spots tell how wide errors
+are, and so by how much the spread of the draws is to be scaled.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from scipy import special
 
 from hadmst_sc.contract import Observation
 from hadmst_sc.measurement import degrade
+from hadmst_sc.uncertainty import Calibration, calibrate
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the network, in the logarithm
 UNKNOWN = 0.75  # the share where nothing can be judged
@@ -32,6 +34,25 @@ class Gate(NamedTuple):
     n_spots: int  # that judged
 
 
+class Verdict(NamedTuple):
+    """Of the spots of a section that were hidden."""
+
+    gates: list[Gate]  # of what was judged beside the closed form
+    calibration: Calibration | None  # of the draws' spread; where there were draws and enough spots
+
+    @property
+    def spread(self) -> float:
+        """By which the standard deviation of draws is to be scaled."""
+        return self.calibration.factor if self.calibration else 1.0
+
+
+class Foretold(NamedTuple):
+    """Maps of some genes of a section with fewer spots, ``(genes, ny, nx)`` counts per bin."""
+
+    maps: list[np.ndarray]  # the closed form, then the others, such as the network
+    draws: np.ndarray | None = None  # ``(n_samples, genes, ny, nx)``
+
+
 def judges(obs: Observation) -> np.ndarray:
     """Columns of the genes that judge: evenly spaced from the most to the least abundant, whatever their order."""
     total = obs.counts.sum(0)
@@ -44,7 +65,7 @@ def spaced(ranked: np.ndarray, n: int) -> np.ndarray:
     return ranked[np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)]
 
 
-def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], list[np.ndarray]]) -> list[Gate]:
+def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], Foretold]) -> Verdict:
     """Judge the closed form and what there is beside it by spots that none of them saw.
 
     Parameters
@@ -52,27 +73,46 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], list
     obs
         The section.
     maps_of
-        Gives maps of some genes (columns) of a section with fewer spots, each ``(genes, ny, nx)`` counts per bin: the
-        closed form, then the others, such as the network.
+        Foretells some genes (columns) of a section with fewer spots.
 
     Returns
     -------
-    One gate for each of the others; a single one of ``n_spots`` 0 where there are too few spots to judge.
+    One gate for each map but the closed form, and what the draws' spread is worth; a single gate of ``n_spots`` 0 and
+    no calibration where there are too few spots to judge.
     """
     n_spots, genes = len(obs.spots), judges(obs)
     if n_spots < MIN_SPOTS:
-        return [Gate(UNKNOWN, 1.0, 0)]
+        return Verdict([Gate(UNKNOWN, 1.0, 0)], None)
     fold = np.random.default_rng(0).permutation(n_spots) % N_FOLDS
-    errors: dict[int, np.ndarray] = {}
-    used = folds_used(n_spots)
-    for k in range(used):
-        hidden = obs.measurement.subset(fold == k)
-        counts = obs.counts[fold == k][:, genes]
-        closed, *others = maps_of(obs.subset_spots(fold != k), genes)
-        for number, other in enumerate(others):
-            mixes = (degrade(_mixed(closed, other, share), hidden) for share in SHARES)
-            errors[number] = errors.get(number, 0) + np.stack([_deviance(counts, mix) for mix in mixes])
-    return [decide(found, int((fold < used).sum())) for found in errors.values()]
+    hidden = [_at_hidden(obs, fold == k, genes, maps_of) for k in range(folds_used(n_spots))]
+    counts = np.concatenate([one.counts for one in hidden])
+    gates, mean = [], None
+    for number in range(len(hidden[0].mixes)):
+        mixes = np.concatenate([one.mixes[number] for one in hidden], 1)
+        gates.append(decide(np.stack([_deviance(counts, mix) for mix in mixes]), len(counts)))
+        mean = mixes[SHARES.index(gates[0].share)] if mean is None else mean
+    if mean is None or hidden[0].std is None:
+        return Verdict(gates, None)
+    std = np.concatenate([one.std for one in hidden if one.std is not None])
+    return Verdict(gates, calibrate(counts, mean, std))
+
+
+class _Hidden(NamedTuple):
+    """Spots that were hidden: what they counted ``(spots, genes)``, and what was foretold of it."""
+
+    counts: np.ndarray
+    mixes: list[np.ndarray]  # (len(SHARES), spots, genes) each, from the closed form to another map
+    std: np.ndarray | None
+
+
+def _at_hidden(
+    obs: Observation, rows: np.ndarray, genes: np.ndarray, maps_of: Callable[[Observation, np.ndarray], Foretold]
+) -> _Hidden:
+    measurement = obs.measurement.subset(rows)
+    (closed, *others), draws = maps_of(obs.subset_spots(~rows), genes)
+    mixes = [np.stack([degrade(_mixed(closed, one, share), measurement) for share in SHARES]) for one in others]
+    std = None if draws is None else np.std([degrade(draw, measurement) for draw in draws], axis=0, ddof=1)
+    return _Hidden(obs.counts[rows][:, genes], mixes, std)
 
 
 def folds_used(n_spots: int) -> int:

@@ -18,8 +18,9 @@ from hadmst_sc.components import Panel
 from hadmst_sc.distill import Distilled, decoder
 from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.metagenes import metagenes
-from hadmst_sc.tl._chunk import Mixture, SharedSection, slope
+from hadmst_sc.tl._chunk import slope
 from hadmst_sc.tl._gate import spaced
+from hadmst_sc.tl._section import Mixture, SharedSection, joined
 from hadmst_sc.tl._work import work
 
 N_LANDMARKS = 48  # genes that the network sees for all
@@ -62,8 +63,7 @@ def _maps(
     chunks = [genes[i : i + gene_chunk] for i in range(0, len(genes), gene_chunk)]
     found = {int(chunk[0]): maps for chunk, maps, _ in work(section, chunks, None, client) if maps is not None}
     parts = [found[int(chunk[0])] for chunk in chunks]
-    stds = [part.std for part in parts if part.std is not None]
-    return np.concatenate([part.mean for part in parts]), np.concatenate(stds) if stds else None
+    return joined(parts)[:2]
 
 
 def _spread(section: SharedSection, genes: np.ndarray, mean: np.ndarray, std: np.ndarray | None) -> np.ndarray:

@@ -19,12 +19,13 @@ from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.io.problems import logger
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.reliability import reliability
-from hadmst_sc.tl._chunk import SharedSection, predict_chunk
 from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._features import ImageFeatures
-from hadmst_sc.tl._gate import Gate, fit_gate
+from hadmst_sc.tl._gate import Foretold, Gate, Verdict, fit_gate
+from hadmst_sc.tl._memory import predict_within_memory
 from hadmst_sc.tl._mixture import mixed
 from hadmst_sc.tl._prepare import prepare
+from hadmst_sc.tl._section import Limits, SharedSection
 from hadmst_sc.tl._work import MISFITS, Arrays, work
 from hadmst_sc.weights import load_model
 
@@ -58,7 +59,9 @@ def _shared(
         obs.measurement.cropped(crop),
         None if network is None else network.read(distilled.section.context[(slice(None), *crop)]),
         1.0,
+        1.0,
         options,
+        Limits(options["window"]),
     )
 
 
@@ -70,21 +73,26 @@ def _gate(
     options: dict[str, Any],
     n_metagenes: int | None,
     gene_chunk: int,
-) -> list[Gate]:
-    """Judge closed form, metagenes and network on held-out spots; consistency cannot reach those, and is left out."""
+) -> Verdict:
+    """Judge closed form, metagenes, network and the spread of its draws on held-out spots.
+
+    Consistency cannot reach those, and is left out.
+    """
+    n_draws = options["n_samples"] if options["n_samples"] > 1 else 0
     options = options | {"n_samples": 0, "consistency": "off"}
     obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # of which the section's components are made
 
-    def maps_of(given: Observation, genes: np.ndarray) -> list[np.ndarray]:
+    def maps_of(given: Observation, genes: np.ndarray) -> Foretold:
         section = _shared(given, he, network, features, options)
         sections = [replace(section, model=None)]
         sections += [] if n_metagenes is None else [mixed(section, n_metagenes, gene_chunk, without=genes)]
-        found = [np.zeros((len(genes), *obs.grid.shape), np.float32) for _ in (*sections, section)]
-        for maps, one in zip(found, (*sections, section), strict=True):
-            for i in range(0, len(genes), gene_chunk):
-                chunk = genes[i : i + gene_chunk]
-                maps[(slice(i, i + len(chunk)), *section.crop)] = predict_chunk(one, chunk).mean
-        return found
+        sections += [replace(section, options=options | {"n_samples": n_draws, "keep_draws": bool(n_draws)})]
+        found = [Arrays((len(genes), *obs.grid.shape), False, 0) for _ in sections[:-1]]
+        found += [Arrays((len(genes), *obs.grid.shape), bool(n_draws), n_draws)]
+        for arrays, one in zip(found, sections, strict=True):
+            for rows in np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk)):
+                arrays.take(rows, section.crop, predict_within_memory(one, genes[rows]))
+        return Foretold([arrays.mean for arrays in found], found[-1].draws)
 
     with freed_memory_kept():
         return fit_gate(obs, maps_of)
@@ -216,11 +224,11 @@ def predict(
     }
     section = _shared(obs, he, network, regressors, options)
     clock["distilled"] = time.perf_counter()
-    judged: list[Gate] = []
+    verdict = Verdict([], None)
     if network is not None and gate:
-        judged = _gate(obs, he, network, regressors, options, n_metagenes, gene_chunk)
-        section = replace(section, share=judged[0].share)
-        _warn_of_loss(judged)
+        verdict = _gate(obs, he, network, regressors, options, n_metagenes, gene_chunk)
+        section = replace(section, share=verdict.gates[0].share, spread=verdict.spread)
+        _warn_of_loss(verdict.gates)
     clock["gated"] = time.perf_counter()
     if n_metagenes is not None:
         with freed_memory_kept():
@@ -256,7 +264,7 @@ def predict(
         obs.inside,
         obs.measurement.coverage > 0,
         _gene_stats(section.distilled, mean_misfit),
-        _provenance(options | {"n_metagenes": n_metagenes}, network, found, judged, clock) | misfits,
+        _provenance(options | {"n_metagenes": n_metagenes}, network, found, verdict, clock) | misfits,
         draws,
     )
 
@@ -276,15 +284,16 @@ def _provenance(
     options: dict[str, Any],
     network: HadmstModel | None,
     found: Alignment | None,
-    judged: list[Gate],
+    verdict: Verdict,
     clock: dict[str, float],
 ) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k != "keep_draws"} | {
         "model": network.name if network else "closed form",
         "model_sha256": network.sha256 if network else "",
         "registration": asdict(found) if found is not None else "off",
-        "gate": judged[0]._asdict() if judged else "off",
-        "metagene_loss": _metagene_loss(judged),
+        "gate": verdict.gates[0]._asdict() if verdict.gates else "off",
+        "calibration": verdict.calibration._asdict() if verdict.calibration else "off",
+        "metagene_loss": _metagene_loss(verdict.gates),
         "seconds_align": round(clock["aligned"] - clock["start"], 3),
         "seconds_distill": round(clock["distilled"] - clock["aligned"], 3),
         "seconds_gate": round(clock["gated"] - clock["distilled"], 3),

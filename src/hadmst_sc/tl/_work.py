@@ -11,7 +11,8 @@ import numpy as np
 
 from hadmst_sc.contract import Box, Facts, MapSink
 from hadmst_sc.measurement import residual
-from hadmst_sc.tl._chunk import Maps, SharedSection, predict_chunk
+from hadmst_sc.tl._memory import predict_within_memory
+from hadmst_sc.tl._section import Maps, SharedSection
 
 RETRIES = 3  # of a chunk whose worker died
 MISFITS = ("spot_residual", "max_spot_residual")  # relative, over the spots: what is recorded of a gene
@@ -61,7 +62,7 @@ def work(
 
 
 def _one(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
-    maps = predict_chunk(section, chunk)
+    maps = predict_within_memory(section, chunk)
     misfit = residual(maps.mean, section.distilled.panel.counts[:, chunk], section.measurement)
     of_genes = zip(chunk.tolist(), misfit.mean(0).tolist(), misfit.max(0).tolist(), strict=True)
     facts = {gene: dict(zip(MISFITS, values, strict=True)) for gene, *values in of_genes}

@@ -1,0 +1,66 @@
+"""Intervals hold where they are true, and calibration finds by how much a spread is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hadmst_sc.uncertainty import FACTORS, LEVEL, calibrate, covered, rate_interval
+
+SHAPE = (4000, 5)
+
+
+def section(depth: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Counts, the rates behind them, and what is known of these: mean and standard deviation."""
+    rng = np.random.default_rng(seed)
+    mean = depth * rng.gamma(2.0, 0.5, SHAPE)
+    std = 0.5 * mean
+    rate = rng.gamma((mean / std) ** 2, std**2 / mean)
+    return rng.poisson(rate).astype(float), rate, mean, std
+
+
+def test_ends_are_quantiles_of_the_gamma_distribution():
+    mean, std = np.array([0.1, 3.0, 50.0]), np.array([0.2, 1.0, 1.0])
+    low, high = rate_interval(mean, std, 0.8)
+    law = stats.gamma((mean / std) ** 2, scale=std**2 / mean)
+    np.testing.assert_allclose([low, high], [law.ppf(0.1), law.ppf(0.9)], rtol=1e-6)
+
+
+def test_a_spread_of_zero_is_a_point_and_a_mean_of_zero_stays():
+    low, high = rate_interval(np.array([2.0, 0.0]), np.array([0.0, 0.0]))
+    np.testing.assert_allclose([low, high], [[2, 0], [2, 0]], rtol=2e-3)
+    assert np.isfinite(covered(np.array([0.0, 3.0]), np.zeros(2), np.zeros(2))).all()
+
+
+@pytest.mark.parametrize("depth", [0.02, 0.5, 20.0])
+def test_a_true_spread_covers_rates_and_counts_at_every_depth(depth):
+    counts, rate, mean, std = section(depth)
+    low, high = rate_interval(mean, std)
+    assert ((low <= rate) & (rate <= high)).mean() == pytest.approx(LEVEL, abs=0.01)
+    assert covered(counts, mean, std).mean() == pytest.approx(LEVEL, abs=0.01)
+
+
+def test_counts_within_and_outside_are_told_apart():
+    mean, std = np.full(3, 100.0), np.full(3, 1e-6)
+    np.testing.assert_allclose(covered(np.array([100.0, 60.0, 150.0]), mean, std), [1, 0, 0])
+    # Of a Poisson law of mean 100: the count on the edge is shared out.
+    edge = stats.poisson(100).ppf(0.05)
+    assert 0 < covered(np.array([edge]), mean[:1], std[:1])[0] < 1
+
+
+@pytest.mark.parametrize("wrong", [0.25, 1.0, 3.0])
+def test_calibration_finds_by_how_much_the_spread_is_wrong(wrong):
+    counts, _, mean, std = section(20.0)
+    found = calibrate(counts, mean, std * wrong)
+    assert found.factor == pytest.approx(1 / wrong, rel=0.06) and found.n_spots == len(counts)
+    assert found.coverage == pytest.approx(LEVEL, abs=0.005)
+    assert (found.coverage_before < LEVEL - 0.05) == (wrong < 1)
+
+
+def test_where_counting_noise_is_all_there_is_the_spread_shrinks_to_its_bound():
+    rng = np.random.default_rng(0)
+    mean = np.full(SHAPE, 2.0)
+    found = calibrate(rng.poisson(mean).astype(float), mean, np.full(SHAPE, 1.0))
+    assert found.factor < 0.3 and found.coverage == pytest.approx(LEVEL, abs=0.02)
+    assert calibrate(np.full(SHAPE, 500.0), mean, mean * 1e-3).factor == pytest.approx(FACTORS[1], rel=1e-3)
