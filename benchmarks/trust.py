@@ -118,11 +118,11 @@ def render(record: dict) -> str:
         means = [np.mean([row[name] for row in own]) for name in columns]
         rows.append([group, str(len(own)), *(f"{mean:.3g}" for mean in means)])
     intro = (
-        f"Share of the bins whose truth lies in the {LEVEL:.0%} interval of its prediction, in all and in thirds of the "
-        "genes by abundance; the truth of a phantom is its rate, elsewhere counts of molecules that no spot has seen. "
-        "*Not calibrated*: with the spread of the draws as it comes; *factor*: what spots left out make of it; *at spots "
-        "left out*: coverage there. *Rank correlation*: Spearman's, over genes, of `reliability` with the correlation of "
-        "estimate and truth."
+        f"Share of the bins whose truth lies in the {LEVEL:.0%} interval of its prediction, in all and by thirds of "
+        "the genes by abundance; the truth of a phantom is its rate, elsewhere counts of molecules that no spot has "
+        "seen. *Not calibrated*: with the spread of the draws as it comes; *factor*: what spots left out make of it; "
+        "*at spots left out*: coverage there. *Rank correlation*: Spearman's, over genes, of `reliability` with the "
+        "correlation of estimate and truth."
     )
     return "\n\n".join(["# Trust", intro, records.table(["sections", "n", *columns], rows), records.footer(record)])
 

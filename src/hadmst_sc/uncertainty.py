@@ -27,6 +27,20 @@ class Calibration(NamedTuple):
     n_spots: int
 
 
+def rate_quantile(mean: np.ndarray, std: np.ndarray, quantile: float) -> np.ndarray:
+    """The rate below which the true one lies with this probability, in the unit of ``mean``; 0 where the mean is 0.
+
+    Parameters
+    ----------
+    mean, std
+        Estimate and its standard deviation, of one shape.
+    quantile
+        Between 0 and 1.
+    """
+    shape = _shape(mean, std)
+    return special.gammaincinv(shape, quantile) * mean / shape
+
+
 def rate_interval(mean: np.ndarray, std: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the central interval of a rate, in the unit of ``mean``.
 
@@ -37,8 +51,7 @@ def rate_interval(mean: np.ndarray, std: np.ndarray, level: float = LEVEL) -> tu
     level
         Probability that the rate lies within.
     """
-    shape = _shape(mean, std)
-    low, high = (special.gammaincinv(shape, tail) * mean / shape for tail in _tails(level))
+    low, high = (rate_quantile(mean, std, tail) for tail in _tails(level))
     return low, high
 
 

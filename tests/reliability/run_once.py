@@ -16,5 +16,7 @@ tl.superresolve(
     batch_size=1,
     overwrite=True,
     show_progress_bar=False,
+    align=False,
+    gate=False,
     n_jobs=1,
 )

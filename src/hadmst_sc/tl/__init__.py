@@ -1,7 +1,8 @@
-"""Tools: the main job, and which of its genes to believe."""
+"""Tools: the main job, and how far to believe its genes and bins."""
 
 from hadmst_sc.tl._predict import predict
+from hadmst_sc.tl._quantiles import quantiles
 from hadmst_sc.tl._reliability import reliability
 from hadmst_sc.tl._superresolve import superresolve
 
-__all__ = ["predict", "reliability", "superresolve"]
+__all__ = ["predict", "quantiles", "reliability", "superresolve"]

@@ -33,6 +33,11 @@ SIGMA_START = 3.0
 TO_METAGENES, OF_OTHERS = 0.5, 0.5
 
 
+# Bins over which the relative variance of draws is averaged: of four draws it is rough, and where it is low by chance
+# intervals would be too narrow. `benchmarks/trust.py` shows what is covered.
+SPREAD_SMOOTH = 1.5
+
+
 class RunningMoments:
     """Mean and standard deviation as a stream (Welford 1962): memory does not grow with the draws."""
 
@@ -121,7 +126,23 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
         moments.update(drawn)
         if options["keep_draws"]:
             draws.append(drawn.cpu().numpy())
-    return Maps(mean, (section.spread * moments.std).cpu().numpy(), np.stack(draws) if draws else None)
+    inside = torch.from_numpy(section.inside).to(device)
+    std = section.spread * smoothed(moments.std, rate * scale, inside)
+    return Maps(mean, std.cpu().numpy(), np.stack(draws) if draws else None)
+
+
+def smoothed(std: Tensor, mean: Tensor, inside: Tensor) -> Tensor:
+    """Standard deviations ``(genes, ny, nx)`` whose square, relative to the mean's, is averaged over bins inside."""
+    reach = round(3 * SPREAD_SMOOTH)
+    at = torch.arange(-reach, reach + 1, device=std.device, dtype=std.dtype)
+    kernel = torch.exp(-0.5 * (at / SPREAD_SMOOTH) ** 2)
+
+    def blur(maps: Tensor) -> Tensor:
+        across = functional.conv2d(maps[:, None], kernel.reshape(1, 1, 1, -1), padding=(0, reach))
+        return functional.conv2d(across, kernel.reshape(1, 1, -1, 1), padding=(reach, 0))[:, 0]
+
+    relative = torch.where(inside & (mean > 0), std / mean.clamp(min=1e-12), 0.0) ** 2
+    return mean * (blur(relative) / blur(inside[None].to(std.dtype)).clamp(min=1e-12)).sqrt()
 
 
 def _on_device(values: np.ndarray, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import special
+from scipy.spatial import cKDTree
 
 from hadmst_sc.contract import Observation
 from hadmst_sc.measurement import degrade
@@ -24,6 +25,7 @@ N_FOLDS, FOLDS_USED = 4, 2  # a quarter of the spots is hidden at a time, as in 
 MANY_SPOTS = 500  # or a quarter, where that is so many
 MAX_GENES = 40  # that judge: more would say the same
 MIN_SPOTS = 24  # fewer cannot tell
+N_ALIKE = 8  # hidden spots over which the relative variance of draws is averaged
 
 
 class Gate(NamedTuple):
@@ -86,15 +88,15 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], Fore
     fold = np.random.default_rng(0).permutation(n_spots) % N_FOLDS
     hidden = [_at_hidden(obs, fold == k, genes, maps_of) for k in range(folds_used(n_spots))]
     counts = np.concatenate([one.counts for one in hidden])
-    gates, mean = [], None
+    gates = []
     for number in range(len(hidden[0].mixes)):
         mixes = np.concatenate([one.mixes[number] for one in hidden], 1)
         gates.append(decide(np.stack([_deviance(counts, mix) for mix in mixes]), len(counts)))
-        mean = mixes[SHARES.index(gates[0].share)] if mean is None else mean
-    if mean is None or hidden[0].std is None:
+    if not gates or hidden[0].std is None:
         return Verdict(gates, None)
-    std = np.concatenate([one.std for one in hidden if one.std is not None])
-    return Verdict(gates, calibrate(counts, mean, std))
+    means = [one.mixes[0][SHARES.index(gates[0].share)] for one in hidden]
+    stds = [_alike(one.std, mean, one.centres) for one, mean in zip(hidden, means, strict=True) if one.std is not None]
+    return Verdict(gates, calibrate(counts, np.concatenate(means), np.concatenate(stds)))
 
 
 class _Hidden(NamedTuple):
@@ -102,7 +104,8 @@ class _Hidden(NamedTuple):
 
     counts: np.ndarray
     mixes: list[np.ndarray]  # (len(SHARES), spots, genes) each, from the closed form to another map
-    std: np.ndarray | None
+    std: np.ndarray | None  # of the draws' sums
+    centres: np.ndarray  # (spots, 2)
 
 
 def _at_hidden(
@@ -112,7 +115,16 @@ def _at_hidden(
     (closed, *others), draws = maps_of(obs.subset_spots(~rows), genes)
     mixes = [np.stack([degrade(_mixed(closed, one, share), measurement) for share in SHARES]) for one in others]
     std = None if draws is None else np.std([degrade(draw, measurement) for draw in draws], axis=0, ddof=1)
-    return _Hidden(obs.counts[rows][:, genes], mixes, std)
+    return _Hidden(obs.counts[rows][:, genes], mixes, std, measurement.centres)
+
+
+def _alike(std: np.ndarray, mean: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Standard deviations ``(spots, genes)`` whose square, relative to the mean's, is averaged over spots near by.
+
+    Of four draws it is rough; left so, it would take too large a factor for intervals to hold.
+    """
+    near = cKDTree(centres).query(centres, min(N_ALIKE, len(centres)))[1].reshape(len(centres), -1)
+    return mean * np.sqrt(((std / np.maximum(mean, 1e-9)) ** 2)[near].mean(1))
 
 
 def folds_used(n_spots: int) -> int:

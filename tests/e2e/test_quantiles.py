@@ -1,0 +1,59 @@
+"""Quantile layers: those of the Gamma law of estimate and spread, lazily where the table is lazy."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+from scipy import stats
+
+from hadmst_sc import datasets, tl
+
+
+@pytest.fixture(scope="module")
+def solved():
+    sdata = datasets.phantom(n_genes=3, size_um=800.0)
+    tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, n_samples=2, show_progress_bar=False)
+    return sdata
+
+
+def test_layers_are_quantiles_of_the_rate(solved):
+    names = tl.quantiles(solved, (0.05, 0.5, 0.95))
+    table = solved["superres_table"]
+    low, middle, high = (table.layers[name] for name in names.values())
+    assert low.dtype == np.float32 and (low <= middle).all() and (middle <= high).all()
+    mean, std = table.X[:, 0].astype(float), table.layers["std"][:, 0].astype(float)
+    law = stats.gamma((mean / std) ** 2, scale=std**2 / mean)
+    np.testing.assert_allclose(high[:, 0], law.ppf(0.95), rtol=1e-3, atol=1e-9)
+
+
+def test_lazy_tables_get_lazy_layers(solved):
+    eager = solved["superres_table"].copy()
+    tl.quantiles(solved)
+    expected = solved["superres_table"].layers["q0.95"]
+    table = solved["superres_table"]
+    table.X, table.layers["std"] = da.from_array(eager.X, (50, 2)), da.from_array(eager.layers["std"], (50, 2))
+    tl.quantiles(solved)
+    lazy = table.layers["q0.95"]
+    assert isinstance(lazy, da.Array)
+    np.testing.assert_allclose(lazy.compute(), expected)
+    table.X, table.layers["std"] = eager.X, eager.layers["std"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"quantiles": (0.0, 0.5)}, ValueError, r"`quantiles` needs numbers between 0 and 1, but has \[0.0\]"),
+        ({"key_added": "other"}, KeyError, "no table 'other_table'"),
+    ],
+)
+def test_bad_arguments_are_named(solved, arguments, error, match):
+    with pytest.raises(error, match=match):
+        tl.quantiles(solved, **arguments)
+
+
+def test_a_result_without_draws_says_how_to_get_them():
+    sdata = datasets.phantom(n_genes=2, size_um=600.0)
+    tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, show_progress_bar=False)
+    with pytest.raises(KeyError, match="has no layer 'std', which needs draws"):
+        tl.quantiles(sdata)
