@@ -49,6 +49,19 @@ app = typer.Typer(
 )
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")]
+# What a section is read by.
+Store = Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)]
+ImageKey = Annotated[str, typer.Argument(help="Name of the H&E image in the store.")]
+Genes = Annotated[str | None, typer.Option(help="a,b,c or a number: the n most informative.")]
+TableKey = Annotated[str, typer.Option(help="Table with the counts.")]
+ShapesKey = Annotated[str | None, typer.Option(help="Spots, if the table annotates several regions.")]
+CoordinateSystem = Annotated[str | None, typer.Option(help="If image and spots share several.")]
+Layer = Annotated[str | None, typer.Option(help="Layer with the counts.")]
+BinUm = Annotated[float, typer.Option(help="Edge of a bin, µm.")]
+SpotUm = Annotated[float | None, typer.Option(help="Diameter of a spot, µm.")]
+PitchUm = Annotated[float | None, typer.Option(help="Distance between spots, µm.")]
+TissueKey = Annotated[str | None, typer.Option(help="Labels or shapes that mark the tissue.")]
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
@@ -67,17 +80,17 @@ def _options(
 
 @app.command()
 def superresolve(
-    store: Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)],
-    image_key: Annotated[str, typer.Argument(help="Name of the H&E image in the store.")],
-    genes: Annotated[str | None, typer.Option(help="a,b,c or a number: the n most informative.")] = None,
-    table_key: Annotated[str, typer.Option(help="Table with the counts.")] = "table",
-    shapes_key: Annotated[str | None, typer.Option(help="Spots, if the table annotates several regions.")] = None,
-    coordinate_system: Annotated[str | None, typer.Option(help="If image and spots share several.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts.")] = None,
-    bin_um: Annotated[float, typer.Option(help="Edge of a bin, µm.")] = 10.0,
-    spot_um: Annotated[float | None, typer.Option(help="Diameter of a spot, µm.")] = None,
-    pitch_um: Annotated[float | None, typer.Option(help="Distance between spots, µm.")] = None,
-    tissue_key: Annotated[str | None, typer.Option(help="Labels or shapes that mark the tissue.")] = None,
+    store: Store,
+    image_key: ImageKey,
+    genes: Genes = None,
+    table_key: TableKey = "table",
+    shapes_key: ShapesKey = None,
+    coordinate_system: CoordinateSystem = None,
+    layer: Layer = None,
+    bin_um: BinUm = 10.0,
+    spot_um: SpotUm = None,
+    pitch_um: PitchUm = None,
+    tissue_key: TissueKey = None,
     model: Annotated[str, typer.Option(help="Bundled name or path; 'none' for the closed form only.")] = "default",
     n_samples: Annotated[int, typer.Option(min=0, help="Draws behind the standard deviation.")] = 4,
     n_steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations per draw.")] = None,
@@ -140,17 +153,17 @@ def superresolve(
 
 @app.command()
 def validate(
-    store: Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)],
-    image_key: Annotated[str, typer.Argument(help="Name of the H&E image in the store.")],
-    genes: Annotated[str | None, typer.Option(help="a,b,c or a number: the n most informative.")] = None,
-    table_key: Annotated[str, typer.Option(help="Table with the counts.")] = "table",
-    shapes_key: Annotated[str | None, typer.Option(help="Spots, if the table annotates several regions.")] = None,
-    coordinate_system: Annotated[str | None, typer.Option(help="If image and spots share several.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts.")] = None,
-    bin_um: Annotated[float, typer.Option(help="Edge of a bin, µm.")] = 10.0,
-    spot_um: Annotated[float | None, typer.Option(help="Diameter of a spot, µm.")] = None,
-    pitch_um: Annotated[float | None, typer.Option(help="Distance between spots, µm.")] = None,
-    tissue_key: Annotated[str | None, typer.Option(help="Labels or shapes that mark the tissue.")] = None,
+    store: Store,
+    image_key: ImageKey,
+    genes: Genes = None,
+    table_key: TableKey = "table",
+    shapes_key: ShapesKey = None,
+    coordinate_system: CoordinateSystem = None,
+    layer: Layer = None,
+    bin_um: BinUm = 10.0,
+    spot_um: SpotUm = None,
+    pitch_um: PitchUm = None,
+    tissue_key: TissueKey = None,
     align: Annotated[bool, typer.Option(help="Also estimate how the H&E lies against the spots.")] = True,
 ) -> None:
     """Tell whether a section can be super-resolved, what it would cost and what is doubtful; status 1 if it cannot."""

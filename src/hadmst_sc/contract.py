@@ -15,6 +15,15 @@ from hadmst_sc.grid import Grid
 from hadmst_sc.measurement import Measurement
 
 PROVENANCE_KEY = "hadmst_sc"
+# Columns of `var` that say which genes to believe; :func:`hadmst_sc.reliability.reliability` tells what they are.
+RELIABILITY = (
+    "reliability",
+    "reliability_low",
+    "reliability_high",
+    "gain_over_interpolation",
+    "image_helps",
+    "finest_um",
+)
 Box = tuple[slice, slice]  # rows and columns of the grid
 Facts = dict[int, dict[str, float]]  # what is recorded of genes, by their index
 

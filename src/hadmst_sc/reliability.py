@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from hadmst_sc.contract import RELIABILITY
 from hadmst_sc.distill import Distilled
 
 LEVEL = 0.9  # of the intervals
@@ -20,7 +21,6 @@ REACHES = (0, 1, 2)  # pitches within which counts are taken together, finest fi
 SUPPORT = 0.5  # correlation that the lower end of the interval must reach: a quarter of the variance
 MIN_GAIN = 0.01  # less is not worth being called help
 TINY = 1e-20
-COLUMNS = ("reliability", "reliability_low", "reliability_high", "gain_over_interpolation", "image_helps", "finest_um")
 
 
 def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]
     neighbours = _neighbours(spots)
     diameter = 2 * np.sqrt(np.median(measurement.area) / np.pi) * section.bin_um
     pitch = section.pitch * section.bin_um
-    found: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in RELIABILITY}
     for genes in distilled.panel.blocks():
         counts = distilled.panel.counts[:, genes].astype(float)
         joint, space = (_correlations(weights, counts, distilled.left_out(genes, one)) for one in ("joint", "space"))
@@ -63,7 +63,7 @@ def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]
             finest[_taken_together(low, counts, neighbours, reach) >= SUPPORT] = diameter + 2 * reach * pitch
         finest[~helps] = np.maximum(finest[~helps], pitch)
         values = (joint[0], low, high, joint[0] - space[0], helps, finest)
-        for name, column in zip(COLUMNS, values, strict=True):
+        for name, column in zip(RELIABILITY, values, strict=True):
             found[name].append(column)
     return {name: np.concatenate(columns) for name, columns in found.items()}
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from hadmst_sc import datasets, tl
-from hadmst_sc.reliability import COLUMNS
+from hadmst_sc.contract import RELIABILITY
 from hadmst_sc.tl._reliability import _shuffled
 
 IMAGE = "phantom_full_image"
@@ -30,7 +30,7 @@ def found(section):
 
 def test_before_a_run_and_in_its_result_it_is_the_same(section, found):
     var = section["superres_table"].var
-    for column in COLUMNS:
+    for column in RELIABILITY:
         np.testing.assert_allclose(var[column].astype(float), found.loc[var.index, column].astype(float), atol=1e-6)
 
 

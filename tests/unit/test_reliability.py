@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hadmst_sc import reliability as module
+from hadmst_sc.contract import RELIABILITY
 from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.distill import distill
-from hadmst_sc.reliability import COLUMNS, _correlations, _neighbours, _resampled, _taken_together, reliability
+from hadmst_sc.reliability import _correlations, _neighbours, _resampled, _taken_together, reliability
 
 N_REAL = 12
 
@@ -30,7 +31,7 @@ def found(section):
 
 
 def test_columns_are_complete_and_in_bounds(section, found):
-    assert set(found) == set(COLUMNS) and all(len(column) == len(section.genes) for column in found.values())
+    assert set(found) == set(RELIABILITY) and all(len(column) == len(section.genes) for column in found.values())
     assert (found["reliability_low"] <= found["reliability"] + 0.02).all()
     assert (found["reliability"] <= found["reliability_high"] + 0.02).all()
     assert (np.abs(found["reliability"]) <= 1).all()

@@ -12,6 +12,7 @@ from spatialdata import SpatialData
 from spatialdata.models import get_table_keys
 from spatialdata.transformations import get_transformation
 
+from hadmst_sc.contract import OutputNames
 from hadmst_sc.io.problems import MissingKeyError, Problems, logger
 
 XY = ("x", "y")
@@ -35,6 +36,22 @@ class Paired:
     rows: np.ndarray
     places: np.ndarray
     spots_to_px: np.ndarray
+
+
+def result_table(sdata: SpatialData, key_added: str) -> AnnData:
+    """The table of a result.
+
+    Raises
+    ------
+    KeyError
+        If there is none of that name.
+    """
+    name = OutputNames(key_added).table
+    if name not in sdata.tables:
+        raise MissingKeyError(
+            f"`key_added={key_added!r}`: there is no table {name!r}. Available: {list(sdata.tables)}."
+        )
+    return sdata.tables[name]
 
 
 def levels(element: xr.DataArray | xr.DataTree) -> list[xr.DataArray]:

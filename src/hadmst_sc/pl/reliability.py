@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from spatialdata import SpatialData
 
-from hadmst_sc.contract import OutputNames
+from hadmst_sc.contract import RELIABILITY, OutputNames
+from hadmst_sc.io.problems import MissingKeyError
+from hadmst_sc.io.resolve import result_table
 
-NEEDED = ("reliability", "reliability_low", "reliability_high", "gain_over_interpolation", "image_helps", "finest_um")
 HELPS, DOES_NOT, GUESS = "#3b5bdb", "#c9a227", "#9e9e9e"
 
 
@@ -72,14 +73,12 @@ def reliability(
 
 
 def _columns(sdata: SpatialData, key_added: str) -> pd.DataFrame:
-    name = OutputNames(key_added).table
-    if name not in sdata.tables:
-        raise KeyError(f"`key_added={key_added!r}`: there is no table {name!r}. Available: {list(sdata.tables)}.")
-    found = sdata.tables[name].var
-    missing = [column for column in NEEDED if column not in found]
+    found = result_table(sdata, key_added).var
+    missing = [column for column in RELIABILITY if column not in found]
     if missing:
-        raise KeyError(f"tables/{name}: `var` lacks {missing}. Call `tl.reliability(sdata, image_key)` first.")
-    return found[list(NEEDED)]
+        name = OutputNames(key_added).table
+        raise MissingKeyError(f"tables/{name}: `var` lacks {missing}. Call `tl.reliability(sdata, image_key)` first.")
+    return found[list(RELIABILITY)]
 
 
 def _kinds(genes: pd.DataFrame) -> dict[str, tuple[str, np.ndarray]]:

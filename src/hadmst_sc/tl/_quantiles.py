@@ -10,6 +10,7 @@ from spatialdata import SpatialData
 
 from hadmst_sc.contract import OutputNames
 from hadmst_sc.io.problems import MissingKeyError
+from hadmst_sc.io.resolve import result_table
 from hadmst_sc.uncertainty import rate_quantile
 
 
@@ -53,13 +54,9 @@ def quantiles(
     wrong = [quantile for quantile in quantiles if not 0 < quantile < 1]
     if wrong:
         raise ValueError(f"`quantiles` needs numbers between 0 and 1, but has {wrong}. Try `quantiles=(0.05, 0.95)`.")
-    name = OutputNames(key_added).table
-    if name not in sdata.tables:
-        raise MissingKeyError(
-            f"`key_added={key_added!r}`: there is no table {name!r}. Available: {list(sdata.tables)}."
-        )
-    table = sdata.tables[name]
+    table = result_table(sdata, key_added)
     if "std" not in table.layers:
+        name = OutputNames(key_added).table
         raise MissingKeyError(
             f"tables/{name}: has no layer 'std', which needs draws. Call `tl.superresolve(..., n_samples=4, "
             f"overwrite=True)` with a model first."
