@@ -114,13 +114,12 @@ def superresolve(
         _check_free(output, overwrite)
         if output.resolve().is_relative_to(store.resolve()):
             raise ValueError(f"`--output` needs a path outside the input, but {output} lies in {store}.")
-    from spatialdata import read_zarr
-
     from hadmst_sc import tl
+    from hadmst_sc.io import open_store
 
     started = perf_counter()
     result = tl.superresolve(
-        read_zarr(store),
+        open_store(store),
         image_key,
         table_key=table_key,
         shapes_key=shapes_key,
@@ -167,12 +166,11 @@ def validate(
     align: Annotated[bool, typer.Option(help="Also estimate how the H&E lies against the spots.")] = True,
 ) -> None:
     """Tell whether a section can be super-resolved, what it would cost and what is doubtful; status 1 if it cannot."""
-    from spatialdata import read_zarr
-
     from hadmst_sc import pp
+    from hadmst_sc.io import open_store
 
     report = pp.validate(
-        read_zarr(store),
+        open_store(store),
         image_key,
         genes=_parse_genes(genes),
         table_key=table_key,

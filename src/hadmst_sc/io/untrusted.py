@@ -1,0 +1,41 @@
+"""Stores that may be a stranger's: nothing in them gets to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import spatialdata
+from spatialdata import SpatialData
+
+METADATA = ("zarr.json", ".zarray", ".zmetadata")
+CODE = "pickle"  # the one codec of numcodecs whose data are a program
+
+
+def open_store(path: Path) -> SpatialData:
+    """Read a store of SpatialData, unless one of its arrays would be decoded by running what it holds.
+
+    Raises
+    ------
+    ValueError
+        If an array names the pickle codec, with the place of the array.
+    """
+    for name in METADATA:
+        for file in Path(path).rglob(name):
+            if any(codec.rpartition(".")[2] == CODE for codec in _codecs(json.loads(file.read_bytes()))):
+                place = file.parent.relative_to(path)
+                raise ValueError(
+                    f"`{Path(path).name}` needs arrays of plain values, but '{place}' is packed with pickle, "
+                    f"which runs code when it is read. Ask whoever made the store for one without."
+                )
+    return spatialdata.read_zarr(path)
+
+
+def _codecs(metadata: Any) -> Iterator[str]:
+    """Names of codecs, at any depth: ``id`` in zarr 2, ``name`` in zarr 3."""
+    if isinstance(metadata, dict):
+        yield from (str(metadata[key]) for key in ("id", "name") if key in metadata)
+    for value in metadata.values() if isinstance(metadata, dict) else metadata if isinstance(metadata, list) else ():
+        yield from _codecs(value)
