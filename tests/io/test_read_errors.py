@@ -209,7 +209,7 @@ CASES = {
         region(POINTS),
         {},
         ContractError,
-        ["`shapes_key` needs circles or squares", "'cells' is points", "to_circles"],
+        ["points without a size need to lie on a square lattice", "to_circles", "radius"],
     ),
     "labels": (region(LABELS), {}, ContractError, ["'cells' is labels", "set_table_annotates_spatialelement('table'"]),
     "cells of all sizes": (
