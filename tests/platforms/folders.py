@@ -123,12 +123,16 @@ def visium_hd(folder: Path, phantom: Phantom, bin_um: int) -> None:
 
 
 def xenium(folder: Path, phantom: Phantom, turn: np.ndarray) -> None:
-    """Cells of 10 µm bins, and the H&E as an aligned image: ``turn`` takes its pixels to those of the morphology."""
+    """One cell per bin of 10 µm, and the H&E as an aligned image that lies turned against the morphology.
+
+    ``turn`` is the ``(3, 3)`` affine on (x, y, 1) from where the H&E is upright to pixels of the morphology.
+    """
     pixel_um = 0.2125
     counts, places = binned(phantom, 1)
     rng = np.random.default_rng(1)
     kept = np.flatnonzero(counts.sum(1) > 0)
     xy_um = (places[kept, ::-1] + rng.uniform(0, 1, (len(kept), 2))) * phantom.observation.grid.bin_um
+    xy_um = (xy_um / pixel_um @ turn[:2, :2].T + turn[:2, 2]) * pixel_um
     ids = np.arange(1, len(kept) + 1)
     write_10x_h5(folder / "cell_feature_matrix.h5", counts[kept], [str(i) for i in ids], genes(phantom))
     specs = {"analysis_sw_version": "xenium-1.0.2", "pixel_size": pixel_um}

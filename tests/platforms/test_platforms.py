@@ -96,12 +96,8 @@ def test_xenium_cells_as_truth_under_an_aligned_image(phantom, tmp_path, turn):
     off = dict.fromkeys(("cells_boundaries", "nucleus_boundaries", "cells_labels", "nucleus_labels"), False)
     off |= dict.fromkeys(("transcripts", "morphology_mip", "morphology_focus"), False)
     sdata = read("xenium", tmp_path, cells_as_circles=True, **off)
-    cells = sdata["table"].copy()
-    pixel = 1 / 0.2125
-    to_world = Scale([pixel, pixel], axes=("x", "y"))
-    if not np.allclose(turn, np.eye(3)):  # cells lie where the morphology is; the H&E was turned against it
-        cells.obsm["spatial"] = cells.obsm["spatial"] @ turn[:2, :2].T + turn[:2, 2] / pixel
-    add_spots(sdata, hd.pp.degrade(cells), {"global": to_world})
+    to_pixels = Scale([1 / 0.2125, 1 / 0.2125], axes=("x", "y"))  # `cells` are in µm, `global` in pixels
+    add_spots(sdata, hd.pp.degrade(sdata["table"]), {"global": to_pixels})
     hd.tl.superresolve(sdata, "S1_he_image", table_key="spots_table", bin_um=20.0, **SETTINGS)
     assert np.median(agreement(sdata, phantom)) > 0.75
 
