@@ -141,7 +141,7 @@ def xenium(folder: Path, phantom: Phantom, turn: np.ndarray) -> None:
     pd.DataFrame(cells | {"nucleus_area": 30.0}).to_parquet(folder / "cells.parquet")
     with zarr.storage.ZipStore(folder / "cells.zarr.zip", mode="w") as store:
         zarr.create_group(store)["cell_id"] = ids.astype(np.uint32)
-    tifffile.imwrite(folder / "S1_he_image.ome.tif", np.moveaxis(pixels(phantom), -1, 0), photometric="rgb")
+    tifffile.imwrite(folder / "S1_he_image.ome.tif", pixels(phantom), photometric="rgb")
     scale = np.diag([UM_PER_PX / pixel_um, UM_PER_PX / pixel_um, 1])
     np.savetxt(folder / "S1_he_imagealignment.csv", turn @ scale, delimiter=",")
 
@@ -156,7 +156,7 @@ def stereoseq(folder: Path, phantom: Phantom, bin_size: int) -> None:
     (folder / "02.count" / "S1.gef").touch()
     to_dnb = round(UM_PER_PX / 0.5)
     he = pixels(phantom).repeat(to_dnb, 0).repeat(to_dnb, 1)
-    tifffile.imwrite(folder / "03.register" / "S1_regist.tif", np.moveaxis(he, -1, 0), photometric="rgb")
+    tifffile.imwrite(folder / "03.register" / "S1_regist.tif", np.moveaxis(he, -1, 0), photometric="minisblack")
     of, at = np.nonzero(counts.T)
     expression = np.zeros(len(of), [("x", "i4"), ("y", "i4"), ("count", "i4")])
     expression["x"], expression["y"], expression["count"] = *xy[at].T.astype(int), counts[at, of]

@@ -98,7 +98,7 @@ def test_xenium_cells_as_truth_under_an_aligned_image(phantom, tmp_path, turn):
     sdata = read("xenium", tmp_path, cells_as_circles=True, **off)
     to_pixels = Scale([1 / 0.2125, 1 / 0.2125], axes=("x", "y"))  # `cells` are in µm, `global` in pixels
     add_spots(sdata, hd.pp.degrade(sdata["table"]), {"global": to_pixels})
-    hd.tl.superresolve(sdata, "S1_he_image", table_key="spots_table", bin_um=20.0, **SETTINGS)
+    hd.tl.superresolve(sdata, "he_image", table_key="spots_table", bin_um=20.0, **SETTINGS)
     assert np.median(agreement(sdata, phantom)) > 0.75
 
 
