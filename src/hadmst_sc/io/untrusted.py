@@ -17,6 +17,11 @@ CODE = "pickle"  # the one codec of numcodecs whose data are a program
 def open_store(path: Path) -> SpatialData:
     """Read a store of SpatialData, unless one of its arrays would be decoded by running what it holds.
 
+    Parameters
+    ----------
+    path
+        The zarr store.
+
     Raises
     ------
     ValueError
