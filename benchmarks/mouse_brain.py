@@ -143,7 +143,7 @@ def draw(sdata: SpatialData, path: Path) -> list[str]:
 
     names = list(sdata.tables[OutputNames(KEY).table].var_names)
     genes = ([gene for gene in LANDMARKS if gene in names] or names)[:N_DRAWN]
-    axes = pl.superresolve(sdata, genes, key=KEY)
+    axes = pl.superresolve(sdata, genes, key_added=KEY)
     np.ravel(axes)[0].figure.savefig(path, dpi=64, bbox_inches="tight")  # a megabyte
     return genes
 

@@ -56,7 +56,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"allocator", *FIRST_ROW, "expression", "models", "diffusion", "weights", "metrics", *SIMULATOR},
     ),
     # Reading footprints again would repeat `io`, which is as free of torch as `pl` must be.
-    "pl": (SPATIAL | {"matplotlib", "mpl_toolkits", "spatialdata_plot"}, {"alignment", "contract", "grid", "io"}),
+    "pl": (
+        SPATIAL | {"matplotlib", "mpl_toolkits", "spatialdata_plot"},
+        {"alignment", "contract", "grid", "io", "uncertainty"},
+    ),
     "tl": (
         SPATIAL | {"distributed", "torch", "tqdm"},
         {"allocator", *FIRST_ROW, "metagenes"}

@@ -209,7 +209,7 @@ CASES = {
         region(POINTS),
         {},
         ContractError,
-        ["`shapes_key` needs circles or squares", "'cells' is points", "to_circles"],
+        ["points without a size need to lie on a square lattice", "to_circles", "radius"],
     ),
     "labels": (region(LABELS), {}, ContractError, ["'cells' is labels", "set_table_annotates_spatialelement('table'"]),
     "cells of all sizes": (
@@ -241,9 +241,9 @@ CASES = {
     ),
     "squares of two sizes": (
         polygons(box(10, 10, 20, 20), box(30, 10, 40, 20)),
-        {"spot_um": 8, "pitch_um": 16},
+        {"spot_um": 16, "pitch_um": 8},
         ContractError,
-        ["`spot_um=8` and `pitch_um=16` must agree"],
+        ["`spot_um=16` is larger than `pitch_um=8`"],
     ),
     "grey": (image(GREY), {}, ContractError, ["images/S1_full_image", "3 (RGB) or 4 (RGBA) channels, but has 1"]),
     "channels last": (image(np.zeros((400, 320, 3), np.uint8)), {}, ContractError, ["but has 400"]),

@@ -155,7 +155,7 @@ def test_only_the_chosen_channel_is_read(result):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"key": "other"}, KeyError, ["key='other'", "['superres']", "Try `key='superres'`"]),
+        ({"key_added": "other"}, KeyError, ["key_added='other'", "['superres']", "Try `key_added='superres'`"]),
         (
             {"genes": ["ramp", "EPCAM"]},
             KeyError,

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from anndata import AnnData
+from geopandas import GeoDataFrame, points_from_xy
 from spatialdata import SpatialData
 from spatialdata.models import get_table_keys
-from spatialdata.transformations import get_transformation
+from spatialdata.transformations import get_transformation, set_transformation
 
 from hadmst_sc.contract import OutputNames
 from hadmst_sc.io.problems import MissingKeyError, Problems, logger
@@ -115,7 +116,7 @@ def pair(
     shapes_key = _choose_shapes(sdata, image, image_key, table_key, regions, shapes_key, problems)
     if shapes_key is None:
         return None
-    shapes = sdata.shapes[shapes_key]
+    shapes = _vectors(sdata[shapes_key])
     coordinate_system = _choose_system(image, image_key, shapes, shapes_key, coordinate_system, problems)
     matched = _match(table, table_key, shapes.index, shapes_key, region_key, instance_key, problems)
     if coordinate_system is None or matched is None:
@@ -161,17 +162,26 @@ def _choose_shapes(
             )
             return None
         shapes_key = (sharing or present)[0]
-    if shapes_key not in sdata.shapes:
-        kind = "labels" if shapes_key in sdata.labels else "points" if shapes_key in sdata.points else "no shapes"
-        radius = ", radius=..." if kind == "points" else ""
+    if shapes_key not in sdata.shapes and shapes_key not in sdata.points:
+        kind = "labels" if shapes_key in sdata.labels else "no shapes"
         problems.add(
-            f"`shapes_key` needs circles or squares, but {shapes_key!r} is {kind}. Only footprints of known size can "
-            f"be summed over bins. Pass another `shapes_key=`, or make circles: `sdata['circles'] = "
-            f"spatialdata.to_circles(sdata[{shapes_key!r}]{radius})` and `sdata.set_table_annotates_spatialelement("
-            f"{table_key!r}, region='circles')`."
+            f"`shapes_key` needs circles, squares or points of a lattice, but {shapes_key!r} is {kind}. Only "
+            f"footprints of known size can be summed over bins. Pass another `shapes_key=`, or make circles: "
+            f"`sdata['circles'] = spatialdata.to_circles(sdata[{shapes_key!r}])` and "
+            f"`sdata.set_table_annotates_spatialelement({table_key!r}, region='circles')`."
         )
         return None
     return shapes_key
+
+
+def _vectors(element: Any) -> Any:
+    """Shapes as they are; points, which lie on disk, as geometries with the same index and transformations."""
+    if isinstance(element, GeoDataFrame):
+        return element
+    points = element[list(XY)].compute()
+    vectors = GeoDataFrame(geometry=points_from_xy(points["x"], points["y"]), index=points.index)
+    set_transformation(vectors, get_transformation(element, get_all=True), set_all=True)
+    return vectors
 
 
 def _choose_system(

@@ -18,6 +18,8 @@ SAME = 0.02  # relative difference below which sizes count as equal
 # Drawn diameter / pitch -> true diameter and pitch in µm. Space Ranger draws Visium's 55 µm spots 65 µm wide
 # (`spot_diameter_fullres` is 0.653 pitches in its output), so the drawn circle is a key, not the footprint.
 PLATFORMS = {0.55: (55.0, 100.0), 0.65: (55.0, 100.0), 0.50: (100.0, 200.0)}
+STEREO_UM = 0.5  # between DNBs of Stereo-seq
+SIDE_BY_SIDE = 4  # neighbours of a bin among bins
 HEXAGONAL = {0.55: True, 0.65: True, 0.50: False}
 
 
@@ -40,7 +42,10 @@ class Scale:
 
 
 def footprints(shapes: Any, key: str, spots_to_px: np.ndarray, problems: Problems) -> Footprints | None:
-    """Circles or axis-aligned squares of one size, in image pixels; ``None`` after a problem."""
+    """Circles, axis-aligned squares of one size, or centres of bins side by side, in image pixels.
+
+    ``None`` after a problem.
+    """
     kinds = set(shapes.geom_type)
     singular = np.linalg.svd(spots_to_px[:2, :2], compute_uv=False)
     if not singular[1] * (1 + SAME) >= singular[0] > 0:
@@ -53,6 +58,17 @@ def footprints(shapes: Any, key: str, spots_to_px: np.ndarray, problems: Problem
         sizes = 2 * np.asarray(shapes["radius"], float) * np.sqrt(singular[0] * singular[1])
         xy = np.c_[shapes.geometry.x, shapes.geometry.y]
         return _one_size(key, transform(spots_to_px, xy), sizes, False, problems)
+    if kinds == {"Point"}:
+        xy = transform(spots_to_px, np.c_[shapes.geometry.x, shapes.geometry.y])
+        pitch, neighbours = pitch_px(xy)
+        if neighbours == SIDE_BY_SIDE:
+            return Footprints(xy, pitch, True)
+        problems.add(
+            f"shapes/{key}: points without a size need to lie on a square lattice, as bins do, but most have "
+            f"{neighbours} neighbours. Make circles: `sdata['circles'] = spatialdata.to_circles(sdata[{key!r}], "
+            f"radius=...)`."
+        )
+        return None
     if kinds == {"Polygon"}:
         corners = shapes.geometry.get_coordinates()
         if len(corners) == 5 * len(shapes):  # a closed ring of four corners each, and no holes
@@ -167,15 +183,26 @@ def _lattice(prints: Footprints) -> tuple[float, tuple[float, float] | None, boo
 def _square_scale(
     prints: Footprints, key: str, spot_um: float | None, pitch_um: float | None, problems: Problems
 ) -> Scale | None:
-    named = re.search(r"square_(\d+)um", key)  # how readers of Visium HD name their bins
-    edge = spot_um or pitch_um or (float(named[1]) if named else None)
+    if spot_um and pitch_um and spot_um > pitch_um * (1 + SAME):
+        problems.add(f"`spot_um={spot_um}` is larger than `pitch_um={pitch_um}`: squares overlap. Pass one of them.")
+        return None
+    pitch, _ = pitch_px(prints.xy)
+    if pitch_um and np.isfinite(pitch):  # which can be more than the edge: crossed channels leave gaps
+        um_per_px = pitch_um / pitch
+        return Scale(um_per_px, spot_um or prints.size * um_per_px, pitch_um)
+    edge = spot_um or pitch_um or _named_edge(key)
     if edge is None:
         problems.add(
             f"`spot_um` is needed to tell what a pixel measures: shapes/{key} are squares of {prints.size:.4g} pixels. "
             f"Pass `spot_um=8` with their edge in µm."
         )
         return None
-    if spot_um and pitch_um and abs(spot_um / pitch_um - 1) > SAME:
-        problems.add(f"`spot_um={spot_um}` and `pitch_um={pitch_um}` must agree for squares. Pass `spot_um` only.")
-        return None
     return Scale(edge / prints.size, edge, edge)
+
+
+def _named_edge(key: str) -> float | None:
+    """µm, as readers name bins: ``square_008um`` of Visium HD; ``bin50_genes`` of Stereo-seq, whose unit is 0.5 µm."""
+    if named := re.search(r"square_(\d+)um", key):
+        return float(named[1])
+    named = re.fullmatch(r"bin(\d+)_genes", key)
+    return float(named[1]) * STEREO_UM if named else None

@@ -1,7 +1,9 @@
 """Plots of what was written; every function returns its Axes."""
 
+from hadmst_sc.pl.compare import compare
 from hadmst_sc.pl.registration import registration
 from hadmst_sc.pl.reliability import reliability
 from hadmst_sc.pl.superresolve import superresolve
+from hadmst_sc.pl.uncertainty import uncertainty
 
-__all__ = ["registration", "reliability", "superresolve"]
+__all__ = ["compare", "registration", "reliability", "superresolve", "uncertainty"]

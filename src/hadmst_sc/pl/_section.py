@@ -58,7 +58,7 @@ class Section:
     sdata
         Holds the result.
     key
-        The ``key_added`` of the run.
+        Name of the result.
     image_key, table_key
         Elements to show instead of the ones the result was made from.
 
@@ -74,7 +74,7 @@ class Section:
         problems = Problems("`superresolve` cannot be drawn")
         results = [k for k in sdata.images if PROVENANCE_KEY in getattr(sdata.tables.get(f"{k}_table"), "uns", {})]
         if key not in results:
-            problems.missing("key", key, "the results in `sdata`", results)
+            problems.missing("key_added", key, "the results in `sdata`", results)
             problems.raise_if_any()
         self.provenance: dict[str, Any] = sdata.tables[self.names.table].uns[PROVENANCE_KEY]
         self.image_key = image_key or str(self.provenance["image_key"])
@@ -109,6 +109,14 @@ class Section:
     def has_std(self) -> bool:
         """Whether the run drew samples."""
         return self.names.std in self.sdata.images
+
+    def check_std(self, what: str) -> None:
+        """Say how to get a standard deviation, if there is none."""
+        if not self.has_std:
+            raise KeyError(
+                f"{what} needs {self.names.std!r}, which is not in `sdata.images`. It is written when draws are "
+                f"made. Try `tl.superresolve(sdata, {self.image_key!r}, n_samples=4)`."
+            )
 
     @property
     def extent(self) -> Extent:

@@ -10,8 +10,8 @@ from matplotlib.quiver import Quiver
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment import Alignment
+from hadmst_sc.pl._draw import Box, draw_he, draw_outline, draw_scale_bar, tissue_box
 from hadmst_sc.pl._section import Section
-from hadmst_sc.pl.superresolve import Box, draw_he, draw_outline, draw_scale_bar, tissue_box
 
 
 def registration(

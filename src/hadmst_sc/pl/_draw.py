@@ -1,0 +1,152 @@
+"""What every picture of maps is drawn with: Axes in the frame of the grid, and what goes onto them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import Collection, EllipseCollection, PolyCollection
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.image import AxesImage
+from matplotlib.transforms import Affine2D
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+
+from hadmst_sc.pl._section import Section
+
+Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
+
+
+def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[str]:
+    """Those asked for, else the three whose maps vary most."""
+    if genes is None:
+        matrix = section.sdata.tables[section.names.table].X
+        return [section.genes[i] for i in np.argsort(-np.var(np.asarray(matrix), axis=0), kind="stable")[:3]]
+    chosen = [genes] if isinstance(genes, str) else list(genes)
+    absent = [gene for gene in chosen if gene not in section.genes]
+    if absent or not chosen:
+        some = f"{section.genes[:10]}{' ...' if len(section.genes) > 10 else ''}"
+        raise KeyError(
+            f"`genes` needs names that were super-resolved, but {absent or 'an empty list'} is not in "
+            f"{section.names.image!r}. Available: {some}. "
+            f"Try `tl.superresolve(sdata, {section.image_key!r}, genes={chosen})`."
+        )
+    return chosen
+
+
+def tissue_box(section: Section) -> Box:
+    """Limits in µm: the tissue and 2 % of its longer side around it, as left, right, bottom, top."""
+    y, x = (np.flatnonzero(section.inside.any(axis)) for axis in (1, 0))
+    if not len(y):
+        return section.extent
+    margin = 0.02 * max(np.ptp(y) + 1, np.ptp(x) + 1)
+    left, right, top, bottom = x[0] - margin, x[-1] + 1 + margin, y[0] - margin, y[-1] + 1 + margin
+    return tuple(float(edge * section.bin_um) for edge in (left, right, bottom, top))  # type: ignore[return-value]
+
+
+def make_axes(n_genes: int, n_panels: int, box: Box, figsize: tuple[float, float] | None) -> np.ndarray:
+    """``(genes, panels)`` Axes in a figure of the section's shape."""
+    ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
+    size = figsize or (3.4 * n_panels, 3.0 * ratio * n_genes + 0.4)
+    return plt.subplots(n_genes, n_panels, figsize=size, squeeze=False, layout="constrained")[1]
+
+
+def check_axes(axes: np.ndarray, n_genes: int, n_panels: int) -> np.ndarray:
+    """Given Axes as ``(genes, panels)``."""
+    array, expected = np.asarray(axes), (n_genes, n_panels)
+    if array.size != expected[0] * expected[1] or (array.ndim == 2 and array.shape != expected):
+        raise ValueError(
+            f"`axes` needs (genes, panels) = {expected} Axes, but has {array.shape}. "
+            f"Try `plt.subplots({expected[0]}, {expected[1]}, squeeze=False)[1]`."
+        )
+    return array.reshape(expected)
+
+
+def upper_end(values: np.ndarray, quantile: float) -> float:
+    """Upper end of a scale: the quantile, the largest value if that is zero, one if all are."""
+    return float(np.quantile(values, quantile) or values.max() or 1.0) if values.size else 1.0
+
+
+def draw_he(ax: Axes, section: Section, box: Box) -> None:
+    """The H&E in the frame of the grid."""
+    # Twice the pixels of the panel on screen, because figures are saved at a higher resolution.
+    width_px = max(1.0, 2 * ax.get_window_extent().width)
+    pixels, to_um = section.he(um_per_px=(box[1] - box[0]) / width_px)
+    height, width = pixels.shape[:2]
+    image = ax.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased")
+    image.set_transform(Affine2D(to_um) + ax.transData)
+
+
+def draw_map(ax: Axes, section: Section, values: np.ma.MaskedArray, norm: Normalize, cmap: str) -> AxesImage:
+    """One gene on the bins."""
+    return ax.imshow(values, extent=section.extent, norm=norm, cmap=cmap, interpolation="nearest")
+
+
+def draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize, cmap: str) -> Collection:
+    """One gene on the spots."""
+    spots = section.spots
+    # Three quarters of the tissue are unmeasured: grey, so that they read neither as zero nor as the top of the scale.
+    tissue = np.ma.masked_where(~section.inside, section.inside)
+    ax.imshow(tissue, extent=section.extent, cmap=ListedColormap(["0.7"]), interpolation="nearest")
+    drawn: Collection
+    if spots.square:
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * spots.size_um / 2
+        drawn = PolyCollection(list(spots.centres[:, None] + corners), norm=norm, cmap=cmap)
+    else:
+        size = np.full(len(values), spots.size_um)
+        drawn = EllipseCollection(
+            size, size, 0 * size, units="xy", offsets=spots.centres, offset_transform=ax.transData, norm=norm, cmap=cmap
+        )
+    drawn.set(array=values, linewidth=0)
+    ax.add_collection(drawn)
+    return drawn
+
+
+def draw_outline(ax: Axes, section: Section) -> None:
+    """Border of the tissue along the edges between bins."""
+    if section.inside.all() or not section.inside.any():
+        return
+    ny, nx = section.inside.shape
+    x, y = ((np.arange(n) + 0.5) * section.bin_um for n in (nx, ny))
+    ax.contour(x, y, section.inside, levels=[0.5], colors="0.35", linewidths=0.6)
+
+
+def draw_scale_bar(ax: Axes, width_um: float) -> None:
+    """A bar of 1, 2 or 5 times a power of ten, at most a quarter of the panel wide."""
+    power = 10.0 ** np.floor(np.log10(width_um / 4))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
+    label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    bar = AnchoredSizeBar(ax.transData, length, label, "lower left", size_vertical=width_um / 150, sep=3, pad=0.3)
+    bar.patch.set(alpha=0.75, linewidth=0)  # legible on any tissue
+    ax.add_artist(bar)
+
+
+def add_scale(ax: Axes, drawn: ScalarMappable, label: str = "counts per bin") -> None:
+    """A colour bar beside the last panel that it is for."""
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.8, pad=0.02, label=label)
+
+
+def finish(
+    axes: np.ndarray,
+    box: Box,
+    sections: Sequence[Section],
+    genes: Sequence[str],
+    titles: Sequence[str],
+    *,
+    outline: bool = True,
+    scale_bar: bool = True,
+) -> None:
+    """Genes on the left, titles on top, a scale bar per row, the border of each panel's tissue, no ticks."""
+    for (row, column), ax in np.ndenumerate(axes):
+        if outline:
+            draw_outline(ax, sections[column])
+        if row == 0:
+            ax.set_title(titles[column])
+        if column == 0:
+            ax.set_ylabel(genes[row], fontsize="large", fontstyle="italic")
+            if scale_bar:
+                draw_scale_bar(ax, box[1] - box[0])
+        ax.set(xlim=box[:2], ylim=box[2:], aspect="equal", xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)

@@ -1,0 +1,103 @@
+"""Several results of one section side by side: other methods, other models, the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import Normalize
+from spatialdata import SpatialData
+
+from hadmst_sc.pl._draw import (
+    add_scale,
+    check_axes,
+    choose_genes,
+    draw_map,
+    draw_spots,
+    finish,
+    make_axes,
+    tissue_box,
+    upper_end,
+)
+from hadmst_sc.pl._section import Section
+
+
+def compare(
+    sdata: SpatialData,
+    keys: Sequence[str] | Mapping[str, str],
+    genes: str | Sequence[str] | None = None,
+    *,
+    spots: bool = True,
+    cmap: str = "magma",
+    vmax_quantile: float = 0.995,
+    figsize: tuple[float, float] | None = None,
+    axes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw results of one section beside each other and beside the measured spots, all on one scale per gene.
+
+    Counts are per bin of the first result: a map of larger bins, which hold more, is divided by the ratio of the areas.
+
+    Parameters
+    ----------
+    sdata
+        Holds the results.
+    keys
+        Their names (``key_added`` of each run), or ``{title: name}``.
+    genes
+        Names; ``None`` draws the three whose maps vary most in the first result.
+    spots
+        Whether to draw the measured spots first.
+    cmap
+        Colour map.
+    vmax_quantile
+        Upper end of each gene's scale, as a quantile over the tissue: the largest of the results.
+    figsize
+        Inches; by default from the section's shape.
+    axes
+        ``(genes, panels)`` Axes to draw into.
+
+    Returns
+    -------
+    ``(genes, panels)`` array of Axes.
+
+    Raises
+    ------
+    KeyError
+        If a result is missing, or a gene in one of them.
+    ValueError
+        If there is no key, results were made from different images, or ``axes`` has another shape.
+
+    Examples
+    --------
+    >>> hd.tl.superresolve(sdata, "section_full_image")
+    >>> hd.tl.superresolve(sdata, "section_full_image", model=None, key_added="closed_form")
+    >>> hd.pl.compare(sdata, {"network": "superres", "closed form": "closed_form"}, "EPCAM")
+    """
+    named = (
+        dict(keys) if isinstance(keys, Mapping) else {key: key for key in ([keys] if isinstance(keys, str) else keys)}
+    )
+    if not named:
+        raise ValueError("`keys` needs the name of at least one result, but is empty. Try `keys=['superres']`.")
+    sections = [Section(sdata, key, None, None) for key in named.values()]
+    first = sections[0]
+    if apart := {section.image_key for section in sections} - {first.image_key}:
+        raise ValueError(
+            f"`keys` needs results of one image, but they were made from {first.image_key!r} and {sorted(apart)}. "
+            f"Bins then have no common corner. Draw them with `pl.superresolve`, one by one."
+        )
+    chosen = choose_genes(genes, first)
+    for section in sections[1:]:
+        choose_genes(chosen, section)
+    shown = [first, *sections] if spots else sections
+    box, shape = tissue_box(first), (len(chosen), len(shown))
+    axes = make_axes(*shape, box, figsize) if axes is None else check_axes(axes, *shape)
+    for gene, row in zip(chosen, axes, strict=True):
+        maps = [section.channel(gene) * (first.bin_um / section.bin_um) ** 2 for section in sections]
+        norm = Normalize(0, max(upper_end(values.compressed(), vmax_quantile) for values in maps))
+        if spots:
+            draw_spots(row[0], first, first.low(gene), norm, cmap)
+        for ax, section, values in zip(row[spots:], sections, maps, strict=True):
+            drawn = draw_map(ax, section, values, norm, cmap)
+        add_scale(row[-1], drawn, f"counts per bin of {first.bin_um:g} µm")
+    finish(axes, box, shown, chosen, ["measured spots"] * spots + list(named))
+    return axes
