@@ -78,7 +78,7 @@ def test_visium_hd_bins_as_truth(phantom, tmp_path):
 
 
 def add_spots(sdata, spots, transformations) -> None:
-    """What the how-to for one's own truth does."""
+    """Spots of `pp.degrade` as shapes and a table that annotates them."""
     radius = spots.uns["spot_diameter_um"] / spots.uns["um_per_unit"] / 2
     sdata["spots"] = ShapesModel.parse(
         spots.obsm["spatial"], geometry=0, radius=radius, index=spots.obs_names, transformations=transformations

@@ -259,7 +259,7 @@ def test_the_mouse_brain_is_in_place_and_a_shift_of_it_is_found(data_dir):
     obs = read_observation(section, "visium_mouse_brain_full_image", genes=200, bin_um=20.0)
     started = time.process_time()
     here = estimate_alignment(obs)
-    assert time.process_time() - started < 120  # seconds of CPU: 8 on a quiet machine, 48 on a busy one
+    assert time.process_time() - started < 20  # seconds, where a busy machine needs 8
     assert not here.applied and here.score_here > 0.2
     moved = align_image(
         obs, Alignment(25.0, -45.0, 0.0, 0.0, True)

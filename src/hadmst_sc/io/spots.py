@@ -18,9 +18,9 @@ SAME = 0.02  # relative difference below which sizes count as equal
 # Drawn diameter / pitch -> true diameter and pitch in µm. Space Ranger draws Visium's 55 µm spots 65 µm wide
 # (`spot_diameter_fullres` is 0.653 pitches in its output), so the drawn circle is a key, not the footprint.
 PLATFORMS = {0.55: (55.0, 100.0), 0.65: (55.0, 100.0), 0.50: (100.0, 200.0)}
-STEREO_UM = 0.5  # between DNBs of Stereo-seq
-SIDE_BY_SIDE = 4  # neighbours of a bin among bins
 HEXAGONAL = {0.55: True, 0.65: True, 0.50: False}
+SIDE_BY_SIDE = 4  # neighbours of a bin among bins
+STEREO_UM = 0.5  # between DNBs of Stereo-seq
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +186,7 @@ def _square_scale(
     if spot_um and pitch_um and spot_um > pitch_um * (1 + SAME):
         problems.add(f"`spot_um={spot_um}` is larger than `pitch_um={pitch_um}`: squares overlap. Pass one of them.")
         return None
-    pitch, _ = pitch_px(prints.xy)
-    if pitch_um and np.isfinite(pitch):  # which can be more than the edge: crossed channels leave gaps
+    if pitch_um and np.isfinite(pitch := pitch_px(prints.xy)[0]):  # more than the edge where channels leave gaps
         um_per_px = pitch_um / pitch
         return Scale(um_per_px, spot_um or prints.size * um_per_px, pitch_um)
     edge = spot_um or pitch_um or _named_edge(key)

@@ -27,14 +27,15 @@ def open_store(path: Path) -> SpatialData:
     ValueError
         If an array names the pickle codec, with the place of the array.
     """
-    for name in METADATA:
-        for file in Path(path).rglob(name):
-            if any(codec.rpartition(".")[2] == CODE for codec in _codecs(json.loads(file.read_bytes()))):
-                place = file.parent.relative_to(path)
-                raise ValueError(
-                    f"`{Path(path).name}` needs arrays of plain values, but '{place}' is packed with pickle, "
-                    f"which runs code when it is read. Ask whoever made the store for one without."
-                )
+    for file in Path(path).rglob("*"):  # once: most of a store are chunks
+        if file.name not in METADATA:
+            continue
+        if any(codec.rpartition(".")[2] == CODE for codec in _codecs(json.loads(file.read_bytes()))):
+            place = file.parent.relative_to(path)
+            raise ValueError(
+                f"`{Path(path).name}` needs arrays of plain values, but '{place}' is packed with pickle, "
+                f"which runs code when it is read. Ask whoever made the store for one without."
+            )
     return spatialdata.read_zarr(path)
 
 
@@ -42,5 +43,7 @@ def _codecs(metadata: Any) -> Iterator[str]:
     """Names of codecs, at any depth: ``id`` in zarr 2, ``name`` in zarr 3."""
     if isinstance(metadata, dict):
         yield from (str(metadata[key]) for key in ("id", "name") if key in metadata)
-    for value in metadata.values() if isinstance(metadata, dict) else metadata if isinstance(metadata, list) else ():
-        yield from _codecs(value)
+        metadata = list(metadata.values())
+    if isinstance(metadata, list):
+        for value in metadata:
+            yield from _codecs(value)

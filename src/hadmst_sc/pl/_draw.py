@@ -46,14 +46,18 @@ def tissue_box(section: Section) -> Box:
     return tuple(float(edge * section.bin_um) for edge in (left, right, bottom, top))  # type: ignore[return-value]
 
 
-def make_axes(n_genes: int, n_panels: int, box: Box, figsize: tuple[float, float] | None) -> np.ndarray:
-    """``(genes, panels)`` Axes in a figure of the section's shape."""
+def axes_for(
+    n_genes: int, n_panels: int, box: Box, figsize: tuple[float, float] | None, axes: np.ndarray | None
+) -> np.ndarray:
+    """``(genes, panels)`` Axes: those given, else in a new figure of the section's shape."""
+    if axes is not None:
+        return _check_axes(axes, n_genes, n_panels)
     ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
     size = figsize or (3.4 * n_panels, 3.0 * ratio * n_genes + 0.4)
     return plt.subplots(n_genes, n_panels, figsize=size, squeeze=False, layout="constrained")[1]
 
 
-def check_axes(axes: np.ndarray, n_genes: int, n_panels: int) -> np.ndarray:
+def _check_axes(axes: np.ndarray, n_genes: int, n_panels: int) -> np.ndarray:
     """Given Axes as ``(genes, panels)``."""
     array, expected = np.asarray(axes), (n_genes, n_panels)
     if array.size != expected[0] * expected[1] or (array.ndim == 2 and array.shape != expected):

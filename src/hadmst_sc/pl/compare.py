@@ -10,12 +10,11 @@ from spatialdata import SpatialData
 
 from hadmst_sc.pl._draw import (
     add_scale,
-    check_axes,
+    axes_for,
     choose_genes,
     draw_map,
     draw_spots,
     finish,
-    make_axes,
     tissue_box,
     upper_end,
 )
@@ -90,7 +89,7 @@ def compare(
         choose_genes(chosen, section)
     shown = [first, *sections] if spots else sections
     box, shape = tissue_box(first), (len(chosen), len(shown))
-    axes = make_axes(*shape, box, figsize) if axes is None else check_axes(axes, *shape)
+    axes = axes_for(*shape, box, figsize, axes)
     for gene, row in zip(chosen, axes, strict=True):
         maps = [section.channel(gene) * (first.bin_um / section.bin_um) ** 2 for section in sections]
         norm = Normalize(0, max(upper_end(values.compressed(), vmax_quantile) for values in maps))

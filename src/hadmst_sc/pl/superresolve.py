@@ -13,13 +13,12 @@ from spatialdata import SpatialData
 from hadmst_sc.pl._draw import (
     Box,
     add_scale,
-    check_axes,
+    axes_for,
     choose_genes,
     draw_he,
     draw_map,
     draw_spots,
     finish,
-    make_axes,
     tissue_box,
     upper_end,
 )
@@ -98,7 +97,7 @@ def superresolve(
     panels = _check_panels(panels, section)
     genes = choose_genes(genes, section)
     box, shape = tissue_box(section), (len(genes), len(panels))
-    axes = make_axes(*shape, box, figsize) if axes is None else check_axes(axes, *shape)
+    axes = axes_for(*shape, box, figsize, axes)
     for gene, row in zip(genes, axes, strict=True):
         _draw_row(gene, dict(zip(panels, row, strict=True)), section, box, cmap, std_cmap, vmax_quantile, vmax)
     sections, titles = [section] * len(panels), [PANELS[panel] for panel in panels]
@@ -132,9 +131,9 @@ def _draw_row(
     """One gene: maps and spots on one scale, the standard deviation on its own."""
     counts = [section.channel(gene).compressed()] if "high" in row else []
     counts += [section.low(gene)] if "low" in row else []
-    norm = Normalize(
-        0, vmax if vmax is not None else max((upper_end(values, quantile) for values in counts), default=1.0)
-    )
+    if vmax is None:
+        vmax = max((upper_end(values, quantile) for values in counts), default=1.0)
+    norm = Normalize(0, vmax)
     drawn: ScalarMappable | None = None
     for panel, ax in row.items():
         if panel == "he":

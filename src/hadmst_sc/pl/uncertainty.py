@@ -10,11 +10,10 @@ from spatialdata import SpatialData
 
 from hadmst_sc.pl._draw import (
     add_scale,
-    check_axes,
+    axes_for,
     choose_genes,
     draw_map,
     finish,
-    make_axes,
     tissue_box,
     upper_end,
 )
@@ -81,13 +80,13 @@ def uncertainty(
     section = Section(sdata, key_added, None, None)
     section.check_std("`pl.uncertainty`")
     genes, box = choose_genes(genes, section), tissue_box(section)
-    axes = make_axes(len(genes), 4, box, figsize) if axes is None else check_axes(axes, len(genes), 4)
+    axes = axes_for(len(genes), 4, box, figsize, axes)
     for gene, row in zip(genes, axes, strict=True):
         mean, std = section.channel(gene), section.channel(gene, std=True)
         low, high = (np.ma.masked_array(end, mean.mask) for end in rate_interval(mean.data, std.data, level))
         width = np.ma.masked_array((high.data - low.data) / np.maximum(mean.data, 1e-12), mean.mask | (mean.data <= 0))
         norm = Normalize(0, upper_end(mean.compressed(), vmax_quantile))
-        for ax, values in zip(row, (low, mean, high), strict=False):
+        for ax, values in zip(row[:3], (low, mean, high), strict=True):
             drawn = draw_map(ax, section, values, norm, cmap)
         add_scale(row[2], drawn)
         add_scale(row[3], draw_map(row[3], section, width, Normalize(0, WIDEST), width_cmap), "width over estimate")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import geopandas as gpd
-import numpy as np
 import shapely
 from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
@@ -11,7 +10,7 @@ from spatialdata.transformations import get_transformation
 
 from hadmst_sc.contract import OutputNames
 from hadmst_sc.io.problems import MissingKeyError
-from hadmst_sc.io.resolve import levels, result_table
+from hadmst_sc.io.resolve import result_table
 
 
 def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_key: str | None = None) -> str:
@@ -55,9 +54,8 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
     if name in sdata and name not in sdata.shapes:
         raise ValueError(f"`shapes_key={name!r}` is taken by another element. Pass another name.")
     labels = sdata.labels[names.bins]
-    width = levels(labels)[0].sizes["x"]
-    ids = table.obs["bin_id"].to_numpy()
-    row, column = np.divmod(ids.astype(np.int64) - 1, width)
-    squares = gpd.GeoDataFrame(geometry=shapely.box(column, row, column + 1, row + 1), index=ids)
+    row, column = (table.obs[name].to_numpy() for name in ("array_row", "array_col"))
+    boxes = shapely.box(column, row, column + 1, row + 1)
+    squares = gpd.GeoDataFrame(geometry=boxes, index=table.obs["bin_id"].to_numpy())
     sdata.shapes[name] = ShapesModel.parse(squares, transformations=get_transformation(labels, get_all=True))
     return name
