@@ -24,14 +24,18 @@ from hadmst_sc.registration import (
     MIN_SIGMAS_FIELD,
     MIN_SIGMAS_ROTATION,
     Alignment,
+    agreement_of_turns,
     align_image,
+    doubt_of_turn,
     estimate_alignment,
+    image_tells,
 )
 
 FIRST_SEED = 990_000  # neither training (below 100,000) nor the choice of the thresholds drew these
 SIZES_UM = (1200.0, 1600.0, 1920.0)  # in turn: few spots tell less
 IMPOSED_UM = (20.0, 60.0)
 N_GENES = 32
+REAL = "real"
 IN_PLACE, TURNED, MOVED, AS_IT_IS = "in place", "turned by 180°", "moved 20 to 60 µm", "as it is"
 DEFORMED = {
     "rotated 2°": {"rotation_deg": 2.0},
@@ -40,13 +44,14 @@ DEFORMED = {
     "rotated 3°, bent 15 µm": {"rotation_deg": 3.0, "deformation_um": 15.0},
 }
 SECTIONS = (
-    ("visium_mouse_brain", 20.0),
-    ("visium_dlpfc_151673", 20.0),
-    ("her2st_C2", 20.0),
-    ("her2st_C3", 20.0),
-)  # and bins, µm
-REAL_IMPOSED_UM = ((30.0, -20.0), (-25.0, 45.0))
-REAL_IMPOSED_DEG = 1.5
+    "visium_mouse_brain",
+    "visium_dlpfc_151673",
+    "xenium_breast_visium",
+    *(f"her2st_C{i}" for i in range(2, 7)),
+)
+BIN_UM = 20.0
+REAL_IMPOSED_UM = ((15.0, 0.0), (30.0, -20.0), (-25.0, 45.0), (0.0, -60.0))
+REAL_IMPOSED_DEG = (1.5, -3.0)
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,14 @@ class Trial:
     """One estimate: what it was given, and what it found."""
 
     section: str
-    group: str  # how much the H&E of a phantom tells; "real"
+    group: str  # how much the H&E of a phantom tells; REAL
     case: str
     n_spots: int
     imposed_um: float  # mean length of the displacement over the spots
     found: Alignment
     error_um: float  # mean distance over the spots of the displacement found to the one imposed
     seconds: float
+    flagged: bool | None = None  # whether `pp.validate` warns of how the image lies; of real sections
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -121,24 +127,24 @@ def on_real_sections() -> Iterator[Trial]:
     except FileNotFoundError as error:
         print(f"  no real sections: {error}")
         return
-    for name, bin_um in SECTIONS:
+    for name in SECTIONS:
         if name not in present:
             print(f"  {name} is not in the data folder")
             continue
-        obs = read_observation(load(name), f"{name}_full_image", genes=200, bin_um=bin_um)
-        centres_um = obs.measurement.centres * bin_um
-        as_it_is = trial(name, "real", AS_IT_IS, obs, np.zeros_like(centres_um))
+        obs = read_observation(load(name), f"{name}_full_image", genes=200, bin_um=BIN_UM)
+        centres_um = obs.measurement.centres * BIN_UM
+        as_it_is = trial(name, REAL, AS_IT_IS, obs, np.zeros_like(centres_um))
         yield as_it_is
         # Nobody knows how the section lies itself: errors are relative to what was found for it.
         there = centres_um + as_it_is.found.displacement_um(centres_um)
         middle = centres_um.mean(0)
         still = Alignment(0.0, 0.0, 0.0, 0.0, True, centre_um=(float(middle[0]), float(middle[1])))
         cases = {f"moved ({dy:g}, {dx:g}) µm": replace(still, dy_um=dy, dx_um=dx) for dy, dx in REAL_IMPOSED_UM}
-        cases[f"rotated {REAL_IMPOSED_DEG}°"] = replace(still, rotation_deg=REAL_IMPOSED_DEG)
+        cases |= {f"rotated {deg:g}°": replace(still, rotation_deg=deg) for deg in REAL_IMPOSED_DEG}
         for case, add in cases.items():
             inverse = replace(add, dy_um=-add.dy_um, dx_um=-add.dx_um, rotation_deg=-add.rotation_deg)
             imposed = there + add.displacement_um(there) - centres_um
-            yield trial(name, "real", case, align_image(obs, inverse), imposed)
+            yield trial(name, REAL, case, align_image(obs, inverse), imposed)
 
 
 def trial(section: str, group: str, case: str, obs: Observation, imposed: np.ndarray) -> Trial:
@@ -148,7 +154,11 @@ def trial(section: str, group: str, case: str, obs: Observation, imposed: np.nda
     seconds = time.perf_counter() - started
     left = imposed - found.displacement_um(obs.measurement.centres * obs.grid.bin_um)
     before, after = (float(np.hypot(*one.T).mean()) for one in (imposed, left))
-    return Trial(section, group, case, len(obs.spots), before, found, after, seconds)
+    flagged = None
+    if group == REAL:
+        turns = agreement_of_turns(obs)
+        flagged = bool(doubt_of_turn(turns, found)) or not image_tells(turns, found)
+    return Trial(section, group, case, len(obs.spots), before, found, after, seconds, flagged)
 
 
 def plain(trial: Trial) -> dict:
@@ -160,6 +170,7 @@ def plain(trial: Trial) -> dict:
         **{key: round(getattr(found, key), 4) for key in keys},
         "sigmas": [round(one, 2) for one in found.sigmas],
     }
+    record["shift_um"] = round(float(np.hypot(found.dy_um, found.dx_um)), 2)
     return record | {key: round(getattr(trial, key), 2) for key in ("imposed_um", "error_um", "seconds")}
 
 
@@ -172,7 +183,7 @@ def stages(found: Alignment) -> list[str]:
 def render(record: dict) -> str:
     """The Markdown page of a record."""
     settings, trials = record["settings"], record["trials"]
-    phantoms = [t for t in trials if t["group"] != "real"]
+    phantoms = [t for t in trials if t["group"] != REAL]
     parts = [
         "# Registration of H&E and spots",
         "A shift is applied where it is more probable than none, a rotation where the errors of left-out spots fall by "
@@ -185,8 +196,27 @@ def render(record: dict) -> str:
         _by_case(phantoms),
     ]
     if len(phantoms) < len(trials):
-        parts += ["## Real sections", _each([t for t in trials if t["group"] == "real"])]
+        real = [t for t in trials if t["group"] == REAL]
+        parts += ["## Real sections", records.table(["figure", "asked", "measured"], figures(real)), _each(real)]
     return "\n\n".join([*parts, records.footer(record)])
+
+
+def figures(real: list[dict]) -> list[list[str]]:
+    """What is asked for beside what was measured, on real sections."""
+    imposed = [t for t in real if t["case"] != AS_IT_IS]
+    applied, left = ([t for t in imposed if bool(t["found"]["stages"]) is on] for on in (True, False))
+    rows = []
+    if applied:
+        told = f"{np.median([t['error_um'] for t in applied]):.1f} µm, in {len(applied)} of {len(imposed)} trials"
+        rows.append(["median error where the evidence was clear and something applied", "≤ 10 µm", told])
+    false = [t["shift_um"] for t in real if t["case"] == AS_IT_IS]
+    told = f"largest {max(false):.1f} µm; {sum(one > 15 for one in false)} of {len(false)} sections"
+    rows.append(["shift applied to a section as it is (nobody knows how it lies)", "none > 15 µm", told])
+    if left:
+        flagged = sum(t["flagged"] for t in left)
+        told = f"{flagged} of {len(left)}; these were displaced by {np.median([t['imposed_um'] for t in left]):.0f} µm"
+        rows.append(["nothing applied: flagged by `pp.validate`", "all", f"{told} in the median"])
+    return rows
 
 
 def _by_case(trials: list[dict]) -> str:
@@ -226,6 +256,7 @@ def _each(trials: list[dict]) -> str:
             score,
             f"{found['log_odds']:.1f}",
             sigmas,
+            "yes" if t["flagged"] else "no",
             f"{t['seconds']:.1f}",
         ]
         rows.append([t["section"], str(t["n_spots"]), t["case"], *numbers])
@@ -238,6 +269,7 @@ def _each(trials: list[dict]) -> str:
         "R² here → there",
         "log odds of a shift",
         "standard errors",
+        "flagged",
         "seconds",
     ]
     return records.table(columns, rows)

@@ -168,9 +168,10 @@ def _made(found: Results, task: str | None = None) -> str:
     machines = sorted({m["machine"] for m in made})
     versions = sorted({", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in made})
     weights = sorted({f"{name} {sha[:12]}" for c in cells for name, sha in c.get("weights", {}).items()})
+    hours = sum(c["cost"].get("seconds", 0.0) for c in cells) / 3600
     return (
-        f"{len(cells):,} cells; commit(s) {', '.join(commits)}; {'; '.join(machines)}; "
-        f"{'; '.join(versions)}; weights {'; '.join(weights)}. One core for each cell."
+        f"{len(cells):,} cells, {hours:.1f} hours of one core; commit(s) {', '.join(commits)}; "
+        f"{'; '.join(machines)}; {'; '.join(versions)}; weights {'; '.join(weights)}."
     )
 
 

@@ -111,4 +111,5 @@ _write_if_changed(HERE / "_generated" / "benchmarks.md", _benchmarks())
 _write_if_changed(HERE / "_generated" / "changelog.md", (ROOT / "CHANGELOG.md").read_text())
 (HERE / "tutorials").mkdir(exist_ok=True)
 for _notebook in (ROOT / "tutorials").glob("*.ipynb"):
-    shutil.copy(_notebook, HERE / "tutorials" / _notebook.name)
+    # Links hold in the repository, where pages lie under docs/, and here.
+    _write_if_changed(HERE / "tutorials" / _notebook.name, _notebook.read_text().replace("(../docs/", "(../"))

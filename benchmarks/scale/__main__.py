@@ -23,6 +23,7 @@ from throughput import throughput
 ALL = 1597  # genes of the section's table
 FULL, EVERY = "full slide, 200 genes", "full slide, every gene, metagenes"
 ONE, TWO = "one worker", "two workers"
+TESLA = "TESLA, 200 genes"
 # What each run is of; without --samples the mean and the standard deviation of four draws, as by default.
 RUNS: dict[str, str] = {
     FULL: "--genes 200",
@@ -41,6 +42,7 @@ RUNS: dict[str, str] = {
     "36 slides, 50 genes, mean": "--tiles 6 --genes 50 --samples 0",
     ONE: "--genes 200 --workers 1",
     TWO: "--genes 200 --workers 2",
+    TESLA: "--genes 200 --peer TESLA",
 }
 # Runs whose time is compared: of what, and by what it should grow in proportion.
 CURVES = {
@@ -136,7 +138,16 @@ def figures(record: dict[str, Any]) -> list[list[str]]:
         apart = runs[TWO].get("largest_difference")
         same = "" if apart is None else f", maps differ by at most {apart:.0e}"
         rows.append(["two Dask workers over one", "≥ 1.7, equal results", f"{gain:.2f}{same}"])
+    for name in (FULL, EVERY):
+        if TESLA in runs and name in runs:
+            ratio = each(runs[TESLA]) / each(runs[name])
+            rows.append([f"time of TESLA per gene and bin over that of: {name}", "≥ 10", f"{ratio:.1f}"])
     return rows
+
+
+def each(run: dict[str, Any]) -> float:
+    """Milliseconds per gene and 10,000 bins."""
+    return 1e3 * run["seconds"] / run["genes"] / run["bins"] * 1e4
 
 
 def render(record: dict[str, Any]) -> str:
@@ -146,11 +157,14 @@ def render(record: dict[str, Any]) -> str:
         if "seconds" not in run:
             rows.append([name, f"failed: {run['failed']}", *[""] * 5])
             continue
-        each = 1e3 * run["seconds"] / run["genes"] / run["bins"] * 1e4
-        # Workers have clocks of their own.
-        share = "" if "workers" in run["command"] else f"{run['network_seconds'] / run['seconds']:.0%}"
+        # Workers have clocks of their own, others no network of ours.
+        share = (
+            ""
+            if "workers" in run["command"] or "peer" in run["command"]
+            else f"{run['network_seconds'] / run['seconds']:.0%}"
+        )
         cells = [f"{run['bins']:,}", f"{run['genes']:,}", f"{run['seconds']:.0f}", f"{run['peak_gb']:.2f}", share]
-        rows.append([name, *cells, f"{each:.1f}"])
+        rows.append([name, *cells, f"{each(run):.1f}"])
     network = record["throughput"]
     return "\n\n".join(
         [

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import peers
 import records
 from sections import SECTION, mirrored
 from spatialdata import read_zarr
 
 from hadmst_sc import tl
 from hadmst_sc.contract import PROVENANCE_KEY
+from hadmst_sc.io.read import read_observation
 from hadmst_sc.models import HadmstModel
 
 
@@ -35,6 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--bin-um", type=float, default=20.0)
     parser.add_argument("--workers", type=int, default=0, help="Dask workers of one thread; 0 computes here")
+    parser.add_argument("--peer", choices=list(peers.PEERS), help="this published tool in place of ours")
     parser.add_argument("--maps", type=Path, help="keep the maps in this file")
     return parser.parse_args(arguments)
 
@@ -65,6 +68,24 @@ def cluster(workers: int) -> Any:
     from distributed import Client
 
     return Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)  # its cluster ends with it
+
+
+def run_peer(options: argparse.Namespace) -> dict[str, Any]:
+    """A published tool on the same spots, image and grid: from arrays to maps, without making its environment."""
+    section = mirrored(options.tiles, options.genes)
+    obs = read_observation(section, f"{SECTION}_full_image", genes=options.genes, bin_um=options.bin_um)
+    peers.environment(peers.PEERS[options.peer])
+    started = time.perf_counter()
+    peers.run(peers.PEERS[options.peer], obs)
+    seconds = time.perf_counter() - started
+    return {
+        "bins": int(obs.inside.sum()),
+        "spots": len(obs.spots),
+        "genes": len(obs.genes),
+        "seconds": round(seconds, 2),
+        "peak_gb": round(records.peak_gb(), 3),
+        "network_seconds": 0.0,
+    }
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -108,7 +129,7 @@ def main() -> None:
     options = parse()
     folder = Path(tempfile.mkdtemp(prefix="hadmst-scale-"))
     try:
-        found = run(options, folder)
+        found = run_peer(options) if options.peer else run(options, folder)
     finally:
         shutil.rmtree(folder)
     print(json.dumps(found))

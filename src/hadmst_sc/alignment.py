@@ -111,6 +111,15 @@ class Alignment:
         return cls(**{key: plain(value) for key, value in record.items()})
 
     @property
+    def told(self) -> str:
+        """What was applied, in words."""
+        if not self.applied:
+            return "in place: nothing applied"
+        shift = f"shift (y {self.dy_um:+.0f}, x {self.dx_um:+.0f}) µm" if self.dy_um or self.dx_um else ""
+        turn = f"{self.rotation_deg:+.1f}°" if self.rotation_deg else ""
+        return ", ".join(part for part in (shift, turn, "field" if self.field else "") if part)
+
+    @property
     def affine(self) -> np.ndarray:
         """``(3, 3)``: what the spots saw at ``(y, x, 1)`` in µm lies there in the image, but for ``field``."""
         sin, cos = np.sin(np.radians(self.rotation_deg)), np.cos(np.radians(self.rotation_deg))

@@ -126,6 +126,11 @@ def doubt_of_turn(turns: dict[str, float], found: Alignment) -> str | None:
     )
 
 
+def image_tells(turns: dict[str, float], found: Alignment) -> bool:
+    """Whether the image foretells spots left out better than turned or flipped, when it can tell nothing."""
+    return found.score_there > max(list(turns.values())[1:])  # the first is as it lies
+
+
 def _fitted(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Cut off or repeated at the far edges: image and spots have their origin in common, whatever the turn."""
     maps = maps[:, : shape[0], : shape[1]]

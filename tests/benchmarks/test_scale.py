@@ -44,11 +44,14 @@ def test_figures_are_asked_beside_measured(scale):
     runs = {scale.FULL: run_of(130.0, 200), scale.EVERY: run_of(190.0, 1597, metagene_loss=0.008)}
     runs |= {"200 genes, metagenes": run_of(90.0, 200), "2,000 genes, metagenes": run_of(220.0, 2000, peak_gb=1.6)}
     runs |= {scale.ONE: run_of(200.0, 200), scale.TWO: run_of(110.0, 200, largest_difference=2e-7)}
+    runs[scale.TESLA] = run_of(390.0, 200)
     told = {row[0]: row[2] for row in scale.figures(record_of(scale, runs))}
     assert told[scale.FULL] == "130 s, 1.50 GB"
     assert told[f"{scale.FULL}: share of the time inside the network"] == "70%"
     assert told["1,597 genes by metagenes, over 200 one by one"].startswith("1.46; deviance at held-out spots +0.8")
     assert told["peak memory from 200 to 2,000 genes"] == "+7%"
+    assert told[f"time of TESLA per gene and bin over that of: {scale.FULL}"] == "3.0"
+    assert told[f"time of TESLA per gene and bin over that of: {scale.EVERY}"] == "16.4"
     assert told["two Dask workers over one"] == "1.82, maps differ by at most 2e-07"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.measurement import degrade
 from hadmst_sc.tl import predict
 
 
@@ -54,6 +55,16 @@ def test_dask_workers_give_the_same_answer(obs, reference):
     distributed = pytest.importorskip("distributed")
     with distributed.Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
         same(reference, predict(obs, n_samples=2, window=96, gene_chunk=2, client=client))
+
+
+def test_counts_times_three_give_sums_times_three(obs):
+    """Not bin by bin: three times the counts are more evidence, and their map is sharper."""
+    settings = {"model": None, "align": False}
+    once, thrice = (replace(obs, counts=c * obs.counts) for c in (1, 3))
+    hard = [degrade(predict(o, consistency="hard", **settings).mean, o.measurement) for o in (once, thrice)]
+    np.testing.assert_allclose(hard[1], 3 * hard[0], rtol=0.01, atol=1e-3)
+    soft = [predict(o, **settings).mean.sum((1, 2)) for o in (once, thrice)]
+    np.testing.assert_allclose(soft[1], 3 * soft[0], rtol=0.02)
 
 
 def test_mean_and_std_outside_the_tissue_are_zero(obs, reference):

@@ -29,6 +29,12 @@ def test_a_bin_of_nothing_has_no_relative_width(result):
     assert np.argwhere(~width.mask).tolist() == [[3, 7]]
 
 
+def test_relative_widths_of_all_genes_are_on_one_scale_that_follows_them(result):
+    drawn = [row[3].images[0] for row in hd.pl.uncertainty(result, ["ramp", "flat"], vmax_quantile=1.0)]
+    assert drawn[0].norm is drawn[1].norm
+    assert drawn[0].norm.vmax == pytest.approx(max(image.get_array().max() for image in drawn))
+
+
 def test_a_narrower_interval_lies_within(result):
     wide, narrow = (hd.pl.uncertainty(result, "ramp", level=level)[0] for level in (0.9, 0.5))
     assert [ax.get_title() for ax in narrow] == ["0.25 quantile", "estimate", "0.75 quantile", "width of 50% interval"]

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spatialdata as sd
-from spatialdata.models import ShapesModel, TableModel
-from spatialdata.transformations import Scale
 
 import hadmst_sc as hd
 from hadmst_sc import metrics
@@ -64,8 +62,7 @@ def test_visium_hd_bins_as_truth(phantom, tmp_path):
     folders["visium_hd"](tmp_path, phantom, 20)
     sdata = read("visium_hd", tmp_path, dataset_id="S1", load_segmentations_only=False)
     bins = sdata["square_020um"].copy()
-    spots = hd.pp.degrade(bins, um_per_unit=2.5)
-    add_spots(sdata, spots, {"S1": Scale([1, 1], axes=("x", "y"))})
+    hd.pp.add_spots(sdata, hd.pp.degrade(bins, um_per_unit=2.5), like="S1_square_020um")
     hd.tl.superresolve(sdata, "S1_full_image", table_key="spots_table", bin_um=20.0, **SETTINGS)
     found = sdata["superres_table"]
     place = {tuple(xy): row for row, xy in enumerate(np.round(found.obsm["spatial"]).astype(int))}
@@ -77,17 +74,6 @@ def test_visium_hd_bins_as_truth(phantom, tmp_path):
     assert np.median(pcc) > 0.6
 
 
-def add_spots(sdata, spots, transformations) -> None:
-    """Spots of `pp.degrade` as shapes and a table that annotates them."""
-    radius = spots.uns["spot_diameter_um"] / spots.uns["um_per_unit"] / 2
-    sdata["spots"] = ShapesModel.parse(
-        spots.obsm["spatial"], geometry=0, radius=radius, index=spots.obs_names, transformations=transformations
-    )
-    spots.obs["region"], spots.obs["spot"] = "spots", spots.obs_names
-    spots.obs["region"] = spots.obs["region"].astype("category")
-    sdata["spots_table"] = TableModel.parse(spots, region="spots", region_key="region", instance_key="spot")
-
-
 @pytest.mark.parametrize(
     "turn", [np.eye(3), np.array([[0, -1, 3800], [1, 0, 0], [0, 0, 1.0]])], ids=["upright", "turned"]
 )
@@ -96,8 +82,7 @@ def test_xenium_cells_as_truth_under_an_aligned_image(phantom, tmp_path, turn):
     off = dict.fromkeys(("cells_boundaries", "nucleus_boundaries", "cells_labels", "nucleus_labels"), False)
     off |= dict.fromkeys(("transcripts", "morphology_mip", "morphology_focus"), False)
     sdata = read("xenium", tmp_path, cells_as_circles=True, **off)
-    to_pixels = Scale([1 / 0.2125, 1 / 0.2125], axes=("x", "y"))  # `cells` are in µm, `global` in pixels
-    add_spots(sdata, hd.pp.degrade(sdata["table"]), {"global": to_pixels})
+    hd.pp.add_spots(sdata, hd.pp.degrade(sdata["table"]), like="cell_circles")
     hd.tl.superresolve(sdata, "he_image", table_key="spots_table", bin_um=20.0, **SETTINGS)
     assert np.median(agreement(sdata, phantom)) > 0.75
 

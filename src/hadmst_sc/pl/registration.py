@@ -73,7 +73,7 @@ def registration(
     moved = found.displacement_um(section.spots.centres[:, ::-1])
     arrows = _draw_arrows(axes[1], section.spots.centres, moved[:, ::-1], box, cmap)
     axes[1].figure.colorbar(arrows, ax=axes[1], shrink=0.8, pad=0.02, label="displacement of the H&E, µm")
-    axes[1].set_title(_summary(found))
+    axes[1].set_title(_title(found))
     draw_outline(axes[1], section)
     if scale_bar:
         draw_scale_bar(axes[0], box[1] - box[0])
@@ -127,15 +127,8 @@ def _draw_arrows(ax: Axes, xy_um: np.ndarray, moved_um: np.ndarray, box: Box, cm
     return arrows
 
 
-def _summary(found: Alignment) -> str:
+def _title(found: Alignment) -> str:
     """What was applied, and what it was worth."""
     if not found.applied:
-        return f"in place: nothing applied (R² {found.score_here:.3f})"
-    parts = []
-    if found.dy_um or found.dx_um:
-        parts.append(f"shift (y {found.dy_um:+.0f}, x {found.dx_um:+.0f}) µm")
-    if found.rotation_deg:
-        parts.append(f"{found.rotation_deg:+.1f}°")
-    if found.field is not None:
-        parts.append("field")
-    return f"{', '.join(parts)}\nleave-one-out R² {found.score_here:.3f} → {found.score_there:.3f}"
+        return f"{found.told} (R² {found.score_here:.3f})"
+    return f"{found.told}\nleave-one-out R² {found.score_here:.3f} → {found.score_there:.3f}"

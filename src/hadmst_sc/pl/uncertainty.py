@@ -20,8 +20,6 @@ from hadmst_sc.pl._draw import (
 from hadmst_sc.pl._section import Section
 from hadmst_sc.uncertainty import LEVEL, rate_interval
 
-WIDEST = 2.0  # upper end of the scale of relative width: as uncertain as the estimate is high, and more
-
 
 def uncertainty(
     sdata: SpatialData,
@@ -53,7 +51,8 @@ def uncertainty(
     cmap, width_cmap
         Colour maps of the counts and of the relative width.
     vmax_quantile
-        Upper end of the scale of the counts, as a quantile of the estimate over the tissue.
+        Upper end of the scales, as a quantile over the tissue: of the estimate, gene by gene, and of the relative
+        width, of all genes together.
     figsize
         Inches; by default from the section's shape.
     axes
@@ -81,16 +80,25 @@ def uncertainty(
     section.check_std("`pl.uncertainty`")
     genes, box = choose_genes(genes, section), tissue_box(section)
     axes = axes_for(len(genes), 4, box, figsize, axes)
-    for gene, row in zip(genes, axes, strict=True):
-        mean, std = section.channel(gene), section.channel(gene, std=True)
-        low, high = (np.ma.masked_array(end, mean.mask) for end in rate_interval(mean.data, std.data, level))
-        width = np.ma.masked_array((high.data - low.data) / np.maximum(mean.data, 1e-12), mean.mask | (mean.data <= 0))
-        norm = Normalize(0, upper_end(mean.compressed(), vmax_quantile))
-        for ax, values in zip(row[:3], (low, mean, high), strict=True):
-            drawn = draw_map(ax, section, values, norm, cmap)
-        add_scale(row[2], drawn)
-        add_scale(row[3], draw_map(row[3], section, width, Normalize(0, WIDEST), width_cmap), "width over estimate")
+    drawn = [_maps(section, gene, level) for gene in genes]
+    # One scale for all genes, so that a brighter row is a gene that is known less well.
+    widest = Normalize(0, max(upper_end(width.compressed(), vmax_quantile) for *_, width in drawn))
+    for (*maps, width), row in zip(drawn, axes, strict=True):
+        norm = Normalize(0, upper_end(maps[1].compressed(), vmax_quantile))
+        for ax, values in zip(row[:3], maps, strict=True):
+            last = draw_map(ax, section, values, norm, cmap)
+        add_scale(row[2], last)
+        add_scale(row[3], draw_map(row[3], section, width, widest, width_cmap), "width over estimate")
     tail = (1 - level) / 2
     titles = (f"{tail:.3g} quantile", "estimate", f"{1 - tail:.3g} quantile", f"width of {level:.0%} interval")
     finish(axes, box, [section] * 4, genes, titles)
     return axes
+
+
+def _maps(section: Section, gene: str, level: float) -> tuple[np.ma.MaskedArray, ...]:
+    """Lower end, estimate, upper end and relative width of one gene."""
+    mean, std = section.channel(gene), section.channel(gene, std=True)
+    low, high = rate_interval(mean.data, std.data, level)
+    width = (high - low) / np.maximum(mean.data, 1e-12)
+    low, high = (np.ma.masked_array(end, mean.mask) for end in (low, high))
+    return low, mean, high, np.ma.masked_array(width, mean.mask | (mean.data <= 0))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hadmst_sc.pp.add_spots import add_spots
 from hadmst_sc.pp.degrade import degrade
 from hadmst_sc.pp.register import register
 from hadmst_sc.pp.validate import Finding, Report, validate
 
-__all__ = ["Finding", "Report", "degrade", "register", "validate"]
+__all__ = ["Finding", "Report", "add_spots", "degrade", "register", "validate"]

@@ -21,7 +21,7 @@ from hadmst_sc.io.counts import SEEN
 from hadmst_sc.io.problems import logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import stained_tissue
-from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt_of_turn, estimate_alignment
+from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt_of_turn, estimate_alignment, image_tells
 
 RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
@@ -236,7 +236,7 @@ def _about(found: Alignment, turns: dict[str, float]) -> Finding:
         return Finding("note", f"how the H&E lies can be told by {MIN_SPOTS} spots or more; it is left where it is.")
     if doubt := doubt_of_turn(turns, found):
         return Finding("warning", doubt)
-    if found.score_there <= max(list(turns.values())[1:]):  # the first is as it lies
+    if not image_tells(turns, found):
         return Finding(
             "warning",
             "the image foretells spots left out no better as it lies than turned or flipped: it is another section's, "

@@ -1,0 +1,75 @@
+"""Pseudo-spots into a SpatialData object, where `tl.superresolve` finds them."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+from spatialdata import SpatialData
+from spatialdata.models import ShapesModel, TableModel
+from spatialdata.transformations import get_transformation
+
+from hadmst_sc.io.problems import MissingKeyError
+
+
+def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str = "spots") -> str:
+    """Add the spots of :func:`degrade` as circles, and as a table that annotates them.
+
+    Parameters
+    ----------
+    sdata
+        Holds the cells' or bins' element; receives the circles ``<key_added>`` and the table ``<key_added>_table``, in
+        memory (``sdata.write_element`` keeps them).
+    spots
+        As :func:`degrade` returns them: centres in ``obsm["spatial"]``, sizes in ``uns``.
+    like
+        Name of the element in whose own coordinates the centres are, such as the cells' circles or the bins' squares;
+        the circles get its transformations.
+    key_added
+        Name of the circles.
+
+    Returns
+    -------
+    The name of the table: the ``table_key`` of `tl.superresolve`.
+
+    Raises
+    ------
+    KeyError
+        If there is no element ``like``, or ``spots`` lack centres or sizes.
+    ValueError
+        If ``key_added`` or ``<key_added>_table`` is the name of an element that these are not to replace.
+
+    Examples
+    --------
+    >>> import hadmst_sc as hd
+    >>> sdata = hd.datasets.phantom(n_genes=2, size_um=800.0)
+    >>> cells = sdata["table"]  # larger spots from small ones here; from cells or bins as a rule
+    >>> spots = hd.pp.degrade(cells, spot_um=150.0, pitch_um=200.0, um_per_unit=2.5)
+    >>> hd.pp.add_spots(sdata, spots, like="phantom", key_added="coarse")
+    'coarse_table'
+    """
+    table_key = f"{key_added}_table"
+    if like not in sdata or like in sdata.tables:
+        elements = [name for _, name, _ in sdata.gen_spatial_elements()]
+        raise MissingKeyError(f"`like={like!r}` is no spatial element. Available: {elements}.")
+    for name, kind in ((key_added, sdata.shapes), (table_key, sdata.tables)):
+        if name in sdata and name not in kind or name == like:
+            raise ValueError(f"`key_added={key_added!r}` would replace the element {name!r}. Pass another name.")
+    sizes = ("spot_diameter_um", "pitch_um", "um_per_unit")
+    absent = [name for name in sizes if name not in spots.uns] + ["obsm['spatial']"] * ("spatial" not in spots.obsm)
+    if absent:
+        raise MissingKeyError(f"`spots` lack {absent}, as `pp.degrade` leaves them. Pass what it returned first.")
+    spot_um, pitch_um, um_per_unit = (float(spots.uns[name]) for name in sizes)
+    circles = ShapesModel.parse(
+        np.asarray(spots.obsm["spatial"]),
+        geometry=0,
+        radius=spot_um / um_per_unit / 2,
+        index=spots.obs_names.to_numpy(),
+        transformations=get_transformation(sdata[like], get_all=True),
+    )
+    table = spots.copy()
+    table.obs["region"], table.obs["spot_id"] = key_added, table.obs_names
+    table.obs["region"] = table.obs["region"].astype("category")
+    table.uns["spatial"] = {key_added: {"metadata": {"spot_um": spot_um, "pitch_um": pitch_um}}}
+    sdata.shapes[key_added] = circles
+    sdata.tables[table_key] = TableModel.parse(table, region=key_added, region_key="region", instance_key="spot_id")
+    return table_key

@@ -1,0 +1,131 @@
+"""What a run made, with what, and how much of it to believe: told by the result itself, also long after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+from spatialdata import SpatialData
+
+from hadmst_sc.alignment import Alignment
+from hadmst_sc.io.resolve import result_table
+
+COLUMNS = ("reliability", "gain_over_interpolation", "image_helps", "finest_um")
+SHOWN = 10  # genes in print
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A result in a few lines; prints as text, and as a table in notebooks.
+
+    Parameters
+    ----------
+    facts
+        What was made, with what, by name.
+    genes
+        Per gene what left-out spots say of it, the most reliable first.
+    """
+
+    facts: dict[str, str]
+    genes: pd.DataFrame
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in self.facts)
+        lines = [f"{name:<{width}}  {value}" for name, value in self.facts.items()]
+        return "\n".join([*lines, "", self._ends().to_string(), self._rest]).rstrip()
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self.facts.items()
+        )
+        return f"<div><table>{''.join(rows)}</table>{self._ends().to_html()}{escape(self._rest)}</div>"
+
+    def _ends(self) -> pd.DataFrame:
+        """The most and the least reliable genes."""
+        few = len(self.genes) <= SHOWN
+        table = self.genes if few else pd.concat([self.genes.head(SHOWN // 2), self.genes.tail(SHOWN // 2)])
+        return table.round(2)
+
+    @property
+    def _rest(self) -> str:
+        hidden = len(self.genes) - SHOWN
+        return f"{hidden:,} genes between these are not shown" if hidden > 0 else ""
+
+
+def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
+    """Tell what a run made, with what, and which of its genes left-out spots support.
+
+    Parameters
+    ----------
+    sdata
+        Holds the result.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    Facts, and genes by reliability.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result.
+
+    Examples
+    --------
+    >>> import hadmst_sc as hd
+    >>> sdata = hd.datasets.phantom(n_genes=2, size_um=600.0)
+    >>> hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, show_progress_bar=False)
+    >>> hd.tl.summary(sdata).facts["bins"]
+    '718 in tissue, 20 µm wide'
+    """
+    table = result_table(sdata, key_added)
+    told = table.uns["hadmst_sc"]
+    genes = table.var[[name for name in COLUMNS if name in table.var]]
+    facts = {
+        "image": f"{told['image_key']}, {told['um_per_px']:.3g} µm per pixel",
+        "spots": f"{told['n_spots']:,} of {told['shapes_key']}, counts of {told['table_key']}",
+        "bins": f"{table.n_obs:,} in tissue, {told['bin_um']:g} µm wide",
+        "genes": f"{table.n_vars:,}",
+        "model": _model(told),
+        "H&E": "taken as it lies"
+        if told["registration"] == "off"
+        else Alignment.from_record(told["registration"]).told,
+        "to believe": _believed(genes),
+        "intervals": _calibration(told["calibration"]),
+        "made": f"{told['date']} by hadmst_sc {told['versions']['hadmst_sc']}, in {_seconds(told):.0f} s",
+    }
+    return Summary(facts, genes.sort_values("reliability", ascending=False))
+
+
+def _model(told: Mapping[str, Any]) -> str:
+    if not told["model_sha256"]:
+        return "closed form, no network"
+    gate = told["gate"]
+    share = f", {float(gate['share']):.0%} of the way from the closed form" if isinstance(gate, Mapping) else ""
+    return f"{told['model']} ({told['model_sha256'][:8]}), {told['n_samples']} draws{share}"
+
+
+def _believed(genes: pd.DataFrame) -> str:
+    finest = genes["finest_um"]
+    widths = [f"{(finest <= width).sum():,} at {width:.0f} µm" for width in sorted(finest.dropna().unique())]
+    helped = f"the image helps {int(genes['image_helps'].sum()):,} of {len(genes):,} genes"
+    return f"supported by left-out spots: {', '.join(widths) or 'none'}; {helped}"
+
+
+def _calibration(record: Mapping[str, Any] | str) -> str:
+    if not isinstance(record, Mapping):
+        return "not calibrated: no draws, or too few spots"
+    before, after = (f"{float(record[name]):.0%}" for name in ("coverage_before", "coverage"))
+    spots = f"counts of {int(record['n_spots']):,} left-out spots"
+    return f"90 % hold {after} of the {spots} ({before} before their scaling by {float(record['factor']):.2g})"
+
+
+def _seconds(told: Mapping[str, Any]) -> float:
+    return sum(float(value) for name, value in told.items() if name.startswith("seconds_"))

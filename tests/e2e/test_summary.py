@@ -1,0 +1,46 @@
+"""What a result tells of itself, before and after the disk."""
+
+from __future__ import annotations
+
+import pytest
+import spatialdata as sd
+
+import hadmst_sc as hd
+
+
+@pytest.fixture(scope="module")
+def solved():
+    sdata = hd.datasets.phantom(3, n_genes=12, size_um=1000.0, depth=(5.0, 40.0))
+    hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, n_samples=2, show_progress_bar=False)
+    return sdata
+
+
+def test_it_tells_what_was_made_with_what_and_how_much_to_believe(solved):
+    told, table = hd.tl.summary(solved), solved["superres_table"]
+    assert told.facts["bins"] == f"{table.n_obs:,} in tissue, 20 µm wide"
+    assert told.facts["model"].startswith("default (") and "2 draws" in told.facts["model"]
+    assert f"{(table.var['finest_um'] <= 55).sum()} at 55 µm" in told.facts["to believe"]
+    assert f"helps {table.var['image_helps'].sum()} of 12 genes" in told.facts["to believe"]
+    assert told.genes["reliability"].is_monotonic_decreasing and set(told.genes.index) == set(table.var_names)
+    assert "2 genes between these are not shown" in str(told)
+
+
+def test_it_survives_the_disk(solved, tmp_path):
+    solved.write(tmp_path / "section.zarr")
+    assert hd.tl.summary(sd.read_zarr(tmp_path / "section.zarr")).facts == hd.tl.summary(solved).facts
+
+
+def test_a_notebook_shows_the_same_as_a_table(solved):
+    told = hd.tl.summary(solved)
+    html = told._repr_html_()
+    assert all(name in html for name in told.facts) and told.genes.index[0] in html and "&amp;E" in html
+
+
+def test_the_closed_form_says_that_it_is_one(solved):
+    hd.tl.superresolve(
+        solved, "phantom_full_image", model=None, bin_um=20.0, align=False, key_added="closed", show_progress_bar=False
+    )
+    facts = hd.tl.summary(solved, key_added="closed").facts
+    assert facts["model"] == "closed form, no network" and facts["H&E"] == "taken as it lies"
+    with pytest.raises(KeyError, match="key_added='other'"):
+        hd.tl.summary(solved, key_added="other")

@@ -1,0 +1,54 @@
+"""Pseudo-spots lie where their cells lie, are known by their size, and replace nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import spatialdata as sd
+from spatialdata.transformations import Scale, set_transformation
+
+import hadmst_sc as hd
+
+
+@pytest.fixture
+def section():
+    """Circles in µm on an image in pixels of 2.5 µm: the transformation is needed."""
+    sdata = hd.datasets.phantom(n_genes=2, size_um=900.0)
+    circles = sdata["phantom"].copy()
+    set_transformation(circles, Scale([0.4, 0.4], axes=("x", "y")), "phantom")
+    circles["geometry"] = circles.geometry.affine_transform([2.5, 0, 0, 2.5, 0, 0])
+    sdata.shapes["cells"] = circles
+    cells = sdata["table"].copy()
+    cells.obsm["spatial"] = cells.obsm["spatial"] * 2.5
+    return sdata, cells
+
+
+def test_they_lie_on_their_cells_and_are_superresolved(section):
+    sdata, cells = section
+    spots = hd.pp.degrade(cells, spot_um=130.0, pitch_um=150.0)  # of no platform's ratio
+    assert hd.pp.add_spots(sdata, spots, like="cells") == "spots_table"
+    placed = sd.transform(sdata["spots"], to_coordinate_system="phantom")
+    np.testing.assert_allclose(
+        np.column_stack([placed.geometry.x, placed.geometry.y]), spots.obsm["spatial"] / 2.5, atol=1e-6
+    )
+    hd.tl.superresolve(
+        sdata, "phantom_full_image", table_key="spots_table", model=None, bin_um=30.0, show_progress_bar=False
+    )
+    told = sdata["superres_table"].uns["hadmst_sc"]
+    assert told["um_per_px"] == pytest.approx(2.5, rel=1e-3)
+    assert "region" not in spots.obs  # the caller's spots are left alone
+
+
+def test_names_that_are_taken_or_missing_are_told(section):
+    sdata, cells = section
+    spots = hd.pp.degrade(cells)
+    with pytest.raises(KeyError, match=r"`like='nothing'` is no spatial element\. Available: .*'cells'"):
+        hd.pp.add_spots(sdata, spots, like="nothing")
+    with pytest.raises(ValueError, match="would replace the element 'phantom_full_image'"):
+        hd.pp.add_spots(sdata, spots, like="cells", key_added="phantom_full_image")
+    with pytest.raises(ValueError, match="would replace the element 'cells'"):
+        hd.pp.add_spots(sdata, spots, like="cells", key_added="cells")
+    del spots.uns["pitch_um"]
+    with pytest.raises(KeyError, match="`spots` lack .'pitch_um'."):
+        hd.pp.add_spots(sdata, spots, like="cells")
+    assert "spots" not in sdata
