@@ -158,11 +158,8 @@ def render(record: dict[str, Any]) -> str:
             rows.append([name, f"failed: {run['failed']}", *[""] * 5])
             continue
         # Workers have clocks of their own, others no network of ours.
-        share = (
-            ""
-            if "workers" in run["command"] or "peer" in run["command"]
-            else f"{run['network_seconds'] / run['seconds']:.0%}"
-        )
+        apart = any(one in run["command"] for one in ("workers", "peer"))
+        share = "" if apart else f"{run['network_seconds'] / run['seconds']:.0%}"
         cells = [f"{run['bins']:,}", f"{run['genes']:,}", f"{run['seconds']:.0f}", f"{run['peak_gb']:.2f}", share]
         rows.append([name, *cells, f"{each(run):.1f}"])
     network = record["throughput"]

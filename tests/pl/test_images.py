@@ -1,4 +1,4 @@
-"""Pictures look as they did. To draw the baseline again: `pytest tests/pl/test_images.py --mpl-generate-path tests/pl/baseline`."""
+"""Pictures look as they did. `pytest <this file> --mpl-generate-path tests/pl/baseline` draws the baseline again."""
 
 from __future__ import annotations
 

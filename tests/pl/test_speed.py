@@ -1,4 +1,4 @@
-"""Pictures of 100,000 bins take less than three seconds each, saved; `pytest -rP tests/pl/test_speed.py` prints them."""
+"""Pictures of 100,000 bins take less than three seconds each, saved; `pytest -rP <this file>` prints the seconds."""
 
 from __future__ import annotations
 

@@ -49,6 +49,6 @@ def test_names_that_are_taken_or_missing_are_told(section):
     with pytest.raises(ValueError, match="would replace the element 'cells'"):
         hd.pp.add_spots(sdata, spots, like="cells", key_added="cells")
     del spots.uns["pitch_um"]
-    with pytest.raises(KeyError, match="`spots` lack .'pitch_um'."):
+    with pytest.raises(KeyError, match=r"`spots` lack .'pitch_um'."):
         hd.pp.add_spots(sdata, spots, like="cells")
     assert "spots" not in sdata

@@ -52,7 +52,7 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
         elements = [name for _, name, _ in sdata.gen_spatial_elements()]
         raise MissingKeyError(f"`like={like!r}` is no spatial element. Available: {elements}.")
     for name, kind in ((key_added, sdata.shapes), (table_key, sdata.tables)):
-        if name in sdata and name not in kind or name == like:
+        if (name in sdata and name not in kind) or name == like:
             raise ValueError(f"`key_added={key_added!r}` would replace the element {name!r}. Pass another name.")
     sizes = ("spot_diameter_um", "pitch_um", "um_per_unit")
     absent = [name for name in sizes if name not in spots.uns] + ["obsm['spatial']"] * ("spatial" not in spots.obsm)

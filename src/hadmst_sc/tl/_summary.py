@@ -94,9 +94,7 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
         "bins": f"{table.n_obs:,} in tissue, {told['bin_um']:g} µm wide",
         "genes": f"{table.n_vars:,}",
         "model": _model(told),
-        "H&E": "taken as it lies"
-        if told["registration"] == "off"
-        else Alignment.from_record(told["registration"]).told,
+        "H&E": _registration(told["registration"]),
         "to believe": _believed(genes),
         "intervals": _calibration(told["calibration"]),
         "made": f"{told['date']} by hadmst_sc {told['versions']['hadmst_sc']}, in {_seconds(told):.0f} s",
@@ -110,6 +108,10 @@ def _model(told: Mapping[str, Any]) -> str:
     gate = told["gate"]
     share = f", {float(gate['share']):.0%} of the way from the closed form" if isinstance(gate, Mapping) else ""
     return f"{told['model']} ({told['model_sha256'][:8]}), {told['n_samples']} draws{share}"
+
+
+def _registration(record: Mapping[str, Any] | str) -> str:
+    return Alignment.from_record(record).told if isinstance(record, Mapping) else "taken as it lies"
 
 
 def _believed(genes: pd.DataFrame) -> str:
