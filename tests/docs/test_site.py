@@ -1,0 +1,148 @@
+"""The built site in a browser: everything loads, every link and anchor leads somewhere, search finds.
+
+Without network: what lies outside the site (mathematics, linked pages) is answered empty. Skips where there is no browser.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import unquote, urldefrag
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SOURCES = ("docs", "src", "tutorials", "benchmarks/results", "CHANGELOG.md", "CONTRIBUTING.md", "README.md")
+WIDTHS = (1280, 390)  # a laptop, a telephone
+
+
+@dataclass
+class Site:
+    """What was seen of the site: where it is served, its pages, what went wrong."""
+
+    base: str
+    folder: Path
+    browser: Any
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def pages(self) -> list[str]:
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*.html"))
+
+    def open(self, path: str, width: int = WIDTHS[0]) -> Any:
+        """A page of its own, listened to."""
+        page = self.browser.new_page(viewport={"width": width, "height": 800})
+        page.route(lambda url: not url.startswith(self.base), lambda route: route.fulfill(body=""))
+        page.on("console", lambda said: said.type == "error" and self.errors.append(f"{path}: {said.text}"))
+        page.on("pageerror", lambda error: self.errors.append(f"{path}: {error}"))
+        page.on("requestfailed", lambda request: self.errors.append(f"{path}: {request.url} failed"))
+        page.on("response", lambda got: got.status >= 400 and self.errors.append(f"{path}: {got.status} {got.url}"))
+        page.goto(f"{self.base}/{path}")
+        return page
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def _newest(*places: Path) -> float:
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*.*"))]
+    made = {"_build", "_generated", "__pycache__"}  # and the copies of the tutorials
+    own = [file for file in files if not made & set(file.parts) and file.parent != ROOT / "docs" / "tutorials"]
+    return max(file.stat().st_mtime for file in own)
+
+
+def _built(scratch: Path) -> Path:
+    """`docs/_build/html` where it is newer than its sources, else a build of this test's own."""
+    found = ROOT / "docs" / "_build" / "html"
+    index = found / "searchindex.js"  # written last
+    if index.is_file() and index.stat().st_mtime > _newest(*(ROOT / source for source in SOURCES)):
+        return found
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "docs", str(scratch)],
+        cwd=ROOT,
+        env=os.environ | {"DOCS_OFFLINE": "1", "DOCS_EXECUTE": "off"},
+        check=True,
+    )
+    return scratch
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[Site]:
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[site]'")
+    pytest.importorskip("myst_nb", reason="the site cannot be built: pip install -e '.[docs]'")
+    binary = os.environ.get("HADMST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if binary is None:
+        pytest.skip(f"no browser: none of {BROWSERS} is on PATH; HADMST_CHROMIUM names another place")
+    folder = _built(tmp_path_factory.mktemp("html"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary)
+        yield Site(f"http://127.0.0.1:{server.server_port}", folder, browser)
+        browser.close()
+    server.shutdown()
+
+
+def test_every_page_loads_without_an_error_and_every_link_and_anchor_leads_somewhere(site):
+    links: dict[str, set[str]] = {}
+    anchors: dict[str, set[str]] = {}
+    for path in site.pages:
+        page = site.open(path)
+        anchors[path] = set(page.eval_on_selector_all("[id]", "all => all.map(one => one.id)"))
+        links[path] = set(page.eval_on_selector_all("a[href]", "all => all.map(one => one.href)"))
+        page.close()
+    broken = []
+    for path, hrefs in links.items():
+        for href in hrefs:
+            url, anchor = urldefrag(href)
+            if not url.startswith(site.base):
+                continue
+            target = unquote(url.removeprefix(site.base)).strip("/").partition("?")[0] or "index.html"
+            there = target in anchors or (site.folder / target).is_file()
+            if not there or (anchor and target in anchors and unquote(anchor) not in anchors[target]):
+                broken.append(f"{path}: {target}#{anchor}")
+    assert len(site.pages) > 20 and sum(map(len, links.values())) > 500
+    assert broken == []
+    assert site.errors == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_is_wider_than_its_window(site, width):
+    wide = {}
+    for path in site.pages:
+        page = site.open(path, width)
+        if (over := page.evaluate("document.documentElement.scrollWidth") - width) > 0:
+            wide[path] = over
+        page.close()
+    assert wide == {}
+
+
+def test_a_click_leads_from_the_index_to_another_page(site):
+    page = site.open("index.html")
+    page.click(".sidebar-tree a:text-is('Getting started')")
+    page.wait_for_url("**/getting_started.html")
+    assert page.inner_text("h1").startswith("Getting started")
+    page.close()
+
+
+def test_the_search_finds_superresolve_in_the_reference(site):
+    page = site.open("index.html")
+    page.fill(".sidebar-search", "superresolve")
+    page.press(".sidebar-search", "Enter")
+    page.wait_for_selector("#search-results li a")
+    found = page.eval_on_selector_all("#search-results li a", "all => all.map(one => one.href)")
+    assert any("/reference/api.html" in href for href in found)
+    page.close()
+    assert site.errors == []
