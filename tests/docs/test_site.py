@@ -1,6 +1,6 @@
 """The built site in a browser: everything loads, every link and anchor leads somewhere, search finds.
 
-Without network: what lies outside the site (mathematics, linked pages) is answered empty. Skips where there is no browser.
+Without network: what lies outside the site (mathematics, linked pages) is answered empty. Skips without a browser.
 """
 
 from __future__ import annotations

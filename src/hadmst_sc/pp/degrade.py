@@ -64,7 +64,7 @@ def degrade(
     >>> cells = AnnData(rng.poisson(1.0, (2000, 5)), obsm={"spatial": rng.uniform(0, 500, (2000, 2))})
     >>> spots, truth = hd.pp.degrade(cells, split=0.5)
     >>> spots.shape, truth.shape
-    ((0, 5), (2000, 5))
+    ((27, 5), (2000, 5))
     """
     _check_options(spot_um, pitch_um, um_per_unit, split)
     xy_um = _positions(cells) * um_per_unit
