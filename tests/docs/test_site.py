@@ -28,27 +28,33 @@ WIDTHS = (1280, 390)  # a laptop, a telephone
 
 @dataclass
 class Site:
-    """What was seen of the site: where it is served, its pages, what went wrong."""
+    """Where the site is served, and the browser's page that looks at it."""
 
     base: str
     folder: Path
-    browser: Any
+    page: Any
     errors: list[str] = field(default_factory=list)
 
-    @property
-    def pages(self) -> list[str]:
-        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*.html"))
+    def __post_init__(self) -> None:
+        here = self.page
+        here.route(lambda url: not url.startswith(self.base), lambda route: route.fulfill(body=""))
+        here.on("console", lambda said: said.type == "error" and self.errors.append(f"{here.url}: {said.text}"))
+        here.on("pageerror", lambda error: self.errors.append(f"{here.url}: {error}"))
+        here.on("requestfailed", lambda request: self.errors.append(f"{here.url}: {request.url} failed"))
+        here.on("response", lambda got: got.status >= 400 and self.errors.append(f"{here.url}: {got.status} {got.url}"))
 
-    def open(self, path: str, width: int = WIDTHS[0]) -> Any:
-        """A page of its own, listened to."""
-        page = self.browser.new_page(viewport={"width": width, "height": 800})
-        page.route(lambda url: not url.startswith(self.base), lambda route: route.fulfill(body=""))
-        page.on("console", lambda said: said.type == "error" and self.errors.append(f"{path}: {said.text}"))
-        page.on("pageerror", lambda error: self.errors.append(f"{path}: {error}"))
-        page.on("requestfailed", lambda request: self.errors.append(f"{path}: {request.url} failed"))
-        page.on("response", lambda got: got.status >= 400 and self.errors.append(f"{path}: {got.status} {got.url}"))
-        page.goto(f"{self.base}/{path}")
-        return page
+    def open(self, path: str) -> Any:
+        self.page.goto(f"{self.base}/{path}")
+        return self.page
+
+
+@dataclass
+class Seen:
+    """A page: the ids in it, where its links lead, and by how many pixels it is wider than a window."""
+
+    anchors: set[str]
+    links: set[str]
+    excess: dict[int, int]
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -90,59 +96,67 @@ def site(tmp_path_factory) -> Iterator[Site]:
     Thread(target=server.serve_forever, daemon=True).start()
     with driver.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=binary)
-        yield Site(f"http://127.0.0.1:{server.server_port}", folder, browser)
+        yield Site(f"http://127.0.0.1:{server.server_port}", folder, browser.new_page())
         browser.close()
     server.shutdown()
 
 
-def test_every_page_loads_without_an_error_and_every_link_and_anchor_leads_somewhere(site):
-    links: dict[str, set[str]] = {}
-    anchors: dict[str, set[str]] = {}
-    for path in site.pages:
-        page = site.open(path)
-        anchors[path] = set(page.eval_on_selector_all("[id]", "all => all.map(one => one.id)"))
-        links[path] = set(page.eval_on_selector_all("a[href]", "all => all.map(one => one.href)"))
-        page.close()
+@pytest.fixture(scope="module")
+def seen(site) -> dict[str, Seen]:
+    """Every page of the site, visited."""
+    found = {}
+    for path in sorted(path.relative_to(site.folder).as_posix() for path in site.folder.rglob("*.html")):
+        page, excess = site.open(path), {}
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            excess[width] = page.evaluate("document.documentElement.scrollWidth") - width
+        anchors = page.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
+        links = page.eval_on_selector_all("a[href]", "all => all.map(one => one.href)")
+        found[path] = Seen(set(anchors), set(links), excess)
+    assert len(found) > 20
+    return found
+
+
+def test_every_page_loads_without_an_error(site, seen):
+    assert site.errors == []
+
+
+def test_every_link_and_anchor_leads_somewhere(site, seen):
     broken = []
-    for path, hrefs in links.items():
-        for href in hrefs:
+    for path, here in seen.items():
+        for href in here.links:
             url, anchor = urldefrag(href)
             if not url.startswith(site.base):
                 continue
             target = unquote(url.removeprefix(site.base)).strip("/").partition("?")[0] or "index.html"
-            there = target in anchors or (site.folder / target).is_file()
-            if not there or (anchor and target in anchors and unquote(anchor) not in anchors[target]):
-                broken.append(f"{path}: {target}#{anchor}")
-    assert len(site.pages) > 20 and sum(map(len, links.values())) > 500
+            if target in seen:
+                if anchor and unquote(anchor) not in seen[target].anchors:
+                    broken.append(f"{path}: {target}#{anchor}")
+            elif not (site.folder / target).is_file():
+                broken.append(f"{path}: {target}")
+    assert sum(len(here.links) for here in seen.values()) > 500
     assert broken == []
-    assert site.errors == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_page_is_wider_than_its_window(site, width):
-    wide = {}
-    for path in site.pages:
-        page = site.open(path, width)
-        if (over := page.evaluate("document.documentElement.scrollWidth") - width) > 0:
-            wide[path] = over
-        page.close()
-    assert wide == {}
+def test_no_page_is_wider_than_its_window(seen, width):
+    assert {path: here.excess[width] for path, here in seen.items() if here.excess[width] > 0} == {}
 
 
 def test_a_click_leads_from_the_index_to_another_page(site):
     page = site.open("index.html")
+    page.set_viewport_size({"width": WIDTHS[0], "height": 800})
     page.click(".sidebar-tree a:text-is('Getting started')")
     page.wait_for_url("**/getting_started.html")
     assert page.inner_text("h1").startswith("Getting started")
-    page.close()
 
 
 def test_the_search_finds_superresolve_in_the_reference(site):
     page = site.open("index.html")
+    page.set_viewport_size({"width": WIDTHS[0], "height": 800})
     page.fill(".sidebar-search", "superresolve")
     page.press(".sidebar-search", "Enter")
     page.wait_for_selector("#search-results li a")
     found = page.eval_on_selector_all("#search-results li a", "all => all.map(one => one.href)")
     assert any("/reference/api.html" in href for href in found)
-    page.close()
     assert site.errors == []
