@@ -124,7 +124,7 @@ def ssim(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, *, sigma:
     >>> inside = np.ones((16, 16), bool)
     >>> hd.metrics.ssim(truth, truth, inside)
     array([1.])
-    >>> hd.metrics.ssim(np.roll(truth, 1), truth, inside).round(2)  # noise, shifted by one bin
+    >>> hd.metrics.ssim(np.roll(truth, 1), truth, inside).round(2)  # shifted noise
     array([-0.02])
     """
     inside = np.asarray(inside)
@@ -169,7 +169,8 @@ def gene_coherence(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray)
     >>> inside = np.ones(100, bool)
     >>> round(hd.metrics.gene_coherence(truth + 1, truth, inside), 2)
     1.0
-    >>> round(hd.metrics.gene_coherence(truth[[1, 0, 2]], truth, inside), 2)  # two genes mistaken for each other
+    >>> confused = truth[[1, 0, 2]]  # two genes for each other
+    >>> round(hd.metrics.gene_coherence(confused, truth, inside), 2)
     -0.38
     """
     predicted, truth = _pair(predicted, truth, inside)
@@ -269,7 +270,8 @@ def crps(draws: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray
     Examples
     --------
     >>> truth, inside = np.array([[0.0, 1.0, 2.0, 3.0]]), np.ones(4, bool)
-    >>> hd.metrics.crps(np.stack([truth, truth + 1, truth + 2]), truth, inside).round(2)
+    >>> draws = np.stack([truth, truth + 1, truth + 2])
+    >>> hd.metrics.crps(draws, truth, inside).round(2)
     array([0.33])
     """
     members = [_pair(draw, truth, inside)[0] for draw in draws]

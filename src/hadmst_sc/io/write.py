@@ -93,8 +93,9 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
 
     Examples
     --------
-    >>> hd.io.check_size(None, 200, n_bins=650**2, n_inside=300_000, with_std=True)  # fits
-    >>> hd.io.check_size(None, 2000, n_bins=650**2, n_inside=300_000, with_std=True)
+    >>> sizes = {"n_bins": 650**2, "n_inside": 300_000, "with_std": True}
+    >>> hd.io.check_size(None, 200, **sizes)  # fits
+    >>> hd.io.check_size(None, 2000, **sizes)
     Traceback (most recent call last):
     ValueError: `sdata` needs to be backed by a store for a result of 11.6 GB ...
     """
@@ -188,8 +189,9 @@ def write_prediction(
     --------
     >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
     >>> obs = hd.io.read_observation(sdata, "phantom_full_image", bin_um=20.0)
-    >>> hd.io.write_prediction(sdata, hd.tl.predict(obs, model=None), obs.source, key_added="closed_form")
-    >>> "closed_form" in sdata.images, "closed_form_table" in sdata.tables
+    >>> found = hd.tl.predict(obs, model=None)
+    >>> hd.io.write_prediction(sdata, found, obs.source)
+    >>> "superres" in sdata.images, "superres_table" in sdata.tables
     (True, True)
     """
     check_output(sdata, key_added, overwrite=overwrite)

@@ -70,10 +70,10 @@ def compare(
     --------
     On the section of the example of :func:`hadmst_sc.tl.superresolve`:
 
-    >>> hd.tl.superresolve(
-    ...     sdata, "phantom_full_image", bin_um=20.0, model=None, key_added="closed_form", show_progress_bar=False
-    ... )
-    >>> axes = hd.pl.compare(sdata, {"network": "superres", "closed form": "closed_form"}, "visible_000")
+    >>> how = {"bin_um": 20.0, "model": None, "show_progress_bar": False}
+    >>> hd.tl.superresolve(sdata, "phantom_full_image", key_added="plain", **how)
+    >>> keys = {"network": "superres", "closed form": "plain"}
+    >>> axes = hd.pl.compare(sdata, keys, "visible_000")
     >>> axes[0, 0].figure.savefig("compare.png")
     """
     named = (

@@ -61,7 +61,8 @@ def degrade(
     --------
     >>> from anndata import AnnData
     >>> rng = np.random.default_rng(0)
-    >>> cells = AnnData(rng.poisson(1.0, (2000, 5)), obsm={"spatial": rng.uniform(0, 500, (2000, 2))})
+    >>> places_um = rng.uniform(0, 500, (2000, 2))
+    >>> cells = AnnData(rng.poisson(1.0, (2000, 5)), obsm={"spatial": places_um})
     >>> spots, truth = hd.pp.degrade(cells, split=0.5)
     >>> spots.shape, truth.shape
     ((27, 5), (2000, 5))

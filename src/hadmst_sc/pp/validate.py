@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
     Examples
     --------
-    >>> severity, message = hd.pp.Finding("note", "no clear evidence that the H&E lies elsewhere than its spots.")
+    >>> severity, message = hd.pp.Finding("note", "the H&E lies off its spots.")
     >>> severity
     'note'
     """

@@ -153,7 +153,8 @@ def superresolve(
     Examples
     --------
     >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
-    >>> hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, show_progress_bar=False)
+    >>> how = {"bin_um": 20.0, "show_progress_bar": False}
+    >>> hd.tl.superresolve(sdata, "phantom_full_image", **how)
     >>> sdata["superres"].shape
     (4, 30, 30)
     >>> sdata.tables["superres_table"].layers["std"].shape[1]
