@@ -66,7 +66,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "tl.superresolve"])  # which `solved` runs
 def test_the_examples_of_a_docstring_print_what_they_say(name, solved, folder):
     run_examples(name, sdata=deepcopy(solved))
 
