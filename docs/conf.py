@@ -8,6 +8,7 @@ import re
 import shutil
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import hadmst_sc
 
@@ -57,6 +58,21 @@ _INVENTORIES = {
     "torch": "https://docs.pytorch.org/docs/stable/",
 }
 intersphinx_mapping = {} if OFFLINE else {name: (url, None) for name, url in _INVENTORIES.items()}
+
+
+def _prose_returns(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Returns are told in prose; napoleon would take each of its lines for a type and make a list of them."""
+    text = "\n".join(lines)
+    found = re.search(r"^Returns\n-+\n(.*?)(?=\n+^\w[\w ]*\n-+$|\Z)", text, re.MULTILINE | re.DOTALL)
+    if found and not re.search(r"^ ", found[1].split("\n\n")[0], re.MULTILINE):
+        body = "\n".join(f"    {line}" if line else "" for line in found[1].splitlines())
+        # The two empty lines end the section before it.
+        lines[:] = f"{text[: found.start()].rstrip()}\n\n\n:returns:\n{body}\n\n{text[found.end() :]}".split("\n")
+
+
+def setup(app: Any) -> None:
+    """Before napoleon, whose priority is 500."""
+    app.connect("autodoc-process-docstring", _prose_returns, priority=400)
 
 
 def _api() -> str:

@@ -68,6 +68,12 @@ def pearson(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.
         ``(genes, ny, nx)`` or ``(genes, n)``, counts per bin.
     inside
         Bins that are scored.
+
+    Examples
+    --------
+    >>> truth, inside = np.array([[0.0, 1.0, 2.0, 3.0]]), np.ones(4, bool)
+    >>> hd.metrics.pearson(truth[:, ::-1], truth, inside).round(2)
+    array([-0.92])
     """
     predicted, truth = _pair(predicted, truth, inside)
     return (_unit(_log(predicted)) * _unit(_log(truth))).sum(1)
@@ -84,6 +90,12 @@ def rmse(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.nda
         ``(genes, ny, nx)`` or ``(genes, n)``, counts per bin.
     inside
         Bins that are scored.
+
+    Examples
+    --------
+    >>> truth, inside = np.array([[0.0, 1.0, 2.0, 3.0]]), np.ones(4, bool)
+    >>> hd.metrics.rmse(truth + 0.5, truth, inside).round(2)
+    array([0.48])
     """
     predicted, truth = (_log(x) for x in _pair(predicted, truth, inside))
     error, spread = np.sqrt(((predicted - truth) ** 2).mean(1)), truth.std(1)
@@ -105,6 +117,15 @@ def ssim(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, *, sigma:
         Bins that are scored, ``(ny, nx)``.
     sigma
         Width of the window in bins; the window reaches 3.5 sigma, and the map must be at least that wide.
+
+    Examples
+    --------
+    >>> truth = np.random.default_rng(0).poisson(2.0, (1, 16, 16))
+    >>> inside = np.ones((16, 16), bool)
+    >>> hd.metrics.ssim(truth, truth, inside)
+    array([1.])
+    >>> hd.metrics.ssim(np.roll(truth, 1), truth, inside).round(2)  # shifted noise
+    array([-0.02])
     """
     inside = np.asarray(inside)
     width = 2 * int(3.5 * sigma + 0.5) + 1
@@ -140,6 +161,17 @@ def gene_coherence(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray)
         ``(genes, ny, nx)`` or ``(genes, n)``, counts per bin.
     inside
         Bins that are scored.
+
+    Examples
+    --------
+    >>> shared = np.random.default_rng(0).poisson(4.0, (2, 100))
+    >>> truth = np.stack([shared[0], shared.sum(0), shared[1]])
+    >>> inside = np.ones(100, bool)
+    >>> round(hd.metrics.gene_coherence(truth + 1, truth, inside), 2)
+    1.0
+    >>> confused = truth[[1, 0, 2]]  # two genes for each other
+    >>> round(hd.metrics.gene_coherence(confused, truth, inside), 2)
+    -0.38
     """
     predicted, truth = _pair(predicted, truth, inside)
     if len(truth) < 3:
@@ -179,6 +211,14 @@ def deviance(
     baseline
         ``(genes,)`` expected counts per bin: of the spots, their mean over their area. ``None`` is the mean of
         ``counts`` themselves, the best constant there is.
+
+    Examples
+    --------
+    >>> counts, inside = np.array([[0, 1, 2, 3]]), np.ones(4, bool)
+    >>> hd.metrics.deviance(counts, counts, inside).round(2)
+    array([0.])
+    >>> hd.metrics.deviance(0 * counts + counts.mean(), counts, inside).round(2)
+    array([1.])
     """
     predicted, counts = _pair(predicted, counts, inside)
     _log(predicted), _log(counts)  # both need to be 0 or more
@@ -200,6 +240,12 @@ def coverage(low: np.ndarray, high: np.ndarray, truth: np.ndarray, inside: np.nd
         ``(genes, ny, nx)`` or ``(genes, n)``: ends of the interval and what should lie in it, in any one unit.
     inside
         Bins that are scored.
+
+    Examples
+    --------
+    >>> truth, inside = np.array([[0.0, 1.0, 2.0, 3.0]]), np.ones(4, bool)
+    >>> hd.metrics.coverage(0 * truth, 0 * truth + 2, truth, inside)
+    array([0.75])
     """
     low, truth_in = _pair(low, truth, inside)
     high, _ = _pair(high, truth, inside)
@@ -220,6 +266,13 @@ def crps(draws: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray
         One member's shape.
     inside
         Bins that are scored.
+
+    Examples
+    --------
+    >>> truth, inside = np.array([[0.0, 1.0, 2.0, 3.0]]), np.ones(4, bool)
+    >>> draws = np.stack([truth, truth + 1, truth + 2])
+    >>> hd.metrics.crps(draws, truth, inside).round(2)
+    array([0.33])
     """
     members = [_pair(draw, truth, inside)[0] for draw in draws]
     truth = _scored(truth, inside, "truth")
@@ -243,6 +296,12 @@ def spread_over_error(std: np.ndarray, predicted: np.ndarray, truth: np.ndarray,
         ``(genes, ny, nx)`` or ``(genes, n)``: standard deviation and mean of the draws, and the truth, in any one unit.
     inside
         Bins that are scored.
+
+    Examples
+    --------
+    >>> truth, inside = np.array([[0.0, 1.0, 2.0, 3.0]]), np.ones(4, bool)
+    >>> hd.metrics.spread_over_error(0 * truth + 0.5, truth + 1, truth, inside)
+    array([0.5])
     """
     predicted, truth_in = _pair(predicted, truth, inside)
     std, _ = _pair(std, truth, inside)

@@ -110,3 +110,22 @@ def test_every_public_function_documents_and_annotates_every_argument(submodule)
         if signature.return_annotation is inspect.Signature.empty:
             lacking.append(f"{submodule}.{name}: no return type")
     assert lacking == []
+
+
+@pytest.mark.parametrize("submodule", SUBMODULES)
+def test_everything_public_that_is_called_has_an_example(submodule):
+    """`tests/docs/test_examples.py` runs them."""
+    module, lacking = importlib.import_module(f"hadmst_sc.{submodule}"), []
+    for name in module.__all__:
+        member = getattr(module, name)
+        shown = re.search(r"\nExamples\n-+\n.*?>>> .*", inspect.getdoc(member) or "", re.S)
+        # What a function's example shows is that function; some classes are only ever returned.
+        if callable(member) and not (shown and (inspect.isclass(member) or f"hd.{submodule}.{name}(" in shown[0])):
+            lacking.append(f"{submodule}.{name}")
+    assert lacking == []
+
+
+def test_the_table_of_verbs_has_every_verb_and_no_other(root):
+    table = (root / "README.md").read_text().split("<!-- verbs -->")[1].split("<!-- end of verbs -->")[0]
+    shown = re.findall(r"^\| `(\w+\.\w+)` \|", table, re.M)
+    assert sorted(shown) == sorted(f"{part}.{name}" for part in ("pl", "pp", "tl") for name in functions(part))

@@ -82,6 +82,13 @@ def available(data_dir: str | Path | None = None) -> list[str]:
     ----------
     data_dir
         As in :func:`load`.
+
+    Examples
+    --------
+    With one of the sections in the folder ``sections``:
+
+    >>> hd.datasets.available("sections")
+    ['her2st_C2']
     """
     root = _root(data_dir)
     return [name for name, f in _SECTIONS.items() if (root / f.counts).is_file() and (root / f.image).is_file()]
@@ -143,6 +150,14 @@ def load(name: str, *, data_dir: str | Path | None = None) -> SpatialData:
         If there is no section of that name.
     FileNotFoundError
         If the data folder, or the section in it, is missing.
+
+    Examples
+    --------
+    From the folder ``sections``:
+
+    >>> sdata = hd.datasets.load("her2st_C2", data_dir="sections")
+    >>> sdata.tables["table"].uns["spatial"]["her2st_C2"]["metadata"]["spot_um"]
+    100.0
     """
     if name not in _SECTIONS:
         raise _unknown(name, list(_SECTIONS), "load")
@@ -178,6 +193,14 @@ def load_cells(name: str, *, data_dir: str | Path | None = None) -> AnnData:
     -------
     AnnData of counts, cells × genes, with ``obsm["spatial"]`` as (x, y) in pixels of ``uns["he_mpp"]`` µm; without an
     image a pixel is 1 µm.
+
+    Examples
+    --------
+    From the folder ``sections``:
+
+    >>> cells = hd.datasets.load_cells("xenium_mouse_brain", data_dir="sections")
+    >>> cells.uns["he_mpp"], cells.obsm["spatial"].shape[1]
+    (1.0, 2)
     """
     if name not in _CELLS:
         raise _unknown(name, list(_CELLS), "load_cells")
@@ -196,6 +219,15 @@ def bin_cells(cells: AnnData, grid: Grid) -> np.ndarray:
         As :func:`load_cells` gives them.
     grid
         Over the image whose pixels ``cells.obsm["spatial"]`` are in; cells off the grid are left out.
+
+    Examples
+    --------
+    >>> from anndata import AnnData
+    >>> from hadmst_sc.grid import Grid
+    >>> places = np.array([[1.0, 1.0], [2.0, 3.0], [12.0, 1.0]])
+    >>> cells = AnnData(np.array([[1], [2], [4]]), obsm={"spatial": places})
+    >>> hd.datasets.bin_cells(cells, Grid(shape=(1, 2), bin_um=10.0, px_per_bin=10.0))
+    array([[[3., 4.]]], dtype=float32)
     """
     iy, ix = np.floor(grid.px_to_bins(cells.obsm["spatial"])).astype(int)[:, ::-1].T
     on = np.flatnonzero((iy >= 0) & (iy < grid.shape[0]) & (ix >= 0) & (ix < grid.shape[1]))

@@ -154,7 +154,7 @@ def phantom(
 
     Examples
     --------
-    >>> sdata = phantom(seed=1, n_genes=8)
+    >>> sdata = hd.datasets.phantom(seed=1, n_genes=8, size_um=600.0)
     >>> sdata["phantom_truth"].sizes["c"]
     8
     """

@@ -67,6 +67,13 @@ def read_observation(
         If the only problem is a key that is not there.
     ContractError
         With all problems, each with its place and remedy.
+
+    Examples
+    --------
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> obs = hd.io.read_observation(sdata, "phantom_full_image", bin_um=20.0)
+    >>> obs.grid.shape, obs.counts.shape[1], obs.source.pitch_um
+    ((30, 30), 4, 100.0)
     """
     problems = Problems(f"cannot pair image {image_key!r} with table {table_key!r}")
     for name, value in (("bin_um", bin_um), ("spot_um", spot_um), ("pitch_um", pitch_um)):

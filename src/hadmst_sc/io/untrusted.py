@@ -26,6 +26,13 @@ def open_store(path: Path) -> SpatialData:
     ------
     ValueError
         If an array names the pickle codec, with the place of the array.
+
+    Examples
+    --------
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> sdata.write("section.zarr")
+    >>> "phantom_full_image" in hd.io.open_store("section.zarr")
+    True
     """
     for file in Path(path).rglob("*"):  # once: most of a store are chunks
         if file.name not in METADATA:

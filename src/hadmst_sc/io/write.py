@@ -35,6 +35,14 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
     ------
     ValueError
         If the name is invalid, taken, or that of an input.
+
+    Examples
+    --------
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> hd.io.check_output(sdata, "superres", overwrite=False)  # free
+    >>> hd.io.check_output(sdata, "table", overwrite=False)
+    Traceback (most recent call last):
+    ValueError: `key_added='table'` needs names that are free, but the object has tables/table. ...
     """
     name_ok = isinstance(key_added, str) and all(c.isalnum() or c in "_-." for c in key_added)
     if not name_ok or not key_added or key_added.startswith((".", "__")):
@@ -82,6 +90,14 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
     ------
     ValueError
         If the table has too many rows, or the result is too large for memory and ``sdata`` is not backed.
+
+    Examples
+    --------
+    >>> sizes = {"n_bins": 650**2, "n_inside": 300_000, "with_std": True}
+    >>> hd.io.check_size(None, 200, **sizes)  # fits
+    >>> hd.io.check_size(None, 2000, **sizes)
+    Traceback (most recent call last):
+    ValueError: `sdata` needs to be backed by a store for a result of 11.6 GB ...
     """
     if n_inside > MAX_ROWS:
         raise ValueError(
@@ -122,6 +138,14 @@ def as_spatialdata(
     ------
     ValueError
         If the result is too large for memory.
+
+    Examples
+    --------
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> obs = hd.io.read_observation(sdata, "phantom_full_image", bin_um=20.0)
+    >>> new = hd.io.as_spatialdata(sdata, hd.tl.predict(obs, model=None), obs.source)
+    >>> list(new.images), list(new.labels), list(new.tables)
+    (['superres'], ['superres_bins'], ['superres_table'])
     """
     check_size(None, *_sizes(prediction), with_std=prediction.std is not None)
     return _as_spatialdata(sdata, prediction, source, OutputNames(key_added))
@@ -160,6 +184,15 @@ def write_prediction(
     ------
     ValueError
         As :func:`check_output` and :func:`check_size`.
+
+    Examples
+    --------
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> obs = hd.io.read_observation(sdata, "phantom_full_image", bin_um=20.0)
+    >>> found = hd.tl.predict(obs, model=None)
+    >>> hd.io.write_prediction(sdata, found, obs.source)
+    >>> "superres" in sdata.images, "superres_table" in sdata.tables
+    (True, True)
     """
     check_output(sdata, key_added, overwrite=overwrite)
     check_size(sdata, *_sizes(prediction), with_std=prediction.std is not None)

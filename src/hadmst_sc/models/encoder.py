@@ -30,6 +30,12 @@ class HEStudent(nn.Module):
         Of the U-Net.
     features, nuisance
         Channels of the two branches. The second exists so that the first need not carry it; inference drops it.
+
+    Examples
+    --------
+    >>> student = hd.models.HEStudent(14, (8, 16, 16), features=4, nuisance=2)
+    >>> student.read(np.zeros((14, 20, 24), np.float32), bin_um=10.0).shape
+    (4, 20, 24)
     """
 
     EMBED = 8

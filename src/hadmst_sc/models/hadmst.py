@@ -38,7 +38,14 @@ N_CHANNELS = len(PRIORS) + 4  # see `gene_channels`
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that is needed to build the network; travels in the weights file."""
+    """Everything that is needed to build the network; travels in the weights file.
+
+    Examples
+    --------
+    >>> spec = hd.models.ModelSpec(widths=(8, 16, 16))
+    >>> hd.models.ModelSpec.from_dict(spec.to_dict()) == spec
+    True
+    """
 
     context: int = CONTEXT.n_channels
     token: int = len(TOKEN)
@@ -100,7 +107,17 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tens
 
 
 class HadmstModel(nn.Module):
-    """Conditional diffusion model of one gene's map given the section."""
+    """Conditional diffusion model of one gene's map given the section.
+
+    Examples
+    --------
+    Loaded once, for several calls of ``tl.superresolve(..., model=model)``:
+
+    >>> from hadmst_sc.weights import load_model
+    >>> model = load_model("default")
+    >>> isinstance(model, hd.models.HadmstModel), model.name
+    (True, 'default')
+    """
 
     frequencies: Tensor
 

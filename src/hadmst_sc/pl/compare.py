@@ -68,9 +68,13 @@ def compare(
 
     Examples
     --------
-    >>> hd.tl.superresolve(sdata, "section_full_image")
-    >>> hd.tl.superresolve(sdata, "section_full_image", model=None, key_added="closed_form")
-    >>> hd.pl.compare(sdata, {"network": "superres", "closed form": "closed_form"}, "EPCAM")
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
+    >>> how = {"bin_um": 20.0, "model": None, "show_progress_bar": False}
+    >>> hd.tl.superresolve(sdata, "phantom_full_image", key_added="plain", **how)
+    >>> keys = {"network": "superres", "closed form": "plain"}
+    >>> axes = hd.pl.compare(sdata, keys, "visible_000")
+    >>> axes[0, 0].figure.savefig("compare.png")
     """
     named = (
         dict(keys) if isinstance(keys, Mapping) else {key: key for key in ([keys] if isinstance(keys, str) else keys)}

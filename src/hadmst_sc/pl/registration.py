@@ -58,7 +58,8 @@ def registration(
 
     Examples
     --------
-    >>> hd.tl.superresolve(sdata, "section_hires_image")
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
     >>> hd.pl.registration(sdata)[0].figure.savefig("registration.png")
     """
     section = Section(sdata, key_added, None, None)

@@ -54,7 +54,8 @@ def reliability(
 
     Examples
     --------
-    >>> hd.tl.superresolve(sdata, "section_full_image")
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
     >>> hd.pl.reliability(sdata)[0].figure.savefig("reliability.png")
     """
     if n_genes < 1:

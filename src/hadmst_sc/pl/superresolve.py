@@ -90,8 +90,9 @@ def superresolve(
 
     Examples
     --------
-    >>> hd.tl.superresolve(sdata, "section_hires_image", genes=["EPCAM"])
-    >>> hd.pl.superresolve(sdata, "EPCAM")[0, 0].figure.savefig("epcam.png")
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
+    >>> hd.pl.superresolve(sdata, "visible_000")[0, 0].figure.savefig("superres.png")
     """
     section = Section(sdata, key_added, image_key, table_key)
     panels = _check_panels(panels, section)

@@ -71,8 +71,9 @@ def uncertainty(
 
     Examples
     --------
-    >>> hd.tl.superresolve(sdata, "section_full_image")
-    >>> hd.pl.uncertainty(sdata, "EPCAM")[0, 0].figure.savefig("uncertainty.png")
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
+    >>> hd.pl.uncertainty(sdata, "visible_000")[0, 0].figure.savefig("uncertainty.png")
     """
     if not 0 < level < 1:
         raise ValueError(f"`level` needs a number between 0 and 1, but is {level}. Pass `level={LEVEL}`.")

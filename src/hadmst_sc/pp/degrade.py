@@ -59,7 +59,13 @@ def degrade(
 
     Examples
     --------
-    >>> spots, truth = degrade(cells, um_per_unit=cells.uns["he_mpp"], split=0.5)  # doctest: +SKIP
+    >>> from anndata import AnnData
+    >>> rng = np.random.default_rng(0)
+    >>> places_um = rng.uniform(0, 500, (2000, 2))
+    >>> cells = AnnData(rng.poisson(1.0, (2000, 5)), obsm={"spatial": places_um})
+    >>> spots, truth = hd.pp.degrade(cells, split=0.5)
+    >>> spots.shape, truth.shape
+    ((27, 5), (2000, 5))
     """
     _check_options(spot_um, pitch_um, um_per_unit, split)
     xy_um = _positions(cells) * um_per_unit

@@ -71,9 +71,8 @@ def register(
 
     Examples
     --------
-    >>> from hadmst_sc import datasets
-    >>> found = register(datasets.phantom(seed=3, misregistration_um=(30.0, -20.0)), "phantom_full_image")
-    >>> found.applied
+    >>> sdata = hd.datasets.phantom(seed=3, misregistration_um=(30.0, -20.0))
+    >>> hd.pp.register(sdata, "phantom_full_image").applied
     True
     """
     obs = read_observation(

@@ -29,7 +29,14 @@ Severity = Literal["error", "warning", "note"]
 
 
 class Finding(NamedTuple):
-    """One thing to know: an error stops a run, a warning makes its result doubtful, a note explains."""
+    """One thing to know: an error stops a run, a warning makes its result doubtful, a note explains.
+
+    Examples
+    --------
+    >>> severity, message = hd.pp.Finding("note", "the H&E lies off its spots.")
+    >>> severity
+    'note'
+    """
 
     severity: Severity
     message: str
@@ -47,6 +54,15 @@ class Report:
         Errors first.
     alignment
         How the H&E lies against the spots; ``None`` where that could not be asked.
+
+    Examples
+    --------
+    >>> report = hd.pp.validate(hd.datasets.phantom(n_genes=4, size_um=600.0), "he")
+    >>> report.ok
+    False
+    >>> print(report)
+    not ready: 1 error
+    error: ...
     """
 
     facts: dict[str, Any]
@@ -123,8 +139,8 @@ def validate(
 
     Examples
     --------
-    >>> from hadmst_sc import datasets
-    >>> report = validate(datasets.phantom(), "phantom_full_image", align=False)
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> report = hd.pp.validate(sdata, "phantom_full_image", align=False)
     >>> report.ok, report.facts["spot_um"]
     (True, 55.0)
     """

@@ -203,6 +203,13 @@ def predict(
     Returns
     -------
     Expected counts per bin, with per-gene statistics and provenance.
+
+    Examples
+    --------
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> obs = hd.io.read_observation(sdata, "phantom_full_image", bin_um=20.0)
+    >>> hd.tl.predict(obs, model=None).mean.shape
+    (4, 30, 30)
     """
     n_steps, gene_chunk = N_STEPS if n_steps is None else n_steps, GENE_CHUNK if gene_chunk is None else gene_chunk
     _check_options(n_samples, n_steps, consistency, window, gene_chunk)

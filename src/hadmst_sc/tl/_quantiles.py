@@ -45,9 +45,8 @@ def quantiles(
 
     Examples
     --------
-    >>> import hadmst_sc as hd
-    >>> sdata = hd.datasets.phantom(n_genes=2, size_um=600.0)
-    >>> hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, show_progress_bar=False)
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
     >>> hd.tl.quantiles(sdata)
     {'0.05': 'q0.05', '0.95': 'q0.95'}
     """

@@ -78,8 +78,8 @@ def reliability(
 
     Examples
     --------
-    >>> from hadmst_sc import datasets
-    >>> found = reliability(datasets.phantom(), "phantom_full_image", model=None)
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> found = hd.tl.reliability(sdata, "phantom_full_image", bin_um=20.0, model=None)
     >>> bool((found["reliability_low"] <= found["reliability"]).all())
     True
     """

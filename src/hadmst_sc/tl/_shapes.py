@@ -41,9 +41,8 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
 
     Examples
     --------
-    >>> import hadmst_sc as hd
-    >>> sdata = hd.datasets.phantom(n_genes=2, size_um=600.0)
-    >>> hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, show_progress_bar=False)
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
     >>> hd.tl.bins_to_shapes(sdata)
     'superres_squares'
     """

@@ -149,6 +149,16 @@ def superresolve(
         If image and spots cannot be paired: all problems at once, each with its remedy.
     ValueError
         If an argument has a bad value. Nothing is changed when anything is raised.
+
+    Examples
+    --------
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> how = {"bin_um": 20.0, "show_progress_bar": False}
+    >>> hd.tl.superresolve(sdata, "phantom_full_image", **how)
+    >>> sdata["superres"].shape
+    (4, 30, 30)
+    >>> sdata.tables["superres_table"].layers["std"].shape[1]
+    4
     """
     started = time.perf_counter()
     if not copy:

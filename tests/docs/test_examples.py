@@ -1,0 +1,91 @@
+"""What the documentation shows is run, and prints what is printed there: docstrings, the README, the first run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from PIL import Image
+from spatialdata import SpatialData, deepcopy
+
+import hadmst_sc as hd
+from hadmst_sc.datasets.section import as_visium
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+MODULES = {name: importlib.import_module(f"hadmst_sc.{name}") for name in hd.__all__ if name != "__version__"}
+PUBLIC = [
+    f"{submodule}.{name}"
+    for submodule, module in MODULES.items()
+    for name in module.__all__
+    if callable(getattr(module, name))
+]
+
+
+def run_examples(name: str, **names: Any) -> dict[str, Any]:
+    """Run the examples of a docstring; the names that they know afterwards."""
+    submodule, member = name.split(".")
+    thing = getattr(MODULES[submodule], member)
+    (test,) = doctest.DocTestFinder(recurse=False).find(thing, name, globs={"hd": hd, "np": np, **names})
+    assert test.examples and not any(doctest.SKIP in example.options for example in test.examples)
+    told: list[str] = []
+    failed = doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=told.append, clear_globs=False).failed
+    assert not failed, "".join(told)
+    return test.globs
+
+
+def python_blocks(page: str) -> list[str]:
+    """The Python of a page, block by block."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def solved() -> SpatialData:
+    """The section that the example of `tl.superresolve` makes, to which the other examples refer."""
+    return run_examples("tl.superresolve")["sdata"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty working directory, but for `sections`: stand-ins for two public sections, in their form."""
+    sections = tmp_path / "sections"
+    for name, spot_um in (("her2st/C2", 100.0), ("xenium_mouse_brain/cells", 0.0)):
+        table = AnnData(np.ones((3, 2), np.int32), obsm={"spatial": np.array([[20, 20], [60, 20], [40, 60]])})
+        if spot_um:
+            table.uns = {"he_mpp": 5.0, "spot_diameter_um": spot_um, "pitch_um": 200.0}
+        (sections / name).parent.mkdir(parents=True)
+        table.write_h5ad(sections / f"{name}.h5ad")
+    Image.fromarray(np.zeros((80, 80, 3), np.uint8)).save(sections / "her2st" / "C2.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "tl.superresolve"])  # which `solved` runs
+def test_the_examples_of_a_docstring_print_what_they_say(name, solved, folder):
+    run_examples(name, sdata=deepcopy(solved))
+
+
+def test_the_first_run_runs(folder):
+    blocks = python_blocks("docs/getting_started.md")
+    assert len(blocks) == 1
+    exec(blocks[0], {})
+
+
+def test_the_readme_runs_once_a_reader_gives_a_section(folder, monkeypatch):
+    drawn = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    table = drawn.tables["table"].copy()
+    table.var_names = ["EPCAM", "COL1A1", *table.var_names[2:]]
+    del table.uns["spatialdata_attrs"]
+    image = drawn["phantom_full_image"]["scale0"]["image"].values
+    section = as_visium("section", image, table, 2 * drawn["phantom"].radius.iloc[0])
+    monkeypatch.setattr("spatialdata_io.visium", lambda *_, **__: section)
+    (block,) = python_blocks("README.md")
+    names: dict[str, Any] = {}
+    exec(block.replace("genes=200", f"genes={table.n_vars}"), names)
+    assert names["bins"] is section.tables["superres_table"] and np.isfinite(names["bins"].X).all()
