@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What needs torch throughout; single tests elsewhere carry the marker. The rest is what `make test-no-torch` runs.
 NEEDS_TORCH = (
-    "benchmarks/test_ablations.py",
+    "benchmarks",
     "cli",
     "e2e",
     "gpu",
