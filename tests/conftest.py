@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -16,6 +17,36 @@ settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("default")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# What needs torch throughout; single tests elsewhere carry the marker. The rest is what `make test-no-torch` runs.
+NEEDS_TORCH = (
+    "benchmarks",
+    "cli",
+    "e2e",
+    "gpu",
+    "platforms",
+    "property/test_diffusion.py",
+    "reliability",
+    "train",
+    "unit/test_estimate.py",
+    "unit/test_gate.py",
+    "unit/test_image_features.py",
+    "unit/test_models.py",
+    "unit/test_spatial_alignment.py",
+    "unit/test_weights.py",
+)
+HAS_TORCH = find_spec("torch") is not None
+collect_ignore = [] if HAS_TORCH else [*NEEDS_TORCH]
+
+
+def pytest_report_header() -> str | None:
+    return None if HAS_TORCH else f"torch is not installed; left out: {', '.join(NEEDS_TORCH)}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not HAS_TORCH and item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason="needs torch"))
 
 
 @pytest.fixture(scope="session")

@@ -227,9 +227,9 @@ def test_unsafe_code_is_found(source):
         ("registration", "torch spatialdata anndata matplotlib"),
         ("metrics", "torch spatialdata matplotlib"),
         ("pl", "torch"),
-        ("models", "spatialdata anndata matplotlib"),
-        ("diffusion.sampling", "spatialdata anndata matplotlib"),
-        ("train.loop", "spatialdata anndata matplotlib"),
+        pytest.param("models", "spatialdata anndata matplotlib", marks=pytest.mark.torch),
+        pytest.param("diffusion.sampling", "spatialdata anndata matplotlib", marks=pytest.mark.torch),
+        pytest.param("train.loop", "spatialdata anndata matplotlib", marks=pytest.mark.torch),
     ],
 )
 def test_modules_do_not_load_what_they_may_not_import(module, absent):

@@ -10,7 +10,11 @@ import pytest
 
 import hadmst_sc as hd
 
-SUBMODULES = [name for name in hd.__all__ if name != "__version__"]
+SUBMODULES = [
+    pytest.param(name, marks=pytest.mark.torch) if name in ("models", "tl") else name
+    for name in hd.__all__
+    if name != "__version__"
+]
 
 # The call of `tl.superresolve`: a change here is a change for every user.
 SUPERRESOLVE = {
@@ -86,6 +90,7 @@ def test_version_is_that_of_the_distribution():
         pytest.skip("the package is not installed: `pip install -e .`")
 
 
+@pytest.mark.torch
 def test_superresolve_has_the_signature_of_the_data_contract():
     signature = inspect.signature(hd.tl.superresolve)
     assert {name: p.default for name, p in signature.parameters.items()} == SUPERRESOLVE

@@ -12,6 +12,7 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, get_transformation
 
 from hadmst_sc.contract import Observation, Prediction
+from hadmst_sc.io.counts import layers_of
 
 UM_PER_PX = 4.0
 SIZE = (400, 320)  # 80 x 64 bins of 20 µm: a whole number, so that flips keep the phase of the grid
@@ -107,7 +108,7 @@ def fingerprint(sdata: SpatialData) -> dict[str, tuple]:
             x = element.X.compute() if hasattr(element.X, "dask") else element.X
             x = x.toarray() if sparse.issparse(x) else np.asarray(x)
             tables = (element.obs.to_csv(), element.var.to_csv(), repr(sorted(element.uns)), element.is_view)
-            values = [type(element.X).__name__, x.dtype, hash(x.tobytes()), *tables, sorted(element.layers)]
+            values = [type(element.X).__name__, x.dtype, hash(x.tobytes()), *tables, sorted(layers_of(element))]
         else:
             values = [element.to_csv() if hasattr(element, "geometry") else len(element)]
         maps = {} if kind == "tables" else get_transformation(element, get_all=True)

@@ -17,6 +17,11 @@ SEEN = 0.05  # share of spots a gene must be seen in to be ranked by its varianc
 GENE_CHUNK = 256
 
 
+def layers_of(table: AnnData) -> list[str]:
+    """Names of the layers; since anndata 0.13 ``X`` is one of them, called ``None``."""
+    return [name for name in table.layers if name is not None]
+
+
 def select_counts(
     table: AnnData,
     table_key: str,
@@ -41,7 +46,7 @@ def select_counts(
     counts = _rows_as_csr(matrix, rows, columns)
     place = f"tables/{table_key}/" + ("X" if layer is None else f"layers/{layer}")
     names = table.var_names if columns is None else table.var_names[columns]
-    if not _are_counts(counts, place, table.obs_names[rows], names, list(table.layers), layer, problems):
+    if not _are_counts(counts, place, table.obs_names[rows], names, layers_of(table), layer, problems):
         return None
     if columns is None:
         ranked = most_informative(counts)[:number]
@@ -51,13 +56,13 @@ def select_counts(
 
 def _matrix(table: AnnData, table_key: str, layer: str | None, problems: Problems) -> Any:
     if layer is not None and layer not in table.layers:
-        problems.missing("layer", layer, f"sdata[{table_key!r}].layers", list(table.layers))
+        problems.missing("layer", layer, f"sdata[{table_key!r}].layers", layers_of(table))
         return None
     matrix = table.X if layer is None else table.layers[layer]
     if matrix is None or matrix.dtype.kind not in "biuf":
         found = "there is none" if matrix is None else f"its type is {matrix.dtype}"
         problems.add(
-            f"tables/{table_key}: needs a matrix of counts, but {found}. Pass `layer=` one of {list(table.layers)}."
+            f"tables/{table_key}: needs a matrix of counts, but {found}. Pass `layer=` one of {layers_of(table)}."
         )
         return None
     return matrix

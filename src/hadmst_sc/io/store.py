@@ -21,6 +21,7 @@ from anndata.experimental import read_elem_lazy
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import PROVENANCE_KEY
+from hadmst_sc.io.counts import layers_of
 
 JOURNAL = "swap.json"
 MAX_LOADED = 256 * 2**20  # bytes of one array of a table
@@ -132,7 +133,7 @@ def reread_table(path: Path, name: str, table: AnnData) -> AnnData:
     """The table with its large arrays as they are on disk: in memory while they are small, else as dask arrays."""
     group = zarr.open_group(Path(path) / "tables" / name, mode="r")
     table.X = _array(group["X"])
-    for layer in table.layers:
+    for layer in layers_of(table):
         table.layers[layer] = _array(group[f"layers/{layer}"])
     return table
 
