@@ -201,7 +201,7 @@ def train(
     from hadmst_sc.train import loop
     from hadmst_sc.train.bank import check_sections
     from hadmst_sc.train.config import load_config
-    from hadmst_sc.weights import save_model
+    from hadmst_sc.weights import load_model, save_model
 
     settings = load_config(config)
     if dry_run:
@@ -218,10 +218,10 @@ def train(
     sections = _training_sections(settings, config.parent)
     model = loop.train(settings, output=out, sections=sections, resume=resume)
     target = weights or out / "model.safetensors"
-    trained_on = {name: str(section) for name, section in sections.items()}
-    save_model(
-        model, target, card={"training": settings.to_dict(), "sections": trained_on, "log": loop.read_log(out)}
-    )
+    card = {"training": settings.to_dict(), "sections": {name: str(section) for name, section in sections.items()}}
+    if settings.start_from:  # a name or a path may mean other weights by and by
+        card["start_sha256"] = load_model(settings.start_from).sha256
+    save_model(model, target, card=card | {"log": loop.read_log(out)})
     typer.echo(f"wrote {target} and its card {target.with_suffix('.json').name}")
 
 

@@ -95,6 +95,7 @@ def own_section(
         return obs, None
     if um_per_unit is None:
         raise ValueError("`truth_key` needs `um_per_unit`, the µm per unit of its positions. Pass `um_per_unit=1.0`.")
+    _check_keys(sdata, image_key, truth_key, layer, tissue_key)
     cells, um_per_px = _cells(sdata, image_key, truth_key, shapes_key, coordinate_system, layer, um_per_unit)
     sizes |= {"spot_um": spot_um or 55.0, "pitch_um": pitch_um or 100.0}
     spots, rest = degrade(
@@ -111,6 +112,22 @@ def own_section(
     return obs, bin_cells(rest[:, list(obs.genes)], obs.grid)
 
 
+def _check_keys(sdata: SpatialData, image_key: str, truth_key: str, layer: str | None, tissue_key: str | None) -> None:
+    problems, masks = (
+        Problems(f"cannot pair image {image_key!r} with truth {truth_key!r}"),
+        [*sdata.labels, *sdata.shapes],
+    )
+    if image_key not in sdata.images:
+        problems.missing("image_key", image_key, "sdata.images", list(sdata.images))
+    if truth_key not in sdata.tables:
+        problems.missing("truth_key", truth_key, "sdata.tables", list(sdata.tables))
+    elif layer is not None and layer not in sdata.tables[truth_key].layers:
+        problems.missing("layer", layer, f"sdata[{truth_key!r}].layers", list(sdata.tables[truth_key].layers))
+    if tissue_key is not None and tissue_key not in masks:
+        problems.missing("tissue_key", tissue_key, "sdata.labels or sdata.shapes", masks)
+    problems.raise_if_any()
+
+
 def _cells(
     sdata: SpatialData,
     image_key: str,
@@ -121,16 +138,9 @@ def _cells(
     um_per_unit: float,
 ) -> tuple[AnnData, float]:
     """Cells on the image, with counts in ``X`` and (x, y) in its pixels in ``obsm["spatial"]``; µm per pixel."""
-    problems = Problems(f"cannot pair image {image_key!r} with truth {truth_key!r}")
-    if image_key not in sdata.images:
-        problems.missing("image_key", image_key, "sdata.images", list(sdata.images))
-    if truth_key not in sdata.tables:
-        problems.missing("truth_key", truth_key, "sdata.tables", list(sdata.tables))
-    elif layer is not None and layer not in sdata.tables[truth_key].layers:
-        problems.missing("layer", layer, f"sdata[{truth_key!r}].layers", list(sdata.tables[truth_key].layers))
-    problems.raise_if_any()
     table, um_per_px = sdata.tables[truth_key], um_per_unit
     if TableModel.ATTRS_KEY in table.uns:
+        problems = Problems(f"cannot pair image {image_key!r} with truth {truth_key!r}")
         paired = pair(sdata, image_key, truth_key, shapes_key, coordinate_system, problems)
         problems.raise_if_any()
         assert paired is not None  # for types: `None` leaves a problem
@@ -179,6 +189,6 @@ def _with_spots(
     spots.obs["spot"], spots.obs["region"] = spots.obs_names, pd.Categorical([region] * spots.n_obs)
     table = TableModel.parse(spots, region=region, region_key="region", instance_key="spot")
     made = SpatialData(images={image_key: image}, shapes={region: circles}, tables={truth_key: table})
-    if tissue_key is not None and tissue_key in sdata:
+    if tissue_key is not None:
         made[tissue_key] = sdata[tissue_key]
     return made

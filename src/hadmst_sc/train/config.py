@@ -70,7 +70,12 @@ class OwnConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             number = name in _NUMBERS
-            if value is None or name == "genes":
+            if value is None:
+                continue
+            if name == "genes":
+                named = isinstance(value, tuple) and all(isinstance(gene, str) for gene in value)
+                if not named and (isinstance(value, bool) or not isinstance(value, int)):
+                    raise ValueError(f"`genes` needs a list of names or a number, but is {value!r}.")
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float) if number else str):
                 raise ValueError(f"`{name}` needs {'a number' if number else 'text in quotes'}, but is {value!r}.")
@@ -147,7 +152,7 @@ class TrainConfig:
 
 
 _TABLES = {"bank": BankConfig, "student": StudentConfig}
-_LISTS = {"kinds": lambda item: SectionKind, "real": lambda item: OwnConfig if "path" in item else RealConfig}
+_LISTS = {"kinds": lambda item: SectionKind, "real": lambda item: RealConfig if "name" in item else OwnConfig}
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
