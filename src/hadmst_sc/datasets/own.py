@@ -113,10 +113,8 @@ def own_section(
 
 
 def _check_keys(sdata: SpatialData, image_key: str, truth_key: str, layer: str | None, tissue_key: str | None) -> None:
-    problems, masks = (
-        Problems(f"cannot pair image {image_key!r} with truth {truth_key!r}"),
-        [*sdata.labels, *sdata.shapes],
-    )
+    problems = Problems(f"cannot pair image {image_key!r} with truth {truth_key!r}")
+    masks = [*sdata.labels, *sdata.shapes]
     if image_key not in sdata.images:
         problems.missing("image_key", image_key, "sdata.images", list(sdata.images))
     if truth_key not in sdata.tables:

@@ -86,13 +86,13 @@ def check_sections(sections: Mapping[str, RealSection], config: TrainConfig) -> 
             problems.append(f"{name}: at least {MIN_SPOTS} spots are needed, but it has {n_spots}. Leave it out.")
         if n_genes < config.genes:
             problems.append(
-                f"{name}: `genes={config.genes}` of each crop need to be seen in {MIN_PREVALENCE:.0%} of the spots, but "
-                f"{n_genes} of its {len(section.usable)} are. Set `genes = {max(n_genes, 1)}` at the top of the file."
+                f"{name}: `genes={config.genes}` of each crop need to be seen in {MIN_PREVALENCE:.0%} of its spots, but"
+                f" {n_genes} of {len(section.usable)} are. Set `genes = {max(n_genes, 1)}` at the top of the file."
             )
     if not config.bank.n_phantoms and (config.real_share < 1 or not sections):
         problems.append(
-            f"`bank.n_phantoms` needs at least 1 where `real_share`={config.real_share:g} leaves crops to phantoms, but "
-            f"is 0. Set `n_phantoms = 24`."
+            f"`bank.n_phantoms` needs at least 1 where `real_share`={config.real_share:g} leaves crops to phantoms, but"
+            f" is 0. Set `n_phantoms = 24`."
         )
     if problems:
         raise ContractError("`config` asks for crops that cannot be drawn", problems)

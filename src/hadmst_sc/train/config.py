@@ -85,7 +85,7 @@ class OwnConfig:
             raise ValueError("`path` and `image_key` need to name a store and its H&E, but one is empty.")
         if self.truth_key and self.table_key:
             raise ValueError(
-                "`truth_key` and `table_key` exclude each other: spots are made of the one, or are the other. Remove one."
+                "`truth_key` and `table_key` exclude each other: spots are made of one, or are the other. Remove one."
             )
         if self.truth_key and self.um_per_unit is None:
             raise ValueError(
