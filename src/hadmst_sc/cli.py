@@ -218,7 +218,8 @@ def train(
     sections = _training_sections(settings, config.parent)
     model = loop.train(settings, output=out, sections=sections, resume=resume)
     target = weights or out / "model.safetensors"
-    card = {"training": settings.to_dict(), "sections": {name: str(section) for name, section in sections.items()}}
+    trained_on = {name: str(section) for name, section in sections.items()}
+    card: dict[str, Any] = {"training": settings.to_dict(), "sections": trained_on}
     if settings.start_from:  # a name or a path may mean other weights by and by
         card["start_sha256"] = load_model(settings.start_from).sha256
     save_model(model, target, card=card | {"log": loop.read_log(out)})

@@ -25,7 +25,7 @@ from hadmst_sc.io import read_observation
 from hadmst_sc.train.bank import RealSection, check_sections
 from hadmst_sc.train.config import BankConfig, OwnConfig, TrainConfig, load_config
 from hadmst_sc.train.loop import build_model, train
-from hadmst_sc.weights import BUNDLED, load_model, read_card
+from hadmst_sc.weights import BUNDLED, load_model, read_card, save_model
 
 IMAGE, UM_PER_PX = "phantom_full_image", 2.5
 TRUTH = {"truth_key": "cells", "um_per_unit": UM_PER_PX}
@@ -144,15 +144,16 @@ def test_a_model_is_fine_tuned_from_the_bundled_one_and_superresolves(folder, tm
     assert changed and "student" not in changed
     assert max((tuned[key] - bundled[key]).abs().max() for key in tuned) < 0.05
     sdata = spatialdata.read_zarr(folder / "mine.zarr")
-    found = hd.tl.superresolve(
-        sdata, IMAGE, model=str(weights), genes=2, bin_um=20.0, n_samples=0, show_progress_bar=False, copy=True
-    )
+    options = {"genes": 2, "bin_um": 20.0, "n_samples": 0, "gate": False, "align": False, "show_progress_bar": False}
+    found = hd.tl.superresolve(sdata, IMAGE, model=str(weights), copy=True, **options)
     assert found["superres_table"].uns["hadmst_sc"]["model"] == "mine"
 
 
-def test_fine_tuning_resumes_bit_for_bit_from_the_store(folder, tmp_path):
+def test_fine_tuning_resumes_bit_for_bit_from_the_store(folder, tiny, tmp_path):
+    start = tmp_path / "start.safetensors"
+    save_model(build_model(tiny), start, card={})
     config = load_config(configuration(folder, SPOTS, CELLS))
-    config = replace(config, bank=replace(config.bank, directory=str(tmp_path / "bank")))
+    config = replace(config, start_from=str(start), bank=replace(config.bank, directory=str(tmp_path / "bank")))
 
     def sections():
         entries = [{k: v for k, v in vars(own).items() if k != "path"} for own in config.bank.real]
@@ -224,7 +225,8 @@ def test_all_entries_that_cannot_be_read_are_reported_at_once(folder, tmp_path):
         ('path = "mine.zarr"', r"bank\.real\[1\]` needs \['image_key'\]"),
         ('pth = "mine.zarr"\nimage_key = "he"', r"unknown keys \['pth'\]; known are .*'path'"),
         (f'{SPOTS}\ngenes = "EPCAM"', r"`genes` needs a list of names or a number, but is 'EPCAM'"),
-        (f'{SPOTS}\nbin_um = "20"', r"bank\.real\[1\]`: `bin_um` needs a number, but is '20'"),
+        (f'{SPOTS}\nbin_um = "20"', r"bank\.real\[1\]`: `bin_um` needs a positive number, but is '20'"),
+        (f"{SPOTS}\nbin_um = true", r"`bin_um` needs a positive number, but is True"),
         (f"{SPOTS}\nbin_um = -1", r"`bin_um` needs a positive number, but is -1"),
         (f"{SPOTS}\nlayer = 3", r"`layer` needs text in quotes, but is 3"),
         (f'{SPOTS}\ntruth_key = "cells"', r"`truth_key` needs `um_per_unit`.*Xenium"),

@@ -167,7 +167,8 @@ def _cells(
 
 def _on_image(image: Any, xy: np.ndarray) -> np.ndarray:
     finest = levels(image)[0]
-    return ((xy >= 0) & (xy <= (finest.sizes["x"], finest.sizes["y"]))).all(1)
+    on = (xy >= 0) & (xy <= (finest.sizes["x"], finest.sizes["y"]))
+    return on[:, 0] & on[:, 1]
 
 
 def _with_spots(

@@ -46,6 +46,11 @@ class RealConfig:
     bin_um: float = 20.0
 
 
+def _is(value: Any, *kinds: type) -> bool:
+    """Of one of the types; to Python ``true`` would be a number."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
 _NUMBERS = ("bin_um", "spot_um", "pitch_um", "um_per_unit")  # of OwnConfig
 
 
@@ -68,19 +73,16 @@ class OwnConfig:
     um_per_unit: float | None = None  # of the positions of `truth_key`
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            number = name in _NUMBERS
-            if value is None:
-                continue
-            if name == "genes":
-                named = isinstance(value, tuple) and all(isinstance(gene, str) for gene in value)
-                if not named and (isinstance(value, bool) or not isinstance(value, int)):
-                    raise ValueError(f"`genes` needs a list of names or a number, but is {value!r}.")
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float) if number else str):
-                raise ValueError(f"`{name}` needs {'a number' if number else 'text in quotes'}, but is {value!r}.")
-            if number and not 0 < value < inf:
-                raise ValueError(f"`{name}` needs a positive number, but is {value}.")
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        genes = values.pop("genes", 1)
+        if not (_is(genes, int) or (isinstance(genes, tuple) and all(_is(gene, str) for gene in genes))):
+            raise ValueError(f"`genes` needs a list of names or a number, but is {genes!r}.")
+        for name in values.keys() - set(_NUMBERS):
+            if not _is(values[name], str):
+                raise ValueError(f"`{name}` needs text in quotes, but is {values[name]!r}.")
+        for name in values.keys() & set(_NUMBERS):
+            if not (_is(values[name], int, float) and 0 < values[name] < inf):
+                raise ValueError(f"`{name}` needs a positive number, but is {values[name]!r}.")
         if not (self.path and self.image_key):
             raise ValueError("`path` and `image_key` need to name a store and its H&E, but one is empty.")
         if self.truth_key and self.table_key:
