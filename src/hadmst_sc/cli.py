@@ -214,7 +214,8 @@ def train(
         for name, section in sections.items():
             typer.echo(f"section      {name}: {section}")
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("hadmst_sc").setLevel(logging.INFO)  # readers tell of every element
     sections = _training_sections(settings, config.parent)
     model = loop.train(settings, output=out, sections=sections, resume=resume)
     target = weights or out / "model.safetensors"
