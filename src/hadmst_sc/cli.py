@@ -199,20 +199,31 @@ def train(
 ) -> None:
     """Train a model from a configuration file."""
     from hadmst_sc.train import loop
+    from hadmst_sc.train.bank import check_sections
     from hadmst_sc.train.config import load_config
-    from hadmst_sc.weights import save_model
+    from hadmst_sc.weights import load_model, save_model
 
     settings = load_config(config)
     if dry_run:
+        sections = _training_sections(settings, config.parent, public=False)
+        check_sections(sections, settings)
         parameters = sum(p.numel() for p in loop.build_model(settings).parameters())
         crops = f"{settings.sections} sections × {settings.genes} genes × {settings.crop}² bins"
         typer.echo(json.dumps(settings.to_dict(), indent=2))
         typer.echo(f"parameters   {parameters:,}\nsteps        {settings.steps:,} of {crops}")
+        for name, section in sections.items():
+            typer.echo(f"section      {name}: {section}")
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    model = loop.train(settings, output=out, sections=_training_sections(settings), resume=resume)
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("hadmst_sc").setLevel(logging.INFO)  # readers tell of every element
+    sections = _training_sections(settings, config.parent)
+    model = loop.train(settings, output=out, sections=sections, resume=resume)
     target = weights or out / "model.safetensors"
-    save_model(model, target, card={"training": settings.to_dict(), "log": loop.read_log(out)})
+    trained_on = {name: str(section) for name, section in sections.items()}
+    card: dict[str, Any] = {"training": settings.to_dict(), "sections": trained_on}
+    if settings.start_from:  # a name or a path may mean other weights by and by
+        card["start_sha256"] = load_model(settings.start_from).sha256
+    save_model(model, target, card=card | {"log": loop.read_log(out)})
     typer.echo(f"wrote {target} and its card {target.with_suffix('.json').name}")
 
 
@@ -240,19 +251,33 @@ def benchmark(
     raise typer.Exit(subprocess.run([sys.executable, str(script), *arguments], check=False).returncode)
 
 
-def _training_sections(settings: Any) -> dict[str, Any]:
-    """Real sections of a configuration, read before training starts: what is missing is found at once."""
+def _training_sections(settings: Any, folder: Path, *, public: bool = True) -> dict[str, Any]:
+    """Real sections of a configuration, read before training starts: all that is wrong is found at once."""
+    from hadmst_sc.contract import ContractError
     from hadmst_sc.datasets.observe import observe, observe_cells
+    from hadmst_sc.datasets.own import own_section
     from hadmst_sc.datasets.public import cell_sections
     from hadmst_sc.train.bank import RealSection
 
-    sections = {}
-    for wanted in settings.bank.real:
-        if wanted.name in cell_sections():
-            obs, truth, _ = observe_cells(wanted.name, bin_um=wanted.bin_um)
-        else:
-            obs, truth = observe(wanted.name, bin_um=wanted.bin_um), None
-        sections[f"{wanted.name}_{wanted.bin_um:g}"] = RealSection(obs, truth)
+    sections, problems = {}, []
+    for number, wanted in enumerate(settings.bank.real, 1):
+        if hasattr(wanted, "path"):
+            arguments = vars(wanted) | {"path": folder / wanted.path}
+            try:
+                section = RealSection(*own_section(**arguments))
+            except (KeyError, ValueError, FileNotFoundError) as error:
+                problems.append(f"[[bank.real]] {number}, {wanted.path}: {error}")
+                continue
+            # What was distilled from an earlier state of the store must not pass for this one.
+            sections[f"{Path(wanted.path).stem}_{wanted.bin_um:g}_{section.digest}"] = section
+        elif public:
+            if wanted.name in cell_sections():
+                obs, truth, _ = observe_cells(wanted.name, bin_um=wanted.bin_um)
+            else:
+                obs, truth = observe(wanted.name, bin_um=wanted.bin_um), None
+            sections[f"{wanted.name}_{wanted.bin_um:g}"] = RealSection(obs, truth)
+    if problems:
+        raise ContractError("`bank.real` names sections that cannot be trained on", problems)
     return sections
 
 

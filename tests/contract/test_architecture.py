@@ -49,6 +49,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "metrics": (ARRAYS, set()),
     "datasets": (SPATIAL, {*FIRST_ROW, "io"}),
     "datasets.observe": (SPATIAL, {*FIRST_ROW, "datasets", "io", "pp"}),  # public sections, read as a user's are
+    "datasets.own": (SPATIAL, {*FIRST_ROW, "datasets", "io", "pp"}),  # a user's own, to train on
     **{name: (ARRAYS, {*FIRST_ROW, *SIMULATOR}) for name in SIMULATOR},
     "weights": ({"numpy", "safetensors", "torch"}, {*FIRST_ROW, "models", "expression"}),
     "train": (

@@ -133,7 +133,7 @@ def test_config_that_is_not_there_is_named(tmp_path):
         load_config(tmp_path / "nowhere.toml")
 
 
-CONFIGURATIONS = ("phantoms", "default", "breast_only", "brain_only")
+CONFIGURATIONS = ("phantoms", "default", "breast_only", "brain_only", "fine_tune")
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

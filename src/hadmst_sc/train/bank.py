@@ -7,6 +7,7 @@ was hidden is what the network must foretell.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,14 +20,15 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from hadmst_sc.contract import Observation
+from hadmst_sc.contract import ContractError, Observation
 from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.measurement import Measurement
 from hadmst_sc.models import HEStudent
-from hadmst_sc.train.config import BankConfig
+from hadmst_sc.train.config import BankConfig, TrainConfig
 
+MIN_SPOTS = 24  # of a real section: of fewer, what is hidden tells nothing
 MIN_PREVALENCE = 0.05  # of the spots, for a gene of a real section to be trained on
 MAX_METAGENE_GENES = 600  # of a real section; more only cost time
 MAPS = ("priors", "spots", "target")  # per gene
@@ -48,6 +50,52 @@ class RealSection:
 
     obs: Observation
     truth: np.ndarray | None = None
+
+    def __str__(self) -> str:
+        made = "" if self.truth is None else " made of half of its molecules"
+        return f"{len(self.obs.spots):,} spots{made}, {self.usable.sum():,} of {len(self.usable):,} genes usable"
+
+    @property
+    def digest(self) -> str:
+        """Of all that training reads of it: what was distilled from other counts must not pass for its own."""
+        obs = self.obs
+        found = hashlib.sha256(repr((obs.grid, obs.genes, self.truth is None)).encode())
+        for array in (obs.he, obs.measurement.centres, obs.measurement.area, obs.counts, obs.inside, self.truth):
+            if array is not None:
+                found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()[:12]
+
+    @property
+    def usable(self) -> np.ndarray:
+        """``(genes,)`` bool: seen in enough spots to be trained on."""
+        return (self.obs.counts > 0).mean(0) >= MIN_PREVALENCE
+
+
+def check_sections(sections: Mapping[str, RealSection], config: TrainConfig) -> None:
+    """Refuse what could not fill a crop, before anything is made.
+
+    Raises
+    ------
+    ContractError
+        With every section that has too few spots or genes, and a share of phantoms where there are none.
+    """
+    problems = []
+    for name, section in sections.items():
+        n_spots, n_genes = len(section.obs.spots), int(section.usable.sum())
+        if n_spots < MIN_SPOTS:
+            problems.append(f"{name}: at least {MIN_SPOTS} spots are needed, but it has {n_spots}. Leave it out.")
+        if n_genes < config.genes:
+            problems.append(
+                f"{name}: `genes={config.genes}` of each crop need to be seen in {MIN_PREVALENCE:.0%} of its spots, but"
+                f" {n_genes} of {len(section.usable)} are. Set `genes = {max(n_genes, 1)}` at the top of the file."
+            )
+    if not config.bank.n_phantoms and (config.real_share < 1 or not sections):
+        problems.append(
+            f"`bank.n_phantoms` needs at least 1 where `real_share`={config.real_share:g} leaves crops to phantoms, but"
+            f" is 0. Set `n_phantoms = 24`."
+        )
+    if problems:
+        raise ContractError("`config` asks for crops that cannot be drawn", problems)
 
 
 def _distilled(obs: Observation, student: HEStudent) -> Distilled:
@@ -106,6 +154,8 @@ def make_masked(path: Path, seed: int, section: RealSection, config: BankConfig,
     obs = _fewer_genes(section.obs, rng)
     if section.truth is None:
         hide = rng.random(len(obs.spots)) < rng.uniform(*config.hidden_share)
+        if not hide.any():  # now and then, of few spots
+            hide[rng.integers(len(hide))] = True
         hidden, counts = obs.measurement.subset(hide), obs.counts[hide].T
         given = obs.subset_spots(~hide)
     else:
@@ -133,7 +183,7 @@ def make_masked(path: Path, seed: int, section: RealSection, config: BankConfig,
 
 
 def _fewer_genes(obs: Observation, rng: np.random.Generator) -> Observation:
-    seen = np.flatnonzero((obs.counts > 0).mean(0) >= MIN_PREVALENCE)
+    seen = np.flatnonzero(RealSection(obs).usable)
     kept = np.sort(rng.permutation(seen)[:MAX_METAGENE_GENES])
     return replace(obs, counts=obs.counts[:, kept], genes=tuple(obs.genes[i] for i in kept))
 

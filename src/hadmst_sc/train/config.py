@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,58 @@ class RealConfig:
     bin_um: float = 20.0
 
 
+def _is(value: Any, *kinds: type) -> bool:
+    """Of one of the types; to Python ``true`` would be a number."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+_NUMBERS = ("bin_um", "spot_um", "pitch_um", "um_per_unit")  # of OwnConfig
+
+
+@dataclass(frozen=True)
+class OwnConfig:
+    """A section of one's own, in a zarr store; read as ``tl.superresolve`` reads it, by the same arguments."""
+
+    path: str  # of the store, seen from the folder of the TOML file
+    image_key: str
+    table_key: str = ""  # "": `table`
+    shapes_key: str | None = None
+    coordinate_system: str | None = None
+    layer: str | None = None
+    genes: int | tuple[str, ...] | None = None  # names, or a number for the most informative; `None`: see `own_section`
+    bin_um: float = 20.0
+    spot_um: float | None = None
+    pitch_um: float | None = None
+    tissue_key: str | None = None
+    truth_key: str | None = None  # table of cells or small bins: spots are made of half of their molecules
+    um_per_unit: float | None = None  # of the positions of `truth_key`
+
+    def __post_init__(self) -> None:
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        genes = values.pop("genes", 1)
+        if not (_is(genes, int) or (isinstance(genes, tuple) and all(_is(gene, str) for gene in genes))):
+            raise ValueError(f"`genes` needs a list of names or a number, but is {genes!r}.")
+        for name in values.keys() - set(_NUMBERS):
+            if not _is(values[name], str):
+                raise ValueError(f"`{name}` needs text in quotes, but is {values[name]!r}.")
+        for name in values.keys() & set(_NUMBERS):
+            if not (_is(values[name], int, float) and 0 < values[name] < inf):
+                raise ValueError(f"`{name}` needs a positive number, but is {values[name]!r}.")
+        if not (self.path and self.image_key):
+            raise ValueError("`path` and `image_key` need to name a store and its H&E, but one is empty.")
+        if self.truth_key and self.table_key:
+            raise ValueError(
+                "`truth_key` and `table_key` exclude each other: spots are made of one, or are the other. Remove one."
+            )
+        if self.truth_key and self.um_per_unit is None:
+            raise ValueError(
+                "`truth_key` needs `um_per_unit`, the µm per unit of its positions. Set `um_per_unit = 1.0` for "
+                "Xenium, `microns_per_pixel` of scalefactors_json.json for Visium HD."
+            )
+        if self.um_per_unit is not None and not self.truth_key:
+            raise ValueError("`um_per_unit` needs `truth_key`. Sizes of spots are `spot_um` and `pitch_um`.")
+
+
 @dataclass(frozen=True)
 class BankConfig:
     """Sections with their priors, made once by worker processes and cached."""
@@ -57,7 +110,7 @@ class BankConfig:
     start_with: int = 24  # phantoms before the first step ...
     steps_per_phantom: int = 8  # ... and then one more every so many steps: a schedule, so that a run can be repeated
     kinds: tuple[SectionKind, ...] = (SectionKind(),)
-    real: tuple[RealConfig, ...] = ()
+    real: tuple[RealConfig | OwnConfig, ...] = ()  # with `path`: one's own
     n_masked: int = 8  # times that spots of each are hidden
     hidden_share: tuple[float, float] = (0.1, 0.5)
     window: int = 192  # bins of a real section that are kept
@@ -84,7 +137,7 @@ class TrainConfig:
     draw: float = 0.0  # weight of the score of draws; 0 trains none
     adversary: float = 0.0  # weight of fooling the discriminator with them; 0 trains none
     adversary_learning_rate: float = 4e-4
-    start_from: str = ""  # weights to start from, a path seen from the working directory; "": fresh ones
+    start_from: str = ""  # "default", the bundled weights; or a path, seen from the working directory; "": fresh ones
     log_sigma: tuple[float, float] = (-0.4, 1.3)  # mean and s.d. of ln sigma (Karras et al. 2022, Table 1: -1.2, 1.2)
     checkpoint_every: int = 200
     log_every: int = 25
@@ -101,7 +154,7 @@ class TrainConfig:
 
 
 _TABLES = {"bank": BankConfig, "student": StudentConfig}
-_LISTS = {"kinds": SectionKind, "real": RealConfig}
+_LISTS = {"kinds": lambda item: SectionKind, "real": lambda item: RealConfig if "name" in item else OwnConfig}
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -109,16 +162,25 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"`{where}` has unknown keys {unknown}; known are {sorted(known)}. Remove or rename them.")
+    required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ValueError(f"`{where}` needs {missing}, which it lacks. Add `{missing[0]} = ...`.")
     nested: dict[str, Any] = {}
     for name, value in values.items():
         if name in _TABLES and isinstance(value, dict):
             value = _build(_TABLES[name], value, f"{where}.{name}")
         elif name in _LISTS:
-            value = tuple(_build(_LISTS[name], item, f"{where}.{name}") for item in value)
+            value = tuple(
+                _build(_LISTS[name](item), item, f"{where}.{name}[{number}]") for number, item in enumerate(value, 1)
+            )
         elif isinstance(value, list):
             value = tuple(value)
         nested[name] = value
-    return kind(**nested)
+    try:
+        return kind(**nested)
+    except ValueError as error:
+        raise ValueError(f"`{where}`: {error}") from error
 
 
 def load_config(path: str | Path) -> TrainConfig:
@@ -129,9 +191,10 @@ def load_config(path: str | Path) -> TrainConfig:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a key is unknown, with the known ones.
+        If a key is unknown, with the known ones; if one is missing or has a bad value. Entries of lists are named by
+        their number, from 1.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`config` needs a TOML file, but {path} does not exist. Try `training/default.toml`.")
-    return _build(TrainConfig, tomllib.loads(path.read_text()), path.name)
+    return cast(TrainConfig, _build(TrainConfig, tomllib.loads(path.read_text()), path.name))

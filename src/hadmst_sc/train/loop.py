@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.hadmst import channels_last
-from hadmst_sc.train.bank import Bank, RealSection
+from hadmst_sc.train.bank import Bank, RealSection, check_sections
 from hadmst_sc.train.config import TrainConfig
 from hadmst_sc.train.data import draw_batch
 from hadmst_sc.train.discriminator import ChannelDiscriminator, fooling_loss, judge_loss
@@ -35,13 +35,27 @@ LOSSES = (*Losses._fields, "adversary", "judge")
 
 
 def build_model(config: TrainConfig) -> HadmstModel:
-    """A fresh model of the configuration, initialised from its seed without touching the caller's random state."""
-    spec = ModelSpec.from_dict(config.model)
+    """The model that training begins with: ``start_from``, or a fresh one from the seed.
+
+    The caller's random state is left alone.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If ``start_from`` cannot be loaded, or ``model`` asks for another network.
+    """
+    start = load_model(config.start_from) if config.start_from else None
+    spec = ModelSpec.from_dict((start.spec.to_dict() if start else {}) | config.model)
+    if start and spec != start.spec:
+        raise ValueError(
+            f"`model` needs to be that of `start_from={config.start_from!r}`, but changes it to {config.model}. "
+            f"Remove the table `[model]`."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = HadmstModel(spec)
-    if config.start_from:
-        model.load_state_dict(load_model(config.start_from).state_dict())
+    if start:
+        model.load_state_dict(start.state_dict())
     model.student.requires_grad_(False)  # the bank was made with it: see `train_student`
     return model
 
@@ -142,7 +156,8 @@ def train(
     output
         Directory of the student's lessons, the bank, ``checkpoint.safetensors`` and ``log.jsonl``.
     sections
-        Real sections by the names that ``config.bank.real`` gives them.
+        Real sections by name; their files in the bank are named so. Those of ``config.bank.real`` are for the caller
+        to read: this package knows no SpatialData.
     resume
         Go on from the checkpoint when there is one; it must come from the same configuration.
     until
@@ -151,8 +166,9 @@ def train(
     Raises
     ------
     ValueError
-        If the checkpoint was made with another configuration.
+        If the checkpoint was made with another configuration, or a section cannot fill a crop.
     """
+    check_sections(sections or {}, config)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)

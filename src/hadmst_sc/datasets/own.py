@@ -1,0 +1,193 @@
+"""A section of one's own as arrays to train on: its spots, or spots made of cells or bins that were measured finer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from spatialdata import SpatialData
+from spatialdata.models import ShapesModel, TableModel
+from spatialdata.transformations import Affine
+
+from hadmst_sc.contract import Observation
+from hadmst_sc.datasets.public import bin_cells
+from hadmst_sc.io import open_store, read_observation
+from hadmst_sc.io.problems import MissingKeyError, Problems, logger
+from hadmst_sc.io.resolve import XY, affine, levels, pair, systems, transform
+from hadmst_sc.pp.degrade import degrade
+
+MAX_GENES = 600  # of a truth: its maps are dense, and training takes no more of a section
+STORE_MARKS = ("zarr.json", ".zgroup")
+
+
+def own_section(
+    path: str | Path,
+    image_key: str,
+    *,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    layer: str | None = None,
+    genes: Sequence[str] | int | None = None,
+    bin_um: float = 20.0,
+    spot_um: float | None = None,
+    pitch_um: float | None = None,
+    tissue_key: str | None = None,
+    truth_key: str | None = None,
+    um_per_unit: float | None = None,
+    random_state: int = 0,
+) -> tuple[Observation, np.ndarray | None]:
+    """Read a section to train on; the store is only looked at, and nothing in it gets to run.
+
+    Parameters
+    ----------
+    path
+        Store of SpatialData.
+    image_key, table_key, shapes_key, coordinate_system, layer, bin_um, spot_um, pitch_um, tissue_key
+        As in :func:`~hadmst_sc.io.read_observation`. Spots made of a truth are 55 µm wide and 100 µm apart by default,
+        and ``shapes_key`` and ``layer`` are those of the truth.
+    genes
+        Names, or a number for the most informative. ``None`` takes all, of a truth at most 600.
+    truth_key
+        Table of counts of cells, or of bins smaller than ``bin_um``, of the same section. If it annotates shapes or
+        points, their centroids are the positions, through the coordinate systems; else ``obsm["spatial"]`` holds them
+        as (x, y) in pixels of the image's finest level.
+    um_per_unit
+        µm per unit of these positions, in the shapes' own coordinates; needed with ``truth_key``.
+    random_state
+        Seed of the division of the molecules: half of them makes the spots, the other half is the truth.
+
+    Returns
+    -------
+    The section, and ``(genes, ny, nx)`` counts per bin that its spots have not seen; ``None`` without ``truth_key``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no store at ``path``.
+    KeyError, ValueError, ContractError
+        As :func:`~hadmst_sc.io.read_observation` and :func:`~hadmst_sc.pp.degrade` raise them.
+    """
+    path = Path(path)
+    if not any((path / mark).is_file() for mark in STORE_MARKS):
+        found = "is no zarr store" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"`path` needs a zarr store of SpatialData, but {path} {found}. Correct `path`.")
+    sdata = open_store(path)
+    sizes: dict[str, Any] = {"bin_um": bin_um, "spot_um": spot_um, "pitch_um": pitch_um, "tissue_key": tissue_key}
+    if truth_key is None:
+        table_key = table_key or "table"
+        if genes is None and table_key in sdata.tables:
+            genes = sdata.tables[table_key].var_names.tolist()
+        obs = read_observation(
+            sdata,
+            image_key,
+            table_key=table_key,
+            shapes_key=shapes_key,
+            coordinate_system=coordinate_system,
+            layer=layer,
+            genes=genes,
+            **sizes,
+        )
+        return obs, None
+    if um_per_unit is None:
+        raise ValueError("`truth_key` needs `um_per_unit`, the µm per unit of its positions. Pass `um_per_unit=1.0`.")
+    _check_keys(sdata, image_key, truth_key, layer, tissue_key)
+    cells, um_per_px = _cells(sdata, image_key, truth_key, shapes_key, coordinate_system, layer, um_per_unit)
+    sizes |= {"spot_um": spot_um or 55.0, "pitch_um": pitch_um or 100.0}
+    spots, rest = degrade(
+        cells,
+        spot_um=sizes["spot_um"],
+        pitch_um=sizes["pitch_um"],
+        um_per_unit=um_per_px,
+        split=0.5,
+        random_state=random_state,
+    )
+    made = _with_spots(sdata, image_key, truth_key, spots, sizes["spot_um"] / um_per_px, tissue_key)
+    genes = min(MAX_GENES, cells.n_vars) if genes is None else genes
+    obs = read_observation(made, image_key, table_key=truth_key, genes=genes, **sizes)
+    return obs, bin_cells(rest[:, list(obs.genes)], obs.grid)
+
+
+def _check_keys(sdata: SpatialData, image_key: str, truth_key: str, layer: str | None, tissue_key: str | None) -> None:
+    problems = Problems(f"cannot pair image {image_key!r} with truth {truth_key!r}")
+    masks = [*sdata.labels, *sdata.shapes]
+    if image_key not in sdata.images:
+        problems.missing("image_key", image_key, "sdata.images", list(sdata.images))
+    if truth_key not in sdata.tables:
+        problems.missing("truth_key", truth_key, "sdata.tables", list(sdata.tables))
+    elif layer is not None and layer not in sdata.tables[truth_key].layers:
+        problems.missing("layer", layer, f"sdata[{truth_key!r}].layers", list(sdata.tables[truth_key].layers))
+    if tissue_key is not None and tissue_key not in masks:
+        problems.missing("tissue_key", tissue_key, "sdata.labels or sdata.shapes", masks)
+    problems.raise_if_any()
+
+
+def _cells(
+    sdata: SpatialData,
+    image_key: str,
+    truth_key: str,
+    shapes_key: str | None,
+    coordinate_system: str | None,
+    layer: str | None,
+    um_per_unit: float,
+) -> tuple[AnnData, float]:
+    """Cells on the image, with counts in ``X`` and (x, y) in its pixels in ``obsm["spatial"]``; µm per pixel."""
+    table, um_per_px = sdata.tables[truth_key], um_per_unit
+    if TableModel.ATTRS_KEY in table.uns:
+        problems = Problems(f"cannot pair image {image_key!r} with truth {truth_key!r}")
+        paired = pair(sdata, image_key, truth_key, shapes_key, coordinate_system, problems)
+        problems.raise_if_any()
+        assert paired is not None  # for types: `None` leaves a problem
+        centroids = paired.shapes.geometry.iloc[paired.places].centroid
+        rows, xy = paired.rows, transform(paired.spots_to_px, np.c_[centroids.x, centroids.y])
+        um_per_px /= float(np.sqrt(abs(np.linalg.det(paired.spots_to_px[:2, :2]))))
+    elif "spatial" in table.obsm:
+        rows, xy = np.arange(table.n_obs), np.asarray(table.obsm["spatial"], float)[:, :2]
+    else:
+        raise MissingKeyError(
+            f"`truth_key={truth_key!r}` needs positions: a region of shapes that the table annotates, or "
+            f"`obsm['spatial']` in pixels of the image. Available: {list(table.obsm)}."
+        )
+    on = _on_image(sdata.images[image_key], xy)
+    if on.mean() < 0.5:
+        raise ValueError(
+            f"`truth_key={truth_key!r}` needs positions on image {image_key!r}, but {(~on).sum():,} of {len(on):,} lie "
+            f"off it. They are perhaps not in its pixels, or in another coordinate system. Annotate shapes that share "
+            f"a coordinate system with the image, or pass `coordinate_system`."
+        )
+    if not on.all():
+        logger.warning("tables/%s: %d of %d cells lie off the image and are left out", truth_key, (~on).sum(), len(on))
+    counts = (table.X if layer is None else table.layers[layer])[rows[on]]
+    return AnnData(counts, obs=table.obs.iloc[rows[on]][[]], var=table.var[[]], obsm={"spatial": xy[on]}), um_per_px
+
+
+def _on_image(image: Any, xy: np.ndarray) -> np.ndarray:
+    finest = levels(image)[0]
+    on = (xy >= 0) & (xy <= (finest.sizes["x"], finest.sizes["y"]))
+    return on[:, 0] & on[:, 1]
+
+
+def _with_spots(
+    sdata: SpatialData, image_key: str, truth_key: str, spots: AnnData, diameter_px: float, tissue_key: str | None
+) -> SpatialData:
+    """The image with spots on its pixels instead of what the truth lies on; errors then name what the user named."""
+    image = sdata.images[image_key]
+    system = next(iter(systems(image)))
+    region = f"{truth_key}_spots"
+    circles = ShapesModel.parse(
+        spots.obsm["spatial"],
+        geometry=0,
+        radius=diameter_px / 2,
+        index=spots.obs_names,
+        transformations={system: Affine(affine(image, system), XY, XY)},
+    )
+    spots.obs["spot"], spots.obs["region"] = spots.obs_names, pd.Categorical([region] * spots.n_obs)
+    table = TableModel.parse(spots, region=region, region_key="region", instance_key="spot")
+    made = SpatialData(images={image_key: image}, shapes={region: circles}, tables={truth_key: table})
+    if tissue_key is not None:
+        made[tissue_key] = sdata[tissue_key]
+    return made
