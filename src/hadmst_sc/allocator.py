@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _LARGE, _TOP = 2**30, 2**27
-# Limits once set no longer adapt: these are the largest to which glibc adapts its own, so that all else in the process is
-# as fast afterwards as in one that has been running for a while.
+# Limits once set no longer adapt: these are the largest to which glibc adapts its own. Smaller ones would slow down all
+# that the process does after a run.
 _DEFAULT_TRIM, _DEFAULT_TOP, _DEFAULT_MMAP = 2**26, 2**17, 2**25
 
 
