@@ -48,6 +48,7 @@ suppress_warnings = ["myst.header"]  # results are included at the level where t
 nb_execution_mode = os.environ.get("DOCS_EXECUTE", "auto")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # warnings of libraries
 
 _INVENTORIES = {
     "anndata": "https://anndata.readthedocs.io/en/stable/",
