@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 NO_TORCH ?= .venv-no-torch
 PIP_ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
@@ -64,8 +65,9 @@ docs: $(VENV)/.dev
 	@$(SPHINX)
 	@echo "docs/_build/html/index.html"
 
+# Files side by side, in processes of one thread: most are too small for the threads of torch.
 pytest: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 unit: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests/unit tests/contract tests/property
