@@ -50,7 +50,10 @@ def test_sections_are_concatenated(solved):
 def test_a_query_of_the_table_filters_it(solved):
     annsel = pytest.importorskip("annsel")
     kept = sd.filter_by_table_query(
-        solved, "superres_table", element_names=["superres_bins"], obs_expr=annsel.col("measured") == True  # noqa: E712
+        solved,
+        "superres_table",
+        element_names=["superres_bins"],
+        obs_expr=annsel.col("measured") == True,  # noqa: E712
     )
     table = kept["superres_table"]
     assert 0 < table.n_obs < solved["superres_table"].n_obs and table.obs["measured"].all()

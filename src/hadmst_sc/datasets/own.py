@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from spatialdata import SpatialData
-from spatialdata.models import ShapesModel, TableModel
-from spatialdata.transformations import Affine
+from spatialdata.models import TableModel
 
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.public import bin_cells
 from hadmst_sc.io import open_store, read_observation
 from hadmst_sc.io.problems import MissingKeyError, Problems, logger
-from hadmst_sc.io.resolve import XY, affine, levels, pair, systems, transform
+from hadmst_sc.io.resolve import levels, pair, transform
+from hadmst_sc.pp.add_spots import add_spots
 from hadmst_sc.pp.degrade import degrade
 
 MAX_GENES = 600  # of a truth: its maps are dense, and training takes no more of a section
@@ -106,7 +105,7 @@ def own_section(
         split=0.5,
         random_state=random_state,
     )
-    made = _with_spots(sdata, image_key, truth_key, spots, sizes["spot_um"] / um_per_px, tissue_key)
+    made = _with_spots(sdata, image_key, truth_key, spots, tissue_key)
     genes = min(MAX_GENES, cells.n_vars) if genes is None else genes
     obs = read_observation(made, image_key, table_key=truth_key, genes=genes, **sizes)
     return obs, bin_cells(rest[:, list(obs.genes)], obs.grid)
@@ -172,22 +171,11 @@ def _on_image(image: Any, xy: np.ndarray) -> np.ndarray:
 
 
 def _with_spots(
-    sdata: SpatialData, image_key: str, truth_key: str, spots: AnnData, diameter_px: float, tissue_key: str | None
+    sdata: SpatialData, image_key: str, truth_key: str, spots: AnnData, tissue_key: str | None
 ) -> SpatialData:
     """The image with spots on its pixels instead of what the truth lies on; errors then name what the user named."""
-    image = sdata.images[image_key]
-    system = next(iter(systems(image)))
-    region = f"{truth_key}_spots"
-    circles = ShapesModel.parse(
-        spots.obsm["spatial"],
-        geometry=0,
-        radius=diameter_px / 2,
-        index=spots.obs_names,
-        transformations={system: Affine(affine(image, system), XY, XY)},
-    )
-    spots.obs["spot"], spots.obs["region"] = spots.obs_names, pd.Categorical([region] * spots.n_obs)
-    table = TableModel.parse(spots, region=region, region_key="region", instance_key="spot")
-    made = SpatialData(images={image_key: image}, shapes={region: circles}, tables={truth_key: table})
+    made = SpatialData(images={image_key: sdata.images[image_key]})
+    made.tables[truth_key] = made.tables.pop(add_spots(made, spots, like=image_key, key_added=f"{truth_key}_spots"))
     if tissue_key is not None:
         made[tissue_key] = sdata[tissue_key]
     return made
