@@ -40,7 +40,6 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
 
     Examples
     --------
-    >>> import hadmst_sc as hd
     >>> sdata = hd.datasets.phantom(n_genes=2, size_um=800.0)
     >>> cells = sdata["table"]  # larger spots from small ones here; from cells or bins as a rule
     >>> spots = hd.pp.degrade(cells, spot_um=150.0, pitch_um=200.0, um_per_unit=2.5)

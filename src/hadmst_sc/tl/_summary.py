@@ -27,6 +27,14 @@ class Summary:
         What was made, with what, by name.
     genes
         Per gene what left-out spots say of it, the most reliable first.
+
+    Examples
+    --------
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
+    >>> told = hd.tl.summary(sdata)
+    >>> told.facts["genes"], told.genes.columns[0]
+    ('4', 'reliability')
     """
 
     facts: dict[str, str]
@@ -79,11 +87,10 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
 
     Examples
     --------
-    >>> import hadmst_sc as hd
-    >>> sdata = hd.datasets.phantom(n_genes=2, size_um=600.0)
-    >>> hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, show_progress_bar=False)
-    >>> hd.tl.summary(sdata).facts["bins"]
-    '718 in tissue, 20 µm wide'
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
+    >>> hd.tl.summary(sdata).facts["H&E"]
+    'in place: nothing applied'
     """
     table = result_table(sdata, key_added)
     told = table.uns["hadmst_sc"]
