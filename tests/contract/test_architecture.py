@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     **{name: (ARRAYS, {*FIRST_ROW, *SIMULATOR}) for name in SIMULATOR},
     "weights": ({"numpy", "safetensors", "torch"}, {*FIRST_ROW, "models", "expression"}),
     "train": (
-        ARRAYS | {"lightning_fabric", "matplotlib", "safetensors", "torch", "tqdm"},
+        ARRAYS | {"lightning_fabric", "matplotlib", "safetensors", "threadpoolctl", "torch", "tqdm"},
         {"allocator", *FIRST_ROW, "expression", "models", "diffusion", "weights", "metrics", *SIMULATOR},
     ),
     # Reading footprints again would repeat `io`, which is as free of torch as `pl` must be.

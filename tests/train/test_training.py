@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_limits
 
 from hadmst_sc.components import CONTEXT
 from hadmst_sc.distill import PRIORS, TOKEN
 from hadmst_sc.expression import Residual
-from hadmst_sc.train.bank import make_phantom
+from hadmst_sc.train.bank import make_masked, make_phantom
 from hadmst_sc.train.config import TrainConfig, load_config
 from hadmst_sc.train.data import draw_batch, without_he
 from hadmst_sc.train.loop import build_model, learning_rate, train
@@ -82,6 +83,15 @@ def test_a_bank_is_the_same_whoever_makes_it(with_bank, shared_output, tmp_path)
         name: float((a[name].float() - b[name].float()).abs().max()) for name in b if not torch.equal(a[name], b[name])
     }
     assert not apart
+
+
+def test_a_bank_is_the_same_with_any_number_of_threads(with_bank, student, real, tmp_path):
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            make_phantom(tmp_path / f"phantom_{threads}", 50_001, with_bank.bank, student)
+            make_masked(tmp_path / f"masked_{threads}", 1, real["section_10"], with_bank.bank, student)
+    for name in ("phantom", "masked"):
+        assert (tmp_path / f"{name}_1").read_bytes() == (tmp_path / f"{name}_2").read_bytes()
 
 
 def test_without_he_the_token_priors_and_context_forget_the_image():

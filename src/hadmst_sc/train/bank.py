@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from threadpoolctl import threadpool_limits
 
 from hadmst_sc.contract import ContractError, Observation
 from hadmst_sc.datasets.simulate import simulate
@@ -124,6 +125,11 @@ def _store(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
+# BLAS adds in another order with other numbers of threads, and workers are as many as there are cores.
+_one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+
+
+@_one_blas_thread
 def make_phantom(path: Path, seed: int, config: BankConfig, student: HEStudent) -> Path:
     """Draw phantom ``seed``, distil it and store what training reads, in half precision."""
     rng = np.random.default_rng([config.first_seed, seed])
@@ -148,6 +154,7 @@ def make_phantom(path: Path, seed: int, config: BankConfig, student: HEStudent) 
     )
 
 
+@_one_blas_thread
 def make_masked(path: Path, seed: int, section: RealSection, config: BankConfig, student: HEStudent) -> Path:
     """Hide spots of a real section, distil the others, and store a window of it as :func:`make_phantom` does."""
     rng = np.random.default_rng([config.first_seed, seed, 1])
