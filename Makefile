@@ -67,7 +67,7 @@ docs: $(VENV)/.dev
 
 # Files side by side, in processes of one thread: most are too small for the threads of torch.
 pytest: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 unit: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests/unit tests/contract tests/property
