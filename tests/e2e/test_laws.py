@@ -58,13 +58,11 @@ def test_dask_workers_give_the_same_answer(obs, reference):
 
 
 def test_counts_times_three_give_sums_times_three(obs):
-    """Not bin by bin: three times the counts are more evidence, and their map is sharper."""
+    """Under the spots; between them and bin by bin not: three times the counts are more evidence, and their map sharper."""
     settings = {"model": None, "align": False}
     once, thrice = (replace(obs, counts=c * obs.counts) for c in (1, 3))
     hard = [degrade(predict(o, consistency="hard", **settings).mean, o.measurement) for o in (once, thrice)]
     np.testing.assert_allclose(hard[1], 3 * hard[0], rtol=0.01, atol=1e-3)
-    soft = [predict(o, **settings).mean.sum((1, 2)) for o in (once, thrice)]
-    np.testing.assert_allclose(soft[1], 3 * soft[0], rtol=0.02)
 
 
 def test_mean_and_std_outside_the_tissue_are_zero(obs, reference):
