@@ -58,7 +58,7 @@ def test_dask_workers_give_the_same_answer(obs, reference):
 
 
 def test_counts_times_three_give_sums_times_three(obs):
-    """Under the spots; between them and bin by bin not: three times the counts are more evidence, and their map sharper."""
+    """Of spots; bins do not scale alike, as three times the counts are more evidence, and their map is sharper."""
     settings = {"model": None, "align": False}
     once, thrice = (replace(obs, counts=c * obs.counts) for c in (1, 3))
     hard = [degrade(predict(o, consistency="hard", **settings).mean, o.measurement) for o in (once, thrice)]
