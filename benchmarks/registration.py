@@ -206,9 +206,14 @@ def figures(real: list[dict]) -> list[list[str]]:
     imposed = [t for t in real if t["case"] != AS_IT_IS]
     applied, left = ([t for t in imposed if bool(t["found"]["stages"]) is on] for on in (True, False))
     rows = []
-    if applied:
-        told = f"{np.median([t['error_um'] for t in applied]):.1f} µm, in {len(applied)} of {len(imposed)} trials"
-        rows.append(["median error where the evidence was clear and something applied", "≤ 10 µm", told])
+    for title, some in (
+        ("sections of 1,000 spots or more", [t for t in applied if t["n_spots"] >= 1000]),
+        ("smaller sections", [t for t in applied if t["n_spots"] < 1000]),
+    ):
+        if some:
+            of = sum((t["n_spots"] >= 1000) == (some[0]["n_spots"] >= 1000) for t in imposed)
+            told = f"{np.median([t['error_um'] for t in some]):.1f} µm, in {len(some)} of {of} trials"
+            rows.append([f"median error where something was applied, {title}", "≤ 10 µm", told])
     false = [t["shift_um"] for t in real if t["case"] == AS_IT_IS]
     told = f"largest {max(false):.1f} µm; {sum(one > 15 for one in false)} of {len(false)} sections"
     rows.append(["shift applied to a section as it is (nobody knows how it lies)", "none > 15 µm", told])
