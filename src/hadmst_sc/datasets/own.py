@@ -14,6 +14,7 @@ from spatialdata.models import TableModel
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.public import bin_cells
 from hadmst_sc.io import open_store, read_observation
+from hadmst_sc.io.counts import layers_of
 from hadmst_sc.io.problems import MissingKeyError, Problems, logger
 from hadmst_sc.io.resolve import levels, pair, transform
 from hadmst_sc.pp.add_spots import add_spots
@@ -119,7 +120,7 @@ def _check_keys(sdata: SpatialData, image_key: str, truth_key: str, layer: str |
     if truth_key not in sdata.tables:
         problems.missing("truth_key", truth_key, "sdata.tables", list(sdata.tables))
     elif layer is not None and layer not in sdata.tables[truth_key].layers:
-        problems.missing("layer", layer, f"sdata[{truth_key!r}].layers", list(sdata.tables[truth_key].layers))
+        problems.missing("layer", layer, f"sdata[{truth_key!r}].layers", layers_of(sdata.tables[truth_key]))
     if tissue_key is not None and tissue_key not in masks:
         problems.missing("tissue_key", tissue_key, "sdata.labels or sdata.shapes", masks)
     problems.raise_if_any()

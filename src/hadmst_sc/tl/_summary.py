@@ -11,6 +11,7 @@ import pandas as pd
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment import Alignment
+from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.io.resolve import result_table
 
 COLUMNS = ("reliability", "gain_over_interpolation", "image_helps", "finest_um")
@@ -93,8 +94,8 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     'in place: nothing applied'
     """
     table = result_table(sdata, key_added)
-    told = table.uns["hadmst_sc"]
-    genes = table.var[[name for name in COLUMNS if name in table.var]]
+    told = table.uns[PROVENANCE_KEY]
+    genes = table.var[list(COLUMNS)]
     facts = {
         "image": f"{told['image_key']}, {told['um_per_px']:.3g} µm per pixel",
         "spots": f"{told['n_spots']:,} of {told['shapes_key']}, counts of {told['table_key']}",
