@@ -142,11 +142,12 @@ def pseudo_spots(section: str, n_genes: int, bin_um: float) -> tuple[Observation
 
 def real_spots(*, n_genes: int, bin_um: float, blocks: Sequence[int], **options: Any) -> Case:
     """Real Visium spots of the neighbouring section; the truth are all molecules of the breast crop."""
-    return _cells(*_neighbours(n_genes, bin_um), blocks, **options)
+    return _cells(*neighbours(n_genes, bin_um), blocks, **options)
 
 
 @once
-def _neighbours(n_genes: int, bin_um: float) -> tuple[Observation, np.ndarray, AnnData]:
+def neighbours(n_genes: int, bin_um: float) -> tuple[Observation, np.ndarray, AnnData]:
+    """Real spots, maps of all molecules of the neighbouring section ``(genes, ny, nx)``, and its cells."""
     table, cells = load("xenium_breast_visium").tables["table"], load_cells("xenium_breast_crop")
     genes = _abundant(table[:, table.var_names.intersection(cells.var_names)], n_genes)
     obs = observe("xenium_breast_visium", genes=genes, bin_um=bin_um)

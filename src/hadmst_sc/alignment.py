@@ -79,8 +79,11 @@ class Alignment:
         spots and at metagenes that it was not fitted to.
     n_spots
         Spots that it was told by.
-    log_odds
-        Of a translation against none, natural logarithm; it is applied where they are above zero.
+    log_odds, log_odds_rotation
+        Of a translation and of a rotation against none, natural logarithm; applied where they are above zero.
+    error_um
+        How far the image may still lie from where it is taken to lie, typically: translation and rotation over the
+        spots, root of the mean square under their posterior. Zero where there is nothing to tell by.
     """
 
     dy_um: float
@@ -94,6 +97,8 @@ class Alignment:
     sigmas: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     n_spots: int = 0
     log_odds: float = 0.0
+    log_odds_rotation: float = 0.0
+    error_um: float = 0.0
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Alignment:

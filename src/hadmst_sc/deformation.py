@@ -27,11 +27,10 @@ N_FIELD_STEPS = 4
 N_FOLDS = 5
 
 
-def find_rotation(section: Agreement, start: Alignment, spot_um: float, max_um: float) -> Alignment:
+def find_rotation(section: Agreement, start: Alignment, step_deg: float, max_um: float) -> Alignment:
     """Rotation about the tissue's centre, with its translation.
 
-    Angles up to ``MAX_DEG`` are tried so close that a typical footprint moves by less than its radius from one to the
-    next; from the best few the descent goes on, as long as errors fall.
+    Angles up to ``MAX_DEG`` are tried; from the best few the descent goes on, as long as errors fall.
 
     Parameters
     ----------
@@ -39,8 +38,8 @@ def find_rotation(section: Agreement, start: Alignment, spot_um: float, max_um: 
         What to climb.
     start
         The translation to start from.
-    spot_um
-        Diameter of a footprint.
+    step_deg
+        Angles are tried no further apart.
     max_um
         Longest translation.
 
@@ -49,9 +48,7 @@ def find_rotation(section: Agreement, start: Alignment, spot_um: float, max_um: 
     ``start`` with another translation and rotation, whatever it gains.
     """
     centres_um = section.centres_um
-    from_centre = centres_um - start.centre_um
-    typical = max(float(np.sqrt((from_centre**2).sum(1).mean())), spot_um)
-    n = max(1, int(np.ceil(np.radians(MAX_DEG) * typical / (spot_um / 2))))
+    n = max(1, int(np.ceil(MAX_DEG / step_deg)))
 
     def errors(at: Alignment) -> float:
         return float(section.errors(at.displacement_um(centres_um), rough=True).sum())

@@ -1,9 +1,9 @@
 """Registration of the H&E to the spots: where the image best predicts what the spots measured.
 
 An image that is 20 µm off is no better than none, and the counts can tell: pooled to footprints in the right place, the
-features of the image explain the leading metagenes of the left-out spots best. A translation is weighed first, as more
-or less probable; then a rotation and a smooth deformation are sought, each kept only if errors at left-out spots fall
-clearly. Scale is not sought.
+features of the image explain the leading metagenes of the left-out spots best. Translation and rotation are weighed, as
+more or less probable; then a smooth deformation is sought, and kept only if errors at left-out spots fall clearly.
+Scale is not sought.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy import special
 
 from hadmst_sc.agreement import Agreement, Pooled, loo_errors, metagenes, sigmas_less
 from hadmst_sc.alignment import Alignment, align_image
@@ -20,24 +19,18 @@ from hadmst_sc.contract import Observation
 from hadmst_sc.deformation import MAX_DEG, find_field, find_rotation, unseen_errors
 from hadmst_sc.features import he_features
 from hadmst_sc.measurement import pool
+from hadmst_sc.place import SD_DEG, Posterior, log_likelihood, rotations, translations
 
-__all__ = ["Alignment", "agreement_of_turns", "align_image", "doubt_of_turn", "estimate_alignment"]
+__all__ = ["Alignment", "agreement_of_turns", "align_image", "doubt", "estimate_alignment"]
 
 MIN_SPOTS = 40
-# Before the spots are asked, an image is as probably in place as not; if not, it is off by a normal law of this spread
-# along each axis.
-SD_UM = 20.0
-STEP_UM = 10.0  # of the translations that are tried
-# The log-likelihood is divided by it: as features and noise are not what the regression takes them for, a spot is only
-# a part of a witness. `python benchmarks/registration.py` counts what is let through by chance, and what is missed.
-TEMPERATURE = 4.0
-# Gain over the stage before, in standard errors of the spots' errors: of a rotation, and of a field at unseen spots and
-# unseen metagenes together. Strict, and for a rotation more so, as more is tried: to turn or bend what is straight does
-# more harm than to leave what is not.
-MIN_SIGMAS_ROTATION = 4.5
+# Gain of a field over the stage before, in standard errors of the spots' errors, at unseen spots and unseen metagenes
+# together. Strict: to bend what is straight does more harm than to leave what is not.
 MIN_SIGMAS_FIELD = 2.0
 # R² that a turn must add. On eight public sections the best wrong one is 0.12 to 0.33 below the right one.
 MIN_TURNED = 0.1
+# Expected distance of an image from where it is taken to lie, beyond which that is doubted.
+MAX_ERROR_UM = 10.0
 
 TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of maps ``(f, y, x)``, by what is done to the image
     "as it lies": lambda maps: maps,
@@ -54,12 +47,12 @@ TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of maps ``(f, y, x)`
 def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um: float = 60.0) -> Alignment:
     """Find where the H&E lies against the spots.
 
-    Metagenes are regressed on the image's features under the footprints. *Translation*: of all those within ``max_um``,
-    beside a smooth map, the mean of the posterior; applied where the spots make it more probable than none. *Rotation*
-    about the tissue's centre, up to ±6°, with its translation. *Field*: a smooth displacement of up to ±30 µm on top.
-    What is straight is not turned or bent: rotation and field are applied only if the errors of the spots (paired, so
-    that hard spots cancel) fall by more than ``MIN_SIGMAS_ROTATION`` and ``MIN_SIGMAS_FIELD`` standard errors, of a
-    field at spots and metagenes that had no say in it.
+    Metagenes are regressed on the image's features under the footprints, beside a smooth map. *Translation*: of all
+    those within ``max_um`` the mean of the posterior; applied where the spots make it more probable than none.
+    *Rotation* about the tissue's centre, up to ±6°, with its translation: likewise. *Field*: a smooth displacement of
+    up to ±30 µm on top. What is straight is not bent: it is applied only if the errors of the spots (paired, so that
+    hard spots cancel) fall by more than ``MIN_SIGMAS_FIELD`` standard errors at spots and metagenes that had no say in
+    it.
 
     Parameters
     ----------
@@ -97,8 +90,13 @@ def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um
     if pooled((0, 0)).std(0).max() < 1e-6:  # nothing that could be moved, turned or bent
         return none
     section = Agreement(pooled, values, centres_um, obs.grid.bin_um)
-    found, nearby = _translation(section, none, max_um)
-    return _field(section, _rotation(section, found, nearby, spot_um, max_um))
+    lever_um = max(float(np.sqrt(((centres_um - middle) ** 2).sum(1).mean())), spot_um)
+    step_deg = float(np.degrees(spot_um / 2 / lever_um))  # moves a typical footprint by its radius
+    shift = translations(section, none, max_um)
+    found, shift, turn = _rotation(section, *_translation(section, none, shift), shift, step_deg, max_um)
+    of_shift = shift.square_error(np.array([found.dy_um, found.dx_um])) ** 0.5
+    of_turn = np.radians(turn**0.5) * lever_um
+    return _field(section, replace(found, error_um=float(np.hypot(of_shift, of_turn))))
 
 
 def agreement_of_turns(obs: Observation, *, he: np.ndarray | None = None) -> dict[str, float]:
@@ -114,21 +112,37 @@ def agreement_of_turns(obs: Observation, *, he: np.ndarray | None = None) -> dic
     return {name: 1 - float(loo_errors(x, values).sum() / (values**2).sum()) for name, x in turned.items()}
 
 
-def doubt_of_turn(turns: dict[str, float], found: Alignment) -> str | None:
-    """What to say if the image agrees with the spots much better turned than where it was found to lie."""
-    best = max(turns, key=lambda name: turns[name], default=None)
-    if best is None or turns[best] <= max(found.score_there, turns["as it lies"]) + MIN_TURNED:
+def doubt(turns: dict[str, float], found: Alignment) -> str | None:
+    """What makes it doubtful that image and spots fit, and what to do; ``None`` where nothing does.
+
+    Parameters
+    ----------
+    turns
+        ``agreement_of_turns``; nothing is doubted where there is nothing to tell by.
+    found
+        Where the image was found to lie.
+    """
+    if not turns:
         return None
-    return (
-        f"the image foretells spots left out better if it is {best}: R² {turns[best]:.3f}, and "
-        f"{turns['as it lies']:.3f} as it lies. Look at image and spots together, and mend the image or its "
-        f"transformation."
-    )
-
-
-def image_tells(turns: dict[str, float], found: Alignment) -> bool:
-    """Whether the image foretells spots left out better than turned or flipped, when it can tell nothing."""
-    return found.score_there > max(list(turns.values())[1:])  # the first is as it lies
+    as_it_lies, *turned = turns.values()
+    best = max(turns, key=lambda name: turns[name])
+    if turns[best] > max(found.score_there, as_it_lies) + MIN_TURNED:
+        return (
+            f"the image foretells spots left out better if it is {best}: R² {turns[best]:.3f}, and {as_it_lies:.3f} as "
+            f"it lies. Look at image and spots together, and mend the image or its transformation."
+        )
+    if found.score_there <= max(turned):
+        return (
+            "the image foretells spots left out no better as it lies than turned or flipped: it is another section's, "
+            "it lies elsewhere by more than registration finds (60 µm, 6°), or its tissue is all alike. Maps will "
+            "follow the spots."
+        )
+    if found.error_um > MAX_ERROR_UM:
+        return (
+            f"the spots tell where the image lies to about {found.error_um:.0f} µm only, as they are few or the tissue "
+            f"is much alike. Look at image and spots together (`pl.registration`); nothing finer than that is sure."
+        )
+    return None
 
 
 def _fitted(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -138,49 +152,59 @@ def _fitted(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.pad(maps, [(0, 0), *missing], "edge")
 
 
-def _translation(section: Agreement, none: Alignment, max_um: float) -> tuple[Alignment, Alignment]:
+def _translation(section: Agreement, none: Alignment, posterior: Posterior) -> tuple[Alignment, Alignment]:
     """The translation, applied or not, and the most probable one if there is one."""
-    places = _places(max_um)
-    n = len(section.centres_um)
-    log_likelihood = np.array([section.log_likelihood(np.tile(place, (n, 1))) for place in places]) / TEMPERATURE
-    log_posterior = log_likelihood - (places**2).sum(1) / (2 * SD_UM**2)
-    share = special.softmax(log_posterior)
-    in_place = int((places**2).sum(1).argmin())
-    # Were it somewhere else, against where it is; as probable before the spots were asked.
-    log_prior = special.logsumexp(-(places**2).sum(1) / (2 * SD_UM**2))
-    log_odds = float(special.logsumexp(log_posterior) - log_prior - log_likelihood[in_place])
-    dy, dx = share @ places
-    nearby = replace(none, dy_um=float(dy), dx_um=float(dx))
+    dy, dx = map(float, posterior.mean)
+    nearby = replace(none, dy_um=dy, dx_um=dx)
     here, there = (section.errors(one.displacement_um(section.centres_um)) for one in (none, nearby))
     told = replace(
         none,
         score_here=section.score(here),
         score_there=section.score(there),
         sigmas=(sigmas_less(there, here), 0.0, 0.0, 0.0),
-        log_odds=log_odds,
+        log_odds=posterior.log_odds,
     )
-    nearby = replace(told, dy_um=float(dy), dx_um=float(dx), applied=True)
-    return (nearby if log_odds > 1e-6 else told), nearby
+    nearby = replace(told, dy_um=dy, dx_um=dx, applied=True)
+    return (nearby if posterior.log_odds > 1e-6 else told), nearby
 
 
-def _places(max_um: float) -> np.ndarray:
-    """Translations that are tried, ``(places, 2)`` µm: a square lattice within the bound, none at all among them."""
-    ticks = STEP_UM * np.arange(-int(max_um // STEP_UM), int(max_um // STEP_UM) + 1)
-    places = np.stack(np.meshgrid(ticks, ticks, indexing="ij"), -1).reshape(-1, 2)
-    return places[np.hypot(*places.T) <= max_um]
-
-
-def _rotation(section: Agreement, found: Alignment, nearby: Alignment, spot_um: float, max_um: float) -> Alignment:
-    """``found``, or a rotation with its translation where that is clearly better.
+def _rotation(
+    section: Agreement, found: Alignment, nearby: Alignment, shift: Posterior, step_deg: float, max_um: float
+) -> tuple[Alignment, Posterior, float]:
+    """``found``, or a rotation with its translation where that is the more probable.
 
     The search starts from the translation ``nearby``, applied or not: under a rotation the best one is seldom clear.
+
+    Returns
+    -------
+    What was found, the posterior of its translation, and the square error of its angle.
     """
-    turned = find_rotation(section, nearby, spot_um, max_um)
+    turned = find_rotation(section, nearby, step_deg, max_um)
+    turn = rotations(section, turned, step_deg)
+    turned = replace(turned, rotation_deg=turned.rotation_deg + float(turn.mean[0]))
+    at_angle = log_likelihood(section, turned)
+    there = translations(section, turned, max_um)
+    turned = replace(turned, dy_um=float(there.mean[0]), dx_um=float(there.mean[1]))
     errors, before = (section.errors(one.displacement_um(section.centres_um)) for one in (turned, found))
-    sigmas = (found.sigmas[0], sigmas_less(errors, before), 0.0, 0.0)
-    if sigmas[1] <= MIN_SIGMAS_ROTATION or abs(turned.rotation_deg) >= MAX_DEG:
-        return replace(found, sigmas=sigmas)
-    return replace(turned, sigmas=sigmas, score_there=section.score(errors))
+    # Under the rotation against without. It is less usual, and its angle had to be found among all.
+    log_prior = turn.log_odds + turn.log_likelihood - at_angle - (turned.rotation_deg / SD_DEG) ** 2 / 2
+    log_odds = there.log_evidence - shift.log_evidence + log_prior
+    found = replace(
+        found,
+        log_odds_rotation=float(log_odds),
+        sigmas=(found.sigmas[0], sigmas_less(errors, before), 0.0, 0.0),
+    )
+    if log_odds <= 0 or abs(turned.rotation_deg) >= MAX_DEG:
+        return found, shift, rotations(section, found, step_deg).square_error(np.zeros(1))
+    found = replace(
+        found,
+        dy_um=turned.dy_um,
+        dx_um=turned.dx_um,
+        rotation_deg=turned.rotation_deg,
+        applied=True,
+        score_there=section.score(errors),
+    )
+    return found, there, turn.square_error(turn.mean)
 
 
 def _field(section: Agreement, found: Alignment) -> Alignment:

@@ -26,6 +26,7 @@ FIRST_ROW = (
     "additive",
     "alignment",
     "agreement",
+    "place",
     "deformation",
     "registration",
     "components",

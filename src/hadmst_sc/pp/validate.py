@@ -21,7 +21,7 @@ from hadmst_sc.io.counts import SEEN
 from hadmst_sc.io.problems import logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import stained_tissue
-from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt_of_turn, estimate_alignment, image_tells
+from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt, estimate_alignment
 
 RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
@@ -243,6 +243,7 @@ def _of_alignment(found: Alignment) -> dict[str, Any]:
     return {
         "shift_um": f"{found.dy_um:.1f} down, {found.dx_um:.1f} right",
         "rotation_deg": round(found.rotation_deg, 2),
+        "registration_error_um": round(found.error_um, 1),
         "image_predicts_r2": round(found.score_there, 3),
     }
 
@@ -250,15 +251,8 @@ def _of_alignment(found: Alignment) -> dict[str, Any]:
 def _about(found: Alignment, turns: dict[str, float]) -> Finding:
     if not turns:
         return Finding("note", f"how the H&E lies can be told by {MIN_SPOTS} spots or more; it is left where it is.")
-    if doubt := doubt_of_turn(turns, found):
-        return Finding("warning", doubt)
-    if not image_tells(turns, found):
-        return Finding(
-            "warning",
-            "the image foretells spots left out no better as it lies than turned or flipped: it is another section's, "
-            "it lies elsewhere by more than registration finds (60 µm, 6°), or its tissue is all alike. Maps will "
-            "follow the spots.",
-        )
+    if doubted := doubt(turns, found):
+        return Finding("warning", doubted)
     if found.applied:
         return Finding("note", "the H&E lies off its spots as said above; `superresolve` undoes it (`align`).")
     return Finding("note", "no clear evidence that the H&E lies elsewhere than its spots.")

@@ -11,7 +11,7 @@ from hadmst_sc.contract import Observation
 from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.io.problems import logger
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.registration import agreement_of_turns, doubt_of_turn, estimate_alignment
+from hadmst_sc.registration import agreement_of_turns, doubt, estimate_alignment
 from hadmst_sc.tl._features import ImageFeatures, image_features
 
 
@@ -48,8 +48,8 @@ def prepare(
         raise ValueError(f"`align` needs True, False or 'spots', but is {align!r}.")
     he = he_features(obs)
     found = estimate_alignment(obs, he=he) if align else None
-    if found is not None and (doubt := doubt_of_turn(agreement_of_turns(obs, he=he), found)):
-        logger.warning(doubt)
+    if found is not None and (doubted := doubt(agreement_of_turns(obs, he=he), found)):
+        logger.warning(doubted)
     extra = None if features is None else image_features(features, obs, found if align != "spots" else None)
     if found is not None:
         given, obs = obs, align_spots(obs, found) if align == "spots" else align_image(obs, found)
