@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,9 @@ from cases import neighbours, where_known
 from scipy import ndimage
 
 from hadmst_sc.contract import Observation
+from hadmst_sc.datasets import available, load
 from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
+from hadmst_sc.io.read import read_observation
 from hadmst_sc.place import USUAL
 from hadmst_sc.registration import (
     MAX_ERROR_UM,
@@ -78,6 +80,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phantoms", type=int, default=60)
     parser.add_argument("--no-real", action="store_true", help="phantoms only")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--output", type=Path, default=records.RESULTS)
     return parser.parse_args(arguments)
 
@@ -86,10 +89,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     made = records.provenance(weights=None)
     trials = []
-    real = () if options.no_real else on_real_sections()
-    for trial in chain(on_phantoms(options.phantoms), real):
-        print(f"  {trial.section}, {trial.case}: {trial.imposed_um:.1f} → {trial.error_um:.1f} µm", flush=True)
-        trials.append(trial)
+    sections = [] if options.no_real else present()
+    with ProcessPoolExecutor(options.workers) as processes:
+        for found in chain(
+            processes.map(on_real_section, sections), processes.map(on_phantom, range(options.phantoms))
+        ):
+            trials += found
+            print(f"  {found[0].section}: {len(found)} trials", flush=True)
     settings = {"n_phantoms": options.phantoms, "first_seed": FIRST_SEED, "usual": USUAL}
     settings |= {"max_error_um": MAX_ERROR_UM, "min_sigmas_field": MIN_SIGMAS_FIELD}
     record = {"provenance": made, "settings": settings, "trials": [plain(trial) for trial in trials]}
@@ -98,24 +104,26 @@ def main(arguments: list[str] | None = None) -> None:
     records.save("registration", record, render(record), options.output)
 
 
-def on_phantoms(n: int) -> Iterator[Trial]:
-    """All trials on each of ``n`` phantoms; styles and sizes in turn."""
+def on_phantom(i: int) -> list[Trial]:
+    """All trials on a phantom; styles and sizes in turn."""
     styles = (*TRAIN_STYLES, *HELD_OUT_STYLES)
-    for i in range(n):
-        seed, rng = FIRST_SEED + i, np.random.default_rng(FIRST_SEED + i)
-        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*IMPOSED_UM)
-        draw = {"size_um": SIZES_UM[i % len(SIZES_UM)], "n_genes": N_GENES, "style": styles[i % len(styles)]}
-        straight = simulate(seed, misregistration_um=(0.0, 0.0), **draw)
-        # A shift has a random stream of its own: all else stays as it was.
-        moved = simulate(seed, misregistration_um=(length * np.sin(angle), length * np.cos(angle)), **draw)
-        turned = replace(straight.observation, he=np.ascontiguousarray(straight.observation.he[:, ::-1, ::-1]))
-        about = (f"{straight.style} {seed}", straight.clarity)
-        yield trial(*about, IN_PLACE, straight.observation, at_spots(straight))
-        yield trial(*about, TURNED, turned, at_spots(straight))
-        yield trial(*about, MOVED, moved.observation, at_spots(moved))
-        for case, imposed in DEFORMED.items():
-            bent = simulate(seed, misregistration_um=(0.0, 0.0), **draw, **imposed)
-            yield trial(*about, case, bent.observation, at_spots(bent))
+    seed, rng = FIRST_SEED + i, np.random.default_rng(FIRST_SEED + i)
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*IMPOSED_UM)
+    draw = {"size_um": SIZES_UM[i % len(SIZES_UM)], "n_genes": N_GENES, "style": styles[i % len(styles)]}
+    straight = simulate(seed, misregistration_um=(0.0, 0.0), **draw)
+    # A shift has a random stream of its own: all else stays as it was.
+    moved = simulate(seed, misregistration_um=(length * np.sin(angle), length * np.cos(angle)), **draw)
+    turned = replace(straight.observation, he=np.ascontiguousarray(straight.observation.he[:, ::-1, ::-1]))
+    about = (f"{straight.style} {seed}", straight.clarity)
+    trials = [
+        trial(*about, IN_PLACE, straight.observation, at_spots(straight)),
+        trial(*about, TURNED, turned, at_spots(straight)),
+        trial(*about, MOVED, moved.observation, at_spots(moved)),
+    ]
+    for case, imposed in DEFORMED.items():
+        bent = simulate(seed, misregistration_um=(0.0, 0.0), **draw, **imposed)
+        trials.append(trial(*about, case, bent.observation, at_spots(bent)))
+    return trials
 
 
 def at_spots(phantom: Phantom) -> np.ndarray:
@@ -124,34 +132,34 @@ def at_spots(phantom: Phantom) -> np.ndarray:
     return phantom.displacement_um[:, y, x].T
 
 
-def on_real_sections() -> Iterator[Trial]:
-    """Each section of the data folder as it is, and with shifts imposed."""
-    from hadmst_sc.datasets import available, load
-    from hadmst_sc.io.read import read_observation
-
+def present() -> list[str]:
+    """Those of the sections that are in the data folder."""
     try:
-        present = available()
+        found = available()
     except FileNotFoundError as error:
         print(f"  no real sections: {error}")
-        return
-    for name in SECTIONS:
-        if name not in present:
-            print(f"  {name} is not in the data folder")
-            continue
-        obs = read_observation(load(name), f"{name}_full_image", genes=200, bin_um=BIN_UM)
-        centres_um = obs.measurement.centres * BIN_UM
-        as_it_is = trial(name, REAL, AS_IT_IS, obs, np.zeros_like(centres_um))
-        yield as_it_is
-        # Nobody knows how the section lies itself: errors are relative to what was found for it.
-        there = centres_um + as_it_is.found.displacement_um(centres_um)
-        middle = centres_um.mean(0)
-        still = Alignment(0.0, 0.0, 0.0, 0.0, True, centre_um=(float(middle[0]), float(middle[1])))
-        cases = {f"moved ({dy:g}, {dx:g}) µm": replace(still, dy_um=dy, dx_um=dx) for dy, dx in REAL_IMPOSED_UM}
-        cases |= {f"rotated {deg:g}°": replace(still, rotation_deg=deg) for deg in REAL_IMPOSED_DEG}
-        for case, add in cases.items():
-            inverse = replace(add, dy_um=-add.dy_um, dx_um=-add.dx_um, rotation_deg=-add.rotation_deg)
-            imposed = there + add.displacement_um(there) - centres_um
-            yield trial(name, REAL, case, align_image(obs, inverse), imposed)
+        return []
+    for name in set(SECTIONS) - set(found):
+        print(f"  {name} is not in the data folder")
+    return [name for name in SECTIONS if name in found]
+
+
+def on_real_section(name: str) -> list[Trial]:
+    """A section as it is, and with shifts and rotations imposed."""
+    obs = read_observation(load(name), f"{name}_full_image", genes=200, bin_um=BIN_UM)
+    centres_um = obs.measurement.centres * BIN_UM
+    trials = [trial(name, REAL, AS_IT_IS, obs, np.zeros_like(centres_um))]
+    # Nobody knows how the section lies itself: errors are relative to what was found for it.
+    there = centres_um + trials[0].found.displacement_um(centres_um)
+    middle = centres_um.mean(0)
+    still = Alignment(0.0, 0.0, 0.0, 0.0, True, centre_um=(float(middle[0]), float(middle[1])))
+    cases = {f"moved ({dy:g}, {dx:g}) µm": replace(still, dy_um=dy, dx_um=dx) for dy, dx in REAL_IMPOSED_UM}
+    cases |= {f"rotated {deg:g}°": replace(still, rotation_deg=deg) for deg in REAL_IMPOSED_DEG}
+    for case, add in cases.items():
+        inverse = replace(add, dy_um=-add.dy_um, dx_um=-add.dx_um, rotation_deg=-add.rotation_deg)
+        imposed = there + add.displacement_um(there) - centres_um
+        trials.append(trial(name, REAL, case, align_image(obs, inverse), imposed))
+    return trials
 
 
 def by_cells() -> dict[str, float] | None:

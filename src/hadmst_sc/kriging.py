@@ -13,9 +13,11 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
 
+from hadmst_sc.threads import side_by_side
+
 N_NEIGHBORS = 32  # before a spot, in the precision
 N_KRIGED = 64  # around a spot, in maps
-BLOCK = 1024  # spots at a time, for memory
+BLOCK = 256  # spots at a time, for memory
 ORDER_SEED = 20_261_125
 # Correlation lengths in spot pitches (80, 200 and 500 µm on Visium) as (weight, length) sums, and noise-to-signal
 # ratios.
@@ -140,7 +142,8 @@ class Neighbourhoods:
         """Values ``(spots, c)`` to ``(targets, c)`` float32."""
         out = np.empty((len(self._targets), values.shape[1]), np.float32)
         values, n = values.astype(np.float32), self._near.shape[1]
-        for first in range(0, len(self._cells), BLOCK):
+
+        def krige(first: int) -> None:
             near, edges = self._near[first : first + BLOCK], self._edges[first : first + BLOCK + 1]
             places = self._spots[near]
             covariance = kernel(_distance(places[:, :, None], places[:, None]))
@@ -150,6 +153,8 @@ class Neighbourhoods:
             cross = kernel(_distance(self._targets[edges[0] : edges[-1], None], places[own]))
             for cell, (start, stop) in enumerate(pairwise(edges)):
                 out[self._order[start:stop]] = cross[start - edges[0] : stop - edges[0]] @ weighted[cell]
+
+        side_by_side(krige, range(0, len(self._cells), BLOCK))
         return out
 
 

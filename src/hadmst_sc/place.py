@@ -5,6 +5,7 @@ Nothing here decides whether what is found may be applied.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from scipy.spatial.distance import cdist
 
 from hadmst_sc.agreement import Agreement
 from hadmst_sc.alignment import Alignment
+from hadmst_sc.threads import side_by_side
 
 # Before the spots are asked, an image is so many times as probably unmoved as moved, and as straight as turned; if not,
 # then by a normal law of this spread, along each axis or in angle.
@@ -68,8 +70,7 @@ def translations(section: Agreement, around: Alignment, max_um: float) -> Poster
     places, tried = lattice(max_um, step / CLOSER), lattice(max_um + step, step)
 
     def at(some: np.ndarray) -> np.ndarray:
-        moved = (replace(around, dy_um=float(dy), dx_um=float(dx)) for dy, dx in some)
-        return np.array([log_likelihood(section, one) for one in moved])
+        return log_likelihoods(section, [replace(around, dy_um=float(dy), dx_um=float(dx)) for dy, dx in some])
 
     found = at(tried)
     coarse = RBFInterpolator(tried, found, kernel="cubic")(places)
@@ -84,14 +85,15 @@ def rotations(section: Agreement, around: Alignment, step_deg: float) -> Posteri
     far = 3 * SD_DEG
     places, n = np.linspace(-far, far, N_ANGLES), max(2, int(np.ceil(far / step_deg)))
     tried = np.linspace(-far, far, 2 * n + 1)
-    turned = (replace(around, rotation_deg=around.rotation_deg + float(deg)) for deg in tried)
-    found = [log_likelihood(section, one) for one in turned]
+    turned = [replace(around, rotation_deg=around.rotation_deg + float(deg)) for deg in tried]
+    found = log_likelihoods(section, turned)
     return _weighed(places[:, None], CubicSpline(tried, found)(places), SD_DEG)
 
 
-def log_likelihood(section: Agreement, there: Alignment) -> float:
-    """Of the image lying there, up to a constant of the section."""
-    return section.log_likelihood(there.displacement_um(section.centres_um)) / TEMPERATURE
+def log_likelihoods(section: Agreement, there: Sequence[Alignment]) -> np.ndarray:
+    """Of the image lying at each of some places, up to a constant of the section."""
+    moved = [one.displacement_um(section.centres_um) for one in there]
+    return np.array(side_by_side(section.log_likelihood, moved)) / TEMPERATURE
 
 
 def lattice(max_um: float, step_um: float) -> np.ndarray:

@@ -19,7 +19,7 @@ from hadmst_sc.contract import Observation
 from hadmst_sc.deformation import MAX_DEG, find_field, find_rotation, unseen_errors
 from hadmst_sc.features import he_features
 from hadmst_sc.measurement import pool
-from hadmst_sc.place import SD_DEG, Posterior, log_likelihood, rotations, translations
+from hadmst_sc.place import SD_DEG, Posterior, log_likelihoods, rotations, translations
 
 __all__ = ["Alignment", "agreement_of_turns", "align_image", "doubt", "estimate_alignment"]
 
@@ -182,7 +182,7 @@ def _rotation(
     turned = find_rotation(section, nearby, step_deg, max_um)
     turn = rotations(section, turned, step_deg)
     turned = replace(turned, rotation_deg=turned.rotation_deg + float(turn.mean[0]))
-    at_angle = log_likelihood(section, turned)
+    (at_angle,) = log_likelihoods(section, [turned])
     there = translations(section, turned, max_um)
     turned = replace(turned, dy_um=float(there.mean[0]), dx_um=float(there.mean[1]))
     errors, before = (section.errors(one.displacement_um(section.centres_um)) for one in (turned, found))

@@ -18,6 +18,7 @@ ARRAYS = {"numpy", "scipy", "skimage"}
 SPATIAL = ARRAYS | {"anndata", "dask", "geopandas", "PIL", "pandas", "shapely", "spatialdata", "xarray", "zarr"}
 # In this order: each may import only what stands before it.
 FIRST_ROW = (
+    "threads",
     "grid",
     "measurement",
     "contract",

@@ -94,8 +94,7 @@ def _gate(
                 arrays.take(rows, section.crop, predict_within_memory(one, genes[rows]))
         return Foretold([arrays.mean for arrays in found], found[-1].draws)
 
-    with freed_memory_kept():
-        return fit_gate(obs, maps_of)
+    return fit_gate(obs, maps_of)
 
 
 def _check_options(n_samples: int, n_steps: int, consistency: str, window: int, gene_chunk: int) -> None:
@@ -135,6 +134,7 @@ def _check_metagenes(n: int, obs: Observation, network: HadmstModel | None, *, k
         raise ValueError(f"`n_metagenes` needs a network and draws nothing gene by gene, but there is {found}.")
 
 
+@freed_memory_kept()
 def predict(
     obs: Observation,
     *,
@@ -238,8 +238,7 @@ def predict(
         _warn_of_loss(verdict.gates)
     clock["gated"] = time.perf_counter()
     if n_metagenes is not None:
-        with freed_memory_kept():
-            section = mixed(section, n_metagenes, gene_chunk, client=client)
+        section = mixed(section, n_metagenes, gene_chunk, client=client)
     clock["mixed"] = time.perf_counter()
     n = len(obs.genes)
     with_std = network is not None and n_samples > 1
@@ -249,7 +248,7 @@ def predict(
     done = dict(into.finished) if into is not None else {}
     left = np.array([gene for gene in range(n) if gene not in done], int)
     chunks = [left[i : i + gene_chunk] for i in range(0, len(left), gene_chunk)]
-    with freed_memory_kept(), tqdm(total=n, initial=len(done), desc="genes", disable=not show_progress_bar) as bar:
+    with tqdm(total=n, initial=len(done), desc="genes", disable=not show_progress_bar) as bar:
         for chunk, maps, facts in work(section, chunks, into, client):
             if arrays is not None and maps is not None:
                 arrays.take(chunk, section.crop, maps)
