@@ -9,7 +9,7 @@ import pytest
 
 from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.measurement import degrade
-from hadmst_sc.tl import predict
+from hadmst_sc.tl import _chunk, predict
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,15 @@ def test_another_seed_changes_the_spread_but_not_the_mean(obs, reference):
     other = predict(obs, n_samples=2, window=96, random_state=1)
     np.testing.assert_array_equal(other.mean, reference.mean)
     assert np.abs(other.std - reference.std).max() > 0.01 * reference.std.max()
+
+
+def test_half_precision_as_on_a_gpu_changes_little(obs, monkeypatch):
+    one = replace(obs, counts=obs.counts[:, :1], genes=obs.genes[:1])
+    full = predict(one, gate=False, align=False)
+    monkeypatch.setattr(_chunk, "HALF_PRECISION_ON", ("cpu",))
+    half = predict(one, gate=False, align=False)
+    assert half.mean.dtype == np.float32
+    assert 0 < np.abs(half.mean - full.mean).max() <= 1e-2 * full.mean.max()
 
 
 def test_dask_workers_give_the_same_answer(obs, reference):

@@ -28,6 +28,8 @@ from hadmst_sc.tl._section import Maps, Mixture, SharedSection
 # Where draws of several steps start, around the estimate. With four the spread of a Gaussian then comes out within 6 %
 # (tests/property/test_diffusion.py); from 80, as in Karras et al. 2022, it would need many more.
 SIGMA_START = 3.0
+# Where the network computes in bfloat16: a GPU's convolutions are several times faster so, many CPUs' slower.
+HALF_PRECISION_ON = ("cuda",)
 # How far a gene that the network does not see goes to its mixture of metagenes, and as genes like it were changed: best
 # at held-out spots of mouse brain and olfactory bulb; phantoms would borrow less.
 TO_METAGENES, OF_OTHERS = 0.5, 0.5
@@ -75,8 +77,9 @@ def _windowed(
         here = features[cut].expand(len(base), -1, -1, -1)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            level = torch.full((len(x),), float(sigma), device=x.device)
-            return model(x[:, None], level, here, channels[cut], token, base[cut])[:, 0]
+            level, half = torch.full((len(x),), float(sigma), device=x.device), x.device.type in HALF_PRECISION_ON
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+                return model(x[:, None], level, here, channels[cut], token, base[cut])[:, 0].float()
 
         return denoise
 
@@ -146,7 +149,9 @@ def smoothed(std: Tensor, mean: Tensor, inside: Tensor) -> Tensor:
 
 
 def _on_device(values: np.ndarray, device: torch.device) -> Tensor:
-    return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=device)
+    found = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    # Pinned, so that it travels while the GPU computes.
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
 
 
 def _denoiser(
