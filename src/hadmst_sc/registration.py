@@ -165,7 +165,7 @@ def _translation(section: Agreement, none: Alignment, posterior: Posterior) -> t
         log_odds=posterior.log_odds,
     )
     nearby = replace(told, dy_um=dy, dx_um=dx, applied=True)
-    return (nearby if posterior.log_odds > 1e-6 else told), nearby
+    return (nearby if posterior.log_odds > 0 else told), nearby
 
 
 def _rotation(
