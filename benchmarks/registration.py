@@ -256,7 +256,7 @@ def figures(real: list[dict], breast: dict | None) -> list[list[str]]:
             rows.append([f"median error of what was imposed, {title}", asked, found])
     missed = sum(t["error_um"] > FAR_UM for t in sure)
     rows.append([f"errors above {FAR_UM:g} µm that are not flagged", "none", f"{missed} of {len(imposed)}"])
-    told, true = (np.sqrt(np.mean(np.square([one(t) for t in imposed]))) for one in (_told, _error))
+    told, true = _told_and_true(imposed)
     rows.append(["error to be expected over error, root mean squares", "1", f"{told / true:.2f}"])
     moved = [t["shift_um"] for t in real if t["case"] == AS_IT_IS]
     found = f"largest {max(moved):.1f} µm, in {sum(one > 0 for one in moved)} of {len(moved)} sections"
@@ -271,12 +271,11 @@ def figures(real: list[dict], breast: dict | None) -> list[list[str]]:
     return rows
 
 
-def _told(trial: dict) -> float:
-    return trial["found"]["error_um"]
-
-
-def _error(trial: dict) -> float:
-    return trial["error_um"]
+def _told_and_true(trials: list[dict]) -> tuple[float, float]:
+    """Root mean squares of the error to be expected, and of the error."""
+    both = np.array([[t["found"]["error_um"], t["error_um"]] for t in trials])
+    told, true = np.sqrt((both**2).mean(0))
+    return float(told), float(true)
 
 
 def _by_case(trials: list[dict]) -> str:
@@ -288,7 +287,7 @@ def _by_case(trials: list[dict]) -> str:
             applied = [t for t in chosen if t["found"]["stages"]]
             counts = [sum(name in t["found"]["stages"] for t in chosen) for name in ("shift", "rotation", "field")]
             sure = [t for t in chosen if not t["flagged"]]
-            told, true = (np.sqrt(np.mean(np.square([one(t) for t in chosen]))) for one in (_told, _error))
+            told, true = _told_and_true(chosen)
             numbers = [_change(applied), _change(chosen), f"{len(sure)}: {_change(sure)}"]
             numbers.append(f"{told:.1f} / {true:.1f}")
             rows.append([case, group, f"{len(applied)} of {len(chosen)}", *map(str, counts), *numbers])

@@ -188,10 +188,18 @@ def draw(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for axis, quantity in zip(axes, ("genes", "bins"), strict=True):
-        for curve, (of, names) in CURVES.items():
-            runs = [found[name] for name in names if "seconds" in found.get(name, {})]
+    curves = {
+        curve: (of, [found[name] for name in names if "seconds" in found.get(name, {})])
+        for curve, (of, names) in CURVES.items()
+    }
+    quantities = list(dict.fromkeys(of for of, runs in curves.values() if runs))
+    if not quantities:
+        return
+    figure, axes = plt.subplots(
+        1, len(quantities), figsize=(4 * len(quantities), 3.2), layout="constrained", squeeze=False
+    )
+    for axis, quantity in zip(axes[0], quantities, strict=True):
+        for curve, (of, runs) in curves.items():
             if of == quantity and runs:
                 points = sorted((run[of], run["seconds"]) for run in runs)
                 axis.loglog(*zip(*points, strict=True), "o-", label=curve)

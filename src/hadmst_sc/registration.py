@@ -189,22 +189,15 @@ def _rotation(
     # Under the rotation against without. It is less usual, and its angle had to be found among all.
     log_prior = turn.log_odds + turn.log_likelihood - at_angle - (turned.rotation_deg / SD_DEG) ** 2 / 2
     log_odds = there.log_evidence - shift.log_evidence + log_prior
-    found = replace(
-        found,
+    probable = log_odds > 0 and abs(turned.rotation_deg) < MAX_DEG
+    told = replace(
+        turned if probable else found,
         log_odds_rotation=float(log_odds),
         sigmas=(found.sigmas[0], sigmas_less(errors, before), 0.0, 0.0),
     )
-    if log_odds <= 0 or abs(turned.rotation_deg) >= MAX_DEG:
-        return found, shift, rotations(section, found, step_deg).square_error(np.zeros(1))
-    found = replace(
-        found,
-        dy_um=turned.dy_um,
-        dx_um=turned.dx_um,
-        rotation_deg=turned.rotation_deg,
-        applied=True,
-        score_there=section.score(errors),
-    )
-    return found, there, turn.square_error(turn.mean)
+    if probable:
+        return replace(told, score_there=section.score(errors)), there, turn.square_error(turn.mean)
+    return told, shift, rotations(section, told, step_deg).square_error(np.zeros(1))
 
 
 def _field(section: Agreement, found: Alignment) -> Alignment:
