@@ -131,7 +131,7 @@ def measured_reach(network: HadmstModel) -> int:
             for values in (context, maps, x):
                 values[..., changed, changed] += 1
         features, _ = twin.encode(context, align=False)  # offsets are bounded and found once for the whole section
-        return twin.network(x, torch.tensor([sigma], dtype=torch.float64), features, maps, token)
+        return twin.network(x, torch.tensor([sigma], dtype=torch.float64), twin.condition(features, maps), token)
 
     reach = 0
     for sigma in (SIGMA_MEAN, 1.0):

@@ -69,30 +69,34 @@ class Pooled:
         """Each footprint moved by the whole number of bins next to ``moved``, ``(spots, 2)``; ``(spots, features)``."""
         return self._at(*np.rint(moved).astype(int)[self._spot].T)
 
-    def displaced(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each footprint moved on its own, by ``moved`` ``(spots, 2)`` bins and fractions of them.
+    def displaced(self, moved: np.ndarray) -> np.ndarray:
+        """Each footprint moved on its own, by ``moved`` ``(spots, 2)`` bins and fractions of them; ``(spots, f)``.
 
         Between whole bins by quadratic B-splines: their blur is the same at every fraction, none included, where linear
         interpolation would be kinder to fractions, and make a move look better than it is.
-
-        Returns
-        -------
-        ``(spots, features)`` and their slopes along y and x, ``(2, spots, features)`` per bin.
         """
+        (wy, wx), _ = _splines(moved - np.rint(moved))
+        return self._between(moved, [(wy, wx)])[0]
+
+    def with_slopes(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`displaced`, and the slopes of these values along y and x, ``(2, spots, features)`` per bin."""
+        (wy, wx), (vy, vx) = _splines(moved - np.rint(moved))
+        values, *slopes = self._between(moved, [(wy, wx), (vy, wx), (wy, vx)])
+        return values, np.stack(slopes)
+
+    def _between(self, moved: np.ndarray, weights: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """Sums over the 3 × 3 whole moves around ``moved``, by weights ``(spots, 3)`` along y and along x."""
         whole = np.rint(moved).astype(int)
-        (wy, wx), (vy, vx) = _splines(moved - whole)
         together = bool((whole == whole[0]).all())
         dy, dx = whole[0].tolist() if together else whole[self._spot].T
-        slopes = np.zeros((2, len(moved), self._maps.shape[1]))
-        values = np.zeros(slopes.shape[1:])
+        sums = [np.zeros((len(moved), self._maps.shape[1])) for _ in weights]
         for j in range(3):
             for i in range(3):
                 shift = (dy + j - 1, dx + i - 1)
                 there = self(shift) if together else self._at(*shift)
-                values += (wy[:, j] * wx[:, i])[:, None] * there
-                slopes[0] += (vy[:, j] * wx[:, i])[:, None] * there
-                slopes[1] += (wy[:, j] * vx[:, i])[:, None] * there
-        return values, slopes
+                for one, (along_y, along_x) in zip(sums, weights, strict=True):
+                    one += (along_y[:, j] * along_x[:, i])[:, None] * there
+        return sums
 
     def _at(self, dy: np.ndarray | int, dx: np.ndarray | int) -> np.ndarray:
         ny, nx = self._shape
@@ -140,7 +144,7 @@ class Agreement:
     def errors(self, moved_um: np.ndarray, *, rough: bool = False) -> np.ndarray:
         """Squared leave-one-out errors ``(spots,)`` with footprints moved by ``(spots, 2)`` µm, if rough whole bins."""
         moved = moved_um / self._bin_um
-        return loo_errors(self._pooled.nearest(moved) if rough else self._pooled.displaced(moved)[0], self._values)
+        return loo_errors(self._pooled.nearest(moved) if rough else self._pooled.displaced(moved), self._values)
 
     def log_likelihood(self, moved_um: np.ndarray) -> float:
         """Of the metagenes with footprints moved by ``(spots, 2)`` µm, up to a constant.
@@ -157,7 +161,7 @@ class Agreement:
 
     def _beside_maps(self, moved_um: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Squared leave-one-out errors ``(spots, k)`` of some of the metagenes, and their noise ``(k,)``."""
-        design = _design(self._pooled.displaced(moved_um / self._bin_um)[0])[0]
+        design = _design(self._pooled.displaced(moved_um / self._bin_um))[0]
         for root, columns, noise in self._maps:
             yield _least_errors(root, design, self._values[:, columns]), noise
 
@@ -207,7 +211,7 @@ class Agreement:
         -------
         ``(parameters, parameters)`` and ``(parameters,)``: the step solves the one for the other.
         """
-        features, slopes = self._pooled.displaced(moved_um / self._bin_um)
+        features, slopes = self._pooled.with_slopes(moved_um / self._bin_um)
         values, by_y, by_x = self._values[rows], basis.along_y[rows], basis.along_x[rows]
         x, scale = _design(features[rows])
         solution = Solution(None, x, values)

@@ -6,8 +6,10 @@ The section becomes components (:mod:`hadmst_sc.components`); genes are decoded 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy import sparse
 
 from hadmst_sc.components import MARGIN, N_METAGENES, SOURCES, Components, Panel, components
 from hadmst_sc.contract import Observation
@@ -91,31 +93,44 @@ class Distilled:
         """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""
         genes = np.asarray(genes)
         out = np.ones((len(genes), len(PRIORS), self.section.active.size), np.float32)
-        where = np.flatnonzero(self.section.active)
         loadings = self._loadings[:, genes].T.astype(np.float32)
         offset = self._offset[genes, None].astype(np.float32)
         for prior, index in enumerate((0, 1, 2, 4)):  # all but the spread prior, which follows from the first
-            root = np.maximum(offset + loadings @ self.section.maps[prior], 0)
-            out[:, index, where] = root**2
-            out[:, index, where] = np.maximum(out[:, index, where] * self._total_factor(out[:, index], genes), FLOOR)
-        out[:, 3, where] = self._spread_prior(genes, out[:, 0])[:, where]
+            rates = np.square(np.maximum(offset + loadings @ self.section.maps[prior], 0))
+            out[:, index, self._where] = np.maximum(rates * self._total_factor(rates, genes), FLOOR)
+        out[:, 3, self._where] = self._spread_prior(genes, out[:, 0, self._where])
         return out.reshape(len(genes), len(PRIORS), *self.section.active.shape)
 
-    def _total_factor(self, maps: np.ndarray, genes: np.ndarray) -> np.ndarray:
+    def _total_factor(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """What makes the spots' total right, ``(g, 1)``: squaring a mean of roots loses their variance."""
-        predicted = (self.measurement.matrix @ maps.T).sum(0)
+        covered = self.measurement.coverage.ravel()[self._where].astype(np.float32)
+        predicted = rates @ covered + self._beyond.sum()
         measured = (self.panel.rates(genes) * self.measurement.area[:, None]).sum(0)
         return (measured / np.maximum(predicted, 1e-9)).clip(0.1, 10)[:, None].astype(np.float32)
 
     def _spread_prior(self, genes: np.ndarray, he: np.ndarray) -> np.ndarray:
-        """The H&E prior times the spots' shrunken ratios, spread log-linearly into the gaps; flat ``(g, bins)``."""
-        depth = self.gene_mean[genes] * self.measurement.area[:, None]
-        expected = (self.measurement.matrix @ he.T) / self.measurement.area[:, None] * depth
+        """The H&E prior times the spots' shrunken ratios, spread log-linearly into the gaps; ``(g, active bins)``."""
+        area = self.measurement.area[:, None]
+        depth = self.gene_mean[genes] * area
+        expected = (self._on_active @ he.T + self._beyond[:, None]) / area * depth
         k = self.shape[genes]
         ratio = (self.panel.rates(genes) * depth + k) / (expected + k)
-        out = he.copy()
-        out[:, self.section.active.ravel()] *= np.exp(self.section.spread @ np.log(ratio)).T.astype(np.float32)
-        return out
+        return he * np.exp(self.section.spread @ np.log(ratio)).T.astype(np.float32)
+
+    @cached_property
+    def _where(self) -> np.ndarray:
+        """Active bins, flat indices."""
+        return np.flatnonzero(self.section.active)
+
+    @cached_property
+    def _on_active(self) -> sparse.csr_matrix:
+        """The operator of the spots on active bins."""
+        return self.measurement.matrix[:, self._where].astype(np.float32)
+
+    @cached_property
+    def _beyond(self) -> np.ndarray:
+        """``(spots,)`` area on bins that are not active, where all priors are one."""
+        return (self.measurement.area - np.asarray(self._on_active.sum(1)).ravel()).clip(min=0)
 
     def spot_maps(self, genes: np.ndarray) -> np.ndarray:
         """Measured rates painted onto the bins under the spots, ``(len(genes), ny, nx)`` float32, zero in the gaps."""

@@ -26,7 +26,8 @@ def closed_form(priors: Tensor) -> Tensor:
     -------
     ``(g, ny, nx)``, same unit.
     """
-    return priors[:, 1:4].log().mean(1).exp()
+    space, joint, spread = priors[:, 1:4].log().unbind(1)
+    return ((space + joint + spread) / 3).exp()  # a mean over channels is slower by far
 
 
 @dataclass(frozen=True)

@@ -177,8 +177,9 @@ class Lattice:
         counts = tuple(-(-side // self.step) + 1 for side in active.shape)
         near = np.zeros(counts, bool)
         y, x = np.nonzero(active)
-        for dy in (0, 1):
-            for dx in (0, 1):  # a bin between nodes needs all four
+        ends = (0, 1) if self.step > 1 else (0,)
+        for dy in ends:
+            for dx in ends:  # a bin between nodes needs all four
                 near[y // self.step + dy, x // self.step + dx] = True
         self.nodes = near
         # Node n sits on the centre of bin n * step.
@@ -187,6 +188,8 @@ class Lattice:
     def krige(self, kernel: Kernel, values: np.ndarray) -> np.ndarray:
         """``(spots, c)`` values to ``(c, active bins)`` float32 maps."""
         at_nodes = self._kriged(kernel, values)
+        if self.step == 1:  # the nodes are the bins
+            return np.ascontiguousarray(at_nodes.T)
         at_bins = np.argwhere(self.active).T / self.step
         dense = np.zeros(self.nodes.shape)
         out = np.empty((values.shape[1], at_bins.shape[1]), np.float32)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -42,7 +43,7 @@ class Measurement:
     def __len__(self) -> int:
         return self.matrix.shape[0]
 
-    @property
+    @cached_property
     def coverage(self) -> np.ndarray:
         """``(ny, nx)`` share of each bin that is under some footprint."""
         return np.asarray(self.matrix.sum(0)).reshape(self.shape)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
@@ -22,6 +24,6 @@ def cores() -> int:
 
 
 def side_by_side(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
-    """``work`` of each piece, in their order; what one raises is raised."""
-    with ThreadPoolExecutor(cores()) as threads:
+    """``work`` of each piece, in their order; what one raises is raised. BLAS meanwhile keeps to the piece's thread."""
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(cores()) as threads:
         return list(threads.map(work, pieces))

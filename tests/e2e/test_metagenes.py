@@ -60,13 +60,13 @@ def test_spots_are_agreed_with_as_gene_by_gene(by_gene, mixed):
 
 
 def test_the_network_sees_metagenes_and_landmarks_only(obs, monkeypatch):
-    seen, forward = [], HadmstModel.forward
+    seen, denoise = [], HadmstModel.denoise
 
     def counting(self, x, *given):
         seen.append(len(x))
-        return forward(self, x, *given)
+        return denoise(self, x, *given)
 
-    monkeypatch.setattr(HadmstModel, "forward", counting)
+    monkeypatch.setattr(HadmstModel, "denoise", counting)
     hd.tl.predict(obs, align=False, gate=False, n_metagenes=16)
     assert sum(seen) == 16 + 48
 

@@ -71,9 +71,9 @@ def test_metagenes_cost_the_same_for_any_number_of_genes(obs, counted):
 
 
 def test_what_is_counted_is_what_is_done(obs, counted, monkeypatch):
-    seen, forward = [], HadmstModel.forward
+    seen, denoise = [], HadmstModel.denoise
     monkeypatch.setattr(
-        HadmstModel, "forward", lambda self, x, *given: (seen.append(len(x)), forward(self, x, *given))[1]
+        HadmstModel, "denoise", lambda self, x, *given: (seen.append(len(x)), denoise(self, x, *given))[1]
     )
     hd.tl.predict(obs, n_samples=2, align=False)
     assert sum(seen) == pytest.approx(counted(n_samples=2, gate=True))

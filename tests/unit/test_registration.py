@@ -177,7 +177,7 @@ def test_footprints_moved_by_fractions_are_between_and_slopes_are_those_of_a_ram
     pooled = Pooled(measurement, np.stack([y, x, 0.5 * y - x]))
     middle = ((measurement.centres > 12) & (measurement.centres < min(ny, nx) - 12)).all(1)
     moved = np.random.default_rng(0).uniform(-5, 5, (len(measurement), 2))
-    values, slopes = pooled.displaced(moved)
+    values, slopes = pooled.with_slopes(moved)
     expected = pooled((0, 0)) + np.c_[moved, moved @ [0.5, -1.0]]
     np.testing.assert_allclose(values[middle], expected[middle], atol=1e-3)
     np.testing.assert_allclose(slopes[0][middle], np.tile([1, 0, 0.5], (middle.sum(), 1)), atol=1e-3)

@@ -81,16 +81,15 @@ class MapStore:
     def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
         """See :class:`~hadmst_sc.contract.MapSink`."""
         root = zarr.open_group(self.path / MAPS, mode="r+")
+        in_a_row = np.split(np.arange(len(genes)), np.flatnonzero(np.diff(genes) != 1) + 1)
         for name, maps in (("mean", mean), ("std", std)):
             if maps is None:
                 continue
             array = root[name]
-            for gene, one in zip(genes.tolist(), maps, strict=True):
-                whole = np.zeros(
-                    array.shape[1:], np.float32
-                )  # at once: a chunk written in parts is read again for each
-                whole[box] = one
-                array[gene] = whole
+            whole = np.zeros((len(genes), *array.shape[1:]), np.float32)
+            whole[(slice(None), *box)] = maps
+            for rows in in_a_row:  # zarr then packs their chunks side by side
+                array[int(genes[rows[0]]) : int(genes[rows[-1]]) + 1] = whole[rows]
         file = self.path / DONE / f"{int(genes[0]):06d}.json"
         partial = file.with_suffix(f".{os.getpid()}.partial")
         partial.write_text(json.dumps(facts))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hadmst_sc.components import CONTEXT
 from hadmst_sc.distill import PRIORS, TOKEN
@@ -99,7 +100,6 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tens
     logs = priors.log()
     if offsets is not None:
         from_image = [PRIORS.index("he"), PRIORS.index("texture")]
-        logs = logs.clone()
         logs[:, from_image] = aligned(logs[:, from_image], offsets)
     surprise = (spots.log1p() - priors[:, 2].log1p()) * measured
     extra = torch.stack([surprise, spots.log1p() * measured, coverage, logs[:, 0] - logs[:, 1]], 1)
@@ -168,16 +168,38 @@ class HadmstModel(nn.Module):
         is_mean = (sigma >= SIGMA_MEAN).to(token.dtype)[:, None]
         return self.embedding(torch.cat([phase.sin(), phase.cos(), is_mean, token], 1))
 
-    def network(self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor) -> Tensor:
+    def condition(self, features: Tensor, channels: Tensor) -> Tensor:
+        """What the first layer makes of all but the state: once for a gene, however often it is evaluated.
+
+        Parameters
+        ----------
+        features
+            ``(b, features, ny, nx)`` from :meth:`encode`.
+        channels
+            ``(b, N_CHANNELS, ny, nx)`` of :func:`gene_channels`.
+
+        Returns
+        -------
+        ``(b, widths[0], ny, nx)``
+        """
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in (channels, features)]
+        stem = self.unet.stem
+        return functional.conv2d(torch.cat(parts, 1), stem.weight[:, 1:], stem.bias, padding=1)
+
+    def network(self, x: Tensor, sigma: Tensor, condition: Tensor, token: Tensor) -> Tensor:
         """The raw network ``F`` (Eq. 7): ``(b, 1, ny, nx)``; the state enters scaled by c_in."""
         c_in = torch.rsqrt(sigma**2 + self.spec.sigma_data**2)[:, None, None, None]
-        parts = [c_in * x, channels, features]
-        inputs = torch.cat([part.contiguous(memory_format=torch.channels_last) for part in parts], 1)
-        return self.unet(inputs, self._embed(sigma, token))
+        state = (c_in * x).contiguous(memory_format=torch.channels_last)
+        first = condition + functional.conv2d(state, self.unet.stem.weight[:, :1], padding=1)
+        return self.unet.above(first, self._embed(sigma, token))
 
     def forward(
         self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor, base: Tensor
     ) -> Tensor:
+        """:meth:`denoise` under a condition that serves this once."""
+        return self.denoise(x, sigma, self.condition(features, channels), token, base)
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor, token: Tensor, base: Tensor) -> Tensor:
         """Denoised state ``D(x; sigma)``.
 
         Parameters
@@ -186,14 +208,14 @@ class HadmstModel(nn.Module):
             ``(b, 1, ny, nx)`` noisy residual; zero at ``SIGMA_MEAN``.
         sigma
             ``(b,)`` noise levels, all below ``SIGMA_MEAN`` or all equal to it. At ``SIGMA_DRAW`` this is a draw.
-        features
-            ``(b, features, ny, nx)`` from :meth:`encode`.
-        channels, token
-            Of :func:`gene_channels`, and ``(b, token)``.
+        condition
+            Of :meth:`condition`.
+        token
+            ``(b, token)``.
         base
             ``(b, 1, ny, nx)`` closed-form rate around which the residual lives.
         """
-        raw = self.network(x, sigma, features, channels, token)
+        raw = self.network(x, sigma, condition, token)
         if bool((sigma >= SIGMA_MEAN).all()):
             # Here F is the log-ratio of the expected rate to the closed form: trained on the Poisson deviance, so the
             # estimate is a mean of counts, which a mean of log residuals would not be.

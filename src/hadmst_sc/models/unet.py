@@ -57,7 +57,10 @@ class LocalUNet(nn.Module):
 
     def forward(self, inputs: Tensor, embedding: Tensor) -> Tensor:
         """See the class."""
-        full = self.stem(inputs)
+        return self.above(self.stem(inputs), embedding)
+
+    def above(self, full: Tensor, embedding: Tensor) -> Tensor:
+        """All but the first layer, from what that makes of the inputs, ``(b, widths[0], ny, nx)``."""
         half = self.block_1(self.down_1(full), embedding)
         quarter = self.down_2(half)
         for block in self.block_2:

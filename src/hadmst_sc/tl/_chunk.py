@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -68,18 +69,21 @@ def _windowed(
 ) -> Callable[[Window], Denoiser]:
     """Denoisers of windows of one gene chunk; all maps are padded once, by what a window may stick out."""
     pad = (halo, far, halo, far)
-    features, channels = functional.pad(features, pad), functional.pad(channels, pad)
+    half = base.device.type in HALF_PRECISION_ON
+    autocast = partial(torch.autocast, base.device.type, torch.bfloat16, enabled=half)
+    with autocast():
+        features = functional.pad(features, pad).expand(len(base), -1, -1, -1)
+        condition = model.condition(features, functional.pad(channels, pad))
     base = functional.pad(base, pad, value=1.0)
 
     def local(window: Window) -> Denoiser:
         y0, x0, y1, x1 = (edge + halo for edge in window.outer)
         cut = (..., slice(y0, y1), slice(x0, x1))
-        here = features[cut].expand(len(base), -1, -1, -1)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            level, half = torch.full((len(x),), float(sigma), device=x.device), x.device.type in HALF_PRECISION_ON
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-                return model(x[:, None], level, here, channels[cut], token, base[cut])[:, 0].float()
+            level = torch.full((len(x),), float(sigma), device=x.device)
+            with autocast():
+                return model.denoise(x[:, None], level, condition[cut], token, base[cut])[:, 0].float()
 
         return denoise
 

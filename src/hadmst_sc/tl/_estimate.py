@@ -82,12 +82,13 @@ def _seconds_of_a_filter() -> float:
 def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> float:
     """Per bin and gene."""
     channels = (1, network.spec.encoder[1], N_CHANNELS)
-    x, features, maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, device=device) for n in channels)
+    x, *maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, device=device) for n in channels)
+    condition = network.condition(*maps)  # once for all evaluations of a gene: it is of those, and is left out
     level = torch.full((GENES,), SIGMA_MEAN, device=device)
     token = torch.zeros(GENES, network.spec.token, device=device)
 
     def evaluate() -> None:
-        network(x, level, features, maps, token, x + 1)
+        network.denoise(x, level, condition, token, x + 1)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

@@ -110,7 +110,8 @@ class TrainingStep(nn.Module):
 
         at_mean = torch.full((n_mean,), SIGMA_MEAN, device=base.device)
         zero = torch.zeros_like(base[first])
-        change = self.model.network(zero, at_mean, features[first], channels[first], batch.token[first])
+        condition = self.model.condition(features[first], channels[first])
+        change = self.model.network(zero, at_mean, condition, batch.token[first])
         log_base = base[first, 0].log()
         mean_loss = self._mean_loss(log_base + change[:, 0].clamp(-LOG_CHANGE, LOG_CHANGE), log_base, batch)
 
