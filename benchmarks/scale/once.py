@@ -61,8 +61,9 @@ def network_clock() -> Iterator[dict[str, float]]:
 
     with ExitStack() as patches:
         # The student's features and those of the whole slide, then the first layer and the rest of it for each gene.
-        for owner, name in ((HEStudent, "read"), (HadmstModel, "read"), (HadmstModel, "condition"), (HadmstModel, "denoise")):
-            patches.enter_context(timed(owner, name))
+        patches.enter_context(timed(HEStudent, "read"))
+        for name in ("read", "condition", "denoise"):
+            patches.enter_context(timed(HadmstModel, name))
         yield spent
 
 

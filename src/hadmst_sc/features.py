@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from hadmst_sc.contract import Observation
 from hadmst_sc.measurement import pool
+from hadmst_sc.threads import side_by_side
 
 SCALES_UM = (0.0, 10.0, 25.0, 60.0)
 CLIP_SD = 6.0
@@ -118,12 +119,12 @@ def he_features(obs: Observation) -> np.ndarray:
     inside = np.repeat(np.repeat(obs.inside, k, 0), k, 1)
     h, e = separate_stains(obs.he, inside)
     base = np.stack([m.reshape(ny, k, nx, k).mean((1, 3)) for m in _maps(h, e, obs.grid.bin_um / k)])
-    maps = np.concatenate([base] * len(SCALES_UM))
-    for scale, um in enumerate(SCALES_UM):
-        width, of_scale = um / obs.grid.bin_um, slice(scale * N_BASE, (scale + 1) * N_BASE)
-        if width:
-            ndimage.gaussian_filter(base, (0, width, width), output=maps[of_scale], mode="nearest")
-    return standardised(maps, obs)
+
+    def smooth(job: tuple[float, np.ndarray]) -> np.ndarray:
+        um, one = job
+        return ndimage.gaussian_filter(one, um / obs.grid.bin_um, mode="nearest") if um else one
+
+    return standardised(np.stack(side_by_side(smooth, [(um, one) for um in SCALES_UM for one in base])), obs)
 
 
 def standardised(maps: np.ndarray, obs: Observation) -> np.ndarray:

@@ -151,8 +151,10 @@ class Neighbourhoods:
             weighted = np.linalg.solve(covariance, values[near])
             own = np.repeat(np.arange(len(near)), np.diff(edges))
             cross = kernel(_distance(self._targets[edges[0] : edges[-1], None], places[own]))
-            for cell, (start, stop) in enumerate(pairwise(edges)):
-                out[self._order[start:stop]] = cross[start - edges[0] : stop - edges[0]] @ weighted[cell]
+            kriged = np.empty((len(cross), values.shape[1]), np.float32)
+            for cell, (start, stop) in enumerate(pairwise((edges - edges[0]).tolist())):
+                np.matmul(cross[start:stop], weighted[cell], out=kriged[start:stop])
+            out[self._order[edges[0] : edges[-1]]] = kriged
 
         side_by_side(krige, range(0, len(self._cells), BLOCK))
         return out

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hadmst_sc.diffusion import Footprints, consistent, keyed_noise, sample, shared_noise, sigma_schedule, tiled
+from hadmst_sc.diffusion import Footprints, consistent, keyed_noise, sample, shared_noise, sigma_schedule, tiled, tiles
 from hadmst_sc.expression import Residual
 from hadmst_sc.measurement import discs, squares
 from hadmst_sc.tl._chunk import SIGMA_START
@@ -57,6 +57,20 @@ def test_tiled_equals_untiled_when_halo_covers_reach(ny, nx, core, seed):
         return tiled(lambda window: box_blur, inside, core=size, halo=4, align=4)(x, 0.5)
 
     assert torch.equal(run(core), run(48))
+
+
+@given(st.integers(4, 60), st.integers(4, 60), st.sampled_from([4, 8, 24]), st.integers(0, 10**6))
+def test_windows_end_where_the_grid_does(ny, nx, core, seed):
+    """What lies beyond is not computed: on a section of the usual size that was a third of all there was to do."""
+    inside = np.random.default_rng(seed).random((ny, nx)) < 0.1
+    inside[-1, -1] = True
+    for window in tiles(inside, core=core, halo=8, align=4):
+        y0, x0, y1, x1 = window.outer
+        assert 0 <= y0 < y1 < ny + 4 and 0 <= x0 < x1 < nx + 4
+        assert not any(edge % 4 for edge in window.outer)
+        assert all(y0 <= edge <= y1 for edge in window.inner[::2]) and all(
+            x0 <= edge <= x1 for edge in window.inner[1::2]
+        )
 
 
 def test_a_halo_below_the_reach_is_seen():

@@ -3,7 +3,7 @@
 from hadmst_sc.diffusion.consistency import RULES, Footprints, consistent
 from hadmst_sc.diffusion.denoiser import Denoiser
 from hadmst_sc.diffusion.sampling import keyed_noise, sample, shared_noise, sigma_schedule
-from hadmst_sc.diffusion.tiling import tiled, tiles
+from hadmst_sc.diffusion.tiling import tiled, tiles, to_multiples
 
 __all__ = [
     "RULES",
@@ -16,4 +16,5 @@ __all__ = [
     "sigma_schedule",
     "tiled",
     "tiles",
+    "to_multiples",
 ]

@@ -40,7 +40,7 @@ def keyed_noise(shape: tuple[int, int], names: Sequence[str], seed: int, draw: i
     for index, name in enumerate(names):
         digest = hashlib.sha256(f"{seed}\0{draw}\0{name}".encode()).digest()
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-        maps[index] = generator.standard_normal(shape, dtype=np.float32)
+        generator.standard_normal(dtype=np.float32, out=maps[index])
     return torch.from_numpy(maps)
 
 

@@ -1,7 +1,8 @@
 """Tile the denoiser, not the sample: windows are evaluated inside every step, on one global state.
 
 Independently drawn tiles lose variance where they are blended. Here nothing is blended at all: the border of a window
-is read and thrown away, and each bin is written by exactly one window.
+is read and thrown away, and each bin is written by exactly one window. At the border of the grid a window ends too:
+there the layers pad, as they do for the whole grid, and as they did for the crops that the network was trained on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
     Parameters
     ----------
     local
-        Gives the denoiser of a window's outer box (which may stick out of the grid).
+        Gives the denoiser of a window's outer box, which may stick out of the far edges by less than ``align``.
     inside
         ``(ny, nx)`` bool. The state is zero outside the tissue, before and after: windows shrink to their tissue, and
         those without any cost nothing.
@@ -33,21 +34,25 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
         As for :func:`hadmst_sc.grid.windows`.
     """
     boxes = tiles(inside, core=core, halo=halo, align=align)
-    mask = torch.from_numpy(inside)
-    far = halo + align  # windows end on a multiple of `align`, which may lie past the far edge
+    mask, missing = torch.from_numpy(inside), to_multiples(inside.shape, align)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         keep = mask.to(x.device)
         x = x * keep
-        padded = functional.pad(x, (halo, far, halo, far))
+        padded = functional.pad(x, missing)
         out = torch.zeros_like(x)
         for window in boxes:
-            y0, x0, y1, x1 = (edge + halo for edge in window.outer)
-            denoised = local(window)(padded[:, y0:y1, x0:x1], sigma)
+            denoised = local(window)(padded[(slice(None), *window.read)], sigma)
             out[(slice(None), *window.write)] = denoised[(slice(None), *window.keep)]
         return out * keep
 
     return denoise
+
+
+def to_multiples(shape: tuple[int, int], align: int) -> tuple[int, int, int, int]:
+    """What pads maps ``(..., ny, nx)`` at the far edges to multiples of ``align``, for ``torch.nn.functional.pad``."""
+    ny, nx = shape
+    return 0, -nx % align, 0, -ny % align
 
 
 def tiles(inside: np.ndarray, *, core: int, halo: int, align: int) -> list[Window]:
@@ -58,10 +63,12 @@ def tiles(inside: np.ndarray, *, core: int, halo: int, align: int) -> list[Windo
 
 def _fitted(window: Window, inside: np.ndarray, halo: int, align: int) -> Window:
     """The window shrunk to the tissue in it, without a change of phase: its edges stay multiples of ``align``."""
-    edges = []
+    inner, outer = [], []
     for axis, start in enumerate(window.inner[:2]):
-        tissue = np.flatnonzero(inside[window.write].any(1 - axis))
-        edges.append((start + tissue[0] // align * align, start + -(-(tissue[-1] + 1) // align) * align))
-    (y0, y1), (x0, x1) = ((int(low), int(high)) for low, high in edges)
-    inner = (y0, x0, min(y1, inside.shape[0]), min(x1, inside.shape[1]))
-    return Window((y0 - halo, x0 - halo, y1 + halo, x1 + halo), inner)
+        tissue, side = np.flatnonzero(inside[window.write].any(1 - axis)), inside.shape[axis]
+        low, high = start + int(tissue[0]) // align * align, start + -(-int(tissue[-1] + 1) // align) * align
+        inner.append((low, min(high, side)))
+        outer.append((max(low - halo, 0), min(high + halo, -(-side // align) * align)))
+    (y0, y1), (x0, x1) = outer
+    (iy0, iy1), (ix0, ix1) = inner
+    return Window((y0, x0, y1, x1), (iy0, ix0, iy1, ix1))

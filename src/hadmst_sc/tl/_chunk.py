@@ -18,6 +18,7 @@ from hadmst_sc.diffusion import (
     shared_noise,
     sigma_schedule,
     tiled,
+    to_multiples,
 )
 from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.grid import Window
@@ -65,10 +66,11 @@ class RunningMoments:
 
 
 def _windowed(
-    model: HadmstModel, features: Tensor, channels: Tensor, token: Tensor, base: Tensor, halo: int, far: int
+    model: HadmstModel, features: Tensor, channels: Tensor, token: Tensor, base: Tensor
 ) -> Callable[[Window], Denoiser]:
     """Denoisers of windows of one gene chunk; all maps are padded once, by what a window may stick out."""
-    pad = (halo, far, halo, far)
+    ny, nx = base.shape[-2:]
+    pad = to_multiples((ny, nx), model.spec.align)
     half = base.device.type in HALF_PRECISION_ON
     autocast = partial(torch.autocast, base.device.type, torch.bfloat16, enabled=half)
     with autocast():
@@ -77,8 +79,7 @@ def _windowed(
     base = functional.pad(base, pad, value=1.0)
 
     def local(window: Window) -> Denoiser:
-        y0, x0, y1, x1 = (edge + halo for edge in window.outer)
-        cut = (..., slice(y0, y1), slice(x0, x1))
+        cut = (..., *window.read)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             level = torch.full((len(x),), float(sigma), device=x.device)
@@ -173,10 +174,9 @@ def _denoiser(
     coverage = _on_device(distilled.measurement.coverage[section.crop].clip(0, 1), device)
     features, offsets = (maps.to(device) for maps in section.encoded)
     channels = gene_channels(priors, spots, coverage, offsets)
-    halo, align = model.spec.halo, model.spec.align
     token = _on_device(distilled.token[chunk], device)
-    local = _windowed(model, features, channels, token, residual.base[:, None], halo, halo + align)
-    network = tiled(local, section.inside, core=section.limits.window, halo=halo, align=align)
+    local = _windowed(model, features, channels, token, residual.base[:, None])
+    network = tiled(local, section.inside, core=section.limits.window, halo=model.spec.halo, align=model.spec.align)
     return _gated(network, residual, section.share)
 
 

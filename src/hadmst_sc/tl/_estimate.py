@@ -16,13 +16,14 @@ from hadmst_sc.models import SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import N_CHANNELS
 from hadmst_sc.tl._gate import folds_used, judges
 from hadmst_sc.tl._mixture import N_LANDMARKS
+from hadmst_sc.tl._section import tissue_box
 
 UNITS = {"h": 3600, "min": 60}
 SAMPLE = 128  # edge of the map whose evaluation is timed, bins
 GENES = 4
 # Outside the network, in Gaussian filters of a map of the size of the grid, as measured on a mouse brain: a
 # distillation, a registration, a gene.
-DISTILLATION, REGISTRATION, PER_GENE = 1300, 1300, 16
+DISTILLATION, REGISTRATION, PER_GENE = 2000, 2500, 17
 # Peak bytes, fitted to sections of 60,000 to two million bins: the libraries, a window in the network, each bin.
 LIBRARIES, WINDOW, PER_BIN = 0.5e9, 3000, 4000
 
@@ -57,7 +58,8 @@ def estimate(
     seconds, area = filters * n_bins * _seconds_of_a_filter(), 0
     if network is not None:
         halo, align = network.spec.halo, network.spec.align
-        outer = (tile.outer for tile in tiles(obs.inside, core=window, halo=halo, align=align))
+        inside = obs.inside[tissue_box(obs.inside, align)]
+        outer = (tile.outer for tile in tiles(inside, core=window, halo=halo, align=align))
         area = sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in outer)
         per_gene, few = 1 + draws * (how["n_steps"] or 1), 0
         evaluations = n_genes * per_gene

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from hadmst_sc.alignment import Alignment
 from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.components import Panel
-from hadmst_sc.contract import Box, MapSink, Observation, Prediction
+from hadmst_sc.contract import MapSink, Observation, Prediction
 from hadmst_sc.diffusion import RULES
 from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.io.problems import logger
@@ -25,7 +25,7 @@ from hadmst_sc.tl._gate import Foretold, Gate, Verdict, fit_gate
 from hadmst_sc.tl._memory import predict_within_memory
 from hadmst_sc.tl._mixture import mixed
 from hadmst_sc.tl._prepare import prepare
-from hadmst_sc.tl._section import Limits, SharedSection
+from hadmst_sc.tl._section import Limits, SharedSection, tissue_box
 from hadmst_sc.tl._work import MISFITS, Arrays, work
 from hadmst_sc.weights import load_model
 
@@ -35,21 +35,12 @@ MAX_LOSS = 0.02  # of deviance at held-out spots, by metagenes
 WINDOW = 384  # bins; a Visium slide of 20 µm bins in one piece. Activations of a chunk stay below a gigabyte
 
 
-def _tissue_box(inside: np.ndarray, align: int) -> Box:
-    """Bounding box of the tissue, starting on a multiple of the network's alignment so that no phase changes."""
-    box = []
-    for axis in (1, 0):
-        where = np.flatnonzero(inside.any(axis))
-        box.append(slice(int(where[0]) // align * align, int(where[-1]) + 1))
-    return box[0], box[1]
-
-
 def _shared(
     obs: Observation, he: np.ndarray, network: HadmstModel | None, features: np.ndarray | None, options: dict[str, Any]
 ) -> SharedSection:
     """A section distilled and encoded; ``features`` are the student's and the user's."""
     distilled = distill(obs, he=he, features=features)
-    crop = _tissue_box(obs.inside, network.spec.align if network else 1)
+    crop = tissue_box(obs.inside, network.spec.align if network else 1)
     return SharedSection(
         distilled,
         network,

@@ -20,6 +20,15 @@ DRAWS_KEPT = 4  # whose shared noise stays in memory, the default number
 MIN_WINDOW = 64  # bins
 
 
+def tissue_box(inside: np.ndarray, align: int) -> Box:
+    """Bounding box of the tissue, starting on a multiple of the network's alignment so that no phase changes."""
+    box = []
+    for axis in (1, 0):
+        where = np.flatnonzero(inside.any(axis))
+        box.append(slice(int(where[0]) // align * align, int(where[-1]) + 1))
+    return box[0], box[1]
+
+
 class Maps(NamedTuple):
     """What comes of a chunk: ``(genes, ny, nx)``, draws ``(n_samples, genes, ny, nx)``."""
 
