@@ -187,6 +187,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     curves = {
         curve: (of, [found[name] for name in names if "seconds" in found.get(name, {})])
@@ -203,6 +204,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             if of == quantity and runs:
                 points = sorted((run[of], run["seconds"]) for run in runs)
                 axis.loglog(*zip(*points, strict=True), "o-", label=curve)
+        axis.xaxis.set_minor_formatter(NullFormatter())  # over less than a decade the labels would overlap
         axis.set_xlabel(quantity)
         axis.set_ylabel("seconds")
         axis.legend(frameon=False)

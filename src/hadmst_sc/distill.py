@@ -103,8 +103,7 @@ class Distilled:
 
     def _total_factor(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """What makes the spots' total right, ``(g, 1)``: squaring a mean of roots loses their variance."""
-        covered = self.measurement.coverage.ravel()[self._where].astype(np.float32)
-        predicted = rates @ covered + self._beyond.sum()
+        predicted = rates @ self._covered + self._beyond.sum()
         measured = (self.panel.rates(genes) * self.measurement.area[:, None]).sum(0)
         return (measured / np.maximum(predicted, 1e-9)).clip(0.1, 10)[:, None].astype(np.float32)
 
@@ -126,6 +125,11 @@ class Distilled:
     def _on_active(self) -> sparse.csr_matrix:
         """The operator of the spots on active bins."""
         return self.measurement.matrix[:, self._where].astype(np.float32)
+
+    @cached_property
+    def _covered(self) -> np.ndarray:
+        """``(active bins,)`` share of each that is under some footprint."""
+        return self.measurement.coverage.ravel()[self._where].astype(np.float32)
 
     @cached_property
     def _beyond(self) -> np.ndarray:

@@ -97,11 +97,16 @@ class Window:
             slice(dx, dx + self.inner[3] - self.inner[1]),
         )
 
+    def within(self, shape: tuple[int, int]) -> Window:
+        """The same, read no further than the border of an array of that shape."""
+        y0, x0, y1, x1 = self.outer
+        return Window((max(y0, 0), max(x0, 0), min(y1, shape[0]), min(x1, shape[1])), self.inner)
+
 
 def windows(shape: tuple[int, int], core: int, halo: int, align: int) -> Iterator[Window]:
     """Cover ``shape`` with disjoint cores of edge ``core``, each read with a zero-weight border of ``halo`` bins.
 
-    Outer boxes may reach past the array: they are in coordinates of the unpadded array, so the caller pads. ``core``
+    Outer boxes may reach past the array: the caller pads it, or ends them :meth:`~Window.within` it. ``core``
     and ``halo`` are multiples of ``align`` so that every window sees the same down-sampling phase as the whole array.
 
     Raises

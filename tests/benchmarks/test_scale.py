@@ -74,7 +74,7 @@ def test_the_network_is_slower_than_its_convolutions_and_not_much(scale, monkeyp
     import throughput
 
     monkeypatch.setattr(throughput, "SIDE", 96)
-    found = max((throughput.throughput() for _ in range(3)), key=lambda one: one["share"])  # other tests run beside it
+    found = throughput.throughput()
     assert found["bare_gflops"] > 0 and 0.2 < found["share"] < 1.3
 
 

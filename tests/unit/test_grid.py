@@ -89,6 +89,17 @@ def test_windows_are_equal_aligned_and_reach_the_halo_past_their_core():
         assert x1 - window.inner[3] >= 8
 
 
+def test_windows_within_an_array_read_no_further_and_keep_the_same():
+    image = np.arange(37 * 50).reshape(37, 50)
+    for window in windows(image.shape, 16, 8, 4):
+        ended = window.within(image.shape)
+        y0, x0, y1, x1 = ended.outer
+        assert (y0, x0) == tuple(np.maximum(window.outer[:2], 0)) and (y1, x1) == tuple(
+            np.minimum(window.outer[2:], image.shape)
+        )
+        np.testing.assert_array_equal(image[ended.read][ended.keep], image[window.write])
+
+
 @pytest.mark.parametrize(("core", "halo", "align"), [(15, 8, 4), (16, 6, 4), (0, 8, 4)])
 def test_misaligned_windows_are_refused(core, halo, align):
     with pytest.raises(ValueError, match=f"multiples of {align}, but are {core} and {halo}"):

@@ -250,17 +250,15 @@ def test_the_mouse_brain_is_in_place_and_a_shift_of_it_is_found(data_dir):
 
     section = load("visium_mouse_brain", data_dir=data_dir)
     obs = read_observation(section, "visium_mouse_brain_full_image", genes=200, bin_um=20.0)
-    times = [time.process_time()]
+    started = time.process_time()
     here = estimate_alignment(obs)
-    times.append(time.process_time())
+    assert time.process_time() - started < 20  # seconds, where a busy machine needs 8
     assert np.hypot(here.dy_um, here.dx_um) < 8.0 and not here.rotation_deg and here.score_here > 0.2
     moved = align_image(
         obs, Alignment(25.0, -45.0, 0.0, 0.0, True)
     )  # the image now shows at p - (25, -45) what was at p
     found = estimate_alignment(moved)
-    times.append(time.process_time())
     assert found.applied and np.hypot(found.dy_um + 25, found.dx_um - 45) < 10.0
-    assert np.diff(times).min() < 20  # seconds of CPU, where a busy machine needs 8
 
 
 def test_measurement_is_the_only_source_of_positions(clear):

@@ -61,14 +61,17 @@ def tiles(inside: np.ndarray, *, core: int, halo: int, align: int) -> list[Windo
     return [_fitted(window, inside, halo, align) for window in covering if inside[window.write].any()]
 
 
+def _up(n: int, align: int) -> int:
+    """The next multiple of ``align``."""
+    return n + -n % align
+
+
 def _fitted(window: Window, inside: np.ndarray, halo: int, align: int) -> Window:
     """The window shrunk to the tissue in it, without a change of phase: its edges stay multiples of ``align``."""
-    inner, outer = [], []
+    (ny, nx), edges = inside.shape, []
     for axis, start in enumerate(window.inner[:2]):
-        tissue, side = np.flatnonzero(inside[window.write].any(1 - axis)), inside.shape[axis]
-        low, high = start + int(tissue[0]) // align * align, start + -(-int(tissue[-1] + 1) // align) * align
-        inner.append((low, min(high, side)))
-        outer.append((max(low - halo, 0), min(high + halo, -(-side // align) * align)))
-    (y0, y1), (x0, x1) = outer
-    (iy0, iy1), (ix0, ix1) = inner
-    return Window((y0, x0, y1, x1), (iy0, ix0, iy1, ix1))
+        tissue = np.flatnonzero(inside[window.write].any(1 - axis))
+        edges.append((start + tissue[0] // align * align, start + _up(tissue[-1] + 1, align)))
+    (y0, y1), (x0, x1) = ((int(low), int(high)) for low, high in edges)
+    fitted = Window((y0 - halo, x0 - halo, y1 + halo, x1 + halo), (y0, x0, min(y1, ny), min(x1, nx)))
+    return fitted.within((_up(ny, align), _up(nx, align)))

@@ -86,6 +86,7 @@ class MapStore:
             if maps is None:
                 continue
             array = root[name]
+            # Whole maps: a chunk that is written in parts is read again for each of them.
             whole = np.zeros((len(genes), *array.shape[1:]), np.float32)
             whole[(slice(None), *box)] = maps
             for rows in in_a_row:  # zarr then packs their chunks side by side

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hadmst_sc.grid import Window, windows
+from hadmst_sc.grid import windows
 
 CORE, HALO, ALIGN = 512, 64, 4  # bins; the halo is beyond the reach of student, alignment and encoder
 
@@ -38,10 +38,8 @@ def in_windows(
     whole: list[Tensor] = []
     for window in windows((ny, nx), core, HALO, ALIGN):
         # Ends at the border of the slide rather than beyond it: there the layers pad as they do for a whole slide.
-        y0, x0, y1, x1 = window.outer
-        window = Window((max(y0, 0), max(x0, 0), min(y1, ny), min(x1, nx)), window.inner)
-        y0, x0, y1, x1 = window.outer
-        made = network(torch.as_tensor(np.ascontiguousarray(maps[None, :, y0:y1, x0:x1]), device=device))
+        window = window.within((ny, nx))
+        made = network(torch.as_tensor(np.ascontiguousarray(maps[(None, slice(None), *window.read)]), device=device))
         whole = whole or [torch.empty((1, part.shape[1], ny, nx)) for part in made]
         for all_of_it, part in zip(whole, made, strict=True):
             all_of_it[(..., *window.write)] = part[(..., *window.keep)].cpu()

@@ -16,7 +16,7 @@ from hadmst_sc.models import SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import N_CHANNELS
 from hadmst_sc.tl._gate import folds_used, judges
 from hadmst_sc.tl._mixture import N_LANDMARKS
-from hadmst_sc.tl._section import tissue_box
+from hadmst_sc.tl._section import tissue_crop
 
 UNITS = {"h": 3600, "min": 60}
 SAMPLE = 128  # edge of the map whose evaluation is timed, bins
@@ -58,7 +58,7 @@ def estimate(
     seconds, area = filters * n_bins * _seconds_of_a_filter(), 0
     if network is not None:
         halo, align = network.spec.halo, network.spec.align
-        inside = obs.inside[tissue_box(obs.inside, align)]
+        inside = obs.inside[tissue_crop(obs.inside, align)]
         outer = (tile.outer for tile in tiles(inside, core=window, halo=halo, align=align))
         area = sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in outer)
         per_gene, few = 1 + draws * (how["n_steps"] or 1), 0
@@ -85,7 +85,7 @@ def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> flo
     """Per bin and gene."""
     channels = (1, network.spec.encoder[1], N_CHANNELS)
     x, *maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, device=device) for n in channels)
-    condition = network.condition(*maps)  # once for all evaluations of a gene: it is of those, and is left out
+    condition = network.condition(*maps)  # once for a gene: its time is in PER_GENE
     level = torch.full((GENES,), SIGMA_MEAN, device=device)
     token = torch.zeros(GENES, network.spec.token, device=device)
 

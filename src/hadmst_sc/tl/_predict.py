@@ -25,7 +25,7 @@ from hadmst_sc.tl._gate import Foretold, Gate, Verdict, fit_gate
 from hadmst_sc.tl._memory import predict_within_memory
 from hadmst_sc.tl._mixture import mixed
 from hadmst_sc.tl._prepare import prepare
-from hadmst_sc.tl._section import Limits, SharedSection, tissue_box
+from hadmst_sc.tl._section import Limits, SharedSection, tissue_crop
 from hadmst_sc.tl._work import MISFITS, Arrays, work
 from hadmst_sc.weights import load_model
 
@@ -40,7 +40,7 @@ def _shared(
 ) -> SharedSection:
     """A section distilled and encoded; ``features`` are the student's and the user's."""
     distilled = distill(obs, he=he, features=features)
-    crop = tissue_box(obs.inside, network.spec.align if network else 1)
+    crop = tissue_crop(obs.inside, network.spec.align if network else 1)
     return SharedSection(
         distilled,
         network,

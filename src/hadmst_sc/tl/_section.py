@@ -20,7 +20,7 @@ DRAWS_KEPT = 4  # whose shared noise stays in memory, the default number
 MIN_WINDOW = 64  # bins
 
 
-def tissue_box(inside: np.ndarray, align: int) -> Box:
+def tissue_crop(inside: np.ndarray, align: int) -> Box:
     """Bounding box of the tissue, starting on a multiple of the network's alignment so that no phase changes."""
     box = []
     for axis in (1, 0):
