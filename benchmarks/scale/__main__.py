@@ -18,13 +18,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import records
-from throughput import throughput
+from throughput import compiled, throughput
 
 ALL = 1597  # genes of the section's table
 FULL, EVERY = "full slide, 200 genes", "full slide, every gene, metagenes"
-MORE = "400 genes"
+MORE, ALL_ONE_BY_ONE = "400 genes", "full slide, every gene, one by one"
 MEAN = "200 genes, mean"  # TESLA has no uncertainty
-ONE, TWO = "one worker", "two workers"
+PAIRS = {  # of one worker and two
+    "200 genes": ("one worker, 200 genes", "two workers, 200 genes"),
+    "400 genes": ("one worker, 400 genes", "two workers, 400 genes"),
+}
 TESLA = "TESLA, 200 genes"
 # What each run is of; without --samples the mean and the standard deviation of four draws, as by default.
 RUNS: dict[str, str] = {
@@ -34,23 +37,27 @@ RUNS: dict[str, str] = {
     "50 genes": "--genes 50",
     "100 genes": "--genes 100",
     MORE: "--genes 400",
+    ALL_ONE_BY_ONE: f"--genes {ALL}",
     "200 genes, metagenes": "--genes 200 --metagenes 64",
     "600 genes, metagenes": "--genes 600 --metagenes 64",
     "2,000 genes, metagenes": "--genes 2000 --metagenes 64",
     "1 slide, 50 genes, mean": "--genes 50 --samples 0",
     "4 slides, 50 genes, mean": "--tiles 2 --genes 50 --samples 0",
     "9 slides, 50 genes, mean": "--tiles 3 --genes 50 --samples 0",
-    ONE: "--genes 200 --workers 1",
-    TWO: "--genes 200 --workers 2",
+    **{
+        name: f"--genes {genes.split()[0]} --workers {workers}"
+        for genes, pair in PAIRS.items()
+        for workers, name in enumerate(pair, 1)
+    },
     TESLA: "--genes 200 --peer TESLA",
     "6,000 genes, metagenes": "--genes 6000 --metagenes 64",
-    "36 slides, 50 genes, mean": "--tiles 6 --genes 50 --samples 0",
+    "25 slides, 50 genes, mean": "--tiles 5 --genes 50 --samples 0",
     "18,000 genes, metagenes": "--genes 18000 --metagenes 64",
 }
 MANY = [name for name in RUNS if name.endswith(",000 genes, metagenes")]
 # Runs whose time is compared: of what, and by what it should grow in proportion.
 CURVES = {
-    "genes, one by one": ("genes", ["50 genes", "100 genes", FULL, MORE]),
+    "genes, one by one": ("genes", ["50 genes", "100 genes", FULL, MORE, ALL_ONE_BY_ONE]),
     "genes, metagenes": ("genes", ["200 genes, metagenes", "600 genes, metagenes", EVERY, *MANY]),
     "bins": ("bins", [name for name in RUNS if name.endswith("50 genes, mean")]),
 }
@@ -75,20 +82,21 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
     target = options.output / "scale.json"
     found = json.loads(target.read_text())["runs"] if target.exists() else {}
     made = records.provenance(weights="default")
-    network = throughput()
+    network = throughput() | compiled()
     for name in options.runs or RUNS:
         if name in found and not options.fresh:
             continue
         arguments_of_run = RUNS[name].split()
-        if name in (ONE, TWO):
+        pair = next((pair for pair in PAIRS.values() if name in pair), ())
+        if pair:
             arguments_of_run += ["--maps", str(scratch / f"{name}.npy")]
         print(f"{name}: {RUNS[name]}", flush=True)
         try:
             found[name] = one(arguments_of_run) | {"command": RUNS[name], "commit": made["commit"]}
         except subprocess.CalledProcessError as error:
             found[name] = {"command": RUNS[name], "failed": (error.stderr or "").strip().splitlines()[-1:]}
-        if name == TWO and all((scratch / f"{each}.npy").exists() for each in (ONE, TWO)):
-            found[TWO]["largest_difference"] = difference(*(scratch / f"{each}.npy" for each in (ONE, TWO)))
+        if pair and all((scratch / f"{each}.npy").exists() for each in pair):
+            found[pair[1]]["largest_difference"] = difference(*(scratch / f"{each}.npy" for each in pair))
         ordered = {each: found[each] for each in RUNS if each in found}
         record = {"provenance": made, "throughput": network, "runs": ordered}
         record["growth"] = {curve: slope(ordered, *of) for curve, of in CURVES.items()}
@@ -124,7 +132,7 @@ def figures(record: dict[str, Any]) -> list[list[str]]:
     rows = [["network against bare convolutions of its shapes", "≥ 60 %", f"{record['throughput']['share']:.0%}"]]
     if full := runs.get(FULL):
         rows.append([FULL, "≤ 300 s, ≤ 3 GB", f"{full['seconds']:.0f} s, {full['peak_gb']:.2f} GB"])
-        for name in (FULL, MORE):
+        for name in (FULL, MORE, ALL_ONE_BY_ONE):
             if run := runs.get(name):
                 share = run["network_seconds"] / run["seconds"]
                 rows.append([f"{name}: share of the time inside the network", "≥ 80 %", f"{share:.0%}"])
@@ -139,11 +147,12 @@ def figures(record: dict[str, Any]) -> list[list[str]]:
     for curve, exponent in record["growth"].items():
         if exponent is not None:
             rows.append([f"exponent of time against {curve}", "≤ 1.05", f"{exponent:.2f}"])
-    if ONE in runs and TWO in runs:
-        gain = runs[ONE]["seconds"] / runs[TWO]["seconds"]
-        apart = runs[TWO].get("largest_difference")
-        same = "" if apart is None else f", maps differ by at most {apart:.0e}"
-        rows.append(["two Dask workers over one", "≥ 1.7, equal results", f"{gain:.2f}{same}"])
+    for genes, (one, two) in PAIRS.items():
+        if one in runs and two in runs:
+            gain = runs[one]["seconds"] / runs[two]["seconds"]
+            apart = runs[two].get("largest_difference")
+            same = "" if apart is None else f", maps differ by at most {apart:.0e}"
+            rows.append([f"two Dask workers over one, {genes}", "≥ 1.7, equal results", f"{gain:.2f}{same}"])
     for name in (MEAN, FULL, EVERY):
         if TESLA in runs and name in runs:
             ratio = each(runs[TESLA]) / each(runs[name])
@@ -169,13 +178,17 @@ def render(record: dict[str, Any]) -> str:
         cells = [f"{run['bins']:,}", f"{run['genes']:,}", f"{run['seconds']:.0f}", f"{run['peak_gb']:.2f}", share]
         rows.append([name, *cells, f"{each(run):.1f}"])
     network = record["throughput"]
+    told = f"Network {network['network_gflops']:g} GFLOP/s, its convolutions alone {network['bare_gflops']:g}."
+    if "compiled_s" in network:
+        seconds = (network["eager_s"], network["compiled_s"])
+        told += " An evaluation takes {:.3f} s, by `torch.compile` with frozen weights {:.3f} s.".format(*seconds)
     return "\n\n".join(
         [
             "# Scale: time and memory",
             "The mouse brain (2,698 spots) on 20 µm bins, backed, on the CPU; larger ones are mirrored copies.",
             records.table(["figure", "asked", "measured"], figures(record)),
             records.table(columns, rows),
-            f"Network {network['network_gflops']:g} GFLOP/s, its convolutions alone {network['bare_gflops']:g}.",
+            told,
             "![seconds against genes and bins](scale.png)",
             records.footer(record),
         ]

@@ -1,15 +1,22 @@
-"""How near the network comes to bare convolutions: the same shapes, on the same machine, in the same run."""
+"""How near the network comes to bare convolutions, and whether `torch.compile` would bring it nearer.
+
+The same shapes, on the same machine, in the same run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
+from torch._inductor import config
+from torch._inductor.exc import InductorError
 from torch.nn import functional
 
 from hadmst_sc.allocator import freed_memory_kept
+from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.hadmst import N_CHANNELS
 from hadmst_sc.tl._estimate import shortest
 from hadmst_sc.weights import load_model
@@ -20,15 +27,8 @@ SIDE, GENES, REPEATS = 384, 4, 5
 @torch.inference_mode()
 def throughput() -> dict[str, float]:
     """GFLOP/s of one evaluation of a window of genes, and of its convolutions alone."""
-    model = load_model("default", torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-
-    def random(channels: int) -> Tensor:
-        return torch.randn(GENES, channels, SIDE, SIDE, generator=generator)
-
-    condition = model.condition(random(model.spec.encoder[1]), random(N_CHANNELS))
-    token, base = torch.randn(GENES, model.spec.token, generator=generator), random(1).exp()
-    given = random(1), torch.full((GENES,), 80.0), condition, token, base
+    model, generator = load_model("default", torch.device("cpu")), torch.Generator().manual_seed(0)
+    given = inputs(model, generator)
     calls: list[tuple[Any, ...]] = []
     conv2d = functional.conv2d
 
@@ -46,6 +46,36 @@ def throughput() -> dict[str, float]:
             conv2d(*arguments, **more)
 
     work = sum(flop for *_, flop in calls)
-    with freed_memory_kept():  # as the package does
-        of_network, of_bare = (work / shortest(call, REPEATS) / 1e9 for call in (lambda: model.denoise(*given), bare))
+    of_network, of_bare = (work / seconds(call) / 1e9 for call in (lambda: model.denoise(*given), bare))
     return {"network_gflops": round(of_network, 1), "bare_gflops": round(of_bare, 1), "share": of_network / of_bare}
+
+
+@torch.no_grad()  # weights are not frozen in inference mode
+def compiled() -> dict[str, float]:
+    """Seconds of an evaluation as the package does it, and by `torch.compile`; nothing where no compiler of C++ is."""
+    model, generator = load_model("default", torch.device("cpu")), torch.Generator().manual_seed(0)
+    given = inputs(model, generator)
+    with config.patch(freezing=True):
+        faster = torch.compile(model.denoise)
+        try:
+            faster(*given)
+        except InductorError:
+            return {}
+        return {"eager_s": seconds(lambda: model.denoise(*given)), "compiled_s": seconds(lambda: faster(*given))}
+
+
+def inputs(model: HadmstModel, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """What :meth:`HadmstModel.denoise` takes for a window of some genes, at random."""
+
+    def random(channels: int) -> Tensor:
+        return torch.randn(GENES, channels, SIDE, SIDE, generator=generator)
+
+    condition = model.condition(random(model.spec.encoder[1]), random(N_CHANNELS))
+    token, base = torch.randn(GENES, model.spec.token, generator=generator), random(1).exp()
+    return random(1), torch.full((GENES,), 80.0), condition, token, base
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """The shortest of some, with memory as the package keeps it."""
+    with freed_memory_kept():
+        return shortest(call, REPEATS)

@@ -50,13 +50,22 @@ class Pooled:
     """
 
     def __init__(self, measurement: Measurement, maps: np.ndarray) -> None:
+        self._maps = np.ascontiguousarray(maps.reshape(len(maps), -1).T)  # (bins, features)
+        self._look(measurement)
+
+    def through(self, measurement: Measurement) -> Pooled:
+        """The same features under other footprints."""
+        other = copy(self)
+        other._look(measurement)
+        return other
+
+    def _look(self, measurement: Measurement) -> None:
         matrix = measurement.matrix
         self._shape, self._indptr, self._size = measurement.shape, matrix.indptr, matrix.shape
         self._y, self._x = np.divmod(matrix.indices, measurement.shape[1])
         self._spot = np.repeat(np.arange(len(measurement)), np.diff(matrix.indptr))
         # Of the maps' type: else each product would first make a copy of all maps.
-        self._weights = (matrix.data / measurement.area[self._spot]).astype(maps.dtype)
-        self._maps = np.ascontiguousarray(maps.reshape(len(maps), -1).T)  # (bins, features)
+        self._weights = (matrix.data / measurement.area[self._spot]).astype(self._maps.dtype)
         self._seen: dict[Bins, np.ndarray] = {}
 
     def __call__(self, shift: Bins) -> np.ndarray:
@@ -179,6 +188,11 @@ class Agreement:
     def _roots(self) -> list[sparse.csr_matrix]:
         precision = SpotPrecision(self.centres_um / pitch_of(self.centres_um))
         return [precision.root(Kernel(KERNELS[-1], nugget)) for nugget in NUGGETS]
+
+    def of_spots(self, rows: np.ndarray, measurement: Measurement) -> Agreement:
+        """As some of the spots see it, rows of the section's ``measurement``."""
+        few = measurement.subset(rows)
+        return Agreement(self._pooled.through(few), self._values[rows], self.centres_um[rows], self._bin_um)
 
     def of_metagenes(self, columns: slice) -> Agreement:
         """On some of the metagenes alone."""

@@ -22,6 +22,7 @@ N_ROTATION_STEPS = 8
 # wider arrays the square between four of them holds as many spots as on Visium.
 FIELD_STEP_UM = 600.0
 FIELD_STEP_PITCHES = 6.0
+MAX_FIELD_STEPS = 20  # along the longer side: a Visium slide of 11 mm at the finest, wider tissue has wider squares
 FIELD_SD_UM, MAX_FIELD_UM = 20.0, 30.0  # of a control point along an axis, expected and at most
 N_FIELD_STEPS = 4
 N_FOLDS = 5
@@ -137,7 +138,7 @@ def _lattice(centres_um: np.ndarray) -> tuple[Field, Basis]:
     """Control points over the spots, at rest, and what they move: all along y, then all along x."""
     low, high = centres_um.min(0), centres_um.max(0)
     pitch = float(np.median(cKDTree(centres_um).query(centres_um, k=2)[0][:, 1]))
-    step = max(FIELD_STEP_UM, FIELD_STEP_PITCHES * pitch)
+    step = max(FIELD_STEP_UM, FIELD_STEP_PITCHES * pitch, float((high - low).max()) / MAX_FIELD_STEPS)
     n = np.maximum(1, np.ceil((high - low) / step)).astype(int)
     origin = (low + high - n * step) / 2 - step  # splines reach one interval further on each side
     shape = (int(n[0]) + 3, int(n[1]) + 3)

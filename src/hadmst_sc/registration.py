@@ -18,12 +18,15 @@ from hadmst_sc.alignment import Alignment, align_image
 from hadmst_sc.contract import Observation
 from hadmst_sc.deformation import MAX_DEG, find_field, find_rotation, unseen_errors
 from hadmst_sc.features import he_features
-from hadmst_sc.measurement import pool
+from hadmst_sc.measurement import Measurement, pool
 from hadmst_sc.place import SD_DEG, Posterior, log_likelihoods, rotations, translations
 
 __all__ = ["Alignment", "agreement_of_turns", "align_image", "doubt", "estimate_alignment"]
 
 MIN_SPOTS = 40
+# As many as a Visium slide has: of more, so many drawn at random tell translation and rotation, which have three
+# numbers. The field is told by all.
+MAX_WITNESSES = 5000
 # Gain of a field over the stage before, in standard errors of the spots' errors, at unseen spots and unseen metagenes
 # together. Strict: to bend what is straight does more harm than to leave what is not.
 MIN_SIGMAS_FIELD = 2.0
@@ -89,14 +92,23 @@ def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um
     pooled = Pooled(obs.measurement, he_features(obs) if he is None else he)
     if pooled((0, 0)).std(0).max() < 1e-6:  # nothing that could be moved, turned or bent
         return none
-    section = Agreement(pooled, values, centres_um, obs.grid.bin_um)
+    everyone = Agreement(pooled, values, centres_um, obs.grid.bin_um)
+    section = _witnesses(everyone, obs.measurement)
     lever_um = max(float(np.sqrt(((centres_um - middle) ** 2).sum(1).mean())), spot_um)
     step_deg = float(np.degrees(spot_um / 2 / lever_um))  # moves a typical footprint by its radius
     shift = translations(section, none, max_um)
     found, shift, turn = _rotation(section, *_translation(section, none, shift), shift, step_deg, max_um)
     of_shift = shift.square_error(np.array([found.dy_um, found.dx_um])) ** 0.5
     of_turn = np.radians(turn**0.5) * lever_um
-    return _field(section, replace(found, error_um=float(np.hypot(of_shift, of_turn))))
+    return _field(everyone, replace(found, error_um=float(np.hypot(of_shift, of_turn))))
+
+
+def _witnesses(section: Agreement, measurement: Measurement) -> Agreement:
+    """The section as some of its spots see it, where there are many."""
+    if len(measurement) <= MAX_WITNESSES:
+        return section
+    rows = np.random.default_rng(0).permutation(len(measurement))[:MAX_WITNESSES]
+    return section.of_spots(np.sort(rows), measurement)
 
 
 def agreement_of_turns(obs: Observation, *, he: np.ndarray | None = None) -> dict[str, float]:

@@ -35,7 +35,7 @@ def record_of(scale, runs: dict) -> dict:
 
 def test_an_exponent_is_that_of_the_runs(scale):
     names = scale.CURVES["genes, one by one"][1]
-    runs = {name: run_of(3.0 * n**1.2, n) for name, n in zip(names, (50, 100, 200, 400), strict=True)}
+    runs = {name: run_of(3.0 * n**1.2, n) for name, n in zip(names, (50, 100, 200, 400, 1597), strict=True)}
     assert scale.slope(runs, *scale.CURVES["genes, one by one"]) == pytest.approx(1.2)
     assert scale.slope(dict(list(runs.items())[:2]), *scale.CURVES["genes, one by one"]) is None
 
@@ -43,7 +43,8 @@ def test_an_exponent_is_that_of_the_runs(scale):
 def test_figures_are_asked_beside_measured(scale):
     runs = {scale.FULL: run_of(130.0, 200), scale.EVERY: run_of(190.0, 1597, metagene_loss=0.008)}
     runs |= {"200 genes, metagenes": run_of(90.0, 200), "2,000 genes, metagenes": run_of(220.0, 2000, peak_gb=1.6)}
-    runs |= {scale.ONE: run_of(200.0, 200), scale.TWO: run_of(110.0, 200, largest_difference=2e-7)}
+    one, two = scale.PAIRS["400 genes"]
+    runs |= {one: run_of(200.0, 400), two: run_of(110.0, 400, largest_difference=2e-7)}
     runs[scale.TESLA] = run_of(390.0, 200)
     told = {row[0]: row[2] for row in scale.figures(record_of(scale, runs))}
     assert told[scale.FULL] == "130 s, 1.50 GB"
@@ -52,7 +53,8 @@ def test_figures_are_asked_beside_measured(scale):
     assert told["peak memory from 200 to 2,000 genes"] == "+7%"
     assert told[f"time of TESLA per gene and bin over that of: {scale.FULL}"] == "3.0"
     assert told[f"time of TESLA per gene and bin over that of: {scale.EVERY}"] == "16.4"
-    assert told["two Dask workers over one"] == "1.82, maps differ by at most 2e-07"
+    assert told["two Dask workers over one, 400 genes"] == "1.82, maps differ by at most 2e-07"
+    assert not any("workers" in figure and "200 genes" in figure for figure in told)
 
 
 def test_the_page_has_every_run_and_names_failures(scale):

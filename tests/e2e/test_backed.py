@@ -23,6 +23,7 @@ from hadmst_sc.io import elements
 from hadmst_sc.io import maps as maps_module
 from hadmst_sc.io import store as store_module
 from hadmst_sc.io.maps import MapStore
+from hadmst_sc.models import HadmstModel
 from hadmst_sc.tl import _work
 
 IMAGE = "phantom_full_image"
@@ -71,11 +72,12 @@ def cut_short(monkeypatch, after: int) -> None:
 
 
 def counted(monkeypatch) -> list[int]:
-    """Genes that are computed from here on."""
+    """Genes that are computed from here on; the gate, which has none that are kept, leaves consistency out."""
     genes, predict_chunk = [], _work.predict_within_memory
 
     def counting(section, chunk):
-        genes.extend(chunk.tolist())
+        if section.options["consistency"] != "off":
+            genes.extend(chunk.tolist())
         return predict_chunk(section, chunk)
 
     monkeypatch.setattr(_work, "predict_within_memory", counting)
@@ -210,6 +212,18 @@ def cluster():
 def test_workers_write_for_themselves(backed, reference, cluster):
     hd.tl.superresolve(backed, IMAGE, client=cluster, **SETTINGS)
     check_same(backed, reference)
+
+
+def test_the_network_runs_on_the_workers_alone(template, cluster, monkeypatch):
+    """The gate's part too: on a cluster this process may have no processor to spare."""
+
+    def elsewhere(*_) -> None:
+        raise AssertionError("the network was evaluated in this process")
+
+    monkeypatch.setattr(HadmstModel, "denoise", elsewhere)
+    obs = hd.io.read_observation(sd.read_zarr(template), IMAGE, bin_um=20.0)
+    made = hd.tl.predict(obs, n_samples=2, client=cluster)
+    assert made.provenance["gate"]["n_spots"] > 0 and made.std.any()
 
 
 def test_a_worker_that_dies_is_survived(backed, reference, cluster, tmp_path):

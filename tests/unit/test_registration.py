@@ -10,6 +10,7 @@ import pytest
 
 from hadmst_sc.agreement import RIDGES, Agreement, Pooled, _splines, loo_errors, metagenes
 from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
+from hadmst_sc.deformation import MAX_FIELD_STEPS, _lattice
 from hadmst_sc.features import he_features
 from hadmst_sc.measurement import Measurement, pool
 from hadmst_sc.registration import Alignment, align_image, estimate_alignment
@@ -207,6 +208,44 @@ def test_an_imposed_deformation_is_found_and_not_where_there_is_none():
     assert found.field is not None and max(map(abs, found.field.dy_um + found.field.dx_um)) <= 30.0
     assert error_um(found, p) < 0.65 * error_um(STILL, p)
     assert not estimate_alignment(rich().observation).applied
+
+
+def test_of_many_spots_some_tell_translation_and_rotation_and_all_the_field(monkeypatch):
+    asked = {"log_likelihood": set(), "step": set()}
+    for name, sizes in asked.items():
+        plain = getattr(Agreement, name)
+
+        def seen(self, moved_um, *more, plain=plain, sizes=sizes):
+            sizes.add(len(moved_um))
+            return plain(self, moved_um, *more)
+
+        monkeypatch.setattr(Agreement, name, seen)
+    monkeypatch.setattr("hadmst_sc.registration.MAX_WITNESSES", 300)
+    p = rich(rotation_deg=3.0)
+    found = estimate_alignment(p.observation)
+    n_spots = len(p.observation.spots)
+    assert n_spots > 400
+    assert asked == {"log_likelihood": {300}, "step": {300, n_spots}}
+    assert found.rotation_deg == pytest.approx(3.0, abs=0.5) and error_um(found, p) < 8.0
+
+
+def test_features_through_other_footprints_are_those_of_their_own(clear):
+    obs = clear.observation
+    he, rows = he_features(obs), np.arange(0, len(obs.spots), 3)
+    whole, few = Pooled(obs.measurement, he), obs.measurement.subset(rows)
+    whole((1, 0))
+    moved = np.random.default_rng(0).uniform(-3, 3, (len(rows), 2))
+    np.testing.assert_array_equal(whole.through(few).displaced(moved), Pooled(few, he).displaced(moved))
+    np.testing.assert_array_equal(whole.through(few)((1, 0)), whole((1, 0))[rows])
+
+
+@pytest.mark.parametrize(("side_um", "step_um"), [(6_000, 600), (12_000, 600), (40_000, 2_000)])
+def test_control_points_are_no_more_than_twenty_squares_along_a_side(side_um, step_um):
+    along = np.arange(0, side_um + 1, 100.0)
+    centres_um = np.stack(np.meshgrid(along, along[: len(along) // 2]), -1).reshape(-1, 2)
+    field, basis = _lattice(centres_um)
+    assert field.step_um == step_um
+    assert max(field.shape) <= MAX_FIELD_STEPS + 3 and basis.along_y.shape[1] == 2 * np.prod(field.shape)
 
 
 def test_leave_one_out_errors_equal_an_explicit_leave_one_out():

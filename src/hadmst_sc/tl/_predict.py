@@ -22,7 +22,6 @@ from hadmst_sc.reliability import reliability
 from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._gate import Foretold, Gate, Verdict, fit_gate
-from hadmst_sc.tl._memory import predict_within_memory
 from hadmst_sc.tl._mixture import mixed
 from hadmst_sc.tl._prepare import prepare
 from hadmst_sc.tl._section import Limits, SharedSection, tissue_crop
@@ -64,6 +63,7 @@ def _gate(
     options: dict[str, Any],
     n_metagenes: int | None,
     gene_chunk: int,
+    client: Any,
 ) -> Verdict:
     """Judge closed form, metagenes, network and the spread of its draws on held-out spots.
 
@@ -76,13 +76,19 @@ def _gate(
     def maps_of(given: Observation, genes: np.ndarray) -> Foretold:
         section = _shared(given, he, network, features, options)
         sections = [replace(section, model=None)]
-        sections += [] if n_metagenes is None else [mixed(section, n_metagenes, gene_chunk, without=genes)]
-        sections += [replace(section, options=options | {"n_samples": n_draws, "keep_draws": bool(n_draws)})]
+        if n_metagenes is not None:
+            sections.append(mixed(section, n_metagenes, gene_chunk, without=genes, client=client))
+        sections.append(replace(section, options=options | {"n_samples": n_draws, "keep_draws": bool(n_draws)}))
         found = [Arrays((len(genes), *obs.grid.shape), False, 0) for _ in sections[:-1]]
         found += [Arrays((len(genes), *obs.grid.shape), bool(n_draws), n_draws)]
+        rows = np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk))
+        rows_of = {int(genes[some[0]]): some for some in rows}
         for arrays, one in zip(found, sections, strict=True):
-            for rows in np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk)):
-                arrays.take(rows, section.crop, predict_within_memory(one, genes[rows]))
+            # Only the network is worth the way to a worker and back.
+            own = client if one.model is not None else None
+            for chunk, maps, _ in work(one, [genes[some] for some in rows], None, own):
+                assert maps is not None  # for types: they go nowhere else
+                arrays.take(rows_of[int(chunk[0])], section.crop, maps)
         return Foretold([arrays.mean for arrays in found], found[-1].draws)
 
     return fit_gate(obs, maps_of)
@@ -220,14 +226,15 @@ def predict(
         "device": device if client is not None else str(torch_device),  # workers look for their own
         "keep_draws": keep_draws,
     }
-    section = _shared(obs, he, network, regressors, options)
-    clock["distilled"] = time.perf_counter()
     verdict = Verdict([], None)
-    if network is not None and gate:
-        verdict = _gate(obs, he, network, regressors, options, n_metagenes, gene_chunk)
-        section = replace(section, share=verdict.gates[0].share, spread=verdict.spread)
+    if network is not None and gate:  # before the section itself is distilled: memory then holds one at a time
+        verdict = _gate(obs, he, network, regressors, options, n_metagenes, gene_chunk, client)
         _warn_of_loss(verdict.gates)
     clock["gated"] = time.perf_counter()
+    section = _shared(obs, he, network, regressors, options)
+    if verdict.gates:
+        section = replace(section, share=verdict.gates[0].share, spread=verdict.spread)
+    clock["distilled"] = time.perf_counter()
     if n_metagenes is not None:
         section = mixed(section, n_metagenes, gene_chunk, client=client)
     clock["mixed"] = time.perf_counter()
@@ -292,8 +299,8 @@ def _provenance(
         "calibration": verdict.calibration._asdict() if verdict.calibration else "off",
         "metagene_loss": _metagene_loss(verdict.gates),
         "seconds_align": round(clock["aligned"] - clock["start"], 3),
-        "seconds_distill": round(clock["distilled"] - clock["aligned"], 3),
-        "seconds_gate": round(clock["gated"] - clock["distilled"], 3),
-        "seconds_metagenes": round(clock["mixed"] - clock["gated"], 3),
+        "seconds_gate": round(clock["gated"] - clock["aligned"], 3),
+        "seconds_distill": round(clock["distilled"] - clock["gated"], 3),
+        "seconds_metagenes": round(clock["mixed"] - clock["distilled"], 3),
         "seconds_predict": round(clock["predicted"] - clock["mixed"], 3),
     }

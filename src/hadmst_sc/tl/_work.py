@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.contract import Box, Facts, MapSink
 from hadmst_sc.measurement import residual
 from hadmst_sc.tl._memory import predict_within_memory
@@ -53,12 +54,17 @@ def work(
     # Every worker has the section, so that one which dies takes nothing with it.
     on_cpu = None if section.model is None else copy.deepcopy(section.model).cpu()  # each has a device of its own
     shared = client.scatter(replace(section, model=on_cpu), broadcast=True)
-    chunk_of = {client.submit(_one, shared, into, chunk, pure=False, retries=RETRIES): chunk for chunk in chunks}
+    chunk_of = {client.submit(_on_worker, shared, into, chunk, pure=False, retries=RETRIES): chunk for chunk in chunks}
     try:
         for future in as_completed(list(chunk_of)):
             yield chunk_of.pop(future), *future.result()
     finally:
         client.cancel(list(chunk_of))
+
+
+@freed_memory_kept()
+def _on_worker(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
+    return _one(section, into, chunk)
 
 
 def _one(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
