@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from hadmst_sc.io import maps as maps_module
 from hadmst_sc.io import store as store_module
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.tl import _work
+from hadmst_sc.tl import _superresolve, _work
 
 IMAGE = "phantom_full_image"
 SETTINGS = {"bin_um": 20.0, "n_samples": 2, "batch_size": 2, "show_progress_bar": False}
@@ -209,9 +210,28 @@ def cluster():
         yield client
 
 
-def test_workers_write_for_themselves(backed, reference, cluster):
+def test_workers_write_for_themselves_and_this_process_the_rest(backed, reference, cluster, monkeypatch):
+    write, by = _superresolve.write_prediction, []
+
+    def writing(*given, **more) -> None:
+        by.append(dask.base.get_scheduler())
+        write(*given, **more)
+
+    monkeypatch.setattr(_superresolve, "write_prediction", writing)
     hd.tl.superresolve(backed, IMAGE, client=cluster, **SETTINGS)
     check_same(backed, reference)
+    assert by == [dask.threaded.get]  # and not that of the client, which takes everything to its workers
+    assert dask.base.get_scheduler() == cluster.get
+
+
+@pytest.mark.parametrize(("n", "workers", "sizes"), [(50, 2, {3, 4}), (6, 2, {3}), (3, 8, {1}), (5, 0, {2, 3})])
+def test_tasks_are_alike_and_as_many_for_each_worker(n, workers, sizes):
+    chunks = [np.array([i]) for i in range(n)]
+    tasks = _work.tasks_of(chunks, workers)
+    assert [chunk for task in tasks for chunk in task] == chunks
+    assert {len(task) for task in tasks} == sizes and max(sizes) <= _work.CHUNKS_PER_TASK
+    assert len(tasks) % max(1, workers) == 0 or len(tasks) == n
+    assert _work.tasks_of([], workers) == []
 
 
 def test_the_network_runs_on_the_workers_alone(template, cluster, monkeypatch):

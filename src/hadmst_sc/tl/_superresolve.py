@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import dask
 import torch
 from tqdm.auto import tqdm
 
@@ -240,7 +241,8 @@ def superresolve(
     prediction = replace(prediction, provenance=facts | prediction.provenance)
     if copy:
         return as_spatialdata(sdata, prediction, obs.source, key_added)
-    write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
+    with dask.config.set(scheduler="threads"):  # a client would take all that is written to its workers first
+        write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
     if store is not None:
         store.remove()
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from hadmst_sc.measurement import residual
 from hadmst_sc.tl._memory import predict_within_memory
 from hadmst_sc.tl._section import Maps, SharedSection
 
-RETRIES = 3  # of a chunk whose worker died
+RETRIES = 3  # of a task whose worker died
+# To a task of a cluster at most: a worker keeps freed memory within a task alone, else one that is short of it would
+# wait for ever.
+CHUNKS_PER_TASK = 4
 MISFITS = ("spot_residual", "max_spot_residual")  # relative, over the spots: what is recorded of a gene
 Done = tuple[Maps | None, Facts]
 
@@ -54,17 +58,26 @@ def work(
     # Every worker has the section, so that one which dies takes nothing with it.
     on_cpu = None if section.model is None else copy.deepcopy(section.model).cpu()  # each has a device of its own
     shared = client.scatter(replace(section, model=on_cpu), broadcast=True)
-    chunk_of = {client.submit(_on_worker, shared, into, chunk, pure=False, retries=RETRIES): chunk for chunk in chunks}
+    tasks = tasks_of(chunks, sum(client.ncores().values()))
+    task_of = {client.submit(_on_worker, shared, into, task, pure=False, retries=RETRIES): task for task in tasks}
     try:
-        for future in as_completed(list(chunk_of)):
-            yield chunk_of.pop(future), *future.result()
+        for future in as_completed(list(task_of)):
+            for chunk, done in zip(task_of.pop(future), future.result(), strict=True):
+                yield chunk, *done
     finally:
-        client.cancel(list(chunk_of))
+        client.cancel(list(task_of))
+
+
+def tasks_of(chunks: Sequence[np.ndarray], workers: int) -> list[Sequence[np.ndarray]]:
+    """Chunks in tasks of nearly the same size, as many for each worker."""
+    n = max(1, workers) * -(-len(chunks) // (max(1, workers) * CHUNKS_PER_TASK))
+    edges = [len(chunks) * i // n for i in range(n + 1)] if n else []
+    return [chunks[first:last] for first, last in pairwise(edges) if last > first]
 
 
 @freed_memory_kept()
-def _on_worker(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
-    return _one(section, into, chunk)
+def _on_worker(section: SharedSection, into: MapSink | None, chunks: Sequence[np.ndarray]) -> list[Done]:
+    return [_one(section, into, chunk) for chunk in chunks]
 
 
 def _one(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
