@@ -7,6 +7,7 @@ form, in units of the spread that counting leaves there, so every gene and every
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,15 +43,19 @@ class Residual:
 
     base: Tensor
 
-    @property
+    @cached_property
+    def _log(self) -> Tensor:
+        return self.base.log1p()
+
+    @cached_property
     def scale(self) -> Tensor:
         """Size of a typical error of the closed form in log1p: on phantoms it grows with the square root."""
-        return 0.6 * self.base.log1p().sqrt() + 0.05
+        return 0.6 * self._log.sqrt() + 0.05
 
     def encode(self, rate: Tensor) -> Tensor:
         """Rates (non-negative) to model space."""
-        return (rate.log1p() - self.base.log1p()) / self.scale
+        return (rate.log1p() - self._log) / self.scale
 
     def decode(self, x: Tensor) -> Tensor:
         """Model space to rates. The inverse of :meth:`encode`; what lies below a rate of zero is zero."""
-        return torch.expm1((self.base.log1p() + x * self.scale).clamp(min=0))
+        return torch.expm1((self._log + x * self.scale).clamp(min=0))

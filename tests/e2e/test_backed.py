@@ -107,6 +107,26 @@ def test_a_backed_run_gives_what_memory_gives_and_leaves_only_the_store(backed, 
     assert [path.name for path in tmp_path.iterdir()] == ["section.zarr"]
 
 
+def test_a_map_is_written_while_the_next_is_made(backed, reference, monkeypatch):
+    write, predict_chunk = MapStore.write, _work.predict_within_memory
+    begun = {gene: threading.Event() for gene in (2, 4)}
+
+    def waiting(self, genes, *more) -> None:
+        after = begun.get(int(genes[0]) + 2)
+        assert after is None or after.wait(60)
+        write(self, genes, *more)
+
+    def telling(section, chunk):
+        if section.options["consistency"] != "off" and int(chunk[0]) in begun:
+            begun[int(chunk[0])].set()
+        return predict_chunk(section, chunk)
+
+    monkeypatch.setattr(MapStore, "write", waiting)
+    monkeypatch.setattr(_work, "predict_within_memory", telling)
+    hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    check_same(backed, reference)
+
+
 def no_links(*_) -> None:
     raise OSError("no links on this file system")
 

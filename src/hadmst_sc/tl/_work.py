@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -50,8 +51,7 @@ def work(
     The genes, their maps (``None`` if they went ``into`` somewhere), and what is recorded of each.
     """
     if client is None:
-        for chunk in chunks:
-            yield chunk, *_one(section, into, chunk)
+        yield from _here(section, chunks, into)
         return
     from distributed import as_completed
 
@@ -68,6 +68,19 @@ def work(
         client.cancel(list(task_of))
 
 
+def _here(
+    section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None
+) -> Iterator[tuple[np.ndarray, Maps | None, Facts]]:
+    """In this process; maps of a chunk are put away while those of the next are begun."""
+    with ThreadPoolExecutor(1) as thread:
+        before: list[tuple[np.ndarray, Future[Done]]] = []
+        for chunk in chunks:
+            maps = predict_within_memory(section, chunk)
+            yield from ((done, *away.result()) for done, away in before)
+            before = [(chunk, thread.submit(_put_away, section, into, chunk, maps))]
+        yield from ((done, *away.result()) for done, away in before)
+
+
 def tasks_of(chunks: Sequence[np.ndarray], workers: int) -> list[Sequence[np.ndarray]]:
     """Chunks in tasks of nearly the same size, as many for each worker."""
     n = max(1, workers) * -(-len(chunks) // (max(1, workers) * CHUNKS_PER_TASK))
@@ -77,11 +90,11 @@ def tasks_of(chunks: Sequence[np.ndarray], workers: int) -> list[Sequence[np.nda
 
 @freed_memory_kept()
 def _on_worker(section: SharedSection, into: MapSink | None, chunks: Sequence[np.ndarray]) -> list[Done]:
-    return [_one(section, into, chunk) for chunk in chunks]
+    return [_put_away(section, into, chunk, predict_within_memory(section, chunk)) for chunk in chunks]
 
 
-def _one(section: SharedSection, into: MapSink | None, chunk: np.ndarray) -> Done:
-    maps = predict_within_memory(section, chunk)
+def _put_away(section: SharedSection, into: MapSink | None, chunk: np.ndarray, maps: Maps) -> Done:
+    """Maps to where they are to go, and what is recorded of each gene."""
     misfit = residual(maps.mean, section.distilled.panel.counts[:, chunk], section.measurement)
     of_genes = zip(chunk.tolist(), misfit.mean(0).tolist(), misfit.max(0).tolist(), strict=True)
     facts = {gene: dict(zip(MISFITS, values, strict=True)) for gene, *values in of_genes}
