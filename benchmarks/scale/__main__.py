@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import records
-from throughput import compiled, throughput
+from throughput import compiled, throughput, two_over_one
 
 ALL = 1597  # genes of the section's table
 FULL, EVERY = "full slide, 200 genes", "full slide, every gene, metagenes"
@@ -82,7 +82,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
     target = options.output / "scale.json"
     found = json.loads(target.read_text())["runs"] if target.exists() else {}
     made = records.provenance(weights="default")
-    network = throughput() | compiled()
+    network = throughput() | compiled() | {"two_over_one": two_over_one()}
     for name in options.runs or RUNS:
         if name in found and not options.fresh:
             continue
@@ -182,6 +182,8 @@ def render(record: dict[str, Any]) -> str:
     if "compiled_s" in network:
         seconds = (network["eager_s"], network["compiled_s"])
         told += " An evaluation takes {:.3f} s, by `torch.compile` with frozen weights {:.3f} s.".format(*seconds)
+    if "two_over_one" in network:
+        told += f" Two processes of one thread do {network['two_over_one']:.2f} times what one does."
     return "\n\n".join(
         [
             "# Scale: time and memory",

@@ -1,11 +1,14 @@
 """How near the network comes to bare convolutions, and whether `torch.compile` would bring it nearer.
 
-The same shapes, on the same machine, in the same run.
+The same shapes, on the same machine, in the same run; and what a second process adds on this machine.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 from unittest import mock
 
@@ -22,6 +25,7 @@ from hadmst_sc.tl._estimate import shortest
 from hadmst_sc.weights import load_model
 
 SIDE, GENES, REPEATS = 384, 4, 5
+SECONDS = 8.0  # that processes are given
 
 
 @torch.inference_mode()
@@ -62,6 +66,29 @@ def compiled() -> dict[str, float]:
         except InductorError:
             return {}
         return {"eager_s": seconds(lambda: model.denoise(*given)), "compiled_s": seconds(lambda: faster(*given))}
+
+
+def two_over_one(seconds: float = SECONDS) -> float:
+    """What two processes of one thread do over what one does: more than that no two workers gain on this machine."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        list(processes.map(evaluations, [seconds / 4] * 2))  # both are there
+        alone = processes.submit(evaluations, seconds).result()
+        return sum(processes.map(evaluations, [seconds] * 2)) / alone
+
+
+@torch.inference_mode()
+def evaluations(seconds: float) -> float:
+    """Of the network by one thread, a second."""
+    torch.set_num_threads(1)
+    model = load_model("default", torch.device("cpu"))
+    given = inputs(model, torch.Generator().manual_seed(0))
+    with freed_memory_kept():
+        model.denoise(*given)
+        started, n = time.perf_counter(), 0
+        while (spent := time.perf_counter() - started) < seconds:
+            model.denoise(*given)
+            n += 1
+    return n / spent
 
 
 def inputs(model: HadmstModel, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,14 @@ def test_the_network_is_slower_than_its_convolutions_and_not_much(scale, monkeyp
     monkeypatch.setattr(throughput, "SIDE", 96)
     found = throughput.throughput()
     assert found["bare_gflops"] > 0 and 0.2 < found["share"] < 1.3
+
+
+def test_two_processes_do_no_more_than_twice_what_one_does(scale, monkeypatch):
+    import throughput
+
+    monkeypatch.setattr(throughput, "ProcessPoolExecutor", lambda n, context: ThreadPoolExecutor(n))
+    monkeypatch.setattr(throughput, "evaluations", lambda seconds: seconds)
+    assert throughput.two_over_one(3.0) == 2.0
 
 
 def test_a_mirrored_section_lies_on_its_image(scale, data_dir):
