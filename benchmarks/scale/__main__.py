@@ -82,10 +82,9 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
     target = options.output / "scale.json"
     found = json.loads(target.read_text())["runs"] if target.exists() else {}
     made = records.provenance(weights="default")
-    network = throughput() | compiled() | {"two_over_one": two_over_one()}
-    for name in options.runs or RUNS:
-        if name in found and not options.fresh:
-            continue
+    left = [name for name in options.runs or RUNS if options.fresh or name not in found]
+    network = throughput() | compiled() | {"two_over_one": two_over_one()} if left else {}
+    for name in left:
         arguments_of_run = RUNS[name].split()
         pair = next((pair for pair in PAIRS.values() if name in pair), ())
         if pair:

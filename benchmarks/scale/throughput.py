@@ -31,14 +31,14 @@ SECONDS = 8.0  # that processes are given
 @torch.inference_mode()
 def throughput() -> dict[str, float]:
     """GFLOP/s of one evaluation of a window of genes, and of its convolutions alone."""
-    model, generator = load_model("default", torch.device("cpu")), torch.Generator().manual_seed(0)
-    given = inputs(model, generator)
+    model = load_model("default", torch.device("cpu"))
+    given = inputs(model)
     calls: list[tuple[Any, ...]] = []
     conv2d = functional.conv2d
 
     def recorded(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any, **more: Any) -> Tensor:
         found = conv2d(inputs, weight, bias, *how, **more)
-        alike = torch.randn(inputs.shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        alike = torch.randn_like(inputs).contiguous(memory_format=torch.channels_last)
         calls.append(((alike, weight, bias, *how), more, 2.0 * found.numel() * weight[0].numel()))
         return found
 
@@ -57,8 +57,8 @@ def throughput() -> dict[str, float]:
 @torch.no_grad()  # weights are not frozen in inference mode
 def compiled() -> dict[str, float]:
     """Seconds of an evaluation as the package does it, and by `torch.compile`; nothing where no compiler of C++ is."""
-    model, generator = load_model("default", torch.device("cpu")), torch.Generator().manual_seed(0)
-    given = inputs(model, generator)
+    model = load_model("default", torch.device("cpu"))
+    given = inputs(model)
     with config.patch(freezing=True):
         faster = torch.compile(model.denoise)
         try:
@@ -68,31 +68,32 @@ def compiled() -> dict[str, float]:
         return {"eager_s": seconds(lambda: model.denoise(*given)), "compiled_s": seconds(lambda: faster(*given))}
 
 
-def two_over_one(seconds: float = SECONDS) -> float:
+def two_over_one(lasting: float = SECONDS) -> float:
     """What two processes of one thread do over what one does: more than that no two workers gain on this machine."""
     with ProcessPoolExecutor(2, get_context("spawn")) as processes:
-        list(processes.map(evaluations, [seconds / 4] * 2))  # both are there
-        alone = processes.submit(evaluations, seconds).result()
-        return sum(processes.map(evaluations, [seconds] * 2)) / alone
+        list(processes.map(evaluations, [lasting / 4] * 2))  # both are there
+        alone = processes.submit(evaluations, lasting).result()
+        return sum(processes.map(evaluations, [lasting] * 2)) / alone
 
 
 @torch.inference_mode()
-def evaluations(seconds: float) -> float:
+def evaluations(lasting: float) -> float:
     """Of the network by one thread, a second."""
     torch.set_num_threads(1)
     model = load_model("default", torch.device("cpu"))
-    given = inputs(model, torch.Generator().manual_seed(0))
+    given = inputs(model)
     with freed_memory_kept():
         model.denoise(*given)
         started, n = time.perf_counter(), 0
-        while (spent := time.perf_counter() - started) < seconds:
+        while (spent := time.perf_counter() - started) < lasting:
             model.denoise(*given)
             n += 1
     return n / spent
 
 
-def inputs(model: HadmstModel, generator: torch.Generator) -> tuple[Tensor, ...]:
+def inputs(model: HadmstModel) -> tuple[Tensor, ...]:
     """What :meth:`HadmstModel.denoise` takes for a window of some genes, at random."""
+    generator = torch.Generator().manual_seed(0)
 
     def random(channels: int) -> Tensor:
         return torch.randn(GENES, channels, SIDE, SIDE, generator=generator)

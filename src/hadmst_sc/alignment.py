@@ -78,7 +78,7 @@ class Alignment:
         Gain of each stage over the one before in standard errors of the spots' errors: translation; rotation; field, at
         spots and at metagenes that it was not fitted to.
     n_spots
-        Spots that it was told by.
+        Spots that it was told by; of many, translation and rotation by some of them.
     log_odds, log_odds_rotation
         Of a translation and of a rotation against none, natural logarithm; applied where they are above zero.
     error_um

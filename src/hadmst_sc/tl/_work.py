@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -83,13 +82,14 @@ def _here(
 
 def tasks_of(chunks: Sequence[np.ndarray], workers: int) -> list[Sequence[np.ndarray]]:
     """Chunks in tasks of nearly the same size, as many for each worker."""
-    n = max(1, workers) * -(-len(chunks) // (max(1, workers) * CHUNKS_PER_TASK))
-    edges = [len(chunks) * i // n for i in range(n + 1)] if n else []
-    return [chunks[first:last] for first, last in pairwise(edges) if last > first]
+    total, workers = len(chunks), max(1, workers)
+    n = min(total, workers * -(-total // (workers * CHUNKS_PER_TASK)))
+    return [chunks[total * i // n : total * (i + 1) // n] for i in range(n)]
 
 
 @freed_memory_kept()
 def _on_worker(section: SharedSection, into: MapSink | None, chunks: Sequence[np.ndarray]) -> list[Done]:
+    """A task: its chunks one after the other, as a worker has a thread of its own and no more."""
     return [_put_away(section, into, chunk, predict_within_memory(section, chunk)) for chunk in chunks]
 
 
