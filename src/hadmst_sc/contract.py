@@ -24,7 +24,7 @@ RELIABILITY = (
     "image_helps",
     "finest_um",
 )
-Box = tuple[slice, slice]  # rows and columns of the grid
+Box = tuple[slice, slice]  # rows and columns of the grid, with start and stop
 Facts = dict[int, dict[str, float]]  # what is recorded of genes, by their index
 
 
@@ -140,6 +140,21 @@ class Observation:
             tuple(self.spots[i] for i in rows),
             self.inside,
             self.source,
+        )
+
+    def cropped(self, box: Box) -> Observation:
+        """A box of the grid, with the spots whose footprints lie in it as far as they lie on the grid."""
+        k, measurement = self.he_per_bin, self.measurement.cropped(box)
+        within = np.flatnonzero(measurement.area >= (1 - 1e-6) * self.measurement.area)
+        pixels = tuple(slice(part.start * k, part.stop * k) for part in box)
+        return replace(
+            self,
+            grid=replace(self.grid, shape=measurement.shape),
+            he=self.he[(slice(None), *pixels)],
+            measurement=measurement.subset(within),
+            counts=self.counts[within],
+            spots=tuple(self.spots[i] for i in within),
+            inside=self.inside[box],
         )
 
     def subset_genes(self, columns: np.ndarray) -> Observation:

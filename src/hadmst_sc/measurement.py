@@ -172,12 +172,16 @@ def squares(centres: np.ndarray, edge: float, shape: tuple[int, int]) -> Measure
 def _flat(values: np.ndarray, measurement: Measurement) -> np.ndarray:
     if values.shape[-2:] != measurement.shape:
         raise ValueError(f"`values` need the grid's shape {measurement.shape}, but have {values.shape[-2:]}.")
-    return values.reshape(-1, measurement.matrix.shape[1]).T
+    return values.reshape(-1, measurement.matrix.shape[1])
 
 
 def degrade(hr: np.ndarray, measurement: Measurement) -> np.ndarray:
     """What the observations would count: ``A @ hr``, ``(g, ny, nx)`` expected counts per bin to ``(spots, g)``."""
-    return measurement.matrix @ _flat(hr, measurement)
+    maps, matrix = _flat(hr, measurement), measurement.matrix
+    out = np.empty((len(measurement), len(maps)), np.result_type(matrix, maps))
+    for column, one in enumerate(maps):  # a product with all maps at once would first copy them, bin by bin
+        out[:, column] = matrix @ one
+    return out
 
 
 def pool(values: np.ndarray, measurement: Measurement) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.measurement import degrade
 from hadmst_sc.tl._gate import (
     FOLDS_USED,
     MAX_GENES,
@@ -19,6 +20,7 @@ from hadmst_sc.tl._gate import (
     decide,
     fit_gate,
     judges,
+    parts,
 )
 
 
@@ -30,16 +32,16 @@ def phantom():
 def test_the_truth_wins_whichever_side_it_is_on(phantom):
     obs, truth = phantom.observation, phantom.rate
     flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
-    ((as_network,), nothing) = fit_gate(obs, lambda _, genes: Foretold([flat[genes], truth[genes]]))
+    ((as_network,), nothing) = fit_gate(obs, lambda _, genes, box: Foretold([flat[genes], truth[genes]]))
     assert as_network.share >= 0.75 and as_network.deviance < 1 and nothing is None
-    ((as_closed,), _) = fit_gate(obs, lambda _, genes: Foretold([truth[genes], flat[genes]]))
+    ((as_closed,), _) = fit_gate(obs, lambda _, genes, box: Foretold([truth[genes], flat[genes]]))
     assert as_closed.share <= 0.25 and as_closed.deviance <= 1
 
 
 def test_spots_that_judge_were_not_given(phantom):
     obs, seen = phantom.observation, []
 
-    def maps_of(given, genes):
+    def maps_of(given, genes, box):
         seen.append(set(given.spots))
         return Foretold([phantom.rate[genes], phantom.rate[genes]])
 
@@ -47,6 +49,55 @@ def test_spots_that_judge_were_not_given(phantom):
     hidden = [set(obs.spots) - given for given in seen]
     assert len(seen) == FOLDS_USED and not hidden[0] & hidden[1]
     assert gate.n_spots == sum(map(len, hidden)) == pytest.approx(len(obs.spots) * FOLDS_USED / N_FOLDS, abs=2)
+
+
+def test_wide_sections_are_judged_on_parts(phantom, monkeypatch):
+    """Each a section of its own: what its spots counted, and of the maps what lies there."""
+    monkeypatch.setattr("hadmst_sc.tl._gate.N_PARTS", 2)
+    monkeypatch.setattr("hadmst_sc.tl._gate.PART_SPOTS", 30)
+    obs, truth, seen = phantom.observation, phantom.rate, []
+    assert len(obs.spots) > 2 * 30
+    flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
+
+    def maps_of(given, genes, box):
+        seen.append((set(given.spots), box))
+        assert given.grid.shape == given.inside.shape == flat[0][box].shape
+        np.testing.assert_array_equal(given.he, obs.he[(slice(None), *_pixels(obs, box))])
+        kept = [obs.spots.index(name) for name in given.spots]
+        np.testing.assert_allclose(given.measurement.area, obs.measurement.area[kept])
+        return Foretold([one[(genes, *box)] for one in (flat, truth)])
+
+    ((gate,), _) = fit_gate(obs, maps_of)
+    assert gate.share >= 0.75 and gate.deviance < 1  # the truth, as of the whole
+    boxes = [box for _, box in seen]
+    assert boxes == [box for box in parts(obs) for _ in range(FOLDS_USED)] and boxes[0] != boxes[-1]
+    for box in parts(obs):
+        of_box = set(obs.cropped(box).spots)
+        first, second = (of_box - given for given, there in seen if there == box)
+        assert 30 <= len(of_box) < len(obs.spots) and not first & second
+    assert gate.n_spots == sum(len(set(obs.cropped(box).spots) - given) for given, box in seen)
+
+
+def test_a_part_holds_the_spots_that_lie_in_it_whole(phantom):
+    obs, box = phantom.observation, (slice(13, 41), slice(8, 50))
+    part = obs.cropped(box)
+    assert 0 < len(part.spots) < len(obs.spots)
+    rows = [obs.spots.index(name) for name in part.spots]
+    np.testing.assert_array_equal(part.counts, obs.counts[rows])
+    np.testing.assert_allclose(
+        degrade(phantom.rate[(slice(None), *box)], part.measurement),
+        degrade(phantom.rate, obs.measurement)[rows],
+        rtol=1e-5,
+    )
+    for row in set(range(len(obs.spots))) - set(rows):
+        inside = obs.measurement.subset([row]).cropped(box).area
+        assert inside < obs.measurement.area[row]
+    whole = obs.cropped(tuple(slice(0, side) for side in obs.grid.shape))
+    assert whole.spots == obs.spots and (whole.measurement.matrix != obs.measurement.matrix).nnz == 0
+
+
+def _pixels(obs, box):
+    return tuple(slice(part.start * obs.he_per_bin, part.stop * obs.he_per_bin) for part in box)
 
 
 def test_few_spots_judge_nothing(phantom):
@@ -69,7 +120,7 @@ def test_genes_that_judge_do_not_depend_on_their_order(phantom):
 def test_several_are_judged_beside_the_same_closed_form(phantom):
     obs, truth = phantom.observation, phantom.rate
     flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
-    (good, useless), _ = fit_gate(obs, lambda _, genes: Foretold([flat[genes], truth[genes], flat[genes]]))
+    (good, useless), _ = fit_gate(obs, lambda _, genes, box: Foretold([flat[genes], truth[genes], flat[genes]]))
     assert good.deviance < 0.99 and useless.deviance == pytest.approx(1)
 
 
@@ -80,7 +131,7 @@ def test_the_spread_of_draws_is_judged_by_the_same_spots(phantom, too_narrow):
     waves = rng.standard_normal((9, len(truth), 12, 12))  # of 100 µm: a footprint lies within one
     errors = np.exp(0.2 * waves).repeat(10, 2).repeat(10, 3)
 
-    def maps_of(_, genes):
+    def maps_of(_, genes, box):
         estimate = truth * (1 + too_narrow * (errors[-1] - 1)).clip(0.05)
         return Foretold([estimate[genes], estimate[genes]], (truth * errors[:-1])[:, genes])
 

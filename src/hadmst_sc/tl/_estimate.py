@@ -14,7 +14,7 @@ from hadmst_sc.contract import Observation
 from hadmst_sc.diffusion import tiles
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import N_CHANNELS
-from hadmst_sc.tl._gate import folds_used, judges
+from hadmst_sc.tl._gate import distillations, judges
 from hadmst_sc.tl._mixture import N_LANDMARKS
 from hadmst_sc.tl._section import tissue_crop
 
@@ -53,8 +53,8 @@ def estimate(
     """Before anything is computed; ``how`` are the arguments of :func:`predict` that change how much there is to do."""
     n_genes, n_bins = len(obs.genes), obs.grid.n_bins
     draws = how["n_samples"] if network is not None and how["n_samples"] > 1 else 0
-    folds = folds_used(len(obs.spots)) if how["gate"] and network is not None else 0
-    filters = DISTILLATION * (1 + folds) + REGISTRATION * bool(how["align"]) + PER_GENE * n_genes
+    again = distillations(len(obs.spots)) if how["gate"] and network is not None else 0
+    filters = DISTILLATION * (1 + again) + REGISTRATION * bool(how["align"]) + PER_GENE * n_genes
     seconds, area = filters * n_bins * _seconds_of_a_filter(), 0
     if network is not None:
         halo, align = network.spec.halo, network.spec.align
@@ -66,7 +66,7 @@ def estimate(
         if how["n_metagenes"] is not None:
             few = how["n_metagenes"] + N_LANDMARKS
             evaluations = few + N_LANDMARKS * per_gene * (draws > 0)
-        evaluations += folds * (few + len(judges(obs)) * per_gene)
+        evaluations += again * (few + len(judges(obs)) * per_gene)
         seconds += evaluations * area * _seconds_of_an_evaluation(network, device)
     stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + (draws > 0))
     memory = LIBRARIES + WINDOW * GENES * min(area, (window + 64) ** 2) / 4 + PER_BIN * n_bins

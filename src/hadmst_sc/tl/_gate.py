@@ -3,19 +3,21 @@
 A network that was trained on other tissue can be wrong on this one, and nobody but the section's own spots can tell. So
 a part of them is hidden, both maps of some genes foretell it, and the section takes the mix of the two that was right.
 One share for all genes: a gene's own spots are too few to choose one for itself. The same spots tell how wide errors
-are, and so by how much the spread of the draws is to be scaled.
+are, and so by how much the spread of the draws is to be scaled. Wide sections are judged on parts of the size of a
+slide, which have spots enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 from scipy.spatial import cKDTree
 
-from hadmst_sc.contract import Observation
+from hadmst_sc.contract import Box, Observation
+from hadmst_sc.kriging import pitch_of
 from hadmst_sc.measurement import degrade
 from hadmst_sc.uncertainty import Calibration, calibrate
 
@@ -23,6 +25,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the network, in the logarithm
 UNKNOWN = 0.75  # the share where nothing can be judged
 N_FOLDS, FOLDS_USED = 4, 2  # a quarter of the spots is hidden at a time, as in our benchmarks; half of them judge,
 MANY_SPOTS = 500  # or a quarter, where that is so many
+N_PARTS, PART_SPOTS = 2, 2500  # of a section with more spots than these have
 MAX_GENES = 40  # that judge: more would say the same
 MIN_SPOTS = 24  # fewer cannot tell
 N_ALIKE = 8  # hidden spots over which the relative variance of draws is averaged
@@ -67,7 +70,25 @@ def spaced(ranked: np.ndarray, n: int) -> np.ndarray:
     return ranked[np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)]
 
 
-def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], Foretold]) -> Verdict:
+def parts(obs: Observation) -> list[Box]:
+    """What is judged of a section: all of it, or squares of ``PART_SPOTS`` spots or more around spots at random."""
+    centres, shape = obs.measurement.centres, obs.grid.shape
+    if len(centres) <= N_PARTS * PART_SPOTS:
+        return [(slice(0, shape[0]), slice(0, shape[1]))]
+    tree, reach, boxes = cKDTree(centres), pitch_of(centres), []
+    for middle in np.random.default_rng(0).choice(centres, N_PARTS, replace=False):
+        near = centres[tree.query(middle, PART_SPOTS, p=np.inf)[1]]
+        low, high = (near.min(0) - reach).clip(0).astype(int), np.minimum(near.max(0) + reach, shape).astype(int)
+        boxes.append((slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))))
+    return boxes
+
+
+def distillations(n_spots: int) -> float:
+    """How many times the work on all of a section the gate does, but for the number of genes."""
+    return folds_used(n_spots) * min(1.0, N_PARTS * PART_SPOTS / max(n_spots, 1))
+
+
+def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box], Foretold]) -> Verdict:
     """Judge the closed form and what there is beside it by spots that none of them saw.
 
     Parameters
@@ -75,7 +96,7 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], Fore
     obs
         The section.
     maps_of
-        Foretells some genes (columns) of a section with fewer spots.
+        Foretells some genes (columns) of a box of the section with fewer spots.
 
     Returns
     -------
@@ -85,8 +106,7 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray], Fore
     n_spots, genes = len(obs.spots), judges(obs)
     if n_spots < MIN_SPOTS:
         return Verdict([Gate(UNKNOWN, 1.0, 0)], None)
-    fold = np.random.default_rng(0).permutation(n_spots) % N_FOLDS
-    hidden = [_at_hidden(obs, fold == k, genes, maps_of) for k in range(folds_used(n_spots))]
+    hidden = [one for box in parts(obs) for one in _at_hidden(obs, genes, box, maps_of)]
     counts = np.concatenate([one.counts for one in hidden])
     gates = []
     for number in range(len(hidden[0].mixes)):
@@ -109,13 +129,18 @@ class _Hidden(NamedTuple):
 
 
 def _at_hidden(
-    obs: Observation, rows: np.ndarray, genes: np.ndarray, maps_of: Callable[[Observation, np.ndarray], Foretold]
-) -> _Hidden:
-    measurement = obs.measurement.subset(rows)
-    (closed, *others), draws = maps_of(obs.subset_spots(~rows), genes)
-    mixes = [np.stack([degrade(_mixed(closed, one, share), measurement) for share in SHARES]) for one in others]
-    std = None if draws is None else np.std([degrade(draw, measurement) for draw in draws], axis=0, ddof=1)
-    return _Hidden(obs.counts[rows][:, genes], mixes, std, measurement.centres)
+    obs: Observation, genes: np.ndarray, box: Box, maps_of: Callable[[Observation, np.ndarray, Box], Foretold]
+) -> Iterator[_Hidden]:
+    """Each time that spots of a box are hidden."""
+    part = obs.cropped(box)
+    fold = np.random.default_rng(0).permutation(len(part.spots)) % N_FOLDS
+    for k in range(folds_used(len(part.spots))):
+        rows = fold == k
+        measurement = part.measurement.subset(rows)
+        (closed, *others), draws = maps_of(part.subset_spots(~rows), genes, box)
+        mixes = [np.stack([degrade(_mixed(closed, one, share), measurement) for share in SHARES]) for one in others]
+        std = None if draws is None else np.std([degrade(draw, measurement) for draw in draws], axis=0, ddof=1)
+        yield _Hidden(part.counts[rows][:, genes], mixes, std, measurement.centres)
 
 
 def _alike(std: np.ndarray, mean: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from hadmst_sc.alignment import Alignment
 from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.components import Panel
-from hadmst_sc.contract import MapSink, Observation, Prediction
+from hadmst_sc.contract import Box, MapSink, Observation, Prediction
 from hadmst_sc.diffusion import RULES
 from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.io.problems import logger
@@ -73,14 +73,15 @@ def _gate(
     options = options | {"n_samples": 0, "consistency": "off"}
     obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # of which the section's components are made
 
-    def maps_of(given: Observation, genes: np.ndarray) -> Foretold:
-        section = _shared(given, he, network, features, options)
+    def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Foretold:
+        at = (slice(None), *box)
+        section = _shared(given, he[at], network, None if features is None else features[at], options)
         sections = [replace(section, model=None)]
         if n_metagenes is not None:
             sections.append(mixed(section, n_metagenes, gene_chunk, without=genes, client=client))
         sections.append(replace(section, options=options | {"n_samples": n_draws, "keep_draws": bool(n_draws)}))
-        found = [Arrays((len(genes), *obs.grid.shape), False, 0) for _ in sections[:-1]]
-        found += [Arrays((len(genes), *obs.grid.shape), bool(n_draws), n_draws)]
+        found = [Arrays((len(genes), *given.grid.shape), False, 0) for _ in sections[:-1]]
+        found += [Arrays((len(genes), *given.grid.shape), bool(n_draws), n_draws)]
         rows = np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk))
         rows_of = {int(genes[some[0]]): some for some in rows}
         for arrays, one in zip(found, sections, strict=True):
