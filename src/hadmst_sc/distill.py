@@ -14,6 +14,7 @@ from scipy import sparse
 from hadmst_sc.components import MARGIN, N_METAGENES, SOURCES, Components, Panel, components
 from hadmst_sc.contract import Observation
 from hadmst_sc.measurement import Measurement
+from hadmst_sc.threads import side_by_side
 
 PRIORS = ("he", "space", "joint", "spread", "texture")
 TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
@@ -95,9 +96,13 @@ class Distilled:
         out = np.ones((len(genes), len(PRIORS), self.section.active.size), np.float32)
         loadings = self._loadings[:, genes].T.astype(np.float32)
         offset = self._offset[genes, None].astype(np.float32)
-        for prior, index in enumerate((0, 1, 2, 4)):  # all but the spread prior, which follows from the first
-            rates = np.square(np.maximum(offset + loadings @ self.section.maps[prior], 0))
+
+        def decode(maps: np.ndarray, index: int) -> None:
+            rates = np.square(np.maximum(offset + loadings @ maps, 0))
             out[:, index, self._where] = np.maximum(rates * self._total_factor(rates, genes), FLOOR)
+
+        # All but the spread prior, which follows from the first.
+        side_by_side(lambda one: decode(*one), zip(self.section.maps, (0, 1, 2, 4), strict=True))
         out[:, 3, self._where] = self._spread_prior(genes, out[:, 0, self._where])
         return out.reshape(len(genes), len(PRIORS), *self.section.active.shape)
 

@@ -6,9 +6,11 @@ numpy and scipy let go of the interpreter while they compute; the pieces are too
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from threading import Lock
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -20,8 +22,10 @@ MOST = 8  # beyond, they would wait for the interpreter, and each piece takes me
 
 
 def cores() -> int:
-    """Cores that this process may use, but no more than ``MOST``."""
-    return min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """Cores that this process may use, but no more than ``MOST``, nor than ``OMP_NUM_THREADS``, as workers have it."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(MOST, own, int(told) if told.isdecimal() and int(told) else own)
 
 
 @cache
@@ -30,7 +34,32 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+class _Kept:
+    """How many ask for BLAS to keep to one thread, and what undoes it."""
+
+    lock, n, undo = Lock(), 0, ExitStack()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """BLAS keeps to the thread that calls it, in this process, until the last that asked for it is done.
+
+    After a product its threads wait for the next one, and keep busy for some 30 ms, on cores that others could use.
+    """
+    with _Kept.lock:
+        if not _Kept.n:
+            _Kept.undo.enter_context(_libraries().limit(limits=1, user_api="blas"))
+        _Kept.n += 1
+    try:
+        yield
+    finally:
+        with _Kept.lock:
+            _Kept.n -= 1
+            if not _Kept.n:
+                _Kept.undo.close()
+
+
 def side_by_side(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
     """``work`` of each piece, in their order; what one raises is raised. BLAS meanwhile keeps to the piece's thread."""
-    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as threads:
+    with one_blas_thread(), ThreadPoolExecutor(cores()) as threads:
         return list(threads.map(work, pieces))

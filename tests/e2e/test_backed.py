@@ -244,13 +244,18 @@ def test_workers_write_for_themselves_and_this_process_the_rest(backed, referenc
     assert dask.base.get_scheduler() == cluster.get
 
 
-@pytest.mark.parametrize(("n", "workers", "sizes"), [(50, 2, {3, 4}), (6, 2, {3}), (3, 8, {1}), (5, 0, {2, 3})])
+@pytest.mark.parametrize(
+    ("n", "workers", "sizes"), [(50, 2, {3, 4}), (10, 2, {2, 3}), (6, 2, {3}), (3, 8, {1}), (5, 0, {2, 3})]
+)
 def test_tasks_are_alike_and_as_many_for_each_worker(n, workers, sizes):
     chunks = [np.array([i]) for i in range(n)]
     tasks = _work.tasks_of(chunks, workers)
     assert [chunk for task in tasks for chunk in task] == chunks
     assert {len(task) for task in tasks} == sizes and max(sizes) <= _work.CHUNKS_PER_TASK
     assert len(tasks) % max(1, workers) == 0 or len(tasks) == n
+    # Sent out in turn, they are the same work for each worker, but for one chunk.
+    of_worker = [sum(map(len, tasks[i :: max(1, workers)])) for i in range(max(1, workers))]
+    assert max(of_worker) - min(of_worker) <= 1
     assert _work.tasks_of([], workers) == []
 
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
-from hadmst_sc.threads import MOST, cores, side_by_side
+from hadmst_sc.threads import MOST, cores, one_blas_thread, side_by_side
+
+
+@pytest.fixture(autouse=True)
+def no_bound(monkeypatch):
+    """The tests themselves run with one thread each."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def blas_threads() -> list[int]:
+    assert np.ones((2, 2)).dot(np.ones(2)).tolist() == [2, 2]  # numpy's is loaded
+    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
 
 
 def test_results_are_in_the_order_of_the_pieces():
@@ -28,3 +42,25 @@ def test_what_a_piece_raises_is_raised():
 
     with pytest.raises(ValueError, match="the third"):
         side_by_side(work, range(5))
+
+
+@pytest.mark.parametrize(("told", "expected"), [("1", 1), ("many", None), ("0", None), (str(10**6), None)])
+def test_no_more_cores_than_a_worker_may_use(monkeypatch, told, expected):
+    every = cores()
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert cores() == (expected or every) <= len(os.sched_getaffinity(0))
+
+
+def test_blas_keeps_to_one_thread_until_the_last_is_done():
+    """Two runs in one process, the first of which ends first: neither leaves the other's limit behind."""
+    before = blas_threads()
+    first, second = one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(blas_threads()) == {1}
+    second.__exit__(None, None, None)
+    assert blas_threads() == before
+    with pytest.raises(ValueError, match="what it is"), one_blas_thread():
+        raise ValueError("what it is")
+    assert blas_threads() == before

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hadmst_sc.diffusion.denoiser import Denoiser
+from hadmst_sc.threads import side_by_side
 
 
 def sigma_schedule(n_steps: int, sigma_max: float, sigma_min: float = 0.05, rho: float = 7.0) -> Tensor:
@@ -37,10 +38,13 @@ def keyed_noise(shape: tuple[int, int], names: Sequence[str], seed: int, draw: i
     order, workers and devices cannot change it, and the caller's random state is untouched.
     """
     maps = np.empty((len(names), *shape), np.float32)
-    for index, name in enumerate(names):
+
+    def fill(name: str, out: np.ndarray) -> None:
         digest = hashlib.sha256(f"{seed}\0{draw}\0{name}".encode()).digest()
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-        generator.standard_normal(dtype=np.float32, out=maps[index])
+        generator.standard_normal(dtype=np.float32, out=out)
+
+    side_by_side(lambda one: fill(*one), zip(names, maps, strict=True))
     return torch.from_numpy(maps)
 
 

@@ -24,6 +24,7 @@ from hadmst_sc.expression import Residual, closed_form
 from hadmst_sc.grid import Window
 from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import gene_channels
+from hadmst_sc.threads import one_blas_thread
 from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._section import Maps, Mixture, SharedSection
 
@@ -104,6 +105,7 @@ def _gated(denoise: Denoiser, residual: Residual, share: float) -> Denoiser:
     return gated
 
 
+@one_blas_thread()  # the network is to have all cores
 @torch.inference_mode()
 def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     """Maps of some genes on the cropped grid, counts per bin."""

@@ -62,7 +62,7 @@ def estimate(
         outer = (tile.outer for tile in tiles(inside, core=window, halo=halo, align=align))
         area = sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in outer)
         per_gene, few = 1 + draws * (how["n_steps"] or 1), 0
-        evaluations = n_genes * per_gene
+        evaluations: float = n_genes * per_gene
         if how["n_metagenes"] is not None:
             few = how["n_metagenes"] + N_LANDMARKS
             evaluations = few + N_LANDMARKS * per_gene * (draws > 0)

@@ -81,10 +81,10 @@ def _here(
 
 
 def tasks_of(chunks: Sequence[np.ndarray], workers: int) -> list[Sequence[np.ndarray]]:
-    """Chunks in tasks of nearly the same size, as many for each worker."""
+    """Chunks in tasks of nearly the same size, as many for each worker; larger ones first, so that all end together."""
     total, workers = len(chunks), max(1, workers)
     n = min(total, workers * -(-total // (workers * CHUNKS_PER_TASK)))
-    return [chunks[total * i // n : total * (i + 1) // n] for i in range(n)]
+    return [[chunks[i] for i in some] for some in np.array_split(np.arange(total), n)] if n else []
 
 
 @freed_memory_kept()
