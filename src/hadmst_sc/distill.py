@@ -102,7 +102,7 @@ class Distilled:
             out[:, index, self._where] = np.maximum(rates * self._total_factor(rates, genes), FLOOR)
 
         # All but the spread prior, which follows from the first.
-        side_by_side(lambda one: decode(*one), zip(self.section.maps, (0, 1, 2, 4), strict=True))
+        side_by_side(decode, self.section.maps, (0, 1, 2, 4))
         out[:, 3, self._where] = self._spread_prior(genes, out[:, 0, self._where])
         return out.reshape(len(genes), len(PRIORS), *self.section.active.shape)
 

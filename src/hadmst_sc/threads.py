@@ -11,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 MOST = 8  # beyond, they would wait for the interpreter, and each piece takes memory
@@ -59,7 +58,10 @@ def one_blas_thread() -> Iterator[None]:
                 _Kept.undo.close()
 
 
-def side_by_side(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
-    """``work`` of each piece, in their order; what one raises is raised. BLAS meanwhile keeps to the piece's thread."""
+def side_by_side(work: Callable[..., Result], *pieces: Iterable[Any]) -> list[Result]:
+    """``work`` of each piece, in their order; what one raises is raised. BLAS meanwhile keeps to the piece's thread.
+
+    With several iterables, all of one length, a piece is one of each.
+    """
     with one_blas_thread(), ThreadPoolExecutor(cores()) as threads:
-        return list(threads.map(work, pieces))
+        return list(threads.map(lambda piece: work(*piece), zip(*pieces, strict=True)))

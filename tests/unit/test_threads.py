@@ -26,6 +26,9 @@ def blas_threads() -> list[int]:
 def test_results_are_in_the_order_of_the_pieces():
     assert side_by_side(lambda piece: piece**2, range(100)) == [piece**2 for piece in range(100)]
     assert side_by_side(str, []) == []
+    assert side_by_side(pow, [2, 3], [5, 2]) == [32, 9]
+    with pytest.raises(ValueError, match="shorter"):
+        side_by_side(pow, [2, 3], [5])
 
 
 def test_pieces_run_at_the_same_time_on_as_many_cores_as_there_are():

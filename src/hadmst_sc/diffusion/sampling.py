@@ -44,7 +44,7 @@ def keyed_noise(shape: tuple[int, int], names: Sequence[str], seed: int, draw: i
         generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
         generator.standard_normal(dtype=np.float32, out=out)
 
-    side_by_side(lambda one: fill(*one), zip(names, maps, strict=True))
+    side_by_side(fill, names, maps)
     return torch.from_numpy(maps)
 
 
