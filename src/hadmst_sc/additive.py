@@ -11,7 +11,7 @@ Eq. 5.12). Without a map ``Q`` is the identity and this is ridge regression; wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -20,13 +20,14 @@ from scipy import ndimage, sparse
 
 from hadmst_sc.kriging import CANDIDATES, Kernel, Lattice, SpotPrecision
 from hadmst_sc.measurement import Measurement, pool
+from hadmst_sc.threads import each_in_turn, side_by_side
 
 N_FOURIER = 192
 FOURIER_SEED = 20_261_122  # fixed: the closed form is a function of the section alone
 Mix = tuple[float, float]
 NO_HE: Mix = (0.0, 0.0)
 MIXES: tuple[Mix, ...] = ((1.0, 0.0), (0.5, 0.5), (0.2, 0.8))  # linear and Fourier shares of the H&E kernel
-BINS_AT_ONCE = 2**16
+BINS_AT_ONCE = 2**13
 RIDGES = (0.05, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
 
 
@@ -68,12 +69,17 @@ class Choice:
 
     def offer(self, loo: np.ndarray, recipe: Recipe) -> None:
         """Take the components that this recipe predicts better, if the recipe is allowed at all."""
-        if (recipe.kernel, recipe.mix) not in self.allowed:
-            return
-        error = ((self.values - loo) ** 2).mean(0)
+        if (recipe.kernel, recipe.mix) in self.allowed:
+            self._take(loo, ((self.values - loo) ** 2).mean(0), [recipe] * len(self.recipe))
+
+    def merge(self, other: Choice) -> None:
+        """Take the components that another choice predicts better."""
+        self._take(other.loo, other.error, other.recipe)
+
+    def _take(self, loo: np.ndarray, error: np.ndarray, recipes: Sequence[Recipe | None]) -> None:
         # A thousandth of the error is no reason to change: near-ties would be decided by rounding.
-        for column in np.flatnonzero(error < self.error * (1 - 1e-3)):
-            self.error[column], self.recipe[column] = error[column], recipe
+        for column in np.flatnonzero(error < self.error * (1 - 1e-3)).tolist():
+            self.error[column], self.recipe[column] = error[column], recipes[column]
             self.loo[:, column] = loo[:, column]
 
     def groups(self) -> list[tuple[Recipe, list[int]]]:
@@ -146,17 +152,24 @@ class HEDesign:
         """Weights of all regressors to maps ``(K, active bins)`` float32, at the width of a footprint or of a bin."""
         weights, features = weights.T.astype(np.float32), self._features(smooth=smooth)
         maps = np.empty((len(weights), features.shape[1]), np.float32) if out is None else out
-        for start in range(0, maps.shape[1], BINS_AT_ONCE):  # regressors of all bins would be large
+
+        def fill(start: int) -> None:
             here = slice(start, start + BINS_AT_ONCE)
             blocks = self._normalised((features[:, here].T, self._fourier(features[:, here].T)))
             maps[:, here] = weights[:, :1] + weights[:, 1:] @ np.concatenate(blocks, 1, dtype=np.float32).T
+
+        side_by_side(fill, range(0, maps.shape[1], BINS_AT_ONCE))  # regressors of all bins would be large
         return maps
 
     def _features(self, *, smooth: bool) -> np.ndarray:
         """``(f, active bins)``."""
         if not smooth:
             return self._maps[:, self._active]
-        return np.stack([ndimage.gaussian_filter(one, self._width, mode="nearest")[self._active] for one in self._maps])
+
+        def smoothed(one: np.ndarray) -> np.ndarray:
+            return np.asarray(ndimage.gaussian_filter(one, self._width, mode="nearest")[self._active])
+
+        return np.stack(side_by_side(smoothed, self._maps))
 
 
 class Solution:
@@ -219,19 +232,31 @@ class AdditiveRegression:
         the three, and the first again from the features of single bins: *texture*, finer than anything that the weights
         were learnt on, and so no estimate.
         """
-        choices = [Choice(values, he=h, space=s) for h, s in ((True, False), (False, True), (True, True))]
-        solutions: dict[tuple[Kernel | None, Mix], Solution] = {}
-        root, root_of = None, None
-        for kernel, mix in recipes(he=True, space=True):
-            if kernel is not None and kernel is not root_of:
-                root, root_of = self._precision.root(kernel), kernel
+        choices, solutions = self._choices(values), dict[tuple[Kernel | None, Mix], Solution]()
+        for some, some_solutions in each_in_turn(lambda kernel: self._fit(kernel, values), (None, *CANDIDATES)):
+            for choice, one in zip(choices, some, strict=True):
+                choice.merge(one)
+            solutions |= some_solutions
+        return choices, self._maps(choices, solutions)
+
+    @staticmethod
+    def _choices(values: np.ndarray) -> list[Choice]:
+        return [Choice(values, he=he, space=space) for he, space in ((True, False), (False, True), (True, True))]
+
+    def _fit(
+        self, kernel: Kernel | None, values: np.ndarray
+    ) -> tuple[list[Choice], dict[tuple[Kernel | None, Mix], Solution]]:
+        """Choices among the recipes of one kernel."""
+        choices, solutions = self._choices(values), {}
+        root = None if kernel is None else self._precision.root(kernel)
+        for mix in MIXES if kernel is None else (NO_HE, *MIXES):
             solution = Solution(root, self._design.at_spots(mix), values)
             for ridge in RIDGES if mix != NO_HE else (1.0,):
                 loo = values - solution.errors(ridge)
                 for choice in choices:
                     choice.offer(loo, Recipe(kernel, mix, ridge))
             solutions[kernel, mix] = solution.forget_spots()
-        return choices, self._maps(choices, solutions)
+        return choices, solutions
 
     def _maps(self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], Solution]) -> np.ndarray:
         n = choices[0].values.shape[1]

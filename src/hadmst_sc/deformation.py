@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from hadmst_sc.agreement import Agreement, Basis
 from hadmst_sc.alignment import Alignment, Field
+from hadmst_sc.threads import side_by_side
 
 MAX_DEG = 6.0
 N_STARTS = 3  # angles from which the descent starts
@@ -57,9 +58,10 @@ def find_rotation(section: Agreement, start: Alignment, step_deg: float, max_um:
     angles = MAX_DEG * np.arange(-n + 1, n) / n  # the bound itself is no peak
     # A translation found under the wrong angle may be wrong itself, so none at all is tried too.
     starts = (start, replace(start, dy_um=0.0, dx_um=0.0))
-    tried = [(errors(one), one) for one in (replace(s, rotation_deg=float(a)) for s in starts for a in angles)]
-    best = sorted(tried, key=lambda pair: pair[0])[:N_STARTS]  # stable: of equals the first
-    return min((_descend(section, one, max_um) for _, one in best), key=lambda pair: pair[0])[1]
+    tried = [replace(s, rotation_deg=float(a)) for s in starts for a in angles]
+    best = np.argsort(side_by_side(errors, tried), kind="stable")[:N_STARTS]  # of equals the first
+    found = side_by_side(lambda one: _descend(section, tried[one], max_um), best)
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 def _descend(section: Agreement, at: Alignment, max_um: float) -> tuple[float, Alignment]:
@@ -112,16 +114,15 @@ def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.
     moved = start.displacement_um(section.centres_um)
     everywhere = np.ones(len(moved), bool)
     fold = np.random.default_rng(0).permutation(len(moved)) % N_FOLDS
-    of_spots = np.zeros(len(moved))
-    for left_out in (fold == k for k in range(N_FOLDS)):
-        control = _control(section, start, basis, ~left_out)
-        of_spots[left_out] = section.errors_beside_map(moved + basis(control))[left_out]
     odd, even = (section.of_metagenes(slice(first, None, 2)) for first in (0, 1))
-    pairs = ((odd, even), (even, odd))
-    of_metagenes = sum(
-        unseen.errors_beside_map(moved + basis(_control(seen, start, basis, everywhere))) for seen, unseen in pairs
-    )
-    return of_spots, np.asarray(of_metagenes), odd.errors_beside_map(moved) + even.errors_beside_map(moved)
+
+    def errors(seen: Agreement, rows: np.ndarray, unseen: Agreement) -> np.ndarray:
+        return unseen.errors_beside_map(moved + basis(_control(seen, start, basis, rows)))
+
+    parts = [(section, fold != k, section) for k in range(N_FOLDS)] + [(odd, everywhere, even), (even, everywhere, odd)]
+    *of_folds, of_even, of_odd = side_by_side(errors, *zip(*parts, strict=True))
+    of_spots = np.choose(fold, of_folds)
+    return of_spots, of_even + of_odd, odd.errors_beside_map(moved) + even.errors_beside_map(moved)
 
 
 def _control(section: Agreement, start: Alignment, basis: Basis, rows: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ taken at the finest scale that the pixels carry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy import ndimage
@@ -73,8 +73,10 @@ def separate_stains(he: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.
     return amounts[:, 0].reshape(inside.shape), amounts[:, 1].reshape(inside.shape)
 
 
-def _maps(h: np.ndarray, e: np.ndarray, um_per_px: float) -> Iterator[np.ndarray]:
-    """The base maps, one at a time: a slide's worth of them at full resolution need not be in memory together."""
+def _maps(
+    h: np.ndarray, e: np.ndarray, um_per_px: float, to_bins: Callable[[np.ndarray], np.ndarray]
+) -> list[np.ndarray]:
+    """The base maps, each taken to bins at once: a slide's worth of them at full resolution need not be in memory."""
 
     def px(um: float) -> float:
         return max(um / um_per_px, 0.7)
@@ -85,23 +87,36 @@ def _maps(h: np.ndarray, e: np.ndarray, um_per_px: float) -> Iterator[np.ndarray
     def spread(image: np.ndarray, mean: np.ndarray, um: float) -> np.ndarray:
         return np.sqrt(np.maximum(smooth(image * image, um) - mean * mean, 0))
 
-    yield h
-    yield e
-    yield np.minimum(h, 0.4)  # background haematoxylin, nuclei taken out
-    yield (h > 0.5).astype(np.float32)  # nuclear area
-    yield -ndimage.gaussian_laplace(h, px(3.0), mode="nearest")
-    for um in (5.0, 8.75):  # blobs the size of small and large nuclei
-        yield np.maximum(-ndimage.gaussian_laplace(h, px(um), mode="nearest"), 0)
-    gy, gx = np.gradient(smooth(h, 2.5))
-    yield np.hypot(gy, gx)
-    h_mean, e_mean = smooth(h, 7.5), smooth(e, 7.5)
-    yield spread(h, h_mean, 7.5)
-    yield spread(e, e_mean, 7.5)
-    jxx, jyy, jxy = (smooth(product, 12.5) for product in (gx * gx, gy * gy, gx * gy))
-    yield np.sqrt((jxx - jyy) ** 2 + 4 * jxy**2) / (jxx + jyy + 1e-4)  # alignment of edges: fibres
-    yield e * h
-    yield e * e
-    yield e_mean * h_mean
+    def stains() -> Iterator[np.ndarray]:
+        yield h
+        yield e
+        yield np.minimum(h, 0.4)  # background haematoxylin, nuclei taken out
+        yield (h > 0.5).astype(np.float32)  # nuclear area
+
+    def blobs() -> Iterator[np.ndarray]:
+        yield -ndimage.gaussian_laplace(h, px(3.0), mode="nearest")
+        for um in (5.0, 8.75):  # the size of small and large nuclei
+            yield np.maximum(-ndimage.gaussian_laplace(h, px(um), mode="nearest"), 0)
+
+    def slopes() -> Iterator[np.ndarray]:
+        gy, gx = np.gradient(smooth(h, 2.5))
+        yield np.hypot(gy, gx)
+        jxx, jyy, jxy = (smooth(product, 12.5) for product in (gx * gx, gy * gy, gx * gy))
+        yield np.sqrt((jxx - jyy) ** 2 + 4 * jxy**2) / (jxx + jyy + 1e-4)  # alignment of edges: fibres
+
+    def neighbourhoods() -> Iterator[np.ndarray]:
+        h_mean, e_mean = smooth(h, 7.5), smooth(e, 7.5)
+        yield spread(h, h_mean, 7.5)
+        yield spread(e, e_mean, 7.5)
+        yield e * h
+        yield e * e
+        yield e_mean * h_mean
+
+    parts = (slopes, neighbourhoods, blobs, stains)  # the longest first
+    (slope, fibres), (h_spread, e_spread, *products), blob, stained = side_by_side(
+        lambda part: [to_bins(one) for one in part()], parts
+    )
+    return [*stained, *blob, slope, h_spread, e_spread, fibres, *products]
 
 
 N_BASE = 14
@@ -118,7 +133,7 @@ def he_features(obs: Observation) -> np.ndarray:
     k, (ny, nx) = obs.he_per_bin, obs.grid.shape
     inside = np.repeat(np.repeat(obs.inside, k, 0), k, 1)
     h, e = separate_stains(obs.he, inside)
-    base = np.stack([m.reshape(ny, k, nx, k).mean((1, 3)) for m in _maps(h, e, obs.grid.bin_um / k)])
+    base = _maps(h, e, obs.grid.bin_um / k, lambda one: one.reshape(ny, k, nx, k).mean((1, 3)))
 
     def smooth(job: tuple[float, np.ndarray]) -> np.ndarray:
         um, one = job

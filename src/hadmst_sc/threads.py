@@ -58,10 +58,15 @@ def one_blas_thread() -> Iterator[None]:
                 _Kept.undo.close()
 
 
+def each_in_turn(work: Callable[..., Result], *pieces: Iterable[Any]) -> Iterator[Result]:
+    """As :func:`side_by_side`, for results that are large: each is handed on as soon as it is its turn, not kept."""
+    with one_blas_thread(), ThreadPoolExecutor(cores()) as threads:
+        yield from threads.map(lambda piece: work(*piece), zip(*pieces, strict=True))
+
+
 def side_by_side(work: Callable[..., Result], *pieces: Iterable[Any]) -> list[Result]:
     """``work`` of each piece, in their order; what one raises is raised. BLAS meanwhile keeps to the piece's thread.
 
     With several iterables, all of one length, a piece is one of each.
     """
-    with one_blas_thread(), ThreadPoolExecutor(cores()) as threads:
-        return list(threads.map(lambda piece: work(*piece), zip(*pieces, strict=True)))
+    return list(each_in_turn(work, *pieces))

@@ -34,19 +34,19 @@ def raster_elements(
 ) -> dict[str, Any]:
     """Image, standard deviation where there is one, and labels of the bins in tissue, by name.
 
-    ``hollow`` images are zero: their chunks are on disk already and are put in place after the rest is written.
+    ``hollow`` images have a single pixel: their arrays are on disk already and are put in place once these are written.
     """
     (ny, nx), steps = prediction.grid.shape, pyramid_steps(prediction.grid.shape)
     maps = {names.image: prediction.mean, names.std: prediction.std}
     if hollow:
-        maps = {name: None if one is None else da.zeros(one.shape, dtype=np.float32) for name, one in maps.items()}
+        maps = {name: None if one is None else np.zeros((len(one), 1, 1), np.float32) for name, one in maps.items()}
     found: dict[str, Any] = {
         name: Image2DModel.parse(
             values if isinstance(values, da.Array) else np.ascontiguousarray(values, np.float32),
             dims=("c", "y", "x"),
             c_coords=list(prediction.genes),
             transformations=_transformations(sdata, prediction, source),
-            chunks=CHUNKS,
+            chunks=None if hollow else CHUNKS,
             scale_factors=[2] * steps or None,
         )
         for name, values in maps.items()

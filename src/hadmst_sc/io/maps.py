@@ -21,6 +21,14 @@ from hadmst_sc.io.problems import logger
 
 RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
 EDGE = 1024  # bins along the side of a chunk
+LAYOUT = (
+    "shape",
+    "data_type",
+    "chunk_grid",
+    "chunk_key_encoding",
+    "fill_value",
+    "codecs",
+)  # what an array's files hold
 
 
 class MapStore:
@@ -109,15 +117,13 @@ class MapStore:
         for mine, name in zip(("mean", "std"), names, strict=True):
             if not (images / name).exists():
                 continue
-            source = zarr.open_group(self.path / MAPS, mode="r")[mine]
-            ((place, target),) = zarr.open_group(images / name, mode="r+").arrays()
-            if _layout(source) == _layout(target):
-                shutil.copytree(
-                    self.path / MAPS / mine / "c", images / name / place / "c", copy_function=_link, dirs_exist_ok=True
-                )
-                continue
-            for gene in range(source.shape[0]):
-                target[gene] = source[gene]
+            source = self.path / MAPS / mine
+            ((place, _),) = zarr.open_group(images / name, mode="r").arrays()
+            target = images / name / place
+            layout, described = (json.loads((array / "zarr.json").read_text()) for array in (source, target))
+            # However it was cut up and packed, it is empty; what else is said of it stays.
+            (target / "zarr.json").write_text(json.dumps(described | {part: layout[part] for part in LAYOUT}))
+            shutil.copytree(source / "c", target / "c", copy_function=_link, dirs_exist_ok=True)
 
     def remove(self) -> None:
         """Everything; lazy arrays of it are dead from then on."""
@@ -128,13 +134,6 @@ class MapStore:
         root = zarr.open_group(self.path / MAPS, mode="r")
         mean, std = (da.from_zarr(root[name]) if name in root else None for name in ("mean", "std"))
         return mean, std
-
-
-def _layout(array: Any) -> dict[str, Any]:
-    """What the files of two arrays must have in common to be exchanged."""
-    described = array.metadata.to_dict()
-    parts = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
-    return {part: described[part] for part in parts}
 
 
 def _link(source: str, target: str) -> str:
