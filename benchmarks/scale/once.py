@@ -27,6 +27,15 @@ from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.models import HadmstModel, HEStudent
 
+# What processes of a cluster do beside the work, 10 to 100 times a second, takes 8 % of both cores if there are two
+# workers: see docs/how_to/large_slides.md.
+HOUSEKEEPING = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "1s",
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -74,8 +83,7 @@ def cluster(workers: int) -> Any:
     import dask
     from distributed import Client
 
-    # Looking at a worker a hundred times a second takes 4 % of its core, and as much of this process's.
-    with dask.config.set({"distributed.worker.profile.enabled": False}):
+    with dask.config.set(HOUSEKEEPING):
         return Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)  # its cluster ends with it
 
 

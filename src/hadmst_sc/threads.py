@@ -21,16 +21,21 @@ MOST = 8  # beyond, they would wait for the interpreter, and each piece takes me
 
 
 def cores() -> int:
-    """Cores that this process may use, but no more than ``MOST``, nor than ``OMP_NUM_THREADS``, as workers have it."""
+    """Cores that this process may use, but no more than ``MOST``, nor than BLAS was told of, as in workers."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return min(MOST, own, int(told) if told.isdecimal() and int(told) else own)
+    return min(MOST, own, _told())
 
 
 @cache
 def _libraries() -> ThreadpoolController:
     """Those of numpy and scipy; to look for them takes milliseconds."""
     return ThreadpoolController()
+
+
+@cache
+def _told() -> int:
+    """Threads that BLAS began with. Not the environment: a cluster sets that for its workers, and leaves it so."""
+    return max((one["num_threads"] for one in _libraries().info() if one["user_api"] == "blas"), default=MOST)
 
 
 class _Kept:
@@ -47,6 +52,7 @@ def one_blas_thread() -> Iterator[None]:
     """
     with _Kept.lock:
         if not _Kept.n:
+            _told()  # before it is told otherwise
             _Kept.undo.enter_context(_libraries().limit(limits=1, user_api="blas"))
         _Kept.n += 1
     try:

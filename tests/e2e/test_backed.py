@@ -25,7 +25,7 @@ from hadmst_sc.io import maps as maps_module
 from hadmst_sc.io import store as store_module
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.tl import _superresolve, _work
+from hadmst_sc.tl import _predict, _superresolve, _work
 
 IMAGE = "phantom_full_image"
 SETTINGS = {"bin_um": 20.0, "n_samples": 2, "batch_size": 2, "show_progress_bar": False}
@@ -226,6 +226,23 @@ def cluster():
         distributed.Client(cluster) as client,
     ):
         yield client
+
+
+def test_workers_import_while_the_image_is_registered(backed, reference, cluster, monkeypatch):
+    cluster.restart()
+    prepare, module = _predict.prepare, "hadmst_sc.tl._chunk"
+
+    def waiting(*given, **more):
+        deadline = time.monotonic() + 60
+        while not all(imported := cluster.run(lambda: module in sys.modules).values()):
+            assert time.monotonic() < deadline, imported
+            time.sleep(0.1)
+        return prepare(*given, **more)
+
+    assert not any(cluster.run(lambda: module in sys.modules).values())
+    monkeypatch.setattr(_predict, "prepare", waiting)
+    hd.tl.superresolve(backed, IMAGE, client=cluster, **SETTINGS)
+    check_same(backed, reference)
 
 
 def test_workers_write_for_themselves_and_this_process_the_rest(backed, reference, cluster, monkeypatch):

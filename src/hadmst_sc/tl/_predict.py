@@ -25,7 +25,7 @@ from hadmst_sc.tl._gate import Foretold, Gate, Verdict, fit_gate
 from hadmst_sc.tl._mixture import mixed
 from hadmst_sc.tl._prepare import prepare
 from hadmst_sc.tl._section import Limits, SharedSection, tissue_crop
-from hadmst_sc.tl._work import MISFITS, Arrays, work
+from hadmst_sc.tl._work import MISFITS, Arrays, warm_up, work
 from hadmst_sc.weights import load_model
 
 N_STEPS = 1
@@ -216,6 +216,8 @@ def predict(
     if n_metagenes is not None:
         _check_metagenes(n_metagenes, obs, network, keep_draws=keep_draws)
     clock = {"start": time.perf_counter()}
+    if client is not None:
+        warm_up(client)
     obs, he, regressors, found = prepare(obs, network, align=align, features=features)
     clock["aligned"] = time.perf_counter()
     options = {

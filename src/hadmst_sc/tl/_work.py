@@ -40,6 +40,18 @@ class Arrays:
                 whole[(..., *here)] = part
 
 
+def warm_up(client: Any) -> None:
+    """Have every worker import what it will need, all at once, while this process goes on."""
+    from distributed import fire_and_forget
+
+    for worker in client.ncores():
+        fire_and_forget(client.submit(_imported, workers=[worker], pure=False))
+
+
+def _imported() -> None:
+    """Whoever is to call this imports it first, and with it torch and the rest: seconds."""
+
+
 def work(
     section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None, client: Any
 ) -> Iterator[tuple[np.ndarray, Maps | None, Facts]]:
