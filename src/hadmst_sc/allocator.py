@@ -19,13 +19,24 @@ _LARGE, _TOP = 2**30, 2**27
 _DEFAULT_TRIM, _DEFAULT_TOP, _DEFAULT_MMAP = 2**26, 2**17, 2**25
 
 
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def give_back() -> None:
+    """Hand all freed memory to the system now: each thread keeps its own, which others cannot use."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """While inside, glibc keeps freed memory for the process; afterwards it is returned. No effect on other systems."""
-    if platform.libc_ver()[0] != "glibc":
+    libc = _glibc()
+    if libc is None:
         yield
         return
-    libc = ctypes.CDLL(None)
     for option, value in ((_TRIM_THRESHOLD, _LARGE), (_TOP_PAD, _TOP), (_MMAP_THRESHOLD, _LARGE)):
         libc.mallopt(option, value)
     try:
@@ -37,4 +48,4 @@ def freed_memory_kept() -> Iterator[None]:
             (_MMAP_THRESHOLD, _DEFAULT_MMAP),
         ):
             libc.mallopt(option, value)
-        libc.malloc_trim(0)
+        give_back()

@@ -21,14 +21,8 @@ from hadmst_sc.io.problems import logger
 
 RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
 EDGE = 1024  # bins along the side of a chunk
-LAYOUT = (
-    "shape",
-    "data_type",
-    "chunk_grid",
-    "chunk_key_encoding",
-    "fill_value",
-    "codecs",
-)  # what an array's files hold
+# What of an array's description says how its files are to be read.
+LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
 
 
 class MapStore:
@@ -121,7 +115,7 @@ class MapStore:
             ((place, _),) = zarr.open_group(images / name, mode="r").arrays()
             target = images / name / place
             layout, described = (json.loads((array / "zarr.json").read_text()) for array in (source, target))
-            # However it was cut up and packed, it is empty; what else is said of it stays.
+            # The names of its axes, for one, stay.
             (target / "zarr.json").write_text(json.dumps(described | {part: layout[part] for part in LAYOUT}))
             shutil.copytree(source / "c", target / "c", copy_function=_link, dirs_exist_ok=True)
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hadmst_sc.alignment import Alignment
-from hadmst_sc.allocator import freed_memory_kept
+from hadmst_sc.allocator import freed_memory_kept, give_back
 from hadmst_sc.components import Panel
 from hadmst_sc.contract import Box, MapSink, Observation, Prediction
 from hadmst_sc.diffusion import RULES
@@ -241,6 +241,7 @@ def predict(
     if n_metagenes is not None:
         section = mixed(section, n_metagenes, gene_chunk, client=client)
     clock["mixed"] = time.perf_counter()
+    give_back()  # what threads side by side have left
     n = len(obs.genes)
     with_std = network is not None and n_samples > 1
     arrays = (
