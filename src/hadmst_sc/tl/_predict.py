@@ -39,6 +39,7 @@ def _shared(
 ) -> SharedSection:
     """A section distilled and encoded; ``features`` are the student's and the user's."""
     distilled = distill(obs, he=he, features=features)
+    give_back()  # what its threads have left
     crop = tissue_crop(obs.inside, network.spec.align if network else 1)
     return SharedSection(
         distilled,
@@ -241,7 +242,6 @@ def predict(
     if n_metagenes is not None:
         section = mixed(section, n_metagenes, gene_chunk, client=client)
     clock["mixed"] = time.perf_counter()
-    give_back()  # what threads side by side have left
     n = len(obs.genes)
     with_std = network is not None and n_samples > 1
     arrays = (
