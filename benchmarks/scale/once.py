@@ -27,8 +27,8 @@ from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.models import HadmstModel, HEStudent
 
-# What processes of a cluster do beside the work, 10 to 100 times a second, takes 8 % of both cores if there are two
-# workers: see docs/how_to/large_slides.md.
+# What processes of a cluster do beside the work, 10 to 100 times a second, took some 7 % of the time of two workers on
+# two cores: see docs/how_to/large_slides.md.
 HOUSEKEEPING = {
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.monitor-interval": "1s",

@@ -233,7 +233,11 @@ class AdditiveRegression:
         were learnt on, and so no estimate.
         """
         choices, solutions = self._choices(values), dict[tuple[Kernel | None, Mix], Solution]()
-        for some, some_solutions in each_in_turn(lambda kernel: self._fit(kernel, values), (None, *CANDIDATES)):
+        mixes: dict[Kernel | None, list[Mix]] = {}
+        for kernel, mix in recipes(he=True, space=True):
+            mixes.setdefault(kernel, []).append(mix)
+        fits = each_in_turn(lambda kernel, of_kernel: self._fit(kernel, of_kernel, values), mixes, mixes.values())
+        for some, some_solutions in fits:
             for choice, one in zip(choices, some, strict=True):
                 choice.merge(one)
             solutions |= some_solutions
@@ -244,12 +248,12 @@ class AdditiveRegression:
         return [Choice(values, he=he, space=space) for he, space in ((True, False), (False, True), (True, True))]
 
     def _fit(
-        self, kernel: Kernel | None, values: np.ndarray
+        self, kernel: Kernel | None, mixes: list[Mix], values: np.ndarray
     ) -> tuple[list[Choice], dict[tuple[Kernel | None, Mix], Solution]]:
         """Choices among the recipes of one kernel."""
         choices, solutions = self._choices(values), {}
         root = None if kernel is None else self._precision.root(kernel)
-        for mix in MIXES if kernel is None else (NO_HE, *MIXES):
+        for mix in mixes:
             solution = Solution(root, self._design.at_spots(mix), values)
             for ridge in RIDGES if mix != NO_HE else (1.0,):
                 loo = values - solution.errors(ridge)
