@@ -35,8 +35,7 @@ def from_maps(maps: baselines.Maps) -> Method:
     """A method from a function that returns maps."""
 
     def method(obs: Observation) -> Prediction:
-        measured = obs.measurement.coverage > 0
-        return Prediction(obs.grid, obs.genes, maps(obs), None, obs.inside, measured)
+        return Prediction(obs.grid, obs.genes, maps(obs), None, obs.inside, obs.measurement.coverage)
 
     return method
 

@@ -106,7 +106,8 @@ def recorded_phases(sdata: SpatialData) -> dict[str, float]:
 
 def check(sdata: SpatialData, options: argparse.Namespace) -> dict[str, float]:
     """What must hold of the stored result, from the stored elements alone."""
-    maps = np.asarray(sdata.images[KEY].data)
+    inside = np.asarray(sdata.labels[OutputNames(KEY).bins].data) > 0
+    maps = np.where(inside, sdata.images[KEY].data, 0)  # images are NaN outside the tissue
     names = [name for name in (KEY, OutputNames(KEY).std) if name in sdata.images]  # no std without draws
     table = sdata.tables[OutputNames(KEY).table]
     obs = observation(sdata, list(table.var_names), options.bin_um)
@@ -116,7 +117,7 @@ def check(sdata: SpatialData, options: argparse.Namespace) -> dict[str, float]:
     return {
         "genes": len(maps),
         "bins_in_tissue": table.n_obs,
-        "values_not_finite_or_negative": sum(_invalid(np.asarray(sdata.images[name].data)) for name in names),
+        "values_not_finite_or_negative": sum(_invalid(np.asarray(sdata.images[name].data)[:, inside]) for name in names),
         "total_in_spots_over_total_counted": round(float(measured.sum() / obs.counts.sum()), 5),
         "median_relative_spot_residual": round(float(np.median(misfit)), 4),
         "mean_pcc_of_spot_sums_with_counts": round(float(scores["pcc"].mean()), 4),

@@ -128,7 +128,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     table = sdata["superres_table"]
     made = table.uns[PROVENANCE_KEY]
     if options.maps:
-        np.save(options.maps, np.asarray(sdata["superres"].data))
+        np.save(options.maps, np.nan_to_num(sdata["superres"].data))  # NaN outside the tissue
     return {
         "bins": table.n_obs,
         "spots": sdata["table"].n_obs,

@@ -170,10 +170,13 @@ class MapSink(Protocol):
         """Genes (index) whose maps an earlier run left here, each with what was recorded of it."""
 
     def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
-        """Take maps ``(len(genes), *box)``, zero elsewhere, and what is recorded; then the genes are finished."""
+        """Take maps ``(len(genes), *box)``, NaN outside the tissue, and what is recorded; the genes are then finished."""
 
     def maps(self) -> tuple[Any, Any]:
-        """Mean and standard deviation of all genes as lazy arrays ``(genes, ny, nx)``; the second may be ``None``."""
+        """Mean and standard deviation of all genes as lazy arrays ``(genes, ny, nx)``, zero outside the tissue.
+
+        The second may be ``None``.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +194,10 @@ class Prediction:
         where the maps went to disk as they were made.
     std
         As ``mean``: posterior standard deviation over draws; ``None`` without draws.
-    inside, measured
-        ``(ny, nx)`` bool: in tissue; under a spot.
+    inside
+        ``(ny, nx)`` bool, in tissue.
+    covered
+        ``(ny, nx)`` share of each bin's area under spots, 0 to 1.
     gene_stats
         Columns for ``var``, each ``(genes,)``.
     provenance
@@ -206,7 +211,7 @@ class Prediction:
     mean: Any
     std: Any
     inside: np.ndarray
-    measured: np.ndarray
+    covered: np.ndarray
     gene_stats: dict[str, np.ndarray] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     draws: np.ndarray | None = None
@@ -217,3 +222,8 @@ class Prediction:
             value = getattr(self, name)
             if value is not None and value.shape != expected:
                 raise ValueError(f"`{name}` needs shape {expected}, but has {value.shape}.")
+
+    @property
+    def measured(self) -> np.ndarray:
+        """``(ny, nx)`` bool, more than half of the bin under spots; the other bins are inferred."""
+        return np.asarray(self.covered > 0.5)

@@ -90,11 +90,11 @@ def stand_in(obs: Observation, *, with_std: bool = True) -> Prediction:
     """Every bin under a spot gets its share of the spot's counts, so that positions can be checked."""
     share = obs.measurement.matrix.T @ (obs.counts / obs.measurement.area[:, None])
     mean = share.T.reshape(len(obs.genes), *obs.grid.shape).astype(np.float32)
-    measured = obs.measurement.coverage > 0
+    covered = obs.measurement.coverage.astype(np.float32)
     stats = {"r2": np.linspace(0, 1, len(obs.genes))}
     std = np.sqrt(mean) if with_std else None
     provenance = {"seed": 0, "genes": None, "shift": (1.0, 2.0), "residual": np.float32(0.5)}
-    return Prediction(obs.grid, obs.genes, mean, std, obs.inside, measured, stats, provenance)
+    return Prediction(obs.grid, obs.genes, mean, std, obs.inside, covered, stats, provenance)
 
 
 def fingerprint(sdata: SpatialData) -> dict[str, tuple]:

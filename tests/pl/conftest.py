@@ -57,7 +57,7 @@ def make_result(std: bool = True, square: bool = False, **stated: float | str | 
     """A section of three spots, its image with a pyramid, and a result called ``superres``."""
     he = np.random.default_rng(0).integers(0, 255, (3, 90, 120), np.uint8)
     world, bins = {"world": WORLD}, {"world": Sequence([Scale([5, 5], axes=("x", "y")), WORLD])}
-    inside, hr = tissue(), maps()
+    inside, hr = tissue(), np.where(tissue(), maps(), np.float32(np.nan))
     # The rows of the table are not in the order of the shapes, as after a filter or a shuffle.
     order = [2, 0, 1]
     obs = pd.DataFrame({"region": pd.Categorical(["spots"] * 3), "spot": np.array([10, 11, 12])[order]}, list("cab"))

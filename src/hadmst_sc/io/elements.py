@@ -37,12 +37,10 @@ def raster_elements(
     ``hollow`` images have a single pixel: their arrays are on disk already and are put in place once these are written.
     """
     (ny, nx), steps = prediction.grid.shape, pyramid_steps(prediction.grid.shape)
-    maps = {names.image: prediction.mean, names.std: prediction.std}
-    if hollow:
-        maps = {name: None if one is None else np.zeros((len(one), 1, 1), np.float32) for name, one in maps.items()}
+    maps = {name: one for name, one in ((names.image, prediction.mean), (names.std, prediction.std)) if one is not None}
     found: dict[str, Any] = {
         name: Image2DModel.parse(
-            values if isinstance(values, da.Array) else np.ascontiguousarray(values, np.float32),
+            np.zeros((len(values), 1, 1), np.float32) if hollow else _nan_outside(values, prediction.inside),
             dims=("c", "y", "x"),
             c_coords=list(prediction.genes),
             transformations=_transformations(sdata, prediction, source),
@@ -50,7 +48,6 @@ def raster_elements(
             scale_factors=[2] * steps or None,
         )
         for name, values in maps.items()
-        if values is not None
     }
     ids = np.arange(1, ny * nx + 1, dtype=np.uint32).reshape(ny, nx)
     found[names.bins] = Labels2DModel.parse(
@@ -59,6 +56,13 @@ def raster_elements(
         transformations=_transformations(sdata, prediction, source),
     )
     return found
+
+
+def _nan_outside(maps: Any, inside: np.ndarray) -> Any:
+    """Maps as they are shown: viewers take 0 for "not expressed" and draw nothing where there is NaN (ADR 0016)."""
+    if isinstance(maps, da.Array):
+        return da.where(inside, maps, np.float32(np.nan))
+    return np.where(inside, maps, np.float32(np.nan)).astype(np.float32, copy=False)
 
 
 def _transformations(sdata: SpatialData, prediction: Prediction, source: Source) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names
             "bin_id": row.astype(np.int64) * prediction.grid.shape[1] + col + 1,
             "array_row": row.astype(np.int32),
             "array_col": col.astype(np.int32),
+            "covered": np.asarray(prediction.covered[row, col], np.float32),
             "measured": prediction.measured[row, col],
         },
         index=[f"{source.shapes_key}_{r:05d}_{c:05d}" for r, c in zip(row, col, strict=True)],

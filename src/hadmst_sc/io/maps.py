@@ -61,7 +61,7 @@ class MapStore:
         root = zarr.create_group(partial / MAPS)
         chunks = (1, min(shape[1], EDGE), min(shape[2], EDGE))
         for name in ("mean", "std")[: 1 + with_std]:
-            root.create_array(name, shape=shape, chunks=chunks, dtype="float32")
+            root.create_array(name, shape=shape, chunks=chunks, dtype="float32", fill_value=np.nan)
         (partial / RUN).write_text(json.dumps({"key": key}))
         partial.rename(path)  # a folder of this name is complete
         return self
@@ -89,7 +89,7 @@ class MapStore:
                 continue
             array = root[name]
             # Whole maps: a chunk that is written in parts is read again for each of them.
-            whole = np.zeros((len(genes), *array.shape[1:]), np.float32)
+            whole = np.full((len(genes), *array.shape[1:]), np.nan, np.float32)
             whole[(slice(None), *box)] = maps
             for rows in in_a_row:  # zarr then packs their chunks side by side
                 array[int(genes[rows[0]]) : int(genes[rows[-1]]) + 1] = whole[rows]
@@ -126,7 +126,10 @@ class MapStore:
     def maps(self) -> tuple[Any, Any]:
         """See :class:`~hadmst_sc.contract.MapSink`."""
         root = zarr.open_group(self.path / MAPS, mode="r")
-        mean, std = (da.from_zarr(root[name]) if name in root else None for name in ("mean", "std"))
+        mean, std = (
+            da.map_blocks(np.nan_to_num, da.from_zarr(root[name]), dtype=np.float32) if name in root else None
+            for name in ("mean", "std")
+        )
         return mean, std
 
 

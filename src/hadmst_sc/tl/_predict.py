@@ -270,7 +270,7 @@ def predict(
         mean,
         std,
         obs.inside,
-        obs.measurement.coverage > 0,
+        obs.measurement.coverage.clip(0, 1).astype(np.float32),  # spots may overlap
         _gene_stats(section.distilled, mean_misfit),
         _provenance(options | {"n_metagenes": n_metagenes}, network, found, verdict, clock) | misfits,
         draws,

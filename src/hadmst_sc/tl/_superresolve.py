@@ -70,7 +70,7 @@ def superresolve(
 
     Adds to ``sdata`` (names for the default ``key_added``):
 
-    - image ``superres``: ``(gene, y, x)`` float32, expected counts per bin;
+    - image ``superres``: ``(gene, y, x)`` float32, expected counts per bin, NaN outside the tissue;
     - image ``superres_std``: posterior standard deviation, when ``n_samples > 1``;
     - labels ``superres_bins``: the id of each bin in tissue;
     - table ``superres_table``: one row per bin in tissue, ready for scanpy and squidpy.
