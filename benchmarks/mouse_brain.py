@@ -117,7 +117,9 @@ def check(sdata: SpatialData, options: argparse.Namespace) -> dict[str, float]:
     return {
         "genes": len(maps),
         "bins_in_tissue": table.n_obs,
-        "values_not_finite_or_negative": sum(_invalid(np.asarray(sdata.images[name].data)[:, inside]) for name in names),
+        "values_not_finite_or_negative": sum(
+            _invalid(np.asarray(sdata.images[name].data)[:, inside]) for name in names
+        ),
         "total_in_spots_over_total_counted": round(float(measured.sum() / obs.counts.sum()), 5),
         "median_relative_spot_residual": round(float(np.median(misfit)), 4),
         "mean_pcc_of_spot_sums_with_counts": round(float(scores["pcc"].mean()), 4),

@@ -170,7 +170,7 @@ class MapSink(Protocol):
         """Genes (index) whose maps an earlier run left here, each with what was recorded of it."""
 
     def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
-        """Take maps ``(len(genes), *box)``, NaN outside the tissue, and what is recorded; the genes are then finished."""
+        """Take maps ``(len(genes), *box)``, NaN outside the tissue, and what is recorded; then they are finished."""
 
     def maps(self) -> tuple[Any, Any]:
         """Mean and standard deviation of all genes as lazy arrays ``(genes, ny, nx)``, zero outside the tissue.

@@ -1,4 +1,4 @@
-"""Bins outside the tissue: NaN in images, zero in arrays, no row in the table; and how much of a bin lies under spots."""
+"""Bins outside the tissue: NaN in images, zero in arrays, no row in the table. Share of a bin under spots."""
 
 from __future__ import annotations
 

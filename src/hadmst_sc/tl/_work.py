@@ -111,6 +111,6 @@ def _put_away(section: SharedSection, into: MapSink | None, chunk: np.ndarray, m
     of_genes = zip(chunk.tolist(), misfit.mean(0).tolist(), misfit.max(0).tolist(), strict=True)
     facts = {gene: dict(zip(MISFITS, values, strict=True)) for gene, *values in of_genes}
     if into is not None:
-        mean, std = (None if one is None else np.where(section.inside, one, np.nan) for one in maps[:2])
-        into.write(chunk, section.crop, mean, std, facts)
+        std = None if maps.std is None else np.where(section.inside, maps.std, np.nan)
+        into.write(chunk, section.crop, np.where(section.inside, maps.mean, np.nan), std, facts)
     return (maps if into is None else None), facts
