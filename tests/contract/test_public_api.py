@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from anndata import AnnData
 
 import hadmst_sc as hd
 
@@ -133,4 +135,20 @@ def test_everything_public_that_is_called_has_an_example(submodule):
 def test_the_table_of_verbs_has_every_verb_and_no_other(root):
     table = (root / "README.md").read_text().split("<!-- verbs -->")[1].split("<!-- end of verbs -->")[0]
     shown = re.findall(r"^\| `(\w+\.\w+)` \|", table, re.M)
-    assert sorted(shown) == sorted(f"{part}.{name}" for part in ("pl", "pp", "tl") for name in functions(part))
+    verbs = [f"{part}.{name}" for part in ("pl", "pp", "tl") for name in functions(part)]
+    assert sorted(shown) == sorted([*verbs, "io.from_anndata"])
+
+
+@pytest.mark.parametrize("submodule", SUBMODULES)
+def test_every_verb_says_what_it_needs_instead_of_an_anndata_or_nothing(submodule):
+    for name, function in functions(submodule).items():
+        parameters = inspect.signature(function).parameters
+        if next(iter(parameters), None) != "sdata" or name == "check_size":  # which takes `None`
+            continue
+        needed = [one.name for one in parameters.values() if one.default is one.empty][1:]
+        for thing in (AnnData(np.ones((2, 2))), None, "section.zarr", 3):
+            if name == "validate":
+                assert "`sdata` needs a SpatialData, but is" in str(function(thing, "he"))
+                continue
+            with pytest.raises(TypeError, match="`sdata` needs a SpatialData, but is"):
+                function(thing, **dict.fromkeys(needed, "x"))

@@ -92,7 +92,7 @@ def test_what_was_shifted_is_said(section):
         ({"bin_um": -1.0}, "`bin_um` needs a positive length"),
         ({"genes": ["nothing"]}, "nothing"),
         ({"tissue_key": "nowhere"}, "`tissue_key='nowhere'` is not in"),
-        ({"sdata": None}, "AttributeError in hadmst_sc, please report it"),
+        ({"sdata": None}, "`sdata` needs a SpatialData, but is None"),
         ({"image_key": ["a", "list"]}, "TypeError in hadmst_sc, please report it"),
     ],
 )

@@ -14,7 +14,8 @@ from spatialdata.models import TableModel
 from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.public import bin_cells
 from hadmst_sc.io import open_store, read_observation
-from hadmst_sc.io.counts import layers_of
+from hadmst_sc.io.counts import matrix_of, places_of, rows_as_csr
+from hadmst_sc.io.genes import FEATURE_TYPES, gene_columns
 from hadmst_sc.io.problems import MissingKeyError, Problems, logger
 from hadmst_sc.io.resolve import levels, pair, transform
 from hadmst_sc.pp.add_spots import add_spots
@@ -81,7 +82,8 @@ def own_section(
     if truth_key is None:
         table_key = table_key or "table"
         if genes is None and table_key in sdata.tables:
-            genes = sdata.tables[table_key].var_names.tolist()
+            var = sdata.tables[table_key].var
+            genes = var.index[gene_columns(var)].tolist()
         obs = read_observation(
             sdata,
             image_key,
@@ -107,7 +109,7 @@ def own_section(
         random_state=random_state,
     )
     made = _with_spots(sdata, image_key, truth_key, spots, tissue_key)
-    genes = min(MAX_GENES, cells.n_vars) if genes is None else genes
+    genes = min(MAX_GENES, len(gene_columns(cells.var))) if genes is None else genes
     obs = read_observation(made, image_key, table_key=truth_key, genes=genes, **sizes)
     return obs, bin_cells(rest[:, list(obs.genes)], obs.grid)
 
@@ -119,8 +121,8 @@ def _check_keys(sdata: SpatialData, image_key: str, truth_key: str, layer: str |
         problems.missing("image_key", image_key, "sdata.images", list(sdata.images))
     if truth_key not in sdata.tables:
         problems.missing("truth_key", truth_key, "sdata.tables", list(sdata.tables))
-    elif layer is not None and layer not in sdata.tables[truth_key].layers:
-        problems.missing("layer", layer, f"sdata[{truth_key!r}].layers", layers_of(sdata.tables[truth_key]))
+    elif layer is not None and layer not in places_of(sdata.tables[truth_key]):
+        problems.missing("layer", layer, f"sdata[{truth_key!r}].layers", places_of(sdata.tables[truth_key]))
     if tissue_key is not None and tissue_key not in masks:
         problems.missing("tissue_key", tissue_key, "sdata.labels or sdata.shapes", masks)
     problems.raise_if_any()
@@ -161,8 +163,10 @@ def _cells(
         )
     if not on.all():
         logger.warning("tables/%s: %d of %d cells lie off the image and are left out", truth_key, (~on).sum(), len(on))
-    counts = (table.X if layer is None else table.layers[layer])[rows[on]]
-    return AnnData(counts, obs=table.obs.iloc[rows[on]][[]], var=table.var[[]], obsm={"spatial": xy[on]}), um_per_px
+    matrix = matrix_of(table, truth_key, layer)
+    counts = rows_as_csr(matrix.values, rows[on], np.arange(len(matrix.var)))
+    var = matrix.var[[name for name in FEATURE_TYPES if name in matrix.var]]
+    return AnnData(counts, obs=table.obs.iloc[rows[on]][[]], var=var, obsm={"spatial": xy[on]}), um_per_px
 
 
 def _on_image(image: Any, xy: np.ndarray) -> np.ndarray:

@@ -7,13 +7,13 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 from spatialdata import SpatialData
-from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale, Sequence, get_transformation, set_transformation
+from spatialdata.models import Image2DModel, Labels2DModel, TableModel
+from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
 from hadmst_sc.datasets.simulate import Phantom, simulate
+from hadmst_sc.io.visium import visium_circles, visium_images
 
 _AXES = ("y", "x")
-_RGB = {"dims": ("c", "y", "x"), "c_coords": ["r", "g", "b"]}
 
 
 def _reduced(image: np.ndarray, longest: int, least: int) -> tuple[np.ndarray, float]:
@@ -42,28 +42,13 @@ def as_visium(dataset_id: str, image: np.ndarray, table: AnnData, diameter_px: f
     """
     hires, hires_scale = _reduced(image, 2000, 2)
     lowres, lowres_scale = _reduced(image, 600, 4)
-    to_hires, to_lowres = (Scale([factor, factor], axes=_AXES) for factor in (hires_scale, lowres_scale))
-    hires_id, lowres_id = f"{dataset_id}_downscaled_hires", f"{dataset_id}_downscaled_lowres"
+    pictures = {"full": (image, 1.0), "hires": (hires, hires_scale), "lowres": (lowres, lowres_scale)}
     table.obs["spot_id"] = np.arange(table.n_obs)
-    circles = ShapesModel.parse(
-        table.obsm["spatial"],
-        geometry=0,
-        radius=diameter_px / 2,
-        index=table.obs["spot_id"].copy(),
-        transformations={dataset_id: Identity(), hires_id: to_hires, lowres_id: to_lowres},
-    )
     table.obs["region"] = pd.Categorical([dataset_id] * table.n_obs)
-    images = {
-        f"{dataset_id}_full_image": Image2DModel.parse(
-            image, scale_factors=[2, 2, 2, 2], transformations={dataset_id: Identity()}, **_RGB
-        )
-    }
-    for name, small, scale, system in (
-        (f"{dataset_id}_hires_image", hires, to_hires, hires_id),
-        (f"{dataset_id}_lowres_image", lowres, to_lowres, lowres_id),
-    ):
-        systems = {system: Identity(), dataset_id: scale.inverse()}
-        images[name] = Image2DModel.parse(small, transformations=systems, **_RGB)
+    scales = {kind: scale for kind, (_, scale) in pictures.items()}
+    ids = table.obs["spot_id"].copy()
+    circles = visium_circles(dataset_id, table.obsm["spatial"], ids, diameter_px, scales)
+    images = visium_images(dataset_id, pictures)
     parsed = TableModel.parse(table, region=dataset_id, region_key="region", instance_key="spot_id")
     return SpatialData(images=images, shapes={dataset_id: circles}, tables={"table": parsed})
 

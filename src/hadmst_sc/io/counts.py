@@ -1,20 +1,39 @@
-"""Counts: check that they are counts, choose the genes, make only those dense."""
+"""Counts: find them, check that they are counts, choose the genes, make only those dense."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from hadmst_sc.io.problems import MissingKeyError, Problems
+from hadmst_sc.io.genes import choose, gene_columns
+from hadmst_sc.io.problems import MissingKeyError, Problems, logger
+from hadmst_sc.io.values import MOST, Kind, broken, fractional, plain, transformed
 
-DEFAULT_GENES = 200
+RAW = "raw"  # as a layer: the matrix in `.raw`
 SEEN = 0.05  # share of spots a gene must be seen in to be ranked by its variance
 GENE_CHUNK = 256
+
+
+class Matrix(NamedTuple):
+    """Values ``(spots, features)`` and their features, with expressions for messages.
+
+    Parameters
+    ----------
+    values
+        ``None`` where there are none.
+    owner, code
+        Of what has ``var``, and of the values.
+    """
+
+    values: Any
+    var: pd.DataFrame
+    owner: str
+    code: str
 
 
 def layers_of(table: AnnData) -> list[str]:
@@ -22,126 +41,199 @@ def layers_of(table: AnnData) -> list[str]:
     return [name for name in table.layers if name is not None]
 
 
+def places_of(table: AnnData) -> list[str]:
+    """What ``layer`` can name: the layers, and ``"raw"`` where the table has a ``.raw``."""
+    layers = layers_of(table)
+    return layers + [RAW] * (table.raw is not None and RAW not in layers)
+
+
+def matrix_of(table: AnnData, table_key: str, layer: str | None) -> Matrix:
+    """``X``, a layer, or with ``layer="raw"`` the matrix and features of ``.raw``, unless a layer has that name."""
+    owner = f"sdata[{table_key!r}]"
+    if layer == RAW and RAW not in layers_of(table):
+        return Matrix(table.raw.X, table.raw.var, f"{owner}.raw", f"{owner}.raw.X")
+    if layer is None:
+        return Matrix(table.X, table.var, owner, f"{owner}.X")
+    return Matrix(table.layers[layer], table.var, owner, f"{owner}.layers[{layer!r}]")
+
+
 def select_counts(
     table: AnnData,
     table_key: str,
     rows: np.ndarray,
     layer: str | None,
-    genes: Sequence[str] | int | None,
+    genes: Any,
     problems: Problems,
 ) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Counts of the chosen genes, ``(spots, genes)`` float32, and their names; ``None`` after a problem."""
-    matrix = _matrix(table, table_key, layer, problems)
-    if not table.var_names.is_unique:
-        twice = table.var_names[table.var_names.duplicated()].unique()[:5].tolist()
+    if layer is not None and layer not in places_of(table):
         problems.add(
-            f"tables/{table_key}: gene names need to be unique, but {twice} are not. "
-            f"Call `sdata[{table_key!r}].var_names_make_unique()`."
+            f"`layer={layer!r}` is not in `sdata[{table_key!r}].layers`. Available: {places_of(table)}. "
+            f"{_elsewhere(table, table_key, rows, layer)}",
+            MissingKeyError,
         )
         return None
-    wanted = _named(table, genes, problems)
-    if matrix is None or wanted is None or not len(rows):
+    matrix, place = matrix_of(table, table_key, layer), f"tables/{table_key}"
+    chosen = choose(matrix.var, table.var, place, matrix.owner, genes, problems)
+    readable = _has_numbers(table, table_key, rows, layer, problems) and _has_unique_names(matrix, place, problems)
+    if not readable or chosen is None or not len(rows):
         return None
-    columns, number = wanted
-    counts = _rows_as_csr(matrix, rows, columns)
-    place = f"tables/{table_key}/" + ("X" if layer is None else f"layers/{layer}")
-    names = table.var_names if columns is None else table.var_names[columns]
-    if not _are_counts(counts, place, table.obs_names[rows], names, layers_of(table), layer, problems):
+    counts, names = rows_as_csr(matrix.values, rows, chosen.columns), matrix.var.index[chosen.columns]
+    if not _are_counts(table, table_key, rows, layer, counts, names, problems):
         return None
-    if columns is None:
-        ranked = most_informative(counts)[:number]
+    if chosen.number is not None:
+        ranked = most_informative(counts)[: chosen.number]
         counts, names = counts.tocsc()[:, ranked], names[ranked]
+    if unnamed := [name for name in names if not isinstance(name, str)]:
+        problems.add(
+            f"{place}: needs genes with names, but the names {unnamed[:5]} are no text. Call `{_name_index(matrix)} = "
+            f"[name if isinstance(name, str) else f'unnamed_{{i}}' for i, name in "
+            f"enumerate({matrix.owner}.var_names)]`."
+        )
+        return None
     return np.asarray(counts.toarray(), np.float32), tuple(map(str, names))
 
 
-def _matrix(table: AnnData, table_key: str, layer: str | None, problems: Problems) -> Any:
-    if layer is not None and layer not in table.layers:
-        problems.missing("layer", layer, f"sdata[{table_key!r}].layers", layers_of(table))
-        return None
-    matrix = table.X if layer is None else table.layers[layer]
-    if matrix is None or matrix.dtype.kind not in "biuf":
-        found = "there is none" if matrix is None else f"its type is {matrix.dtype}"
-        problems.add(
-            f"tables/{table_key}: needs a matrix of counts, but {found}. Pass `layer=` one of {layers_of(table)}."
-        )
-        return None
-    return matrix
+def _name_index(matrix: Matrix) -> str:
+    """What to assign new names to: `.raw` has no setter."""
+    return f"{matrix.owner}.var.index" if matrix.owner.endswith(".raw") else f"{matrix.owner}.var_names"
 
 
-def _named(
-    table: AnnData, genes: Sequence[str] | int | None, problems: Problems
-) -> tuple[np.ndarray | None, int] | None:
-    """Columns asked for by name, or ``None`` and how many are to be ranked."""
-    if genes is None:
-        if "highly_variable" in table.var and (flags := table.var["highly_variable"].eq(True)).any():
-            return np.flatnonzero(flags), int(flags.sum())
-        return None, min(DEFAULT_GENES, table.n_vars)
-    if isinstance(genes, str | bool) or not isinstance(genes, Iterable | int | np.integer):
-        problems.add(f"`genes` needs names, a number or None, but is {genes!r}. Pass `genes=[{genes!r}]`.", TypeError)
-        return None
-    if isinstance(genes, int | np.integer):
-        if not 1 <= genes <= table.n_vars:
-            problems.add(f"`genes` needs 1 to {table.n_vars} (all genes of the table), but is {genes}.", ValueError)
-            return None
-        return None, int(genes)
-    names = [str(gene) for gene in genes]
-    unknown = [name for name in names if name not in table.var_names]
-    if unknown:
-        close = {name: difflib.get_close_matches(name, table.var_names, n=3) for name in unknown[:5]}
-        hints = "; ".join(f"{name!r}: close to {matches or 'none'}" for name, matches in close.items())
-        problems.add(
-            f"`genes` has {len(unknown)} of {len(names)} names that are not in `var_names`. {hints}.", MissingKeyError
-        )
-        return None
-    if not names or len(set(names)) < len(names):
-        found = "is empty" if not names else "repeats some"
-        problems.add(f"`genes` needs at least one name and each once, but {found}. Pass `genes=None`.", ValueError)
-        return None
-    return table.var_names.get_indexer(names), len(names)
+def _has_unique_names(matrix: Matrix, place: str, problems: Problems) -> bool:
+    names = matrix.var.index
+    if names.is_unique:
+        return True
+    raw = f"{_name_index(matrix)} = anndata.utils.make_index_unique({matrix.owner}.var_names)"
+    call = raw if matrix.owner.endswith(".raw") else f"{matrix.owner}.var_names_make_unique()"
+    problems.add(
+        f"{place}: gene names need to be unique, but {names[names.duplicated()].unique()[:5].tolist()} are not. "
+        f"Call `{call}`."
+    )
+    return False
 
 
-def _rows_as_csr(matrix: Any, rows: np.ndarray, columns: np.ndarray | None) -> sparse.csr_matrix:
+def _has_numbers(table: AnnData, table_key: str, rows: np.ndarray, layer: str | None, problems: Problems) -> bool:
+    values = matrix_of(table, table_key, layer).values
+    found = "there is none" if values is None else f"its type is {values.dtype}"
+    if values is not None and values.dtype.kind in "biuf":
+        return True
+    if values is not None and values.dtype.kind == "O":
+        try:
+            plain(values[rows])
+        except (TypeError, ValueError) as error:
+            found = f"its objects are no numbers ({error})"
+        else:
+            return True
+    remedy = _elsewhere(table, table_key, rows, layer)
+    problems.add(f"tables/{table_key}: needs a matrix of counts, but {found}. {remedy}".rstrip())
+    return False
+
+
+def _elsewhere(table: AnnData, table_key: str, rows: np.ndarray, layer: str | None) -> str:
+    """Which other ``layer`` to pass: the first that holds counts, one called "counts" before all others."""
+    others: list[str | None] = [*sorted(places_of(table), key=lambda name: name != "counts"), None]
+    for other in others:
+        if other == layer or not _holds_counts(matrix_of(table, table_key, other), rows):
+            continue
+        if other is None:
+            return "Leave `layer=` out: `X` holds counts."
+        return f"Pass `layer={other!r}`" + (": `.raw` holds counts." if other == RAW else ".")
+    return ""
+
+
+def _holds_counts(matrix: Matrix, rows: np.ndarray) -> bool:
+    if matrix.values is None or matrix.values.dtype.kind not in "biuf":
+        return False
+    values = rows_as_csr(matrix.values, rows, gene_columns(matrix.var)).data
+    return len(values) > 0 and not broken(values).any() and not fractional(values).any()
+
+
+def rows_as_csr(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> sparse.csr_matrix:
     """Rows and columns of any matrix that AnnData holds (sparse, dense, dask), without making it dense."""
     if hasattr(matrix, "dask"):
         stops = np.cumsum(matrix.chunks[0])
         parts = [matrix[stop - size : stop] for stop, size in zip(stops, matrix.chunks[0], strict=True)]
-        blocks = [(part if columns is None else part[:, columns]).compute() for part in parts]
-        counts = sparse.vstack([sparse.csr_matrix(block) for block in blocks], format="csr")[rows]
+        blocks = [part[:, columns].compute() for part in parts]
+        counts = sparse.vstack([sparse.csr_matrix(plain(block)) for block in blocks], format="csr")[rows]
     else:
-        counts = sparse.csr_matrix((matrix if columns is None else matrix[:, columns])[rows])
+        every = len(columns) == matrix.shape[1] and (columns == np.arange(len(columns))).all()
+        counts = sparse.csr_matrix(plain((matrix if every else matrix[:, columns])[rows]))
     counts.eliminate_zeros()
     counts.sort_indices()
     return counts
 
 
 def _are_counts(
-    counts: sparse.csr_matrix,
-    place: str,
-    spots: Sequence[str],
-    genes: Sequence[str],
-    layers: list[str],
+    table: AnnData,
+    table_key: str,
+    rows: np.ndarray,
     layer: str | None,
+    counts: sparse.csr_matrix,
+    genes: Sequence[str],
     problems: Problems,
 ) -> bool:
-    """Whether all values are finite, non-negative and whole within 1e-6; names the first that is not."""
+    """Whether values are counts, or may be counts of which a part was removed; names the first that is not."""
     values = counts.data
-    with np.errstate(invalid="ignore"):
-        broken = ~np.isfinite(values) | (values < 0)
-        fractional = ~(np.abs(values - np.rint(values)) <= 1e-6)
-    wrong = np.flatnonzero(broken | fractional)
+    bad, parts = broken(values), fractional(values)
+    wrong = np.flatnonzero(bad if bad.any() else parts)
     if not len(wrong):
+        return True
+    matrix = matrix_of(table, table_key, layer)
+    place = matrix.code.replace(f"sdata[{table_key!r}].", f"tables/{table_key}/", 1)
+    share = f"{100 * parts.mean():.0f} % of the non-zero values are not whole"
+    kind = None if bad.any() else _transformed(matrix, rows)
+    if not bad.any() and kind is None:
+        logger.warning(
+            "%s: %s. They are taken for counts corrected for ambient RNA or spot swapping; standard deviations and "
+            "intervals assume the noise of counting",
+            place,
+            share,
+        )
         return True
     row = int(np.searchsorted(counts.indptr, wrong[0], side="right")) - 1
     finite = values[np.isfinite(values)]
     low = min(finite.min(initial=np.inf), 0.0) if counts.nnz < np.prod(counts.shape) else finite.min(initial=np.inf)
-    other = "counts" if "counts" in layers else next((name for name in layers if name != layer), "counts")
+    looks = f" They look like {kind.what}." if kind else ""
     problems.add(
-        f"{place}: needs counts (finite, non-negative, whole), but spot {spots[row]!r} has {values[wrong[0]]:.6g} of "
-        f"gene {genes[counts.indices[wrong[0]]]!r} (min {low:.4g}, max {finite.max(initial=-np.inf):.4g}, "
-        f"{100 * fractional.mean():.0f} % of the non-zero values are not whole). The model's noise is that of "
-        f"counting. Pass `layer={other!r}`; `layers` has {layers}."
+        f"{place}: needs counts (finite, non-negative, whole, at most {MOST:.0e}), but spot "
+        f"{table.obs_names[rows[row]]!r} has {values[wrong[0]]:.6g} of gene {genes[counts.indices[wrong[0]]]!r} "
+        f"(min {low:.4g}, max {finite.max(initial=-np.inf):.4g}, {share}).{looks} The model's noise is that of "
+        f"counting. {_remedy(table, table_key, rows, layer, kind, counts, row)}"
     )
     return False
+
+
+def _transformed(matrix: Matrix, rows: np.ndarray) -> Kind | None:
+    """What all genes look like, of which few may have been chosen."""
+    every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
+    every.data[broken(every.data)] = 0
+    return transformed(every)
+
+
+def _remedy(
+    table: AnnData,
+    table_key: str,
+    rows: np.ndarray,
+    layer: str | None,
+    kind: Kind | None,
+    counts: sparse.csr_matrix,
+    row: int,
+) -> str:
+    if other := _elsewhere(table, table_key, rows, layer):
+        return other
+    matrix = matrix_of(table, table_key, layer)
+    if kind is None:
+        spots = np.unique(np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))[broken(counts.data)])
+        if len(spots) > 5:
+            return f"{len(spots)} spots have such values: read the section again."
+        names = table.obs_names[rows[spots]].tolist()
+        code = f"sdata[{table_key!r}]"
+        return f"Leave the spots out: `{code} = {code}[~{code}.obs_names.isin({names!r})].copy()`."
+    if kind.undo is None or matrix.owner.endswith(".raw"):
+        return "The counts cannot be had back from these values: read the section again, and keep them in a layer."
+    name = next(name for name in ("counts", "restored_counts", "whole_counts") if name not in table.layers)
+    restored = kind.undo[0 if sparse.issparse(matrix.values) else 1].format(matrix.code)
+    return f"Restore them: `{matrix.owner}.layers[{name!r}] = numpy.rint({restored})`, then pass `layer={name!r}`."
 
 
 def most_informative(counts: sparse.csr_matrix) -> np.ndarray:

@@ -15,6 +15,7 @@ from spatialdata.models import Image2DModel, Labels2DModel, TableModel
 from spatialdata.transformations import Scale, Sequence
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
+from hadmst_sc.io.counts import matrix_of
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resample import resample_rgb
 from hadmst_sc.io.resolve import XY, affine, levels, systems
@@ -119,7 +120,8 @@ def _columns(maps: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:
 
 
 def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataFrame:
-    var = sdata.tables[source.table_key].var.loc[list(prediction.genes)].copy()
+    matrix = matrix_of(sdata.tables[source.table_key], source.table_key, source.layer)
+    var = matrix.var.loc[list(prediction.genes)].copy()
     for column in var:
         if isinstance(var[column].dtype, pd.StringDtype):  # anndata does not write nullable strings by default
             var[column] = var[column].astype(object).where(var[column].notna(), "")

@@ -16,6 +16,10 @@ class MissingKeyError(KeyError):
         return str(self.args[0])
 
 
+class WrongTypeError(TypeError):
+    """An argument of a wrong type, as its user needs it told; any other ``TypeError`` is a fault of the code."""
+
+
 class Problems:
     """A list of problems that ends in one exception.
 

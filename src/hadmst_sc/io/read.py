@@ -11,6 +11,7 @@ from spatialdata import SpatialData
 from hadmst_sc.contract import Observation, Source
 from hadmst_sc.grid import Grid
 from hadmst_sc.io.counts import select_counts
+from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
@@ -48,7 +49,7 @@ def read_observation(
     coordinate_system
         Where image and spots meet; needed only when that is ambiguous.
     layer
-        Layer with the counts; ``None`` reads ``X``.
+        Layer with the counts; ``None`` = ``X``, ``"raw"`` = the matrix of ``.raw`` unless a layer has that name.
     genes
         Names; a number for the most informative (see :func:`~hadmst_sc.io.counts.most_informative`); ``None`` for
         ``var["highly_variable"]`` where that is set, else the 200 most informative.
@@ -63,6 +64,8 @@ def read_observation(
 
     Raises
     ------
+    TypeError
+        If ``sdata`` is no SpatialData; the message says how to make one.
     KeyError
         If the only problem is a key that is not there.
     ContractError
@@ -75,6 +78,7 @@ def read_observation(
     >>> obs.grid.shape, obs.counts.shape[1], obs.source.pitch_um
     ((30, 30), 4, 100.0)
     """
+    check_sdata(sdata)
     problems = Problems(f"cannot pair image {image_key!r} with table {table_key!r}")
     for name, value in (("bin_um", bin_um), ("spot_um", spot_um), ("pitch_um", pitch_um)):
         if value is not None and not (np.isfinite(value) and value > 0):

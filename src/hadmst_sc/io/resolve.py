@@ -14,6 +14,7 @@ from spatialdata.models import get_table_keys
 from spatialdata.transformations import get_transformation, set_transformation
 
 from hadmst_sc.contract import OutputNames
+from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import MissingKeyError, Problems, logger
 
 XY = ("x", "y")
@@ -44,9 +45,12 @@ def result_table(sdata: SpatialData, key_added: str) -> AnnData:
 
     Raises
     ------
+    TypeError
+        If ``sdata`` is no SpatialData.
     KeyError
         If there is none of that name.
     """
+    check_sdata(sdata)
     name = OutputNames(key_added).table
     if name not in sdata.tables:
         raise MissingKeyError(

@@ -11,6 +11,7 @@ from spatialdata import SpatialData
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
 from hadmst_sc.io.elements import bins_table, plain, pyramid_steps, raster_elements
+from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.store import check_store, recover, replace_on_disk, reread, reread_table
 
@@ -44,6 +45,7 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
     Traceback (most recent call last):
     ValueError: `key_added='table'` needs names that are free, but the object has tables/table. ...
     """
+    check_sdata(sdata)
     name_ok = isinstance(key_added, str) and all(c.isalnum() or c in "_-." for c in key_added)
     if not name_ok or not key_added or key_added.startswith((".", "__")):
         raise ValueError(
@@ -147,6 +149,7 @@ def as_spatialdata(
     >>> list(new.images), list(new.labels), list(new.tables)
     (['superres'], ['superres_bins'], ['superres_table'])
     """
+    check_sdata(sdata)
     check_size(None, *_sizes(prediction), with_std=prediction.std is not None)
     return _as_spatialdata(sdata, prediction, source, OutputNames(key_added))
 

@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
+from hadmst_sc.io.counts import matrix_of, rows_as_csr
+from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resample import check_image, rgb_channels
 from hadmst_sc.io.resolve import affine, levels, pair, systems
@@ -69,6 +70,7 @@ class Section:
     """
 
     def __init__(self, sdata: SpatialData, key: str, image_key: str | None, table_key: str | None) -> None:
+        check_sdata(sdata)
         self.sdata, self.names = sdata, OutputNames(key)
         self._he: dict[tuple[int, int], np.ndarray] = {}
         problems = Problems("`superresolve` cannot be drawn")
@@ -180,13 +182,11 @@ class Section:
     def low(self, gene: str) -> np.ndarray:
         """``(spots,)`` measured counts of one gene per bin of the footprint: the same unit as the maps."""
         table, layer = self.sdata.tables[self.table_key], self._stated("layer")
-        if gene not in table.var_names:
+        matrix = matrix_of(table, self.table_key, layer)
+        if gene not in matrix.var.index:
             raise KeyError(f"`genes`: {gene!r} is not in `sdata.tables[{self.table_key!r}]`. Pass another `table_key`.")
-        column = table[self.spots.rows, [gene]]
-        counts = column.layers[layer] if layer else column.X
-        counts = counts.compute() if hasattr(counts, "compute") else counts
-        counts = counts.toarray() if sparse.issparse(counts) else np.asarray(counts)
-        return counts.ravel() / (self.spots.area_um2 / self.bin_um**2)
+        counts = rows_as_csr(matrix.values, self.spots.rows, matrix.var.index.get_indexer([gene]))
+        return counts.toarray().ravel() / (self.spots.area_um2 / self.bin_um**2)
 
 
 def _displayable(pixels: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
+from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import MissingKeyError
 
 
@@ -46,6 +47,7 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     >>> hd.pp.add_spots(sdata, spots, like="phantom", key_added="coarse")
     'coarse_table'
     """
+    check_sdata(sdata)
     table_key = f"{key_added}_table"
     if like not in sdata or like in sdata.tables:
         elements = [name for _, name, _ in sdata.gen_spatial_elements()]

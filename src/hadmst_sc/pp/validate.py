@@ -17,8 +17,9 @@ from spatialdata import SpatialData
 from hadmst_sc.alignment import Alignment
 from hadmst_sc.contract import ContractError, Observation
 from hadmst_sc.features import he_features
-from hadmst_sc.io.counts import SEEN
-from hadmst_sc.io.problems import logger
+from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
+from hadmst_sc.io.genes import gene_columns
+from hadmst_sc.io.problems import WrongTypeError, logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import stained_tissue
 from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt, estimate_alignment
@@ -170,7 +171,7 @@ def validate(
                 facts |= _of_alignment(found)
                 findings.append(_about(found, agreement_of_turns(obs, he=he)))
             facts["cost"] = _cost(obs, sdata)
-        except (KeyError, ValueError) as error:  # what superresolve would raise
+        except (KeyError, ValueError, WrongTypeError) as error:  # what superresolve would raise
             findings += [Finding("error", message) for message in _messages(error)]
         except Exception as error:  # noqa: BLE001 - a report that raises would be none
             findings.append(Finding("error", f"{type(error).__name__} in hadmst_sc, please report it: {error}"))
@@ -207,9 +208,9 @@ def _messages(error: Exception) -> list[str]:
 def _facts(obs: Observation, sdata: SpatialData, table_key: str, layer: str | None) -> dict[str, Any]:
     assert obs.source is not None  # for types: read_observation names it
     table, source = sdata.tables[table_key], obs.source
-    counts = table.X if layer is None else table.layers[layer]
-    rows = table.obs_names.isin(obs.spots)
-    of_spots, of_genes = np.asarray(counts[rows].sum(1)).ravel(), np.asarray((counts[rows] > 0).sum(0)).ravel()
+    matrix, rows = matrix_of(table, table_key, layer), np.flatnonzero(table.obs_names.isin(obs.spots))
+    counts = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
+    of_spots, of_genes = np.asarray(counts.sum(1)).ravel(), counts.getnnz(0)
     assert source.pitch_um is not None  # for types: as above
     stained = stained_tissue(obs.he, obs.grid, obs.measurement, source.pitch_um)
     row, column = obs.measurement.centres.astype(int).T
@@ -222,7 +223,7 @@ def _facts(obs: Observation, sdata: SpatialData, table_key: str, layer: str | No
         "spot_um": source.spot_um,
         "pitch_um": source.pitch_um,
         "coordinate_system": source.coordinate_system,
-        "genes": table.n_vars,
+        "genes": counts.shape[1],
         "genes_usable": int((of_genes >= SEEN * len(obs.spots)).sum()),
         "genes_of_the_run": len(obs.genes),
         "median_counts_per_spot": float(np.median(of_spots)),

@@ -86,7 +86,7 @@ def superresolve(
     shapes_key, coordinate_system
         Needed only when the table or the image leaves a choice.
     layer
-        Layer with the counts; ``None`` = ``X``.
+        Layer with the counts; ``None`` = ``X``, ``"raw"`` = the matrix of ``.raw`` unless a layer has that name.
     genes
         Names, or how many of the most informative; ``None`` = ``var["highly_variable"]`` if present, else 200.
     bin_um

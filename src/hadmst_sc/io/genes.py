@@ -1,0 +1,216 @@
+"""Which features of a table are genes, which of them the user means, and how a name may have been meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AnySet
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from hadmst_sc.io.problems import MissingKeyError, Problems, WrongTypeError, logger
+
+DEFAULT_GENES = 200
+GENES = "gene expression"  # as Space Ranger and Xenium name them in `feature_types`
+FEATURE_TYPES = ("feature_types", "feature_type")
+SHOWN = 12  # names that a message lists in full
+
+
+class Chosen(NamedTuple):
+    """Columns to read, and how many of them to keep by rank; ``None`` keeps all in this order."""
+
+    columns: np.ndarray
+    number: int | None
+
+
+def gene_columns(var: pd.DataFrame, place: str = "", *, tell: bool = False) -> np.ndarray:
+    """Positions of the features that are genes: all but antibodies, guides, probes without a target and the like.
+
+    Features of unknown type count as genes, and so do all features where none is one.
+
+    Parameters
+    ----------
+    place, tell
+        Whether to warn of what is left out, and of which table.
+    """
+    column = next((name for name in FEATURE_TYPES if name in var), None)
+    if column is None:
+        return np.arange(len(var))
+    kinds = var[column].astype(object)
+    known = kinds.notna().to_numpy()
+    others = known & (kinds.astype(str).str.strip().str.lower() != GENES).to_numpy()
+    if not others.any():
+        return np.arange(len(var))
+    counted = ", ".join(f"{n:,} {kind}" for kind, n in kinds[others].value_counts().items())
+    if others.all():
+        if tell:
+            logger.warning("%s: no feature is a gene by `var[%r]` (%s): all are taken", place, column, counted)
+        return np.arange(len(var))
+    if tell:
+        logger.warning(
+            "%s: %d of %d features are no genes (%s) and are left out; name them in `genes=` to use them",
+            place,
+            others.sum(),
+            len(var),
+            counted,
+        )
+    return np.flatnonzero(~others)
+
+
+def choose(
+    var: pd.DataFrame, flags: pd.DataFrame, place: str, code: str, genes: Any, problems: Problems
+) -> Chosen | None:
+    """Columns that ``genes`` asks for; ``None`` after a problem.
+
+    Parameters
+    ----------
+    var
+        Features of the matrix that is read.
+    flags
+        Features of the table, which may have ``highly_variable`` where ``var`` has not.
+    place, code
+        The table in words, and an expression for ``var``'s owner, for messages.
+    """
+    if not len(var):
+        problems.add(f"{place}: needs at least one gene, but has no columns. Pass another `table_key=`.")
+        return None
+    genes = genes.item() if isinstance(genes, np.ndarray) and genes.ndim == 0 else genes
+    named = not (genes is None or isinstance(genes, int | np.integer))
+    usable = gene_columns(var, place, tell=not named)
+    if genes is None:
+        chosen = flags.index[flags["highly_variable"].eq(True)] if "highly_variable" in flags else []
+        flagged = usable[var.index[usable].isin(chosen)]
+        if len(flagged):
+            return Chosen(flagged, len(flagged))
+        return Chosen(usable, min(DEFAULT_GENES, len(usable)))
+    if named or isinstance(genes, bool):
+        return _by_name(var, usable, place, code, genes, problems)
+    if not 1 <= genes <= len(usable):
+        problems.add(
+            f"`genes` needs 1 to {len(usable)} (all genes of the table), but is {genes}. Pass `genes={len(usable)}`.",
+            ValueError,
+        )
+        return None
+    return Chosen(usable, int(genes))
+
+
+def _by_name(
+    var: pd.DataFrame, usable: np.ndarray, place: str, code: str, genes: Any, problems: Problems
+) -> Chosen | None:
+    names = _names(var, code, genes, problems)
+    if names is None:
+        return None
+    unknown = [name for name in names if name not in var.index]
+    if unknown:
+        problems.add(
+            f"`genes` has {len(unknown)} of {len(names)} names that are not in `var_names`. "
+            f"{_meant(names, unknown, var, code)}",
+            MissingKeyError,
+        )
+        return None
+    if not names or len(set(names)) < len(names):
+        found = "is empty" if not names else "repeats some"
+        once = f"genes={_listed(list(dict.fromkeys(names)))}" if names else "genes=None"
+        problems.add(f"`genes` needs at least one name and each once, but {found}. Pass `{once}`.", ValueError)
+        return None
+    columns = var.index.get_indexer(names)
+    others = [name for name, column in zip(names, columns, strict=True) if column not in set(usable.tolist())]
+    if others:
+        logger.warning(
+            "%s: %d of the %d features named in `genes` are no genes (%s): their maps are made like those of genes, on "
+            "which the model was trained",
+            place,
+            len(others),
+            len(names),
+            _listed(others),
+        )
+    return Chosen(columns, None)
+
+
+def _names(var: pd.DataFrame, code: str, genes: Any, problems: Problems) -> list[str] | None:
+    """The names as text, in the order given (of a set: in the table's order); ``None`` after a problem."""
+    remedy = f"genes={[genes]!r}" if isinstance(genes, str) else f"genes={min(DEFAULT_GENES, len(var))}"
+    if isinstance(genes, Mapping):
+        listed = [name for one in genes.values() for name in ([one] if isinstance(one, str) else np.ravel(one))]
+        remedy = f"genes={list(dict.fromkeys(map(str, listed)))!r}"
+    elif isinstance(genes, Iterable) and not isinstance(genes, str | bytes):
+        items = list(genes)
+        if not (items and all(isinstance(item, bool | np.bool_) for item in items)):
+            known = set(map(str, items))
+            return [str(item) for item in (items if not isinstance(genes, AnySet) else _ordered(known, var))]
+        remedy = f"genes=list({code}.var_names[mask])"
+        genes = f"a mask of {len(items)} truth values"
+    problems.add(f"`genes` needs names, a number or None, but is {genes!r}. Pass `{remedy}`.", WrongTypeError)
+    return None
+
+
+def _ordered(names: set[str], var: pd.DataFrame) -> list[str]:
+    """A set has another order in every process, so the table's is taken; unknown names last."""
+    known = [name for name in var.index if name in names]
+    return [*known, *sorted(names - set(known))]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return repr(list(names)) if len(names) <= SHOWN else f"{list(names[:SHOWN])!r} and {len(names) - SHOWN} more"
+
+
+def _meant(names: list[str], unknown: list[str], var: pd.DataFrame, code: str) -> str:
+    """Where the unknown names are, or how they are written there; with code that runs if all are found."""
+    texts = [column for column in var if var[column].dtype.kind not in "biufcmM"]
+    few = len(names) <= SHOWN
+    for column in texts:
+        if all(name in set(var[column].astype(str)) for name in unknown):
+            found = _lookup(var[column], var.index)
+            if few and all(name in found for name in unknown):
+                return f"`var[{column!r}]` has them. Pass `genes={_replaced(names, found)!r}`."
+            return f"`var[{column!r}]` has them. Pass `genes={code}.var_names[{code}.var[{column!r}].isin(genes)]`."
+    spelt = _alike(unknown, var)
+    if few and len(spelt) == len(unknown):
+        return f"Other spellings are. Pass `genes={_replaced(names, spelt)!r}`."
+    for change in ("upper", "capitalize", "lower"):
+        if all(getattr(name, change)() in var.index for name in names):
+            return f"They differ in case. Pass `genes=[name.{change}() for name in genes]`."
+    for column in texts if few else []:
+        found = _lookup(var[column], var.index, fold=True)
+        if all(_plain(name) in found for name in unknown):
+            one = {name: found[_plain(name)] for name in unknown}
+            return f"`var[{column!r}]` has other spellings. Pass `genes={_replaced(names, one)!r}`."
+    close = {
+        name: [spelt[name]] if name in spelt else difflib.get_close_matches(name, var.index.astype(str), n=3)
+        for name in unknown[:5]
+    }
+    return "; ".join(f"{name!r}: close to {matches or 'none'}" for name, matches in close.items()) + "."
+
+
+def _lookup(spellings: Any, names: pd.Index, *, fold: bool = False) -> dict[str, str]:
+    """Names by spelling; spellings of several genes are left out."""
+    texts = pd.Series(spellings).astype(str)
+    texts = texts.map(_plain) if fold else texts
+    once = ~texts.duplicated(keep=False).to_numpy()
+    return dict(zip(texts[once], names[once].astype(str), strict=True))
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _alike(unknown: list[str], var: pd.DataFrame) -> dict[str, str]:
+    """Names that differ in case alone, or of which a few have a genome in front or a version behind."""
+    folded = _lookup(var.index, var.index, fold=True)
+    found = {name: folded[_plain(name)] for name in unknown if _plain(name) in folded}
+    few = [name for name in unknown if name not in found][:SHOWN]
+    return found | {name: close for name in few if (close := _without_affix(name, var.index))}
+
+
+def _without_affix(name: str, names: pd.Index) -> str:
+    """The only name that is this one but for a genome before it or a version after it; else nothing."""
+    ensembl = name.partition(".")[0] if name.startswith("ENS") else name
+    alike = [one for one in map(str, names) if one.endswith(f"_{name}") or one.partition(".")[0] == ensembl != one]
+    alike += [ensembl] if ensembl != name and ensembl in names else []
+    return alike[0] if len(alike) == 1 else ""
+
+
+def _replaced(names: list[str], by: dict[str, str]) -> list[str]:
+    return list(dict.fromkeys(by.get(name, name) for name in names))

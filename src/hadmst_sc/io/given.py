@@ -1,0 +1,90 @@
+"""What is handed over as ``sdata``: one check, with the way from what people have to a SpatialData."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from anndata import AnnData
+from spatialdata import SpatialData
+
+from hadmst_sc.contract import PROVENANCE_KEY
+from hadmst_sc.io.problems import WrongTypeError
+
+COUNTS = "feature_bc_matrix.h5"  # how Space Ranger's files of counts end
+STORE = ("zarr.json", ".zattrs", ".zgroup")  # with the attributes of the root, of zarr 3 and 2
+
+
+def check_sdata(sdata: object) -> None:
+    """Raise unless ``sdata`` is a SpatialData.
+
+    Raises
+    ------
+    TypeError
+        With the code that makes a SpatialData of an AnnData, a store, a file or a folder of Space Ranger.
+    """
+    if isinstance(sdata, SpatialData):
+        return
+    if isinstance(sdata, AnnData):
+        found, remedy = "an AnnData", _of_anndata(sdata)
+    elif isinstance(sdata, str | Path):
+        found, remedy = f"the path {str(sdata)!r}", _of_path(Path(sdata))
+    elif sdata is None:
+        found = "None"
+        remedy = (
+            "Functions that add to a SpatialData return None: pass the object that they were given, or generate one to "
+            "try with `sdata = hadmst_sc.datasets.phantom()`."
+        )
+    else:
+        found = f"of type {type(sdata).__name__}"
+        remedy = "Pass one SpatialData, such as `sdata = spatialdata.read_zarr(path)`."
+        inner = list(sdata.values() if isinstance(sdata, Mapping) else sdata if isinstance(sdata, list | tuple) else [])
+        if inner and all(isinstance(one, SpatialData) for one in inner):
+            each = "sdata.values()" if isinstance(sdata, Mapping) else "sdata"
+            remedy = f"Call the function for each: `for section in {each}: ...`."
+    raise WrongTypeError(f"`sdata` needs a SpatialData, but is {found}. {remedy}")
+
+
+def _of_anndata(adata: AnnData) -> str:
+    if PROVENANCE_KEY in adata.uns:
+        return "It is the table of a result: pass the SpatialData that holds it."
+    stored = adata.uns.get("spatial")
+    libraries = list(stored.values()) if isinstance(stored, Mapping) else []
+    if any(isinstance(one, Mapping) and one.get("images") for one in libraries):
+        return "Make one: `sdata = hadmst_sc.io.from_anndata(sdata)`."
+    return "Make one, with the file of the full-resolution H&E: `sdata = hadmst_sc.io.from_anndata(sdata, 'he.tif')`."
+
+
+def _of_path(path: Path) -> str:
+    if not path.exists():
+        return f"There is no such file or folder in {str(Path.cwd())!r}. Correct the path."
+    if path.suffix == ".h5ad":
+        return f"Read it: `sdata = hadmst_sc.io.from_anndata(anndata.read_h5ad({str(path)!r}))`."
+    if marks := [path / mark for mark in STORE if (path / mark).is_file()]:
+        root = json.loads(marks[0].read_bytes())
+        if root.get("attributes", root).get("encoding-type") == "anndata":
+            return f"Read it: `sdata = hadmst_sc.io.from_anndata(anndata.read_zarr({str(path)!r}))`."
+        return f"Read it: `sdata = spatialdata.read_zarr({str(path)!r})`."
+    for folder in (path, path / "outs"):
+        if code := _of_space_ranger(folder):
+            return f"Read it: `sdata = {code}` (`pip install 'hadmst-sc[io]'`)."
+    return "It is no zarr store, no .h5ad file, and no folder of Space Ranger. Pass one SpatialData."
+
+
+def _of_space_ranger(folder: Path) -> str:
+    """Code that reads a folder that Space Ranger wrote; empty for any other folder."""
+    section = folder.resolve().parent if folder.name == "outs" else folder.resolve()
+    name = f"dataset_id={section.name!r}"
+    if (folder / "binned_outputs").is_dir():
+        return f"spatialdata_io.visium_hd({str(folder)!r}, {name})"
+    files = sorted(file.name for file in folder.glob(f"*{COUNTS}")) if (folder / "spatial").is_dir() else []
+    if not files:
+        return ""
+    # `visium` reads `filtered_feature_bc_matrix.h5`, and takes what stands before it in the file's name for the id.
+    counts = next((file for file in files if "filtered_" in file), files[0])
+    start = counts.find("filtered_" if "filtered_" in counts else "raw_")
+    arguments = [repr(str(folder)), f"dataset_id={counts[: start - 1]!r}" if start > 0 else name]
+    if "filtered_" not in counts:
+        arguments.append(f"counts_file={counts[max(start, 0) :]!r}")
+    return f"spatialdata_io.visium({', '.join(arguments)})"

@@ -1,0 +1,472 @@
+"""Which numbers are counts, where they are and which genes are meant; each remedy is run and compared with a truth."""
+
+from __future__ import annotations
+
+import logging
+import re
+import runpy
+from pathlib import Path
+
+import anndata
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+from hadmst_sc.contract import ContractError
+from hadmst_sc.io import read_observation
+from hadmst_sc.io.values import transformed
+
+HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
+visium_section, fingerprint = HELPERS["visium_section"], HELPERS["fingerprint"]
+N_GENES = 30
+
+
+def section(change=None, n_genes=N_GENES):
+    """A section whose table went through ``change``, and the counts it had before."""
+    sdata = visium_section(n_genes=n_genes)
+    table = sdata["table"].copy()
+    counts = table.X.toarray()
+    changed = change(table) if change else None
+    table = table if changed is None else changed
+    del sdata["table"]
+    sdata["table"] = table
+    return sdata, counts
+
+
+def read(sdata, **arguments):
+    return read_observation(sdata, "S1_full_image", bin_um=40.0, **arguments)
+
+
+def remedy(message: str) -> str:
+    """The code after "Pass", "Call" or the like."""
+    return re.search(r"(?:Pass|Call|Restore them:|Leave the spots out:) `(.*?)`", message)[1]
+
+
+def mend(sdata, kind, **arguments):
+    """Read, follow what the errors say until none is left, and give the observation."""
+    for _ in range(3):
+        before = fingerprint(sdata)
+        with pytest.raises(kind) as raised:
+            read(sdata, **arguments)
+        assert fingerprint(sdata) == before
+        told, names = (
+            str(raised.value),
+            {"sdata": sdata, "numpy": np, "anndata": anndata, "genes": arguments.get("genes")},
+        )
+        code = remedy(told)
+        if re.match(r"(genes|layer)=", code):
+            arguments |= eval(f"dict({code})", names)
+        else:
+            exec(code, names)
+            if then := re.search(r"then pass `(layer=.*?)`", told):
+                arguments |= eval(f"dict({then[1]})")
+        try:
+            return read(sdata, **arguments), told
+        except (ValueError, TypeError, KeyError):
+            continue
+    raise AssertionError(told)
+
+
+def warned(caplog, sdata, **arguments):
+    with caplog.at_level(logging.WARNING, logger="hadmst_sc"):
+        obs = read(sdata, **arguments)
+    return obs, caplog.text
+
+
+# --- features that are no genes ---
+
+
+def with_antibodies(table):
+    """The last five features are antibodies, the most abundant of all."""
+    table.X = table.X.toarray()
+    table.X[:, -5:] += np.arange(len(table))[:, None] % 2 * 500
+    table.var["feature_types"] = ["Gene Expression"] * (N_GENES - 5) + ["Antibody Capture"] * 5
+
+
+@pytest.mark.parametrize("genes", [None, 10])
+def test_features_that_are_no_genes_are_not_chosen_and_this_is_said(genes, caplog):
+    sdata, _ = section(with_antibodies)
+    obs, told = warned(caplog, sdata, genes=genes)
+    assert len(obs.genes) == (genes or N_GENES - 5)
+    assert not set(obs.genes) & set(sdata["table"].var_names[-5:])
+    assert "5 of 30 features are no genes (5 Antibody Capture)" in told
+
+
+def test_features_that_are_no_genes_do_not_change_the_ranking():
+    """The depth of a spot is that of its genes."""
+    sdata, _ = section(with_antibodies)
+    alone, _ = section(lambda table: table[:, :-5].copy())
+    assert read(sdata, genes=8).genes == read(alone, genes=8).genes
+
+
+def test_more_genes_than_there_are_beside_other_features_is_an_error_whose_remedy_runs():
+    obs, told = mend(section(with_antibodies)[0], ValueError, genes=N_GENES)
+    assert "needs 1 to 25" in told and len(obs.genes) == N_GENES - 5
+
+
+def test_a_feature_that_is_named_is_taken_with_a_warning(caplog):
+    sdata, _ = section(with_antibodies)
+    obs, told = warned(caplog, sdata, genes=["gene-29", "gene-0"])
+    assert (
+        obs.genes == ("gene-29", "gene-0") and "1 of the 2 features named in `genes` are no genes (['gene-29'])" in told
+    )
+    np.testing.assert_array_equal(obs.counts, sdata["table"].X[:, [29, 0]])
+
+
+def test_highly_variable_features_that_are_no_genes_are_left_out(caplog):
+    def change(table):
+        with_antibodies(table)
+        table.var["highly_variable"] = np.arange(N_GENES) >= N_GENES - 8
+
+    obs, _ = warned(caplog, section(change)[0])
+    assert set(obs.genes) == {"gene-22", "gene-23", "gene-24"}
+
+
+@pytest.mark.parametrize("kinds", [["Gene Expression"] * 29 + [None], ["gene expression "] * 30])
+def test_features_of_unknown_type_are_genes(kinds, caplog):
+    obs, told = warned(caplog, section(lambda table: table.var.__setitem__("feature_types", kinds))[0])
+    assert len(obs.genes) == N_GENES and not told
+
+
+def test_a_table_without_any_gene_is_read_with_a_warning(caplog):
+    obs, told = warned(caplog, section(lambda table: table.var.__setitem__("feature_types", "Antibody Capture"))[0])
+    assert len(obs.genes) == N_GENES and "no feature is a gene" in told
+
+
+# --- where the counts are ---
+
+
+def log_normalised(table):
+    values = table.X.toarray()
+    table.X = sparse.csr_matrix(np.log1p(values / values.sum(1, keepdims=True) * 1e4).astype(np.float32))
+
+
+def kept_in_raw(table):
+    table.raw = table.copy()
+    log_normalised(table)
+
+
+def raw_of_more_genes(table):
+    kept_in_raw(table)
+    return table[:, :6].copy()
+
+
+@pytest.mark.parametrize("change", [kept_in_raw, raw_of_more_genes])
+def test_counts_in_raw_are_named_and_read(change):
+    sdata, counts = section(change)
+    obs, told = mend(sdata, ContractError)
+    assert "`layer='raw'`: `.raw` holds counts" in told and obs.source.layer == "raw"
+    assert len(obs.genes) == N_GENES  # also those that X lacks
+    np.testing.assert_array_equal(obs.counts, counts[:, [int(gene[5:]) for gene in obs.genes]])
+
+
+def test_flags_of_the_table_choose_from_raw():
+    def change(table):
+        kept_in_raw(table)
+        table.var["highly_variable"] = np.arange(N_GENES) < 4
+
+    assert set(read(section(change)[0], layer="raw").genes) == {"gene-0", "gene-1", "gene-2", "gene-3"}
+
+
+def test_a_layer_called_raw_comes_before_raw():
+    def change(table):
+        kept_in_raw(table)
+        table.layers["raw"] = sparse.csr_matrix(np.ones(table.shape, np.float32))
+
+    assert (read(section(change)[0], layer="raw").counts == 1).all()
+
+
+def test_raw_that_holds_no_counts_is_not_offered():
+    def change(table):
+        log_normalised(table)
+        table.raw = table.copy()
+        table.layers["scaled"] = table.X.toarray() - 3.5
+
+    with pytest.raises(ContractError) as raised:
+        read(section(change)[0])
+    assert "layer='" not in str(raised.value) and "cannot be had back" in str(raised.value)
+
+
+def test_a_layer_that_is_not_there_is_replaced_by_one_that_holds_counts():
+    def change(table):
+        table.layers["molecules"] = table.X.copy()
+        table.layers["data"] = table.X.toarray() * 0.5 - 3
+        table.X = table.layers["data"]
+
+    obs, told = mend(section(change)[0], KeyError, layer="counts")
+    assert "Available: ['molecules', 'data']" in told and obs.source.layer == "molecules"
+
+
+def test_repeated_names_in_raw_can_be_mended():
+    def change(table):
+        table.var_names = ["twice", "twice", *table.var_names[2:]]
+        kept_in_raw(table)
+        table.var_names_make_unique()
+
+    obs, _ = mend(section(change)[0], ContractError, layer="raw")
+    assert "twice-1" in obs.genes
+
+
+# --- counts of which a part was removed ---
+
+
+def corrections(counts):
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(np.ones(counts.shape[1]))
+    yield "one share of all", counts * 0.93
+    yield "a share per spot", counts * rng.uniform(0.6, 1, (len(counts), 1))
+    yield "ambient counts subtracted", np.clip(counts - 0.1 * counts.sum(1, keepdims=True) * share, 0, None)
+    yield "a share per value", counts * rng.uniform(0.7, 1, counts.shape)
+
+
+def rates(n_genes, depth, seed=0):
+    """Counts of spots that differ in depth and place."""
+    rng = np.random.default_rng(seed)
+    pattern = 1 + 0.8 * np.sin(np.arange(225)[:, None] / 40 + rng.uniform(0, 6, n_genes))
+    rate = rng.gamma(0.5, 2.0, n_genes) * pattern * rng.gamma(4, 0.25, (225, 1))
+    return rng.poisson(rate / rate.sum(1).mean() * depth).astype(np.float64)
+
+
+PANELS = {"whole transcriptome": (3000, 6000), "shallow": (3000, 800), "panel": (50, 400), "four": (4, 80)}
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_corrected_counts_look_like_counts(panel):
+    for name, values in corrections(rates(*PANELS[panel])):
+        assert transformed(sparse.csr_matrix(values.astype(np.float32))) is None, name
+
+
+def normalisations(counts):
+    totals = counts.sum(1, keepdims=True)
+    equal = counts / totals * np.median(totals)
+    yield "log1p", np.log1p(counts)
+    yield "square root", np.sqrt(counts)
+    yield "normalised to the median", equal
+    yield "normalised to 10,000", counts / totals * 1e4
+    yield "counts per million", counts / totals * 1e6
+    yield "shares", counts / totals
+    yield "log-normalised", np.log1p(equal)
+    yield "log-normalised to 10,000", np.log1p(counts / totals * 1e4)
+    yield "log2 of counts per million", np.log2(1 + counts / totals * 1e6)
+    yield "log10", np.log10(1 + equal)
+    yield "by size factors", np.log2(1 + counts / (totals / totals.mean()) ** 0.9)
+    yield "scaled to one", counts / np.maximum(counts.max(0), 1)
+
+
+@pytest.mark.parametrize("panel", PANELS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_transformed_counts_do_not(panel, dtype):
+    counts = rates(*PANELS[panel]) + (1 if panel == "four" else 0)
+    for name, values in normalisations(counts):
+        assert transformed(sparse.csr_matrix(values.astype(dtype))) is not None, name
+
+
+def test_a_part_of_the_genes_still_tells_that_all_were_normalised():
+    for name, values in normalisations(rates(3000, 6000)):
+        assert transformed(sparse.csr_matrix(values[:, ::7].astype(np.float32))) is not None, name
+
+
+def test_corrected_counts_are_read_with_a_warning(caplog):
+    sdata, counts = section(lambda table: setattr(table, "X", table.X * 0.93))
+    obs, told = warned(caplog, sdata, genes=["gene-2"])
+    np.testing.assert_allclose(obs.counts[:, 0], counts[:, 2] * 0.93, rtol=1e-6)
+    assert "100 % of the non-zero values are not whole" in told and "noise of counting" in told
+
+
+UNDONE = {
+    "log1p": (np.log1p, "log(1 + x) of counts"),
+    "log2": (lambda x: np.log2(1 + x), "log2(1 + x) of counts"),
+    "square root": (np.sqrt, "square root of counts"),
+    "scaled": (lambda x: x / 1000, "whole multiples of one number"),
+}
+
+
+@pytest.mark.parametrize("name", UNDONE)
+@pytest.mark.parametrize("store", [sparse.csr_matrix, sparse.csr_array, np.asarray])
+def test_what_can_be_undone_is_undone_by_the_remedy(name, store):
+    change, told = UNDONE[name]
+    sdata, counts = section(lambda table: setattr(table, "X", store(change(table.X.toarray()).astype(np.float32))))
+    obs, message = mend(sdata, ContractError, genes=["gene-3", "gene-1"])
+    assert told in message and obs.source.layer == "counts"
+    np.testing.assert_array_equal(obs.counts, counts[:, [3, 1]])
+
+
+@pytest.mark.parametrize("change", [log_normalised, lambda table: setattr(table, "X", table.X.toarray() - 1.5)])
+def test_what_cannot_be_undone_names_no_layer(change):
+    with pytest.raises(ContractError) as raised:
+        read(section(change)[0])
+    assert "layer='" not in str(raised.value)
+
+
+# --- types and sizes of numbers ---
+
+TYPES = {
+    "float16": lambda x: x.astype(np.float16),
+    "longdouble": lambda x: x.astype(np.longdouble),
+    "big-endian": lambda x: x.astype(">f4"),
+    "big-endian integers": lambda x: x.astype(">i8"),
+    "int64": lambda x: x.astype(np.int64),
+    "uint16": lambda x: x.astype(np.uint16),
+    "objects": lambda x: x.astype(int).astype(object),
+    "lazy float16": lambda x: da.from_array(x.astype(np.float16), chunks=(50, 10)),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_every_type_of_number_gives_the_same_counts(name):
+    sdata, counts = section(lambda table: setattr(table, "X", TYPES[name](table.X.toarray())))
+    np.testing.assert_array_equal(read(sdata, genes=["gene-4", "gene-0"]).counts, counts[:, [4, 0]])
+
+
+@pytest.mark.parametrize("store", [np.asarray, sparse.csr_matrix])
+def test_truth_values_are_zeros_and_ones(store):
+    sdata, counts = section(lambda table: setattr(table, "X", store(table.X.toarray() > 3)))
+    np.testing.assert_array_equal(read(sdata, genes=["gene-4"]).counts[:, 0], counts[:, 4] > 3)
+
+
+@pytest.mark.parametrize("value", [1e18, 1e300, -1, np.nan, np.inf])
+def test_a_value_that_is_no_count_is_named_and_its_spot_can_be_left_out(value):
+    def change(table):
+        table.X = table.X.toarray().astype(np.float64)
+        table.X[7, 2] = value
+
+    sdata, counts = section(change)
+    obs, told = mend(sdata, ContractError)
+    assert "spot 'spot-7'" in told and "gene 'gene-2'" in told
+    assert "spot-7" not in obs.spots and len(obs.spots) == len(counts) - 1 and np.isfinite(obs.counts).all()
+
+
+def test_objects_that_are_no_numbers_are_named():
+    def change(table):
+        table.layers["counts"] = table.X.copy()
+        table.X = np.full(table.shape, "many", object)
+
+    obs, told = mend(section(change)[0], ContractError)
+    assert "tables/table: needs a matrix of counts, but its objects are no numbers" in told
+    assert obs.source.layer == "counts"
+
+
+# --- names ---
+
+
+def symbols_in_a_column(table):
+    table.var["gene_symbols"] = [f"SYM{i}" for i in range(N_GENES)]
+    table.var_names = [f"ENSG{i:011d}.{i}" for i in range(N_GENES)]
+
+
+@pytest.mark.parametrize("n", [2, 20])
+@pytest.mark.parametrize("raw", [False, True])
+def test_symbols_in_a_column_are_found_there(n, raw):
+    def change(table):
+        symbols_in_a_column(table)
+        if raw:
+            table.raw = table.copy()
+
+    asked = [f"SYM{i}" for i in range(n, 0, -1)]
+    sdata, counts = section(change)
+    obs, told = mend(sdata, KeyError, genes=asked, layer="raw" if raw else None)
+    assert "`var['gene_symbols']` has them" in told
+    columns = [int(name.partition(".")[2]) for name in obs.genes]
+    assert sorted(columns) == list(range(1, n + 1)) and (n > 2 or columns == [2, 1])
+    np.testing.assert_array_equal(obs.counts, counts[:, columns])
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        (["epcam", "Mki67"], ["EPCAM", "Mki67"]),
+        (["Epcam", "mki67"], ["EPCAM", "Mki67"]),
+        (["COL1A1"], ["GRCh38_COL1A1"]),
+        (["ENSG00000000001"], ["ENSG00000000001.7"]),
+        (["ENSG00000000002.9"], ["ENSG00000000002"]),
+        ([" EPCAM"], ["EPCAM"]),
+    ],
+)
+def test_a_slip_in_a_name_is_mended_by_the_remedy(asked, meant):
+    names = ["EPCAM", "Mki67", "GRCh38_COL1A1", "ENSG00000000001.7", "ENSG00000000002"]
+    sdata, _ = section(lambda table: setattr(table, "var_names", [*names, *table.var_names[5:]]))
+    assert mend(sdata, KeyError, genes=asked)[0].genes == tuple(meant)
+
+
+def test_many_names_in_the_wrong_case_are_mended_at_once():
+    sdata, _ = section(lambda table: setattr(table, "var_names", [f"GENE{i}" for i in range(N_GENES)]))
+    obs, _ = mend(sdata, KeyError, genes=[f"Gene{i}" for i in range(20)])
+    assert obs.genes == tuple(f"GENE{i}" for i in range(20))
+
+
+@pytest.mark.parametrize("name", [None, np.nan])
+def test_a_gene_without_a_name_is_an_error_only_where_it_is_chosen(name):
+    sdata, counts = section()
+    sdata["table"].var.index = pd.Index([*sdata["table"].var_names[:-1], name], dtype=object)
+    assert read(sdata, genes=["gene-0"]).genes == ("gene-0",)
+    with pytest.raises(ContractError, match="needs genes with names") as raised:
+        read(sdata)
+    exec(remedy(str(raised.value)), {"sdata": sdata})
+    obs = read(sdata)
+    np.testing.assert_array_equal(obs.counts[:, obs.genes.index("unnamed_29")], counts[:, -1])
+
+
+@pytest.mark.parametrize(
+    "genes",
+    [
+        np.array(3),
+        np.int64(3),
+        pd.Index(["gene-5", "gene-2", "gene-9"]),
+        pd.Series(["gene-5", "gene-2", "gene-9"], index=[4, 5, 6]),
+        np.array(["gene-5", "gene-2", "gene-9"]),
+        ("gene-5", "gene-2", "gene-9"),
+        (name for name in ["gene-5", "gene-2", "gene-9"]),
+        {"gene-9": 1, "gene-2": 1, "gene-5": 1}.keys(),
+        {"gene-5", "gene-2", "gene-9"},
+    ],
+    ids=lambda genes: type(genes).__name__,
+)
+def test_names_keep_their_order_and_those_of_a_set_take_the_tables(genes):
+    sets = isinstance(genes, (set, type({}.keys())))
+    found = read(section()[0], genes=genes).genes
+    if isinstance(genes, np.integer) or (isinstance(genes, np.ndarray) and not genes.ndim):
+        assert found == read(section()[0], genes=3).genes
+    else:
+        assert found == (("gene-2", "gene-5", "gene-9") if sets else ("gene-5", "gene-2", "gene-9"))
+
+
+@pytest.mark.parametrize(
+    ("genes", "n"),
+    [
+        ("gene-1", 1),
+        (b"gene-1", N_GENES),
+        ({"tumour": ["gene-1", "gene-2"], "stroma": "gene-3"}, 3),
+        (2.5, N_GENES),
+        (True, N_GENES),
+        (np.nan, N_GENES),
+        (3 + 0j, N_GENES),
+    ],
+)
+def test_what_is_no_list_of_names_is_an_error_whose_remedy_runs(genes, n):
+    obs, told = mend(section()[0], TypeError, genes=genes)
+    assert told.startswith("`genes` needs names") and len(obs.genes) == n
+
+
+def test_a_mask_is_an_error_whose_remedy_runs():
+    sdata, _ = section()
+    mask = np.arange(N_GENES) % 7 == 3
+    with pytest.raises(TypeError) as raised:
+        read(sdata, genes=mask)
+    genes = eval(f"dict({remedy(str(raised.value))})", {"sdata": sdata, "mask": mask})["genes"]
+    assert read(sdata, genes=genes).genes == ("gene-3", "gene-10", "gene-17", "gene-24")
+
+
+def test_repeated_names_are_an_error_whose_remedy_runs():
+    assert mend(section()[0], ValueError, genes=["gene-2", "gene-1", "gene-2"])[0].genes == ("gene-2", "gene-1")
+
+
+def test_a_table_without_genes_is_named():
+    with pytest.raises(ContractError, match="tables/table: needs at least one gene, but has no columns"):
+        read(section(lambda table: table[:, :0].copy())[0])
+
+
+def test_a_table_of_objects_reads_as_anndata_keeps_it():
+    assert isinstance(section()[0]["table"], AnnData)
