@@ -27,6 +27,18 @@ def test_layers_are_quantiles_of_the_rate(solved):
     np.testing.assert_allclose(high[:, 0], law.ppf(0.95), rtol=1e-3, atol=1e-9)
 
 
+def test_a_spread_that_is_not_calibrated_is_said(solved, caplog):
+    told = solved["superres_table"].uns["hadmst_sc"]
+    kept = told["calibration"]
+    told["calibration"] = {"factor": 1.0, "refused": ""}
+    tl.quantiles(solved)
+    assert not caplog.text
+    told["calibration"] = {"factor": 1.0, "refused": "no factor reaches 90%"}
+    tl.quantiles(solved)
+    told["calibration"] = kept
+    assert "not calibrated, no factor reaches 90%" in caplog.text
+
+
 def test_lazy_tables_get_lazy_layers(solved):
     eager = solved["superres_table"].copy()
     tl.quantiles(solved)

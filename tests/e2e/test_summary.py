@@ -27,6 +27,23 @@ def test_it_tells_what_was_made_with_what_and_how_much_to_believe(solved):
     assert "2 genes between these are not shown" in str(told)
 
 
+def test_it_tells_whether_intervals_hold(solved):
+    told = solved["superres_table"].uns["hadmst_sc"]
+    record = {"factor": 1.7, "coverage_before": 0.6, "coverage": 0.88, "n_spots": 1200, "refused": ""}
+    held = "90 % intervals contain 88% of the counts at 1,200 held-out spots"
+    held += " (60% before calibration; standard deviation × 1.7)"
+    kept = told["calibration"]
+    try:
+        told["calibration"] = record
+        assert hd.tl.summary(solved).facts["intervals"] == held
+        told["calibration"] = record | {"refused": "no factor reaches 90%"}
+        assert hd.tl.summary(solved).facts["intervals"] == f"not calibrated: no factor reaches 90%; {held}"
+        told["calibration"] = "off"
+        assert hd.tl.summary(solved).facts["intervals"] == "not calibrated: no gate, or too few spots for it"
+    finally:
+        told["calibration"] = kept
+
+
 def test_it_survives_the_disk(solved, tmp_path):
     solved.write(tmp_path / "section.zarr")
     assert hd.tl.summary(sd.read_zarr(tmp_path / "section.zarr")).facts == hd.tl.summary(solved).facts
@@ -45,5 +62,6 @@ def test_the_closed_form_says_that_it_is_one(solved):
     )
     facts = hd.tl.summary(solved, key_added="closed").facts
     assert facts["model"] == "closed form, no network" and facts["H&E"] == "taken as it lies"
+    assert facts["intervals"] == "not calibrated: fewer than two draws"
     with pytest.raises(KeyError, match="key_added='other'"):
         hd.tl.summary(solved, key_added="other")

@@ -24,6 +24,13 @@ def test_bounds_are_the_ends_of_the_interval_on_the_scale_of_the_estimate(result
     assert all((image.get_array().mask == ~INSIDE).all() for image in (low, mean, high))
 
 
+def test_a_spread_that_is_not_calibrated_is_said_above_the_width(result):
+    told = result["superres_table"].uns["hadmst_sc"]
+    for refused, title in (("", "width of 90% interval"), ("why", "width of 90% interval\n(not calibrated)")):
+        told["calibration"] = {"factor": 1.0, "refused": refused}
+        assert hd.pl.uncertainty(result, "ramp")[0, 3].get_title() == title
+
+
 def test_a_bin_of_nothing_has_no_relative_width(result):
     width = hd.pl.uncertainty(result, "spike")[0, 3].images[0].get_array()
     assert np.argwhere(~width.mask).tolist() == [[3, 7]]

@@ -100,10 +100,21 @@ def _pixels(obs, box):
     return tuple(slice(part.start * obs.he_per_bin, part.stop * obs.he_per_bin) for part in box)
 
 
-def test_few_spots_judge_nothing(phantom):
+def test_few_spots_judge_nothing_and_a_warning_says_so(phantom, caplog):
     obs = phantom.observation.subset_spots(np.arange(MIN_SPOTS - 1))
     ((gate,), calibration) = fit_gate(obs, lambda *_: pytest.fail("nothing to judge by"))
     assert calibration is None and gate.share == UNKNOWN and gate.n_spots == 0
+    assert f"{MIN_SPOTS - 1} spots are too few to judge the network" in caplog.text
+
+
+def test_draws_that_are_all_the_same_keep_their_spread_and_a_warning_says_so(phantom, caplog):
+    truth = phantom.rate
+    _, found = fit_gate(
+        phantom.observation,
+        lambda _, genes, box: Foretold([truth[genes], truth[genes]], np.stack([truth[genes]] * 3)),
+    )
+    assert found.factor == 1 and found.coverage == found.coverage_before
+    assert f"could not be calibrated at {found.n_spots} held-out spots ({found.refused})" in caplog.text
 
 
 def test_genes_that_judge_do_not_depend_on_their_order(phantom):

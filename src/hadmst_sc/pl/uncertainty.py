@@ -18,7 +18,7 @@ from hadmst_sc.pl._draw import (
     upper_end,
 )
 from hadmst_sc.pl._section import Section
-from hadmst_sc.uncertainty import LEVEL, rate_interval
+from hadmst_sc.uncertainty import LEVEL, doubt, rate_interval
 
 
 def uncertainty(
@@ -36,7 +36,8 @@ def uncertainty(
     """Draw the lower bound, the estimate and the upper bound of every bin on one scale, and how wide the interval is.
 
     What all three maps show is there; what only the upper one shows may be. The last panel is the width of the
-    interval over the estimate: dark where a bin can be believed, bright where it is hardly known.
+    interval over the estimate: dark where a bin can be believed, bright where it is hardly known. Where the
+    standard deviation could not be calibrated, its title says so, and :func:`hadmst_sc.tl.summary` says why.
 
     Parameters
     ----------
@@ -91,7 +92,8 @@ def uncertainty(
         add_scale(row[2], last)
         add_scale(row[3], draw_map(row[3], section, width, widest, width_cmap), "width over estimate")
     tail = (1 - level) / 2
-    titles = (f"{tail:.3g} quantile", "estimate", f"{1 - tail:.3g} quantile", f"width of {level:.0%} interval")
+    width_title = f"width of {level:.0%} interval" + ("\n(not calibrated)" if doubt(section.provenance) else "")
+    titles = (f"{tail:.3g} quantile", "estimate", f"{1 - tail:.3g} quantile", width_title)
     finish(axes, box, [section] * 4, genes, titles)
     return axes
 

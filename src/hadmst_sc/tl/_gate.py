@@ -17,6 +17,7 @@ from scipy import special
 from scipy.spatial import cKDTree
 
 from hadmst_sc.contract import Box, Observation
+from hadmst_sc.io.problems import logger
 from hadmst_sc.kriging import pitch_of
 from hadmst_sc.measurement import degrade
 from hadmst_sc.uncertainty import Calibration, calibrate
@@ -105,6 +106,11 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
     """
     n_spots, genes = len(obs.spots), judges(obs)
     if n_spots < MIN_SPOTS:
+        logger.warning(
+            "%d spots are too few to judge the network and its standard deviation, which needs %d: the estimate goes "
+            "%.0f%% of the way from the closed form to the network, and intervals are not calibrated",
+            *(n_spots, MIN_SPOTS, 100 * UNKNOWN),
+        )
         return Verdict([Gate(UNKNOWN, 1.0, 0)], None)
     hidden = [one for box in parts(obs) for one in _at_hidden(obs, genes, box, maps_of)]
     counts = np.concatenate([one.counts for one in hidden])
@@ -116,7 +122,14 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
         return Verdict(gates, None)
     means = [one.mixes[0][SHARES.index(gates[0].share)] for one in hidden]
     stds = [_alike(one.std, mean, one.centres) for one, mean in zip(hidden, means, strict=True) if one.std is not None]
-    return Verdict(gates, calibrate(counts, np.concatenate(means), np.concatenate(stds)))
+    calibration = calibrate(counts, np.concatenate(means), np.concatenate(stds))
+    if calibration.refused:
+        logger.warning(
+            "the standard deviation could not be calibrated at %d held-out spots (%s): it is multiplied by %.2g, and "
+            "intervals may be too narrow or too wide",
+            *(calibration.n_spots, calibration.refused, calibration.factor),
+        )
+    return Verdict(gates, calibration)
 
 
 class _Hidden(NamedTuple):

@@ -8,10 +8,10 @@ import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
-from hadmst_sc.contract import OutputNames
-from hadmst_sc.io.problems import MissingKeyError
+from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
+from hadmst_sc.io.problems import MissingKeyError, logger
 from hadmst_sc.io.resolve import result_table
-from hadmst_sc.uncertainty import rate_quantile
+from hadmst_sc.uncertainty import doubt, rate_quantile
 
 
 def quantiles(
@@ -20,8 +20,8 @@ def quantiles(
     """Add quantiles of every bin's expected counts to the table of a result, from estimate and standard deviation.
 
     Between ``layers["q0.05"]`` and ``layers["q0.95"]`` the expected counts of a bin lie with a probability of 90 %, on
-    average over bins and genes; the standard deviation was calibrated for that at spots left out. Counts of single
-    molecules scatter more, by counting noise.
+    average over bins and genes; the standard deviation is calibrated for that at held-out spots. Where it could not be,
+    a warning says why. Counts of single molecules scatter more, by counting noise.
 
     Parameters
     ----------
@@ -60,6 +60,8 @@ def quantiles(
             f"tables/{name}: has no layer 'std', which needs draws. Call `tl.superresolve(..., n_samples=4, "
             f"overwrite=True)` with a model first."
         )
+    if refused := doubt(table.uns[PROVENANCE_KEY]):
+        logger.warning("the quantiles of %r may be too close or too far apart: not calibrated, %s", key_added, refused)
     names = {f"{quantile:g}": f"q{quantile:g}" for quantile in quantiles}
     for quantile, layer in zip(quantiles, names.values(), strict=True):
         table.layers[layer] = _quantile(table.X, table.layers["std"], quantile)

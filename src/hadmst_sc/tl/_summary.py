@@ -13,6 +13,7 @@ from spatialdata import SpatialData
 from hadmst_sc.alignment import Alignment
 from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.io.resolve import result_table
+from hadmst_sc.uncertainty import doubt
 
 COLUMNS = ("reliability", "gain_over_interpolation", "image_helps", "finest_um")
 SHOWN = 10  # genes in print
@@ -104,7 +105,7 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
         "model": _model(told),
         "H&E": _registration(told["registration"]),
         "to believe": _believed(genes),
-        "intervals": _calibration(told["calibration"]),
+        "intervals": _intervals(told),
         "made": f"{told['date']} by hadmst_sc {told['versions']['hadmst_sc']}, in {_seconds(told):.0f} s",
     }
     return Summary(facts, genes.sort_values("reliability", ascending=False))
@@ -129,12 +130,15 @@ def _believed(genes: pd.DataFrame) -> str:
     return f"supported by left-out spots: {', '.join(widths) or 'none'}; {helped}"
 
 
-def _calibration(record: Mapping[str, Any] | str) -> str:
+def _intervals(told: Mapping[str, Any]) -> str:
+    record, refused = told["calibration"], doubt(told)
     if not isinstance(record, Mapping):
-        return "not calibrated: no draws, or too few spots"
+        return f"not calibrated: {refused}"
     before, after = (f"{float(record[name]):.0%}" for name in ("coverage_before", "coverage"))
-    spots = f"counts of {int(record['n_spots']):,} left-out spots"
-    return f"90 % hold {after} of the {spots} ({before} before their scaling by {float(record['factor']):.2g})"
+    factor, n_spots = float(record["factor"]), int(record["n_spots"])
+    held = f"90 % intervals contain {after} of the counts at {n_spots:,} held-out spots"
+    held += f" ({before} before calibration; standard deviation × {factor:.2g})"
+    return f"not calibrated: {refused}; {held}" if refused else held
 
 
 def _seconds(told: Mapping[str, Any]) -> float:
