@@ -11,6 +11,7 @@ from spatialdata import SpatialData
 from hadmst_sc.contract import Observation, Source
 from hadmst_sc.grid import Grid
 from hadmst_sc.io.counts import select_counts
+from hadmst_sc.io.doubt import warn_of_doubts
 from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
@@ -90,7 +91,8 @@ def read_observation(
     if image_key not in sdata.images or table_key not in sdata.tables:
         problems.raise_if_any()
     check_image(sdata.images[image_key], image_key, problems)
-    spots = pair(sdata, image_key, table_key, shapes_key, coordinate_system, problems)
+    has_pixels = bool(levels(sdata.images[image_key]))
+    spots = pair(sdata, image_key, table_key, shapes_key, coordinate_system, problems) if has_pixels else None
     table = sdata.tables[table_key]
     rows = spots.rows if spots else np.arange(table.n_obs)  # bad counts are reported beside bad coordinates
     selected = select_counts(table, table_key, rows, layer, genes, problems)
@@ -108,6 +110,7 @@ def read_observation(
             he_um,
             bin_um,
         )
+    warn_of_doubts(sdata.images[image_key], image_key, he, geometry.grid, geometry.measurement, geometry.scale.pitch_um)
     inside = _inside(sdata, image_key, tissue_key, spots, geometry, he, problems)
     problems.raise_if_any()
     counts, names = selected

@@ -8,35 +8,49 @@ import numpy as np
 import xarray as xr
 
 from hadmst_sc.grid import Grid, area_weights
+from hadmst_sc.io.channels import Channels, find_channels, full_scale, made_from, values_code
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resolve import levels
 
 FINEST_UM = 2.5  # nuclei are ~8 µm: finer pixels cost memory and show the model nothing it uses
 MAX_PER_BIN = 8
 STRIP = 256  # rows that are in floating point at one time
-FULL_SCALE = (255, 4095, 65535)  # 8, 12 and 16 bit
+EXTREME = 0.9  # share of an opacity that is none or full; other fourth channels are no opacity
 
 
 def check_image(element: Any, key: str, problems: Problems) -> bool:
     """Whether an image element is RGB or RGBA of a numeric type; notes the problem if not."""
-    image = levels(element)[0]
-    before = len(problems.found)
+    pyramid = levels(element)
+    if not pyramid or not all(pyramid[0].shape):
+        found = f"the shape {pyramid[0].shape}" if pyramid else "no level"
+        problems.add(f"images/{key}: needs pixels, but has {found}. Pass another `image_key=`.")
+        return False
+    image, values = pyramid[0], values_code(element, key)
+    sizes, before = image.sizes, len(problems.found)
     if image.dims != ("c", "y", "x"):
-        problems.add(f"images/{key}: needs the axes ('c', 'y', 'x'), but has {image.dims}.")
-    elif image.sizes["c"] not in (3, 4):
+        plane = f"{values.removesuffix('.values')}.isel(z={sizes.get('z', 0) // 2}).values"
+        remedy = made_from(key, "plane", plane) if set(image.dims) == {"c", "z", "y", "x"} else "Pass another image."
+        problems.add(f"images/{key}: needs the axes ('c', 'y', 'x'), but has {image.dims}. {remedy}")
+    elif sizes["c"] not in (3, 4):
+        if sizes["c"] == 1:
+            remedy = made_from(key, "rgb", f"numpy.repeat({values}, 3, axis=0)")
+        elif sizes["x"] in (3, 4):
+            remedy = f"The channels are on the axis x. {made_from(key, 'rgb', f'numpy.moveaxis({values}, -1, 0)')}"
+        else:
+            remedy = "Pass the H&E as `image_key=`."
         problems.add(
-            f"images/{key}: needs 3 (RGB) or 4 (RGBA) channels, but has {image.sizes['c']}. H&E is told from colour; "
-            f"pass the H&E as `image_key=`, or repeat a grey channel: `Image2DModel.parse(np.repeat(grey, 3, axis=0))`."
+            f"images/{key}: needs 3 (RGB) or 4 (RGBA) channels, but has {sizes['c']}. H&E is told from colour. {remedy}"
         )
     if image.dtype.kind not in "uif":
-        problems.add(f"images/{key}: needs uint8, uint16 or floating point, but is {image.dtype}.")
+        problems.add(
+            f"images/{key}: needs uint8, uint16 or floating point, but is {image.dtype}. Pass the H&E as `image_key=`."
+        )
     return len(problems.found) == before
 
 
 def rgb_channels(image: xr.DataArray) -> list[int]:
     """Positions of red, green and blue: by name where the channels are so named, else the first three."""
-    names = [str(name).lower() for name in image.coords["c"].values] if "c" in image.coords else []
-    return [names.index(name) for name in "rgb"] if {"r", "g", "b"} <= set(names) else [0, 1, 2]
+    return find_channels(image).rgb
 
 
 def resample_he(element: Any, key: str, grid: Grid, problems: Problems) -> tuple[np.ndarray, float]:
@@ -62,35 +76,93 @@ def resample_he(element: Any, key: str, grid: Grid, problems: Problems) -> tuple
     fine = grid.px_per_bin / k
     step = (fine * level.sizes["y"] / height, fine * level.sizes["x"] / width)
     shape = (grid.shape[0] * k, grid.shape[1] * k)
-    return resample_rgb(level, key, step, shape, problems), float(he_um)
+    return resample_rgb(level, key, step, shape, problems, values_code(element, key)), float(he_um)
 
 
 def resample_rgb(
-    image: xr.DataArray, key: str, step: tuple[float, float], shape: tuple[int, int], problems: Problems
+    image: xr.DataArray,
+    key: str,
+    step: tuple[float, float],
+    shape: tuple[int, int],
+    problems: Problems,
+    code: str | None = None,
 ) -> np.ndarray:
     """Average an image over cells of ``step`` (y, x) pixels, to ``(3, *shape)`` uint8.
 
-    Integers wider than 8 bit are scaled by the smallest of 255, 4095 and 65535 that holds their maximum, floating
-    point by 1 or 255 likewise; anything outside is a problem.
+    What is transparent becomes white, as glass is. White is as :func:`~hadmst_sc.io.channels.full_scale` finds it;
+    where it finds none, and for NaN, there is a problem.
+
+    Parameters
+    ----------
+    code
+        Expression for the image's finest pixels, for messages.
     """
-    n_rows, n_cols = image.sizes["y"], image.sizes["x"]
-    down, across = area_weights(n_rows, step[0], shape[0]), area_weights(n_cols, step[1], shape[1]).T.tocsr()
-    channels, total = rgb_channels(image), np.zeros((3, *shape), np.float32)
-    low, high = np.inf, -np.inf
-    for chunk in _chunk_edges(image, n_rows):
-        pixels = np.asarray(image.data[:, chunk])[channels]  # each chunk of a lazy image is decoded once
-        low, high = np.minimum(low, pixels.min()), np.maximum(high, pixels.max())  # NaN stays NaN
-        for top in range(chunk.start, chunk.stop, STRIP):
-            bottom = min(top + STRIP, chunk.stop)
-            first = min(int(top / step[0]), shape[0] - 1)
-            last = shape[0] if bottom == n_rows else min(shape[0], int(np.ceil(bottom / step[0])) + 1)
-            weights = down[first:last, top:bottom]
-            for c in range(3):
-                strip = pixels[c, top - chunk.start : bottom - chunk.start]
-                total[c, first:last] += (weights @ strip.astype(np.float64)) @ across
-    full = _full_scale(image.dtype, float(low), float(high), key, problems)
+    channels = find_channels(image)
+    sums = _Sums(image, step, shape, channels)
+    full = full_scale(image.dtype, sums.low, sums.high)
+    if full is None or not sums.finite:
+        problems.add(_no_white(image.dtype, key, sums, full, code or f"sdata[{key!r}].values"))
+        return np.zeros((3, *shape), np.uint8)
+    total = sums.colour * (255 / full)
+    if sums.has_opacity(channels):
+        opacity = sums.opacity / sums.most_opaque
+        colour = sums.colour if sums.premultiplied else sums.weighted / sums.most_opaque
+        total = colour * (255 / full) + 255 * (1 - opacity)
     # Half-way values round up whatever the order of summation, so that flipped images give flipped results.
-    return np.clip(np.floor(total * (255 / full) + (0.5 + 1e-3)), 0, 255).astype(np.uint8)
+    return np.clip(np.floor(total + (0.5 + 1e-3)), 0, 255).astype(np.uint8)
+
+
+class _Sums:
+    """Averages over cells, and what else is to be known of all pixels, from one pass.
+
+    ``colour`` ``(3, *shape)``; with an opacity also ``weighted``, the colour times the opacity, and ``opacity``
+    ``(*shape)``. Opacities are in units of their own.
+    """
+
+    def __init__(
+        self, image: xr.DataArray, step: tuple[float, float], shape: tuple[int, int], channels: Channels
+    ) -> None:
+        self.low, self.high, self.finite = np.inf, -np.inf, True
+        self.most_opaque, self.least_opaque, self.premultiplied, self._extreme, self._seen = 0.0, np.inf, True, 0, 0
+        n_rows, alpha = image.sizes["y"], channels.alpha
+        down = area_weights(n_rows, step[0], shape[0])
+        across = area_weights(image.sizes["x"], step[1], shape[1]).T.tocsr()
+        total = np.zeros((3 if alpha is None else 7, *shape), np.float32)
+        read = [*channels.rgb, *([] if alpha is None else [alpha])]
+        for chunk in _chunk_edges(image, n_rows):
+            pixels = np.asarray(image.data[:, chunk])[read]  # each chunk of a lazy image is decoded once
+            self._look_at(pixels)
+            for top in range(chunk.start, chunk.stop, STRIP):
+                bottom = min(top + STRIP, chunk.stop)
+                first = min(int(top / step[0]), shape[0] - 1)
+                last = shape[0] if bottom == n_rows else min(shape[0], int(np.ceil(bottom / step[0])) + 1)
+                weights = down[first:last, top:bottom]
+                strip = pixels[:, top - chunk.start : bottom - chunk.start].astype(np.float64)
+                parts = strip if alpha is None else np.concatenate([strip, strip[:3] * strip[3]])
+                for c, part in enumerate(parts):
+                    total[c, first:last] += (weights @ part) @ across
+        self.colour, self.opacity, self.weighted = total[:3], total[3:4], total[4:]
+
+    def _look_at(self, pixels: np.ndarray) -> None:
+        colours = pixels[:3]
+        if colours.dtype.kind == "f":
+            known = np.isfinite(pixels)
+            self.finite = self.finite and bool(known.all())
+            colours = colours[known[:3]] if not self.finite else colours
+        if colours.size:
+            self.low, self.high = min(self.low, float(colours.min())), max(self.high, float(colours.max()))
+        for opacity in pixels[3:]:
+            largest = 1 if opacity.dtype.kind == "f" else np.iinfo(opacity.dtype).max
+            self.most_opaque = max(self.most_opaque, float(opacity.max()))
+            self.least_opaque = min(self.least_opaque, float(opacity.min()))
+            self._extreme += int(((opacity == 0) | (opacity == largest)).sum())
+            self._seen += opacity.size
+            self.premultiplied = self.premultiplied and bool((pixels[:3] <= opacity).all())
+
+    def has_opacity(self, channels: Channels) -> bool:
+        """Whether there is an opacity that varies; a fourth channel without a name has to look like one."""
+        varies = self.least_opaque < self.most_opaque
+        return varies and (channels.alpha_named or self._extreme >= EXTREME * self._seen)
 
 
 def _chunk_edges(image: xr.DataArray, n_rows: int) -> list[slice]:
@@ -99,17 +171,14 @@ def _chunk_edges(image: xr.DataArray, n_rows: int) -> list[slice]:
     return [slice(int(stop - size), int(stop)) for stop, size in zip(stops, sizes, strict=True)]
 
 
-def _full_scale(dtype: np.dtype, low: float, high: float, key: str, problems: Problems) -> float:
-    """Value that means white; notes a problem and returns 1 if there is none."""
-    if dtype == np.uint8:
-        return 255
-    candidates = FULL_SCALE if dtype.kind in "iu" else (1, 255)
-    full = next((value for value in candidates if high <= value), None)
-    if full is None or not low >= 0:  # also NaN, which compares false
-        wanted = "0..65535" if dtype.kind in "iu" else "[0, 1] or [0, 255]"
-        problems.add(
-            f"images/{key}: {dtype} needs values in {wanted}, but has {low:.4g} to {high:.4g}. White must be known "
-            f"to tell tissue from glass; rescale it to uint8."
-        )
-        return 1
-    return float(full)
+def _no_white(dtype: np.dtype, key: str, sums: _Sums, full: float | None, code: str) -> str:
+    wanted = "0..65535" if dtype.kind in "iu" else "[0, 1] or [0, 255]"
+    told = f"images/{key}: {dtype} needs values in {wanted}, but has {sums.low:.4g} to {sums.high:.4g}"
+    if not sums.finite:
+        told += ", and values that are nan or infinite"
+        code = f"numpy.nan_to_num({code}, nan={full or sums.high}, posinf={full or sums.high}, neginf=0)"
+    low = min(sums.low, 0.0)
+    if full is None and sums.high > low:
+        code = f"(numpy.clip(({code} - {low:.9g}) / {sums.high - low:.9g}, 0, 1) * 255).astype('uint8')"
+    remedy = made_from(key, "rgb", code) if np.isfinite(sums.high) else "Pass another `image_key=`."
+    return f"{told}. White must be known to tell tissue from glass. {remedy}"

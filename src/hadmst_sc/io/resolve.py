@@ -63,7 +63,7 @@ def levels(element: xr.DataArray | xr.DataTree) -> list[xr.DataArray]:
     """Pyramid of a raster element, finest first; a plain image is a pyramid of one."""
     if not isinstance(element, xr.DataTree):
         return [element]
-    found = [next(iter(node.ds.data_vars.values())) for node in element.children.values()]
+    found = [next(iter(node.ds.data_vars.values())) for node in element.children.values() if node.ds.data_vars]
     return sorted(found, key=lambda level: -level.sizes["x"] * level.sizes["y"])
 
 
