@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from anndata import AnnData
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import Observation, Source
@@ -111,7 +112,7 @@ def read_observation(
             bin_um,
         )
     warn_of_doubts(sdata.images[image_key], image_key, he, geometry.grid, geometry.measurement, geometry.scale.pitch_um)
-    inside = _inside(sdata, image_key, tissue_key, spots, geometry, he, problems)
+    inside = _inside(sdata, image_key, tissue_key, spots, geometry, he, _totals(table, layer, rows), problems)
     problems.raise_if_any()
     counts, names = selected
     return Observation(
@@ -182,10 +183,19 @@ def _inside(
     spots: Paired,
     geometry: _Geometry,
     he: np.ndarray,
+    totals: np.ndarray,
     problems: Problems,
 ) -> np.ndarray:
     grid, measurement = geometry.grid, geometry.measurement
     if tissue_key is None:
-        return detect_tissue(he, grid, measurement, geometry.scale.pitch_um)
+        return detect_tissue(he, grid, measurement, geometry.scale.pitch_um, totals)
     mask = read_mask(sdata, tissue_key, sdata.images[image_key], spots.coordinate_system, grid, problems)
     return mask | (measurement.coverage > 0)
+
+
+def _totals(table: AnnData, layer: str | None, rows: np.ndarray) -> np.ndarray:
+    """``(spots,)`` counts over all genes of the table."""
+    matrix = table.X if layer is None else table.layers[layer]
+    totals = matrix.sum(1)
+    totals = totals.compute() if hasattr(totals, "compute") else totals
+    return np.asarray(totals, float).ravel()[rows]

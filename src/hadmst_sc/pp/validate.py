@@ -21,7 +21,7 @@ from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.problems import WrongTypeError, logger
 from hadmst_sc.io.read import read_observation
-from hadmst_sc.io.tissue import stained_tissue
+from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt, estimate_alignment
 
 RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
@@ -212,12 +212,12 @@ def _facts(obs: Observation, sdata: SpatialData, table_key: str, layer: str | No
     counts = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
     of_spots, of_genes = np.asarray(counts.sum(1)).ravel(), counts.getnnz(0)
     assert source.pitch_um is not None  # for types: as above
-    stained = stained_tissue(obs.he, obs.grid, obs.measurement, source.pitch_um)
+    glass = find_glass(obs.he, obs.grid, obs.measurement, source.pitch_um, of_spots)
     row, column = obs.measurement.centres.astype(int).T
     return {
         "image_um_per_px": float(f"{obs.he_um:.4g}"),
         "grid_bins": f"{obs.grid.shape[0]} x {obs.grid.shape[1]} of {obs.grid.bin_um:g} µm",
-        "spots_on_tissue": "unknown" if stained is None else round(float(stained[row, column].mean()), 3),
+        "spots_on_tissue": "unknown" if glass is None else round(1 - float(glass[row, column].mean()), 3),
         "tissue_bins": int(obs.inside.sum()),
         "spots": len(obs.spots),
         "spot_um": source.spot_um,
