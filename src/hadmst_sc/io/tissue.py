@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 from scipy.spatial import cKDTree
 from skimage.draw import polygon
+from skimage.filters import threshold_otsu
 from spatialdata import SpatialData
 
 from hadmst_sc.grid import Grid
@@ -24,10 +25,13 @@ REACH = 2.0  # and never further than this
 WIDTH_UM = 60.0  # of the narrowest glass that matters; between cells and in fat there are narrower gaps
 BLUR_UM = 5.0  # standard deviation of the smoothing of the stain
 MARGIN_UM = 15.0  # the edge of glass is mixed with tissue over this length
-FEW_COUNTS = 0.3  # of the median total: a spot with fewer counts does not prove tissue
-CONTRADICTED = 0.01  # share of spots with counts that may lie on glass
+TYPICAL = 0.7  # of the upper quartile of the totals, about their median, even where half of the spots lie on glass
+FEW_COUNTS = 0.3  # of a typical total: a spot with fewer counts does not prove tissue
+CONTRADICTED = 0.01  # share of spots with counts that may lie on glass,
+AGAINST = 3  # or fewer than so many: single spots are too noisy
 SHADES = 10.0  # standard deviations of the shade of glass by which glass can be darker than that
 CLEAR = (3.0, 4.0)  # the same between glass and pale tissue: below the first in doubt, from the second on clear
+LIGHT = 30.0  # gaps between lumen and tissue per standard deviation of glass: light varies from lumen to lumen
 LEAST_SPREAD = 0.01  # of the shade of glass, as stain
 LEAST_GAP = 0.1  # in stain, between a lumen and its surroundings in an image that shows no glass beyond the spots
 SPECK_UM2 = 100.0**2  # stained areas below this that hold no spot are debris
@@ -39,13 +43,18 @@ class Evidence(NamedTuple):
     """Spots whose counts prove tissue."""
 
     shares: sparse.csr_matrix  # (spots, bins), share of the spot's area in each bin
-    counts: np.ndarray  # (spots,) total counts over the median, at most 1
+    counts: np.ndarray  # (spots,) total counts over a typical total, at most 1
     n_spots: int  # all spots of the section, with or without counts
 
-    def contradict(self, glass: np.ndarray) -> float:
-        """Share of spots that lie on ``glass`` and have more counts than the part of them beside it explains."""
-        on = self.shares @ glass.ravel().astype(float)
-        return float(((on > 0.5) & (self.counts > FEW_COUNTS + 1.5 * (1 - on))).sum() / self.n_spots)
+    def on(self, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Spots (index) that lie mostly on ``glass``, and which of them have more counts than their rest explains."""
+        share = self.shares @ glass.ravel().astype(float)
+        spots = np.flatnonzero(share > 0.5)
+        return spots, self.counts[spots] > FEW_COUNTS + 1.5 * (1 - share[spots])
+
+    def contradict(self, glass: np.ndarray) -> bool:
+        """Whether too many spots have counts and lie on ``glass``."""
+        return bool(self.on(glass)[1].sum() >= max(AGAINST, CONTRADICTED * self.n_spots))
 
 
 class Shade(NamedTuple):
@@ -106,7 +115,8 @@ def find_glass(
     ``(ny, nx)`` bool, or ``None``.
     """
     stain, blank = _stain(he, grid)
-    if np.ptp(stain[near_spots(grid, measurement, REACH * pitch_um / grid.bin_um)]) < FLAT:
+    near = near_spots(grid, measurement, REACH * pitch_um / grid.bin_um)
+    if np.ptp(stain[near]) < FLAT:
         logger.warning(
             "the image has no contrast: all bins within %.4g µm of a spot count as tissue. Pass `tissue_key=` to "
             "decide yourself",
@@ -118,7 +128,7 @@ def find_glass(
     of_spots = evidence.shares @ stain.ravel()
     shade = _shade_beyond(stain, blank, near_spots(grid, measurement, SURE * pitch_um / grid.bin_um), of_spots, grid)
     if shade is None:
-        shade = _shade_of_lumina(stain, blank, evidence, grid)
+        shade = _shade_of_lumina(stain, blank, near, evidence, grid)
     if shade is None:
         return None
     pale = np.quantile(of_spots, 0.1)
@@ -126,17 +136,17 @@ def find_glass(
     if clear < CLEAR[0]:
         return None
     threshold = shade.stain + (pale - shade.stain) / 2 * float(np.interp(clear, CLEAR, (0, 1)))
-    glass = _glass_up_to(threshold, stain, blank, shade, grid)
-    while evidence.contradict(glass) > CONTRADICTED and threshold > stain.min():
+    while True:
+        glass = _without_tissue(_glass_up_to(threshold, stain, blank, shade, grid), near, evidence)
+        if not evidence.contradict(glass) or threshold <= stain.min():
+            return glass
         threshold -= max(0.1 * abs(threshold - shade.stain), 0.002)
-        glass = _glass_up_to(threshold, stain, blank, shade, grid)
-    return glass
 
 
 def _evidence(measurement: Measurement, totals: np.ndarray | None) -> Evidence:
     counts = np.ones(len(measurement))
-    if totals is not None and np.median(totals) > 0:
-        counts = np.minimum(totals / np.median(totals), 1)
+    if totals is not None and (typical := TYPICAL * np.quantile(totals, 0.75)) > 0:
+        counts = np.minimum(totals / typical, 1)
     rows = np.flatnonzero((counts >= FEW_COUNTS) & (measurement.area > 0))
     shares = sparse.diags(1 / measurement.area[rows]) @ measurement.matrix[rows]
     return Evidence(sparse.csr_matrix(shares), counts[rows], len(measurement))
@@ -159,17 +169,21 @@ def _shade_beyond(
     return shade if shade.stain + 3 * shade.spread < np.median(of_spots) else None
 
 
-def _shade_of_lumina(stain: np.ndarray, blank: np.ndarray, evidence: Evidence, grid: Grid) -> Shade | None:
+def _shade_of_lumina(
+    stain: np.ndarray, blank: np.ndarray, near: np.ndarray, evidence: Evidence, grid: Grid
+) -> Shade | None:
     """Shade of the palest area that is wide enough, stands out from its surroundings and holds no spot with counts."""
-    for share in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2):
-        area = _wide((stain <= np.quantile(stain[~blank], share)) & ~blank, grid)
+    shown = stain[~blank]
+    # By rising share of the image; Otsu's threshold for glass that covers much of it.
+    for threshold in (*np.quantile(shown, (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)), threshold_otsu(shown)):
+        area = _without_tissue(_wide((stain <= threshold) & ~blank, grid), near, evidence)
         if area.sum() * grid.bin_um**2 < 100.0**2:
             continue
         shade, away_um = _shade(stain[area]), distance_transform_edt(~area) * grid.bin_um
         around = stain[(away_um > WIDTH_UM / 4) & (away_um <= WIDTH_UM) & ~blank]
         gap = np.median(around) - shade.stain if len(around) else 0.0
-        if gap >= max(LEAST_GAP, 5 * shade.spread) and evidence.contradict(area) <= CONTRADICTED:
-            return shade
+        if gap >= max(LEAST_GAP, 5 * shade.spread) and not evidence.contradict(area):
+            return Shade(shade.stain, max(shade.spread, gap / LIGHT))
     return None
 
 
@@ -179,6 +193,20 @@ def _glass_up_to(threshold: float, stain: np.ndarray, blank: np.ndarray, shade: 
     if not core.any():
         return core
     return core | ((distance_transform_edt(~core) * grid.bin_um <= MARGIN_UM) & (stain <= threshold))
+
+
+def _without_tissue(glass: np.ndarray, near: np.ndarray, evidence: Evidence) -> np.ndarray:
+    """Leave out enclosed areas, on which most spots have counts: pale tissue, such as fat."""
+    spots, wrong = evidence.on(glass)
+    if not wrong.any():
+        return glass
+    parts, n = label(glass)
+    of_spot = [np.bincount(parts.ravel()[evidence.shares[spot].indices]) for spot in spots]
+    part = np.array([1 + int(found[1:].argmax()) for found in of_spot])
+    on, against = (np.bincount(part[some], minlength=n + 1) for some in (slice(None), wrong))
+    pale = (2 * against > on) & (against >= AGAINST)
+    pale[np.unique(parts[~near])] = False
+    return glass & ~pale[parts]
 
 
 def _wide(mask: np.ndarray, grid: Grid) -> np.ndarray:
