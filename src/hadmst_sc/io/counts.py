@@ -148,6 +148,14 @@ def _holds_counts(matrix: Matrix, rows: np.ndarray) -> bool:
     return len(values) > 0 and not broken(values).any() and not fractional(values).any()
 
 
+def total_counts(table: AnnData, table_key: str, rows: np.ndarray, layer: str | None) -> np.ndarray:
+    """``(spots,)`` counts of each spot over all genes, whichever are chosen; values that are no counts are left out."""
+    matrix = matrix_of(table, table_key, layer)
+    every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
+    every.data[broken(every.data)] = 0
+    return np.asarray(every.sum(1), float).ravel()
+
+
 def rows_as_csr(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> sparse.csr_matrix:
     """Rows and columns of any matrix that AnnData holds (sparse, dense, dask), without making it dense."""
     if hasattr(matrix, "dask"):

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from anndata import AnnData
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import Observation, Source
 from hadmst_sc.grid import Grid
+<<<<<<< HEAD
 from hadmst_sc.io.counts import select_counts
 from hadmst_sc.io.doubt import warn_of_doubts
+=======
+from hadmst_sc.io.counts import select_counts, total_counts
+>>>>>>> cb8540f (Tissue: totals over all genes, read as counts are; validate tells spots on glass)
 from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
@@ -112,7 +115,9 @@ def read_observation(
             bin_um,
         )
     warn_of_doubts(sdata.images[image_key], image_key, he, geometry.grid, geometry.measurement, geometry.scale.pitch_um)
-    inside = _inside(sdata, image_key, tissue_key, spots, geometry, he, _totals(table, layer, rows), problems)
+    inside = _inside(
+        sdata, image_key, tissue_key, spots, geometry, he, total_counts(table, table_key, rows, layer), problems
+    )
     problems.raise_if_any()
     counts, names = selected
     return Observation(
@@ -191,11 +196,3 @@ def _inside(
         return detect_tissue(he, grid, measurement, geometry.scale.pitch_um, totals)
     mask = read_mask(sdata, tissue_key, sdata.images[image_key], spots.coordinate_system, grid, problems)
     return mask | (measurement.coverage > 0)
-
-
-def _totals(table: AnnData, layer: str | None, rows: np.ndarray) -> np.ndarray:
-    """``(spots,)`` counts over all genes of the table."""
-    matrix = table.X if layer is None else table.layers[layer]
-    totals = matrix.sum(1)
-    totals = totals.compute() if hasattr(totals, "compute") else totals
-    return np.asarray(totals, float).ravel()[rows]
