@@ -10,12 +10,8 @@ from spatialdata import SpatialData
 
 from hadmst_sc.contract import Observation, Source
 from hadmst_sc.grid import Grid
-<<<<<<< HEAD
-from hadmst_sc.io.counts import select_counts
-from hadmst_sc.io.doubt import warn_of_doubts
-=======
 from hadmst_sc.io.counts import select_counts, total_counts
->>>>>>> cb8540f (Tissue: totals over all genes, read as counts are; validate tells spots on glass)
+from hadmst_sc.io.doubt import warn_of_doubts
 from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
