@@ -417,23 +417,23 @@ def test_every_system_of_the_image_is_a_system_of_the_result():
         np.testing.assert_allclose(half, np.diag([2.5, 2.5, 1]), atol=1e-9)
 
 
-def test_background_image_is_only_stored_where_it_overlays_right():
-    sdata = visium_section()
-    mirror = Affine([[-1, 0, 320], [0, 1, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
-    for name in ("S1", "S1_full_image"):
-        set_transformation(sdata[name], {"S1": mirror}, set_all=True)
-    table = as_spatialdata(sdata, *predicted(sdata), "superres")["superres_table"]
-    assert table.uns["spatial"]["S1"]["images"] == {}
-    assert table.uns["spatial"]["S1"]["scalefactors"] == {"spot_diameter_fullres": 5.0, "tissue_hires_scalef": 1.0}
-
-
-def test_stored_background_shows_the_spot_where_the_table_says_it_is(monkeypatch):
-    monkeypatch.setattr("hadmst_sc.io.elements.THUMBNAIL", 100)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_stored_background_shows_the_spot_where_the_table_says_it_is(mirrored, monkeypatch):
+    monkeypatch.setattr("hadmst_sc.io.thumbnail.THUMBNAIL", 100)
     image = np.zeros((3, 400, 320), np.uint8)
     image[:, 240:248, 80:88] = 255
     sdata = visium_section(image=image)
+    if mirrored:
+        mirror = Affine([[-1, 0, 320], [0, 1, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
+        for name in ("S1", "S1_full_image"):
+            set_transformation(sdata[name], {"S1": mirror}, set_all=True)
     prediction, source = predicted(sdata)
-    library = as_spatialdata(sdata, prediction, source, "superres")["superres_table"].uns["spatial"]["S1"]
+    table = as_spatialdata(sdata, prediction, source, "superres")["superres_table"]
+    library = table.uns["spatial"]["S1"]
     assert library["images"]["hires"].shape == (100, 80, 3)
     row, col = np.argwhere(library["images"]["hires"][..., 0] == 255).mean(0) + 0.5
-    assert np.array([row, col]) / library["scalefactors"]["tissue_hires_scalef"] == pytest.approx([244, 84])
+    found = np.array([col, row]) / library["scalefactors"]["tissue_hires_scalef"]
+    assert found == pytest.approx([320 - 84 if mirrored else 84, 244])
+    x = (table.obs["array_col"].iloc[0] + 0.5) * 5  # pixels
+    assert table.obsm["spatial"][0, 0] == pytest.approx(320 - x if mirrored else x)
+    assert library["scalefactors"]["spot_diameter_fullres"] == pytest.approx(5)

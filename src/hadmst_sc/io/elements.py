@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any
 
 import dask.array as da
@@ -16,13 +17,11 @@ from spatialdata.transformations import Scale, Sequence
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
 from hadmst_sc.io.counts import matrix_of
-from hadmst_sc.io.problems import Problems
-from hadmst_sc.io.resample import resample_rgb
-from hadmst_sc.io.resolve import XY, affine, levels, systems
+from hadmst_sc.io.resolve import XY, affine, systems
+from hadmst_sc.io.thumbnail import thumbnail
 
 CHUNKS = (1, 1024, 1024)  # one gene reads in 0.08 s; with all genes in a chunk it takes 9.6 s
 PYRAMID_FROM = 2048  # bins along a side
-THUMBNAIL = 2000  # pixels along the longer side of the image that squidpy draws
 
 
 def pyramid_steps(shape: tuple[int, int]) -> int:
@@ -87,18 +86,19 @@ def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names
         },
         index=[f"{source.shapes_key}_{r:05d}_{c:05d}" for r, c in zip(row, col, strict=True)],
     )
-    table = AnnData(_rows(prediction.mean, row, col), obs=obs, var=_var(sdata, prediction, source))
+    table = AnnData(at_bins(prediction.mean, row, col), obs=obs, var=_var(sdata, prediction, source))
     if prediction.std is not None:
-        table.layers["std"] = _rows(prediction.std, row, col)
+        table.layers["std"] = at_bins(prediction.std, row, col)
     image = sdata.images[source.image_key]
     to_system = affine(image, source.coordinate_system) @ np.diag([prediction.grid.px_per_bin] * 2 + [1.0])
     table.obsm["spatial"] = np.c_[col + 0.5, row + 0.5] @ to_system[:2, :2].T + to_system[:2, 2]
     table.uns["spatial"] = {source.shapes_key: _library(image, source, to_system)}
-    table.uns[PROVENANCE_KEY] = plain(prediction.provenance)
+    table.uns[PROVENANCE_KEY] = plain({"key_added": names.image} | prediction.provenance)
     return TableModel.parse(table, region=names.bins, region_key="region", instance_key="bin_id")
 
 
-def _rows(maps: Any, row: np.ndarray, col: np.ndarray) -> Any:
+def at_bins(maps: Any, row: np.ndarray, col: np.ndarray) -> Any:
+    """``(genes, ny, nx)`` maps at some bins, ``(bins, genes)`` float32; lazy where the maps are."""
     if isinstance(maps, da.Array):
         each = maps.rechunk((1, *maps.shape[1:]))
         by_gene = (each.chunks[0], (len(row),))  # map_blocks cannot exchange axes
@@ -116,7 +116,7 @@ def _genes_of_a_chunk(n_bins: int, n_genes: int) -> int:
 
 
 def _columns(maps: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:
-    return np.asarray(_rows(maps, row, col)).T
+    return np.asarray(at_bins(maps, row, col)).T
 
 
 def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataFrame:
@@ -125,29 +125,26 @@ def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataF
     for column in var:
         if isinstance(var[column].dtype, pd.StringDtype):  # anndata does not write nullable strings by default
             var[column] = var[column].astype(object).where(var[column].notna(), "")
+    for name in prediction.gene_stats:
+        if name in var:  # the user's own, or of another run
+            var = var.rename(columns={name: _free(f"{name}_input", var)})
     for name, values in prediction.gene_stats.items():
         var[name] = np.asarray(values)
     return var
 
 
+def _free(name: str, columns: Container[str]) -> str:
+    while name in columns:
+        name += "_"
+    return name
+
+
 def _library(image: Any, source: Source, to_system: np.ndarray) -> dict[str, Any]:
-    """What squidpy and scanpy draw from: bin edge, scale factor and, where they overlay it right, the image."""
+    """What squidpy and scanpy draw from: bin edge, scale factor, and the image in the coordinate system."""
     edge = float(np.sqrt(abs(np.linalg.det(to_system[:2, :2]))))
-    factors, images = {"spot_diameter_fullres": edge, "tissue_hires_scalef": 1.0}, {}
-    to = affine(image, source.coordinate_system)
-    if to[0, 0] > 0 and np.allclose(to, np.diag([to[0, 0], to[0, 0], 1.0])):  # they only know positive scales
-        pyramid = levels(image)
-        height, width = pyramid[0].sizes["y"], pyramid[0].sizes["x"]
-        step = max(1.0, max(height, width) / THUMBNAIL)
-        enough = [level for level in pyramid if max(level.sizes["y"], level.sizes["x"]) >= max(height, width) / step]
-        level, problems = enough[-1], Problems(f"cannot draw image {source.image_key!r}")
-        own = (step * level.sizes["y"] / height, step * level.sizes["x"] / width)
-        shape = (int(np.ceil(height / step - 1e-6)), int(np.ceil(width / step - 1e-6)))
-        pixels = resample_rgb(level, source.image_key, own, shape, problems)
-        problems.raise_if_any()
-        images["hires"] = np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
-        factors["tissue_hires_scalef"] = float(1 / (to[0, 0] * step))
-    return {"images": images, "scalefactors": factors, "metadata": {}}
+    hires, scale = thumbnail(image, source.image_key, affine(image, source.coordinate_system))
+    factors = {"spot_diameter_fullres": edge, "tissue_hires_scalef": scale}
+    return {"images": {"hires": hires}, "scalefactors": factors, "metadata": {}}
 
 
 def plain(value: Any) -> Any:

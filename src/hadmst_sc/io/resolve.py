@@ -13,8 +13,6 @@ from spatialdata import SpatialData
 from spatialdata.models import get_table_keys
 from spatialdata.transformations import get_transformation, set_transformation
 
-from hadmst_sc.contract import OutputNames
-from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import MissingKeyError, Problems, logger
 
 XY = ("x", "y")
@@ -38,25 +36,6 @@ class Paired:
     rows: np.ndarray
     places: np.ndarray
     spots_to_px: np.ndarray
-
-
-def result_table(sdata: SpatialData, key_added: str) -> AnnData:
-    """The table of a result.
-
-    Raises
-    ------
-    TypeError
-        If ``sdata`` is no SpatialData.
-    KeyError
-        If there is none of that name.
-    """
-    check_sdata(sdata)
-    name = OutputNames(key_added).table
-    if name not in sdata.tables:
-        raise MissingKeyError(
-            f"`key_added={key_added!r}`: there is no table {name!r}. Available: {list(sdata.tables)}."
-        )
-    return sdata.tables[name]
 
 
 def levels(element: xr.DataArray | xr.DataTree) -> list[xr.DataArray]:

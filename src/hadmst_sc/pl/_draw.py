@@ -14,6 +14,8 @@ from matplotlib.image import AxesImage
 from matplotlib.transforms import Affine2D
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
+from hadmst_sc.io.problems import MissingKeyError
+from hadmst_sc.io.text import shown
 from hadmst_sc.pl._section import Section
 
 Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
@@ -22,18 +24,28 @@ Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
 def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[str]:
     """Those asked for, else the three whose maps vary most."""
     if genes is None:
-        matrix = section.sdata.tables[section.names.table].X
-        return [section.genes[i] for i in np.argsort(-np.var(np.asarray(matrix), axis=0), kind="stable")[:3]]
+        return _most_variable(section)
     chosen = [genes] if isinstance(genes, str) else list(genes)
     absent = [gene for gene in chosen if gene not in section.genes]
     if absent or not chosen:
         some = f"{section.genes[:10]}{' ...' if len(section.genes) > 10 else ''}"
-        raise KeyError(
-            f"`genes` needs names that were super-resolved, but {absent or 'an empty list'} is not in "
-            f"{section.names.image!r}. Available: {some}. "
+        found = [shown(gene) for gene in absent] or "an empty list"
+        raise MissingKeyError(
+            f"`genes` needs names that were super-resolved, but {found} is not in {section.result.key!r}. "
+            f"Available: {some}. "
             f"Try `tl.superresolve(sdata, {section.image_key!r}, genes={chosen})`."
         )
     return chosen
+
+
+def _most_variable(section: Section, n: int = 3) -> list[str]:
+    """Genes whose maps vary most: by the table where it is as the run left it, else by the maps."""
+    table = section.result.table
+    ranked = table.var_names[np.argsort(-np.var(np.asarray(table.X), axis=0), kind="stable")[:n]].tolist()
+    if set(table.var_names) <= set(section.genes) and all(section.result.untouched(gene) for gene in ranked):
+        return ranked
+    spread = [float(section.channel(gene).var() or 0) for gene in section.genes]
+    return [section.genes[i] for i in np.argsort(-np.array(spread), kind="stable")[:n]]
 
 
 def tissue_box(section: Section) -> Box:
@@ -42,8 +54,9 @@ def tissue_box(section: Section) -> Box:
     if not len(y):
         return section.extent
     margin = 0.02 * max(np.ptp(y) + 1, np.ptp(x) + 1)
-    left, right, top, bottom = x[0] - margin, x[-1] + 1 + margin, y[0] - margin, y[-1] + 1 + margin
-    return tuple(float(edge * section.bin_um) for edge in (left, right, bottom, top))  # type: ignore[return-value]
+    (x0, y0), edge = section.corner, section.bin_um
+    left, right = (x[0] - margin) * edge + x0, (x[-1] + 1 + margin) * edge + x0
+    return left, right, (y[-1] + 1 + margin) * edge + y0, (y[0] - margin) * edge + y0
 
 
 def axes_for(
@@ -113,7 +126,7 @@ def draw_outline(ax: Axes, section: Section) -> None:
     if section.inside.all() or not section.inside.any():
         return
     ny, nx = section.inside.shape
-    x, y = ((np.arange(n) + 0.5) * section.bin_um for n in (nx, ny))
+    x, y = ((np.arange(n) + 0.5) * section.bin_um + at for n, at in zip((nx, ny), section.corner, strict=True))
     ax.contour(x, y, section.inside, levels=[0.5], colors="0.35", linewidths=0.6)
 
 
@@ -147,9 +160,9 @@ def finish(
         if outline:
             draw_outline(ax, sections[column])
         if row == 0:
-            ax.set_title(titles[column])
+            ax.set_title(titles[column], parse_math=False)
         if column == 0:
-            ax.set_ylabel(genes[row], fontsize="large", fontstyle="italic")
+            ax.set_ylabel(shown(genes[row]), fontsize="large", fontstyle="italic", parse_math=False)
             if scale_bar:
                 draw_scale_bar(ax, box[1] - box[0])
         ax.set(xlim=box[:2], ylim=box[2:], aspect="equal", xticks=[], yticks=[])

@@ -83,6 +83,7 @@ def compare(
         raise ValueError("`keys` needs the name of at least one result, but is empty. Try `keys=['superres']`.")
     sections = [Section(sdata, key, None, None) for key in named.values()]
     first = sections[0]
+    sections = [section.in_frame_of(first) for section in sections]
     if apart := {section.image_key for section in sections} - {first.image_key}:
         raise ValueError(
             f"`keys` needs results of one image, but they were made from {first.image_key!r} and {sorted(apart)}. "

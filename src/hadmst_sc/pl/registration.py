@@ -64,6 +64,8 @@ def registration(
     """
     section = Section(sdata, key_added, None, None)
     found = _found(section, key_added)
+    section.check_he("`pl.registration`")
+    section.check_spots("`pl.registration`")
     box = tissue_box(section)
     axes = _make_axes(box, figsize) if axes is None else np.asarray(axes).ravel()
     if axes.shape != (2,):
@@ -71,7 +73,7 @@ def registration(
     draw_he(axes[0], section, box)
     _draw_spots(axes[0], section)
     axes[0].set_title(f"H&E and its {len(section.spots.centres):,} spots")
-    moved = found.displacement_um(section.spots.centres[:, ::-1])
+    moved = found.displacement_um((section.spots.centres + section.moved_um)[:, ::-1])  # in the grid of the run
     arrows = _draw_arrows(axes[1], section.spots.centres, moved[:, ::-1], box, cmap)
     axes[1].figure.colorbar(arrows, ax=axes[1], shrink=0.8, pad=0.02, label="displacement of the H&E, µm")
     axes[1].set_title(_title(found))

@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from spatialdata import SpatialData
 
-from hadmst_sc.contract import RELIABILITY, OutputNames
+from hadmst_sc.contract import RELIABILITY
 from hadmst_sc.io.problems import MissingKeyError
-from hadmst_sc.io.resolve import result_table
+from hadmst_sc.io.result import find_result
+from hadmst_sc.io.text import shown
 
 HELPS, DOES_NOT, GUESS = "#3b5bdb", "#c9a227", "#9e9e9e"
 
@@ -74,11 +75,14 @@ def reliability(
 
 
 def _columns(sdata: SpatialData, key_added: str) -> pd.DataFrame:
-    found = result_table(sdata, key_added).var
+    result = find_result(sdata, key_added)
+    found = result.table.var
     missing = [column for column in RELIABILITY if column not in found]
     if missing:
-        name = OutputNames(key_added).table
-        raise MissingKeyError(f"tables/{name}: `var` lacks {missing}. Call `tl.reliability(sdata, image_key)` first.")
+        raise MissingKeyError(
+            f"tables/{result.table_key}: `var` lacks {missing}. Call `tl.reliability(sdata, "
+            f"{result.source('image_key', sdata.images)!r}, key_added={key_added!r})` first."
+        )
     return found[list(RELIABILITY)]
 
 
@@ -109,6 +113,6 @@ def _draw_gains(ax: Axes, genes: pd.DataFrame) -> None:
         colours[rows] = colour
     ax.barh(row, genes["gain_over_interpolation"], color=list(colours))
     ax.axvline(0, color="black", linewidth=0.5)
-    ax.set_yticks(row, genes.index, fontsize="small")
+    ax.set_yticks(row, [shown(gene) for gene in genes.index], fontsize="small", parse_math=False)
     ax.set(ylim=(len(genes) - 0.5, -0.5), xlabel="correlation added by the image")
     ax.spines[["top", "right"]].set_visible(False)

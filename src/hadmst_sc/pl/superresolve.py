@@ -58,8 +58,8 @@ def superresolve(
     key_added
         Name of the result.
     panels
-        Any of ``"he"``, ``"low"``, ``"high"``, ``"std"``, in the order to draw; ``None`` draws all that the result has
-        (``"std"`` exists only for ``n_samples > 1``).
+        Any of ``"he"``, ``"low"``, ``"high"``, ``"std"``, in the order to draw; ``None`` draws all that ``sdata`` has
+        (``"std"`` exists only for ``n_samples > 1``, the H&E and the spots unless they were taken out since).
     image_key, table_key
         Other elements of the same section to show; by default the ones the result was made from.
     cmap, std_cmap
@@ -107,15 +107,17 @@ def superresolve(
 
 
 def _check_panels(panels: Sequence[str] | None, section: Section) -> list[str]:
-    available = [panel for panel in PANELS if panel != "std" or section.has_std]
+    there = {"he": section.has_he, "low": section.has_spots, "high": True, "std": section.has_std}
+    available = [panel for panel in PANELS if there[panel]]
     chosen = available if panels is None else [panels] if isinstance(panels, str) else list(panels)
     unknown = [panel for panel in chosen if panel not in PANELS]
     if unknown or not chosen:
         raise ValueError(
             f"`panels` needs some of {list(PANELS)}, but has {unknown or 'none'}. Try `panels={available}`."
         )
-    if "std" in chosen:
-        section.check_std("`panels='std'`")
+    for panel, check in (("std", section.check_std), ("he", section.check_he), ("low", section.check_spots)):
+        if panel in chosen:
+            check(f"`panels={panel!r}`")
     return chosen
 
 

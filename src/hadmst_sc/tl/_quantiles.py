@@ -8,20 +8,21 @@ import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
-from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
+from hadmst_sc.io.elements import at_bins
 from hadmst_sc.io.problems import MissingKeyError, logger
-from hadmst_sc.io.resolve import result_table
+from hadmst_sc.io.result import Result, find_result
 from hadmst_sc.uncertainty import doubt, rate_quantile
 
 
 def quantiles(
     sdata: SpatialData, quantiles: Sequence[float] = (0.05, 0.95), *, key_added: str = "superres"
 ) -> dict[str, str]:
-    """Add quantiles of every bin's expected counts to the table of a result, from estimate and standard deviation.
+    """Add quantiles of every bin's expected counts to the table of a result, from the images of estimate and spread.
 
     Between ``layers["q0.05"]`` and ``layers["q0.95"]`` the expected counts of a bin lie with a probability of 90 %, on
     average over bins and genes; the standard deviation is calibrated for that at held-out spots. Where it could not be,
-    a warning says why. Counts of single molecules scatter more, by counting noise.
+    a warning says why. Counts of single molecules scatter more, by counting noise. ``X`` of the table is not used and
+    may be normalised by then.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def quantiles(
     Raises
     ------
     KeyError
-        If there is no such result, or it has no standard deviation.
+        If there is no such result, it has no standard deviation, or its images or labels are gone.
     ValueError
         If a quantile does not lie between 0 and 1.
 
@@ -53,19 +54,34 @@ def quantiles(
     wrong = [quantile for quantile in quantiles if not 0 < quantile < 1]
     if wrong:
         raise ValueError(f"`quantiles` needs numbers between 0 and 1, but has {wrong}. Try `quantiles=(0.05, 0.95)`.")
-    table = result_table(sdata, key_added)
-    if "std" not in table.layers:
-        name = OutputNames(key_added).table
+    result = find_result(sdata, key_added)
+    if result.std_key is None and "std" not in result.table.layers:
         raise MissingKeyError(
-            f"tables/{name}: has no layer 'std', which needs draws. Call `tl.superresolve(..., n_samples=4, "
-            f"overwrite=True)` with a model first."
+            f"tables/{result.table_key}: has no layer 'std', which needs draws. Call `tl.superresolve(..., "
+            f"n_samples=4, overwrite=True)` with a model first."
         )
-    if refused := doubt(table.uns[PROVENANCE_KEY]):
+    refused = doubt(result.record) if result.record else "as far as the table tells, which has lost its record"
+    if refused:
         logger.warning("the quantiles of %r may be too close or too far apart: not calibrated, %s", key_added, refused)
     names = {f"{quantile:g}": f"q{quantile:g}" for quantile in quantiles}
+    mean, std = (_at_bins(result, std=which) for which in (False, True))
     for quantile, layer in zip(quantiles, names.values(), strict=True):
-        table.layers[layer] = _quantile(table.X, table.layers["std"], quantile)
+        result.set_layer(layer, _quantile(mean, std, quantile))
     return names
+
+
+def _at_bins(result: Result, *, std: bool) -> np.ndarray | da.Array:
+    """A map of every gene at the places of the bins, from its image: the table may have been normalised."""
+    image, (_, *place) = result.image(std=std), result.places
+    channels = [str(gene) for gene in image.coords["c"].values]
+    if unknown := [gene for gene in result.table.var_names if gene not in channels]:
+        raise MissingKeyError(
+            f"tables/{result.table_key}: `var_names` needs genes of images/{result.key}, but {unknown[:5]} are none. "
+            f"Names as the run wrote them: {channels[:5]}. Set `var_names` back to them for this call."
+        )
+    order = [channels.index(gene) for gene in result.table.var_names]
+    values = at_bins(image.data if order == list(range(len(channels))) else image.data[order], *place)
+    return da.asarray(values) if isinstance(result.table.X, da.Array) else np.asarray(values)
 
 
 def _quantile(mean: np.ndarray | da.Array, std: np.ndarray | da.Array, quantile: float) -> np.ndarray | da.Array:

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from spatialdata import SpatialData
 
-from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
+from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.distill import distill
-from hadmst_sc.io.problems import logger
+from hadmst_sc.io.problems import MissingKeyError, logger
 from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.result import find_result
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.reliability import reliability as of_genes
 from hadmst_sc.tl._device import pick_device
@@ -142,8 +143,11 @@ def _shuffled(shape: tuple[int, int], edge: int, seed: int) -> tuple[np.ndarray,
 
 
 def _record(sdata: SpatialData, key_added: str, found: pd.DataFrame, helped: dict[str, float]) -> None:
-    table = sdata.tables.get(OutputNames(key_added).table)
-    if table is None or not table.var_names.isin(found.index).all():
+    try:
+        table = sdata.tables[find_result(sdata, key_added).table_key]
+    except MissingKeyError:  # nothing to add to
+        return
+    if not table.var_names.isin(found.index).all():
         return
     for name, column in found.items():
         table.var[name] = column.reindex(table.var_names).to_numpy()

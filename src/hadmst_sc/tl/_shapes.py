@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import geopandas as gpd
+import numpy as np
 import shapely
 from spatialdata import SpatialData
-from spatialdata.models import ShapesModel
+from spatialdata.models import ShapesModel, get_table_keys
 from spatialdata.transformations import get_transformation
 
-from hadmst_sc.contract import OutputNames
-from hadmst_sc.io.problems import MissingKeyError
-from hadmst_sc.io.resolve import result_table
+from hadmst_sc.io.result import find_result
 
 
 def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_key: str | None = None) -> str:
-    """Add the bins of a result as squares, one per row of its table and under the same ids.
+    """Add the bins of a result as squares, one per row of its table that has a label, and under the same ids.
 
     Labels, which the table annotates, are a tenth of the size and drawn faster; squares are for tools that measure
     distances, intersect with annotations or export polygons.
@@ -35,9 +34,9 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
     Raises
     ------
     KeyError
-        If there is no such result.
+        If there is no such result, or its labels are gone.
     ValueError
-        If ``shapes_key`` is the name of another element.
+        If ``shapes_key`` is the name of another element; squares of an earlier call are replaced.
 
     Examples
     --------
@@ -46,15 +45,18 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
     >>> hd.tl.bins_to_shapes(sdata)
     'superres_squares'
     """
-    names, name = OutputNames(key_added), shapes_key or f"{key_added}_squares"
-    table = result_table(sdata, key_added)
-    if names.bins not in sdata.labels:
-        raise MissingKeyError(f"labels/{names.bins}: is gone. Call `tl.superresolve(..., overwrite=True)` again.")
-    if name in sdata and name not in sdata.shapes:
+    result, name = find_result(sdata, key_added), shapes_key or f"{key_added}_squares"
+    (rows, row, column), ids = result.places, result.table.obs[get_table_keys(result.table)[2]].to_numpy()
+    if name in sdata and not (name in sdata.shapes and _are_squares(sdata.shapes[name], ids)):
         raise ValueError(f"`shapes_key={name!r}` is taken by another element. Pass another name.")
-    labels = sdata.labels[names.bins]
-    row, column = (table.obs[name].to_numpy() for name in ("array_row", "array_col"))
-    boxes = shapely.box(column, row, column + 1, row + 1)
-    squares = gpd.GeoDataFrame(geometry=boxes, index=table.obs["bin_id"].to_numpy())
-    sdata.shapes[name] = ShapesModel.parse(squares, transformations=get_transformation(labels, get_all=True))
+    x, y = column + result.offset[0], row + result.offset[1]
+    boxes = shapely.box(x, y, x + 1, y + 1)
+    squares = gpd.GeoDataFrame(geometry=boxes, index=ids[rows])
+    transformations = get_transformation(sdata.labels[result.region], get_all=True)
+    sdata.shapes[name] = ShapesModel.parse(squares, transformations=transformations)
     return name
+
+
+def _are_squares(shapes: gpd.GeoDataFrame, ids: np.ndarray) -> bool:
+    """Whether shapes are what an earlier call made: squares of one bin, of these ids."""
+    return bool(shapes.index.isin(ids).all() and (shapes.geometry.area == 1).all())

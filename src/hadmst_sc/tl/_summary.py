@@ -11,8 +11,9 @@ import pandas as pd
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment import Alignment
-from hadmst_sc.contract import PROVENANCE_KEY
-from hadmst_sc.io.resolve import result_table
+from hadmst_sc.io.problems import MissingKeyError
+from hadmst_sc.io.result import find_result
+from hadmst_sc.io.text import shown
 from hadmst_sc.uncertainty import doubt
 
 COLUMNS = ("reliability", "gain_over_interpolation", "image_helps", "finest_um")
@@ -60,7 +61,7 @@ class Summary:
         """The most and the least reliable genes."""
         few = len(self.genes) <= SHOWN
         table = self.genes if few else pd.concat([self.genes.head(SHOWN // 2), self.genes.tail(SHOWN // 2)])
-        return table.round(2)
+        return table.round(2).rename(index=shown)
 
     @property
     def _rest(self) -> str:
@@ -85,7 +86,7 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     Raises
     ------
     KeyError
-        If there is no such result.
+        If there is no such result, or the record of its run is lost.
 
     Examples
     --------
@@ -94,12 +95,17 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     >>> hd.tl.summary(sdata).facts["H&E"]
     'in place: nothing applied'
     """
-    table = result_table(sdata, key_added)
-    told = table.uns[PROVENANCE_KEY]
+    result = find_result(sdata, key_added)
+    table, told = result.table, result.provenance
+    if missing := [column for column in COLUMNS if column not in table.var]:
+        raise MissingKeyError(
+            f"tables/{result.table_key}: `var` lacks {missing}. Call `tl.superresolve(..., overwrite=True)` again."
+        )
     genes = table.var[list(COLUMNS)]
     facts = {
-        "image": f"{told['image_key']}, {told['um_per_px']:.3g} µm per pixel",
-        "spots": f"{told['n_spots']:,} of {told['shapes_key']}, counts of {told['table_key']}",
+        "image": f"{result.source('image_key', sdata.images)}, {told['um_per_px']:.3g} µm per pixel",
+        "spots": f"{told['n_spots']:,} of {result.source('shapes_key', sdata)}, "
+        f"counts of {result.source('table_key', sdata.tables)}",
         "bins": f"{table.n_obs:,} in tissue, {told['bin_um']:g} µm wide",
         "genes": f"{table.n_vars:,}",
         "model": _model(told),

@@ -238,7 +238,8 @@ def superresolve(
         "seconds_read": round(read - started, 3),
         "versions": {name: _version(name) for name in VERSIONS},
     }
-    prediction = replace(prediction, provenance=facts | prediction.provenance)
+    stats = prediction.gene_stats | {"spot_counts": obs.counts.sum(0, dtype=float)}
+    prediction = replace(prediction, gene_stats=stats, provenance=facts | prediction.provenance)
     if copy:
         return as_spatialdata(sdata, prediction, obs.source, key_added)
     with dask.config.set(scheduler="threads"):  # a client would take all that is written to its workers first

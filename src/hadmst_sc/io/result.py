@@ -1,0 +1,281 @@
+"""Results in a SpatialData object, found by their metadata: whatever their elements are called by now, however cut."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from anndata import AnnData
+from spatialdata import SpatialData
+from spatialdata.models import get_table_keys
+
+from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
+from hadmst_sc.io.elements import at_bins
+from hadmst_sc.io.given import check_sdata
+from hadmst_sc.io.problems import MissingKeyError
+from hadmst_sc.io.resolve import affine, levels, systems, transform
+
+INSTANCE_KEY = "bin_id"
+AGAIN = "Call `tl.superresolve(..., overwrite=True)` again."
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One result: a table of bins, and the labels and images that belong to it.
+
+    Names change: :func:`spatialdata.concatenate` adds a suffix to all of them, users rename by hand. The table names
+    its labels; images are those of the expected name, or else those that hold the table's values on the labels' bins.
+
+    Parameters
+    ----------
+    table_key
+        Name of the table.
+    region
+        Name of the labels that it annotates.
+    named_image
+        Image that the user named; ``None`` = to be found.
+    """
+
+    sdata: SpatialData
+    table_key: str
+    region: str
+    named_image: str | None = None
+
+    @cached_property
+    def table(self) -> AnnData:
+        """The rows of this result: the table itself, or a view where the table holds several sections."""
+        table = self.sdata.tables[self.table_key]
+        return table if self._rows_of_region.all() else table[self._rows_of_region]
+
+    @cached_property
+    def _rows_of_region(self) -> np.ndarray:
+        table = self.sdata.tables[self.table_key]
+        return np.asarray(table.obs[get_table_keys(table)[1]] == self.region)
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What the run recorded; empty where that is lost, or may be that of another section in the table."""
+        record: Mapping[str, Any] = self.sdata.tables[self.table_key].uns.get(PROVENANCE_KEY, {})
+        return record if "bin_um" in record and self._rows_of_region.all() else {}
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the run recorded.
+
+        Raises
+        ------
+        KeyError
+            If it is lost, or may be that of another section in the table.
+        """
+        if self.record:
+            return self.record
+        if self._rows_of_region.all():
+            raise MissingKeyError(
+                f"tables/{self.table_key}: has lost the record of its run, `uns[{PROVENANCE_KEY!r}]`. {AGAIN}"
+            )
+        raise MissingKeyError(
+            f"tables/{self.table_key}: holds several sections, and `uns[{PROVENANCE_KEY!r}]` does not say which run "
+            f"made which. Join sections with `spatialdata.concatenate(sections, concatenate_tables=False)`."
+        )
+
+    @cached_property
+    def first_key(self) -> str:
+        """Name under which it was written."""
+        told = self.sdata.tables[self.table_key].uns.get(PROVENANCE_KEY, {}).get("key_added")
+        return str(told) if told else self.region.rpartition("_bins")[0] or self.region
+
+    @cached_property
+    def _suffix(self) -> str:
+        first = OutputNames(self.first_key).bins
+        return self.region.removeprefix(first) if self.region.startswith(first) else ""
+
+    @property
+    def key(self) -> str:
+        """Its name by now."""
+        return self.image_key or self.expected_keys[0]
+
+    @property
+    def expected_keys(self) -> tuple[str, str]:
+        """Names of image and table, if all names have been changed alike."""
+        names = OutputNames(self.first_key)
+        return f"{names.image}{self._suffix}", f"{names.table}{self._suffix}"
+
+    def now(self, name: str, available: Container[str]) -> str | None:
+        """Present name of what the run knew as ``name``."""
+        return next((one for one in (f"{name}{self._suffix}", name) if one in available), None)
+
+    def source(self, parameter: str, available: Container[str]) -> str:
+        """Present name of an element or system that the run read; the old name where it is gone."""
+        name = str(self.provenance[parameter])
+        return self.now(name, available) or name
+
+    @property
+    def labels(self) -> xr.DataArray:
+        """Bins."""
+        if self.region not in self.sdata.labels:
+            raise MissingKeyError(
+                f"labels/{self.region}: is gone, which tables/{self.table_key} annotates. It says where the bins lie. "
+                f"If it was renamed, call `sdata.set_table_annotates_spatialelement({self.table_key!r}, region=..., "
+                f"region_key=..., instance_key=...)`. Otherwise: {AGAIN}"
+            )
+        return levels(self.sdata.labels[self.region])[0]
+
+    @cached_property
+    def image_key(self) -> str | None:
+        """Name of the image of the estimate; ``None`` where it is gone."""
+        return self.named_image or self._find(self.first_key, self.table.X)
+
+    @cached_property
+    def std_key(self) -> str | None:
+        """Name of the image of the standard deviation; ``None`` where there is none."""
+        return self._find(OutputNames(self.first_key).std, self.table.layers.get("std"))
+
+    def image(self, *, std: bool = False) -> xr.DataArray:
+        """The estimate or its standard deviation, ``(genes, y, x)`` counts per bin."""
+        found = self.std_key if std else self.image_key
+        if found is None:
+            first = OutputNames(self.first_key)
+            raise MissingKeyError(
+                f"images/{first.std if std else first.image}{self._suffix}: is gone, or does not lie on "
+                f"labels/{self.region} any more. The table alone does not say whether its values are still counts. "
+                f"If the image was renamed, pass its name as `key_added=`. Otherwise: {AGAIN}"
+            )
+        return levels(self.sdata.images[found])[0]
+
+    @cached_property
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of the table whose bins are on the labels, and row and column of each there.
+
+        Labels that were cut start elsewhere than ``array_row`` and ``array_col`` say, so their ids are asked.
+        """
+        labels = np.asarray(self.labels.data)
+        where = np.flatnonzero(labels)
+        ids = pd.Index(labels.ravel()[where])
+        if not ids.is_unique:
+            raise MissingKeyError(
+                f"labels/{self.region}: were resampled, as ids occur more than once; bins have no place there. {AGAIN}"
+            )
+        found = ids.get_indexer(np.asarray(self.table.obs[get_table_keys(self.table)[2]]))
+        rows = np.flatnonzero(found >= 0)
+        return rows, *np.divmod(where[found[rows]], labels.shape[1])
+
+    @cached_property
+    def offset(self) -> np.ndarray:
+        """(x, y) in bins, from where the labels' transformation puts a bin to where the table has it.
+
+        Not zero after a crop that starts in the first half of a bin: spatialdata (0.7) then keeps that bin, but has the
+        transformation start at the next one.
+        """
+        system = self.now(str(self.record.get("coordinate_system")), systems(self.sdata.labels[self.region]))
+        rows, y, x = self.places
+        if system is None or "spatial" not in self.table.obsm or not len(rows):
+            return np.zeros(2)
+        to_bins = np.linalg.inv(affine(self.sdata.labels[self.region], system))
+        apart = transform(to_bins, np.asarray(self.table.obsm["spatial"])[rows]) - np.c_[x, y] - 0.5
+        whole = np.rint(apart[0])
+        mislaid = np.allclose(apart, whole, atol=1e-3) and np.abs(whole).max() == 1  # else the user moved something
+        return whole if mislaid else np.zeros(2)
+
+    def to_system(self, system: str) -> np.ndarray:
+        """``(3, 3)`` affine on (x, y, 1) from bins of the labels to a coordinate system."""
+        shift = np.eye(3)
+        shift[:2, 2] = self.offset
+        return affine(self.sdata.labels[self.region], system) @ shift
+
+    def set_layer(self, name: str, values: Any) -> None:
+        """Put values of the bins on the labels into a layer of the table; NaN for all other rows."""
+        table, rows = self.sdata.tables[self.table_key], np.flatnonzero(self._rows_of_region)[self.places[0]]
+        if len(rows) < table.n_obs:
+            whole = np.full(table.shape, np.nan, np.float32)
+            if name in table.layers and not self._rows_of_region.all():  # those of another section
+                whole[:] = table.layers[name]
+            whole[rows] = values
+            values = whole
+        table.layers[name] = values
+
+    def untouched(self, gene: str) -> bool:
+        """Whether the table has this gene as the run left it: its values are those of the image."""
+        return self._same(self.image(), gene, self.table.X)
+
+    def _same(self, image: xr.DataArray, gene: str, values: Any) -> bool:
+        rows, *place = self.places
+        column = values[:, self.table.var_names.get_loc(gene)]
+        column = np.asarray(column.compute() if isinstance(column, da.Array) else column).ravel()
+        return bool(np.array_equal(at_bins(image.sel(c=[gene]).data, *place)[:, 0], column[rows]))
+
+    def _find(self, first: str, values: Any) -> str | None:
+        named = self.now(first, self.sdata.images)
+        has_labels = self.region in self.sdata.labels
+        if named is not None:
+            image = levels(self.sdata.images[named])[0]
+            return named if not has_labels or image.shape[1:] == self.labels.shape else None
+        if values is None or not has_labels:
+            return None
+        genes = self.table.var_names
+        others = (name for name in self.sdata.images if self.on_bins(name))
+        return next((n for n in others if self._same(levels(self.sdata.images[n])[0], genes[0], values)), None)
+
+    def on_bins(self, image_key: str) -> bool:
+        """Whether an image has the bins of the labels and the genes of the table."""
+        if self.region not in self.sdata.labels or image_key not in self.sdata.images:
+            return False
+        element, labels = self.sdata.images[image_key], self.sdata.labels[self.region]
+        image = levels(element)[0]
+        shared = systems(element).keys() & systems(labels).keys()
+        return (
+            image.shape[1:] == self.labels.shape
+            and {str(gene) for gene in image.coords["c"].values} >= set(self.table.var_names)
+            and any(np.allclose(affine(element, name), affine(labels, name)) for name in shared)
+        )
+
+
+def results(sdata: SpatialData) -> list[Result]:
+    """All results in an object; a table that holds several sections is several."""
+    found = []
+    for name, table in sdata.tables.items():
+        try:
+            regions, _, instance_key = get_table_keys(table)
+        except (KeyError, ValueError):  # annotates nothing
+            continue
+        if PROVENANCE_KEY in table.uns or instance_key == INSTANCE_KEY:
+            found += [Result(sdata, name, region) for region in ([regions] if isinstance(regions, str) else regions)]
+    return found
+
+
+def find_result(sdata: SpatialData, key_added: str) -> Result:
+    """The result of a name: its present name, that of its table, labels or image, or the one it was written under.
+
+    Raises
+    ------
+    TypeError
+        If ``sdata`` is no SpatialData.
+    KeyError
+        If there is none, or more than one.
+    """
+    check_sdata(sdata)
+    every = results(sdata)
+    with_image = [replace(one, named_image=key_added) for one in every if one.on_bins(key_added)]
+    ways = (
+        [one for one in with_image if one.table_key == OutputNames(key_added).table],
+        [one for one in every if one.expected_keys == (key_added, one.table_key)],
+        [one for one in every if key_added in (one.expected_keys[0], one.table_key, one.region)],
+        with_image,
+        [one for one in every if key_added == one.first_key],
+    )
+    found: list[Result] = next((some for some in ways if some), [])
+    if len(found) == 1:
+        return found[0]
+    names = [one.key for one in found or every]
+    remedy = f" Try `key_added={names[0]!r}`." if names else " Call `tl.superresolve(sdata, image_key)` first."
+    if found:
+        raise MissingKeyError(f"`key_added={key_added!r}` needs to name one result, but {names} are called so.{remedy}")
+    raise MissingKeyError(
+        f"`key_added={key_added!r}`: there is no table {OutputNames(str(key_added)).table!r}, nor another result of "
+        f"that name. Available: {names}.{remedy}"
+    )
