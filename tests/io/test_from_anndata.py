@@ -18,10 +18,10 @@ from anndata import AnnData
 from PIL import Image
 from scipy import sparse
 
-from hadmst_sc import datasets
+from hadmst_sc import datasets, pp
 from hadmst_sc.contract import ContractError
 from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.io import from_anndata, read_observation
+from hadmst_sc.io import from_anndata, open_store, read_observation
 from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.pixels import channels_first, read_pixels
 
@@ -405,6 +405,32 @@ def test_paths_are_read_by_the_remedy(phantom, form, tmp_path):
         names, code = made(handed(form(tmp_path / path)))
         exec(code, names)
         assert image in names["sdata"], path
+
+
+def test_a_folder_that_is_no_store_is_made_one_by_the_remedy(phantom, tmp_path, monkeypatch):
+    pytest.importorskip("spatialdata_io")
+    monkeypatch.chdir(tmp_path)
+    FOLDERS["visium"](tmp_path / "mouse" / "outs", simulate(3, size_um=500.0, n_genes=3), 2)
+    as_read_by_scanpy(phantom).write_zarr("table.zarr")
+    for path, image in (("mouse/outs", "mouse_hires_image"), ("table.zarr", "phantom_hires_image")):
+        with pytest.raises(ValueError, match="`path` needs a zarr store of SpatialData") as raised:
+            open_store(Path(path))
+        code = re.search(r"Make one: `(.*?)`", str(raised.value))[1]
+        exec(code, made("`sdata = 0`")[0])
+        written = re.search(r"write\('(.*?)'\)", code)[1]
+        assert image in open_store(Path(written))
+    with pytest.raises(ValueError, match="It is no zarr store"):
+        open_store(tmp_path)
+
+
+def test_degrade_and_add_spots_name_what_they_need(phantom, tmp_path):
+    as_read_by_scanpy(phantom).write_h5ad(tmp_path / "cells.h5ad")
+    for thing, says in ((phantom, "cells.tables['table']"), (tmp_path / "cells.h5ad", "read_h5ad"), (None, "NoneType")):
+        with pytest.raises(TypeError, match="`cells` needs an AnnData") as raised:
+            pp.degrade(thing)
+        assert says in str(raised.value)
+    with pytest.raises(TypeError, match="`spots` needs an AnnData"):
+        pp.add_spots(phantom, None, like="phantom")
 
 
 def test_other_things_are_named(phantom, tmp_path):

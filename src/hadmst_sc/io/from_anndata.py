@@ -14,8 +14,9 @@ from anndata import AnnData
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
+from hadmst_sc.io.given import check_anndata
 from hadmst_sc.io.pixels import channels_first, read_pixels
-from hadmst_sc.io.problems import Problems, WrongTypeError, logger
+from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.spots import pitch_px
 from hadmst_sc.io.visium import visium_circles, visium_images
 
@@ -92,11 +93,7 @@ def from_anndata(
     >>> list(sdata.images), list(sdata.shapes), list(sdata.tables)
     (['phantom_full_image'], ['phantom'], ['table'])
     """
-    if not isinstance(adata, AnnData):
-        raise WrongTypeError(
-            f"`adata` needs an AnnData, but is of type {type(adata).__name__}. Pass `anndata.read_h5ad(path)`, or the "
-            f"table of a SpatialData."
-        )
+    check_anndata(adata, "adata")
     problems = Problems("cannot make a SpatialData of `adata`")
     xy = _positions(adata, spatial_key, problems)
     rows = _rows_of_libraries(adata, library_id, library_key, problems)

@@ -12,6 +12,7 @@ from spatialdata import SpatialData
 from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.io.problems import WrongTypeError
 
+NONE_OF_THESE = "It is no zarr store, no .h5ad file, and no folder of Space Ranger. Pass one of these."
 COUNTS = "feature_bc_matrix.h5"  # how Space Ranger's files of counts end
 STORE = ("zarr.json", ".zattrs", ".zgroup")  # with the attributes of the root, of zarr 3 and 2
 
@@ -59,17 +60,56 @@ def _of_anndata(adata: AnnData) -> str:
 def _of_path(path: Path) -> str:
     if not path.exists():
         return f"There is no such file or folder in {str(Path.cwd())!r}. Correct the path."
+    code = _reader(path)
+    return f"Read it: `sdata = {code}`{_needs(code)}." if code else NONE_OF_THESE
+
+
+def check_store_path(path: Path) -> None:
+    """Raise unless a folder is a zarr store of SpatialData.
+
+    Raises
+    ------
+    ValueError
+        With the code that makes a store of an AnnData or a folder of Space Ranger.
+    """
+    if (code := _reader(path)).startswith("spatialdata.read_zarr"):
+        return
+    remedy = f"Make one: `{code}.write({path.stem + '_section.zarr'!r})`{_needs(code)}." if code else NONE_OF_THESE
+    raise ValueError(f"`path` needs a zarr store of SpatialData, but {str(path)!r} is none. {remedy}")
+
+
+def _needs(code: str) -> str:
+    return " (`pip install 'hadmst-sc[io]'`)" if code.startswith("spatialdata_io") else ""
+
+
+def _reader(path: Path) -> str:
+    """Code that reads a path as SpatialData; empty where none does."""
     if path.suffix == ".h5ad":
-        return f"Read it: `sdata = hadmst_sc.io.from_anndata(anndata.read_h5ad({str(path)!r}))`."
+        return f"hadmst_sc.io.from_anndata(anndata.read_h5ad({str(path)!r}))"
     if marks := [path / mark for mark in STORE if (path / mark).is_file()]:
         root = json.loads(marks[0].read_bytes())
         if root.get("attributes", root).get("encoding-type") == "anndata":
-            return f"Read it: `sdata = hadmst_sc.io.from_anndata(anndata.read_zarr({str(path)!r}))`."
-        return f"Read it: `sdata = spatialdata.read_zarr({str(path)!r})`."
-    for folder in (path, path / "outs"):
-        if code := _of_space_ranger(folder):
-            return f"Read it: `sdata = {code}` (`pip install 'hadmst-sc[io]'`)."
-    return "It is no zarr store, no .h5ad file, and no folder of Space Ranger. Pass one SpatialData."
+            return f"hadmst_sc.io.from_anndata(anndata.read_zarr({str(path)!r}))"
+        return f"spatialdata.read_zarr({str(path)!r})"
+    return next((code for folder in (path, path / "outs") if (code := _of_space_ranger(folder))), "")
+
+
+def check_anndata(value: object, name: str) -> None:
+    """Raise unless an argument is an AnnData.
+
+    Raises
+    ------
+    TypeError
+        With the code that gets one from a SpatialData or a file.
+    """
+    if isinstance(value, AnnData):
+        return
+    remedy = "Pass `anndata.read_h5ad(path)`, or a table of a SpatialData."
+    if isinstance(value, SpatialData) and len(value.tables):
+        remedy = f"Pass one of its tables, `{name}.tables[{next(iter(value.tables))!r}]`."
+    elif isinstance(value, str | Path) and Path(value).is_file():
+        remedy = f"Pass `anndata.read_h5ad({str(value)!r})`."
+    raise WrongTypeError(f"`{name}` needs an AnnData, but is of type {type(value).__name__}. {remedy}")
 
 
 def _of_space_ranger(folder: Path) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import spatialdata
 from spatialdata import SpatialData
 
+from hadmst_sc.io.given import check_store_path
+
 METADATA = ("zarr.json", ".zarray", ".zmetadata")
 CODE = "pickle"  # the one codec of numcodecs whose data are a program
 
@@ -25,7 +27,7 @@ def open_store(path: Path) -> SpatialData:
     Raises
     ------
     ValueError
-        If an array names the pickle codec, with the place of the array.
+        If the path is no store of SpatialData, or an array names the pickle codec, with the place of the array.
 
     Examples
     --------
@@ -34,6 +36,7 @@ def open_store(path: Path) -> SpatialData:
     >>> "phantom_full_image" in hd.io.open_store("section.zarr")
     True
     """
+    check_store_path(Path(path))
     for file in Path(path).rglob("*"):  # once: most of a store are chunks
         if file.name not in METADATA:
             continue

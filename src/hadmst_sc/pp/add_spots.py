@@ -8,7 +8,7 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
-from hadmst_sc.io.given import check_sdata
+from hadmst_sc.io.given import check_anndata, check_sdata
 from hadmst_sc.io.problems import MissingKeyError
 
 
@@ -48,6 +48,8 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     'coarse_table'
     """
     check_sdata(sdata)
+    check_sdata(sdata)
+    check_anndata(spots, "spots")
     table_key = f"{key_added}_table"
     if like not in sdata or like in sdata.tables:
         elements = [name for _, name, _ in sdata.gen_spatial_elements()]

@@ -10,6 +10,8 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from hadmst_sc.io.given import check_anndata
+
 
 def degrade(
     cells: AnnData,
@@ -67,6 +69,7 @@ def degrade(
     >>> spots.shape, truth.shape
     ((27, 5), (2000, 5))
     """
+    check_anndata(cells, "cells")
     _check_options(spot_um, pitch_um, um_per_unit, split)
     xy_um = _positions(cells) * um_per_unit
     counts = _counts(cells)
