@@ -327,6 +327,17 @@ def test_truth_values_are_zeros_and_ones(store):
     np.testing.assert_array_equal(read(sdata, genes=["gene-4"]).counts[:, 0], counts[:, 4] > 3)
 
 
+@pytest.mark.parametrize("x", [np.full((225, N_GENES), 2**62), np.full((225, N_GENES), -3, np.int8)])
+def test_integers_that_are_no_counts_are_named(x):
+    with pytest.raises(ContractError, match="tables/table/X: needs counts"):
+        read(section(lambda table: setattr(table, "X", x))[0])
+
+
+def test_all_values_missing_are_named():
+    with pytest.raises(ContractError, match="has nan of gene"):
+        read(section(lambda table: setattr(table, "X", table.X.toarray() * np.nan))[0])
+
+
 @pytest.mark.parametrize("value", [1e18, 1e300, -1, np.nan, np.inf])
 def test_a_value_that_is_no_count_is_named_and_its_spot_can_be_left_out(value):
     def change(table):
@@ -397,6 +408,12 @@ def test_many_names_in_the_wrong_case_are_mended_at_once():
     assert obs.genes == tuple(f"GENE{i}" for i in range(20))
 
 
+def test_repeated_names_that_are_no_text_can_be_mended():
+    sdata, counts = section()
+    sdata["table"].var.index = pd.Index([None] * N_GENES, dtype=object)
+    np.testing.assert_array_equal(np.sort(mend(sdata, ContractError)[0].counts), np.sort(counts))
+
+
 @pytest.mark.parametrize("name", [None, np.nan])
 def test_a_gene_without_a_name_is_an_error_only_where_it_is_chosen(name):
     sdata, counts = section()
@@ -439,6 +456,9 @@ def test_names_keep_their_order_and_those_of_a_set_take_the_tables(genes):
         ("gene-1", 1),
         (b"gene-1", N_GENES),
         ({"tumour": ["gene-1", "gene-2"], "stroma": "gene-3"}, 3),
+        ({"tumour": None}, N_GENES),
+        ({}, N_GENES),
+        ("", N_GENES),
         (2.5, N_GENES),
         (True, N_GENES),
         (np.nan, N_GENES),

@@ -86,9 +86,7 @@ def select_counts(
         counts, names = counts.tocsc()[:, ranked], names[ranked]
     if unnamed := [name for name in names if not isinstance(name, str)]:
         problems.add(
-            f"{place}: needs genes with names, but the names {unnamed[:5]} are no text. Call `{_name_index(matrix)} = "
-            f"[name if isinstance(name, str) else f'unnamed_{{i}}' for i, name in "
-            f"enumerate({matrix.owner}.var_names)]`."
+            f"{place}: needs genes with names, but the names {unnamed[:5]} are no text. Call `{_renaming(matrix)}`."
         )
         return None
     return np.asarray(counts.toarray(), np.float32), tuple(map(str, names))
@@ -99,16 +97,23 @@ def _name_index(matrix: Matrix) -> str:
     return f"{matrix.owner}.var.index" if matrix.owner.endswith(".raw") else f"{matrix.owner}.var_names"
 
 
+def _renaming(matrix: Matrix) -> str:
+    names = f"[name if isinstance(name, str) else f'unnamed_{{i}}' for i, name in enumerate({matrix.owner}.var_names)]"
+    return f"{_name_index(matrix)} = {names}"
+
+
 def _has_unique_names(matrix: Matrix, place: str, problems: Problems) -> bool:
     names = matrix.var.index
     if names.is_unique:
         return True
-    raw = f"{_name_index(matrix)} = anndata.utils.make_index_unique({matrix.owner}.var_names)"
-    call = raw if matrix.owner.endswith(".raw") else f"{matrix.owner}.var_names_make_unique()"
-    problems.add(
-        f"{place}: gene names need to be unique, but {names[names.duplicated()].unique()[:5].tolist()} are not. "
-        f"Call `{call}`."
-    )
+    twice = names[names.duplicated()].unique()
+    if not all(isinstance(name, str) for name in twice):
+        call = _renaming(matrix)
+    elif matrix.owner.endswith(".raw"):
+        call = f"{_name_index(matrix)} = anndata.utils.make_index_unique({matrix.owner}.var_names)"
+    else:
+        call = f"{matrix.owner}.var_names_make_unique()"
+    problems.add(f"{place}: gene names need to be unique, but {twice[:5].tolist()} are not. Call `{call}`.")
     return False
 
 
@@ -199,14 +204,15 @@ def _are_counts(
         )
         return True
     row = int(np.searchsorted(counts.indptr, wrong[0], side="right")) - 1
-    finite = values[np.isfinite(values)]
-    low = min(finite.min(initial=np.inf), 0.0) if counts.nnz < np.prod(counts.shape) else finite.min(initial=np.inf)
+    finite = values[np.isfinite(values)].astype(np.float64)
+    finite = np.append(finite, 0.0) if counts.nnz < np.prod(counts.shape) else finite
+    span = f"min {finite.min():.4g}, max {finite.max():.4g}, " if len(finite) else ""
     looks = f" They look like {kind.what}." if kind else ""
     problems.add(
-        f"{place}: needs counts (finite, non-negative, whole, at most {MOST:.0e}), but spot "
+        f"{place}: needs counts (finite, non-negative, whole, at most {MOST:,.0f}), but spot "
         f"{table.obs_names[rows[row]]!r} has {values[wrong[0]]:.6g} of gene {genes[counts.indices[wrong[0]]]!r} "
-        f"(min {low:.4g}, max {finite.max(initial=-np.inf):.4g}, {share}).{looks} The model's noise is that of "
-        f"counting. {_remedy(table, table_key, rows, layer, kind, counts, row)}"
+        f"({span}{share}).{looks} The model's noise is that of counting. "
+        f"{_remedy(table, table_key, rows, layer, kind, counts, row)}"
     )
     return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
 from typing import Any, NamedTuple
@@ -131,10 +132,11 @@ def _by_name(
 
 def _names(var: pd.DataFrame, code: str, genes: Any, problems: Problems) -> list[str] | None:
     """The names as text, in the order given (of a set: in the table's order); ``None`` after a problem."""
-    remedy = f"genes={[genes]!r}" if isinstance(genes, str) else f"genes={min(DEFAULT_GENES, len(var))}"
+    remedy = f"genes={[genes]!r}" if isinstance(genes, str) and genes else "genes=None"
     if isinstance(genes, Mapping):
         listed = [name for one in genes.values() for name in ([one] if isinstance(one, str) else np.ravel(one))]
-        remedy = f"genes={list(dict.fromkeys(map(str, listed)))!r}"
+        listed = list(dict.fromkeys(str(name) for name in listed if isinstance(name, str)))
+        remedy = f"genes={listed!r}" if listed else "genes=None"
     elif isinstance(genes, Iterable) and not isinstance(genes, str | bytes):
         items = list(genes)
         if not (items and all(isinstance(item, bool | np.bool_) for item in items)):
@@ -142,7 +144,9 @@ def _names(var: pd.DataFrame, code: str, genes: Any, problems: Problems) -> list
             return [str(item) for item in (items if not isinstance(genes, AnySet) else _ordered(known, var))]
         remedy = f"genes=list({code}.var_names[mask])"
         genes = f"a mask of {len(items)} truth values"
-    problems.add(f"`genes` needs names, a number or None, but is {genes!r}. Pass `{remedy}`.", WrongTypeError)
+    problems.add(
+        f"`genes` needs names, a number or None, but is {reprlib.repr(genes)}. Pass `{remedy}`.", WrongTypeError
+    )
     return None
 
 
@@ -168,7 +172,7 @@ def _meant(names: list[str], unknown: list[str], var: pd.DataFrame, code: str) -
             return f"`var[{column!r}]` has them. Pass `genes={code}.var_names[{code}.var[{column!r}].isin(genes)]`."
     spelt = _alike(unknown, var)
     if few and len(spelt) == len(unknown):
-        return f"Other spellings are. Pass `genes={_replaced(names, spelt)!r}`."
+        return f"`var_names` has other spellings. Pass `genes={_replaced(names, spelt)!r}`."
     for change in ("upper", "capitalize", "lower"):
         if all(getattr(name, change)() in var.index for name in names):
             return f"They differ in case. Pass `genes=[name.{change}() for name in genes]`."
@@ -181,7 +185,8 @@ def _meant(names: list[str], unknown: list[str], var: pd.DataFrame, code: str) -
         name: [spelt[name]] if name in spelt else difflib.get_close_matches(name, var.index.astype(str), n=3)
         for name in unknown[:5]
     }
-    return "; ".join(f"{name!r}: close to {matches or 'none'}" for name, matches in close.items()) + "."
+    told = "; ".join(f"{name!r}: close to {matches or 'none'}" for name, matches in close.items())
+    return f"{told}." if all(close.values()) else f"{told}. The table's names are like {var.index[:3].tolist()}."
 
 
 def _lookup(spellings: Any, names: pd.Index, *, fold: bool = False) -> dict[str, str]:

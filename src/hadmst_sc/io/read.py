@@ -90,7 +90,7 @@ def read_observation(
         problems.missing("table_key", table_key, "sdata.tables", list(sdata.tables))
     if image_key not in sdata.images or table_key not in sdata.tables:
         problems.raise_if_any()
-    check_image(sdata.images[image_key], image_key, problems)
+    readable = check_image(sdata.images[image_key], image_key, problems)
     has_pixels = bool(levels(sdata.images[image_key]))
     spots = pair(sdata, image_key, table_key, shapes_key, coordinate_system, problems) if has_pixels else None
     table = sdata.tables[table_key]
@@ -98,7 +98,8 @@ def read_observation(
     selected = select_counts(table, table_key, rows, layer, genes, problems)
     if spots and spot_um is None and pitch_um is None:
         spot_um, pitch_um = stated_sizes(table, spots.shapes_key)
-    geometry = _place(sdata, image_key, spots, bin_um, spot_um, pitch_um, problems) if spots else None
+    # The size of an image with other axes says nothing about the spots.
+    geometry = _place(sdata, image_key, spots, bin_um, spot_um, pitch_um, problems) if spots and readable else None
     problems.raise_if_any()
     assert spots is not None and geometry is not None and selected is not None  # for types: None leaves a problem
     he, he_um = resample_he(sdata.images[image_key], image_key, geometry.grid, problems)
