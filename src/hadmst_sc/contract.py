@@ -87,13 +87,15 @@ class Observation:
     measurement
         ``A`` on ``grid``; row ``s`` belongs to row ``s`` of ``counts``.
     counts
-        ``(spots, genes)`` float32, measured counts.
+        ``(spots, genes)`` float32, measured counts; of a spot that the image shows in part, that part's share.
     genes, spots
         Names of the columns and rows of ``counts``.
     inside
         ``(ny, nx)`` bool, in tissue; contains every bin under a spot.
     source
         Keys of the elements read; ``None`` when the arrays came from elsewhere.
+    rows
+        ``(spots,)`` their rows in the table; ``None`` when the arrays came from elsewhere.
     """
 
     grid: Grid
@@ -105,6 +107,7 @@ class Observation:
     spots: tuple[str, ...]
     inside: np.ndarray
     source: Source | None = None
+    rows: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         ny, nx = self.grid.shape
@@ -140,6 +143,7 @@ class Observation:
             tuple(self.spots[i] for i in rows),
             self.inside,
             self.source,
+            None if self.rows is None else self.rows[rows],
         )
 
     def cropped(self, box: Box) -> Observation:
@@ -155,6 +159,7 @@ class Observation:
             counts=self.counts[within],
             spots=tuple(self.spots[i] for i in within),
             inside=self.inside[box],
+            rows=None if self.rows is None else self.rows[within],
         )
 
     def subset_genes(self, columns: np.ndarray) -> Observation:

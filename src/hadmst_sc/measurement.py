@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -147,8 +148,8 @@ def discs(centres: np.ndarray, diameter: float, shape: tuple[int, int]) -> Measu
     return _assemble(area, bins, shape, centres)
 
 
-def squares(centres: np.ndarray, edge: float, shape: tuple[int, int]) -> Measurement:
-    """Operator of axis-aligned square observations (Visium HD, Stereo-seq bins), by exact area of overlap.
+def squares(centres: np.ndarray, edge: float, shape: tuple[int, int], angle: float = 0.0) -> Measurement:
+    """Operator of square observations (Visium HD, Stereo-seq bins), by exact area of overlap.
 
     Parameters
     ----------
@@ -158,15 +159,44 @@ def squares(centres: np.ndarray, edge: float, shape: tuple[int, int]) -> Measure
         Of an observation, in bins.
     shape
         ``(ny, nx)`` of the grid.
+    angle
+        Of the edges against the x axis, towards y, radians.
     """
     centres = np.asarray(centres, float).reshape(-1, 2)
     half = float(edge) / 2
     if not half > 0:
         raise ValueError(f"`edge` must be positive, but is {edge}.")
+    angle = float(angle) % (np.pi / 2)
+    if angle > 0:
+        dy, dx, bins = _stencil(centres, half * (np.cos(angle) + np.sin(angle)), shape)
+        low, high = (_turned_quadrant_area(dx, dy + step, half, angle) for step in (0, 1))
+        low_right, high_right = (_turned_quadrant_area(dx + 1, dy + step, half, angle) for step in (0, 1))
+        return _assemble(high_right - high - low_right + low, bins, shape, centres)
     dy, dx, bins = _stencil(centres, half, shape)
-    high = np.clip(np.minimum(dy + 1, half) - np.maximum(dy, -half), 0, None)
+    tall = np.clip(np.minimum(dy + 1, half) - np.maximum(dy, -half), 0, None)
     wide = np.clip(np.minimum(dx + 1, half) - np.maximum(dx, -half), 0, None)
-    return _assemble(high * wide, bins, shape, centres)
+    return _assemble(tall * wide, bins, shape, centres)
+
+
+def _turned_quadrant_area(x: np.ndarray, y: np.ndarray, half: float, angle: float) -> np.ndarray:
+    """Area of a square around the origin, turned by ``angle`` in (0, π/2), that lies left of ``x`` and below ``y``.
+
+    The column at t holds ``top - bottom`` of the square, less what of it is above ``y``.
+    """
+    cos, sin = half * np.cos(angle), half * np.sin(angle)
+    left, right = (-cos - sin, cos - sin), (cos + sin, sin - cos)
+    top, bottom = (left, (cos - sin, cos + sin), right), (left, (sin - cos, -cos - sin), right)
+
+    def above(outline: tuple[tuple[float, float], ...], level: np.ndarray) -> np.ndarray:
+        area = np.zeros(np.broadcast_shapes(x.shape, level.shape))
+        for (x0, y0), (x1, y1) in pairwise(outline):
+            slope = (y1 - y0) / (x1 - x0)
+            from_, to = np.maximum(y0 - level, 0), np.maximum(y0 + slope * (np.clip(x, x0, x1) - x0) - level, 0)
+            area += (to - from_) * (to + from_) / (2 * slope)
+        return area
+
+    lowest, level = np.asarray(-cos - sin), np.maximum(y, -cos - sin)
+    return above(top, lowest) - above(bottom, lowest) - above(top, level) + above(bottom, level)
 
 
 def _flat(values: np.ndarray, measurement: Measurement) -> np.ndarray:

@@ -20,9 +20,10 @@ from hadmst_sc.contract import ContractError
 from hadmst_sc.grid import Grid
 from hadmst_sc.io import read_observation
 from hadmst_sc.io.counts import most_informative
+from hadmst_sc.io.lattice import lattice
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resample import resample_he, resample_rgb
-from hadmst_sc.io.spots import Footprints, pitch_px, scale
+from hadmst_sc.io.spots import Footprints, scale
 from hadmst_sc.io.tissue import detect_tissue
 from hadmst_sc.measurement import discs
 
@@ -134,11 +135,13 @@ def disc_lattice(kind: str, drawn: float, pitch: float = 10.0, jitter: float = 0
     ("kind", "drawn", "sizes"),
     [
         ("hexagonal", 0.55, (10.0, 55, 100)),
-        ("hexagonal", 0.65, (10.0, 55, 100)),  # as Space Ranger draws them
+        ("hexagonal", 0.601, (10.0, 55, 100)),  # as Space Ranger draws them: CytAssist 11 mm
+        ("hexagonal", 0.649, (10.0, 55, 100)),  # many
+        ("hexagonal", 0.698, (10.0, 55, 100)),  # DLPFC, CytAssist 6.5 mm
         ("square", 0.50, (20.0, 100, 200)),
         ("hexagonal", 0.50, None),
         ("square", 0.65, None),
-        ("hexagonal", 0.60, None),
+        ("hexagonal", 0.80, None),
         ("hexagonal", 1.00, None),
     ],
 )
@@ -168,12 +171,12 @@ def test_given_sizes_are_used(given, drawn, expected):
 
 def test_pitch_of_noisy_positions_is_not_biased_as_the_nearest_neighbour_is():
     noisy = disc_lattice("square", 0.5, jitter=0.4)
-    assert pitch_px(noisy.xy)[0] == pytest.approx(10, rel=0.02)  # the nearest neighbour gives 9.4
+    assert lattice(noisy.xy).pitch == pytest.approx(10, rel=0.02)  # the nearest neighbour gives 9.4
 
 
 def test_pitch_survives_missing_spots():
     xy = disc_lattice("hexagonal", 0.55).xy
-    assert pitch_px(xy[np.random.default_rng(0).random(len(xy)) < 0.5])[0] == pytest.approx(10, rel=1e-6)
+    assert lattice(xy[np.random.default_rng(0).random(len(xy)) < 0.5]).pitch == pytest.approx(10, rel=1e-6)
 
 
 # --- genes ---

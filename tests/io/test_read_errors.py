@@ -109,7 +109,7 @@ def duplicate_names(table):
 
 
 def text_ids(table):
-    table.obs["spot_id"] = table.obs["spot_id"].astype(str)
+    table.obs["spot_id"] = "spot " + table.obs["spot_id"].astype(str)
 
 
 def unannotated(table):
@@ -182,7 +182,7 @@ CASES = {
         [
             "images/S1_full_image",
             "of 225 spots lie outside the image of 320 x 400",
-            "pass another `coordinate_system=`",
+            "spatialdata.get_extent(sdata['S1_full_image']",
         ],
     ),
     "stretched": (stretch, {}, ContractError, ["shapes/S1", "stretches by 1.1 and 1", "ellipses"]),
@@ -209,16 +209,21 @@ CASES = {
         region(POINTS),
         {},
         ContractError,
-        ["points without a size need to lie on a square lattice", "to_circles", "radius"],
+        ["spots have no diameter", "`spot_um=55, pitch_um=100`"],
     ),
-    "labels": (region(LABELS), {}, ContractError, ["'cells' is labels", "set_table_annotates_spatialelement('table'"]),
+    "labels": (region(LABELS), {}, ContractError, ["labels/cells: needs squares or discs of one size"]),
     "cells of all sizes": (
         set_radius(np.linspace(5, 9, 225)),
         {},
         ContractError,
         ["shapes/S1: needs spots of one size", "10 to 18 pixels"],
     ),
-    "no size": (set_radius(np.full(225, np.nan)), {}, ContractError, ["finite centres and positive sizes"]),
+    "no size": (
+        set_radius(np.full(225, np.nan)),
+        {},
+        ContractError,
+        ["needs positive sizes", "the radius of 225 of 225 spots", "`sdata['S1']['radius'] = "],
+    ),
     "unknown ratio": (
         set_radius(3.0),
         {},
@@ -229,15 +234,15 @@ CASES = {
         polygons(affinity.rotate(box(10, 10, 20, 20), 30), box(30, 10, 40, 20)),
         {},
         ContractError,
-        ["shapes/cells: needs squares along the image axes", "rotated"],
+        ["shapes/cells: needs squares of one rotation", "turned by different angles"],
     ),
     "rectangles": (polygons(box(10, 10, 20, 30), box(30, 10, 40, 20)), {}, ContractError, ["unequal edges"]),
-    "triangles": (polygons(Polygon([(1, 1), (5, 1), (1, 5)])), {}, ContractError, ["circles or axis-aligned squares"]),
+    "triangles": (polygons(Polygon([(1, 1), (5, 1), (1, 5)])), {}, ContractError, ["needs circles or squares"]),
     "squares of unknown size": (
         polygons(box(10, 10, 20, 20), box(30, 10, 40, 20)),
         {},
         ContractError,
-        ["`spot_um` is needed", "squares of 10 pixels", "Pass `spot_um=8`"],
+        ["`spot_um` is needed", "squares of 10 pixels", "Pass their edge in µm: `spot_um=8`"],
     ),
     "squares of two sizes": (
         polygons(box(10, 10, 20, 20), box(30, 10, 40, 20)),
@@ -261,12 +266,12 @@ CASES = {
         edit(unannotated),
         {},
         ContractError,
-        ["tables/table", "set_table_annotates_spatialelement('table'"],
+        ["tables/table", "names no region", "`sdata['table'].uns['spatialdata_attrs'] = {'region': 'S1'"],
     ),
     "column lost": (column_lost, {}, ContractError, ["tables/table", "['spot_id']", "not in `obs`"]),
     "duplicate ids": (edit(duplicate_ids), {}, ContractError, ["`obs['spot_id']` has duplicates"]),
     "duplicate index": (duplicate_index, {}, ContractError, ["shapes/S1: its index has duplicates"]),
-    "ids of another type": (edit(text_ids), {}, ContractError, ["no value of `obs['spot_id']`", "'0' and 0"]),
+    "ids of another type": (edit(text_ids), {}, ContractError, ["no value of `obs['spot_id']`", "'spot 0' and 0"]),
     "duplicate genes": (
         edit(duplicate_names),
         {},

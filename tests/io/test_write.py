@@ -174,7 +174,7 @@ def test_section_reads_again_with_two_tables_after_the_first_call(finished):
     sdata = finished
     again = read_observation(sdata, "S1_full_image", bin_um=20.0, genes=["gene-2", "gene-0"])
     np.testing.assert_array_equal(stand_in(again).mean, np.nan_to_num(sdata["superres"].data))
-    with pytest.raises(ValueError, match="'superres_bins' is labels"):
+    with pytest.raises(ValueError, match="'superres_table' holds results of an earlier run"):
         read_observation(sdata, "S1_full_image", table_key="superres_table")
 
 

@@ -13,12 +13,16 @@ from hadmst_sc.grid import Grid
 from hadmst_sc.io.counts import select_counts, total_counts
 from hadmst_sc.io.doubt import warn_of_doubts
 from hadmst_sc.io.given import check_sdata
+from hadmst_sc.io.outside import keep_on_image
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
-from hadmst_sc.io.spots import Scale, footprints, scale, stated_sizes
+from hadmst_sc.io.spots import Footprints, Scale, footprints, scale, stated_sizes
 from hadmst_sc.io.tissue import detect_tissue, read_mask
 from hadmst_sc.measurement import Measurement, discs, squares
+from hadmst_sc.registration import MIN_SPOTS
+
+MAX_BIN = 2  # distances of spots along a bin
 
 
 def read_observation(
@@ -44,7 +48,8 @@ def read_observation(
     image_key
         RGB or RGBA image, plain or a pyramid, uint8, uint16 or floating point.
     table_key
-        Table of counts that annotates circles or squares.
+        Table of counts that annotates circles, squares, points or labels. Spots with ``obs["in_tissue"] == 0`` and,
+        where these are few, spots off the image are left out, and counted in a warning.
     shapes_key
         Region of the table; needed only when several share a coordinate system with the image.
     coordinate_system
@@ -58,8 +63,9 @@ def read_observation(
         Edge of a bin, µm.
     spot_um, pitch_um
         Diameter (or edge) and distance of the spots, µm. Where both are ``None`` the table states them in
-        ``uns["spatial"][<shapes>]["metadata"]``, as ``datasets.load`` leaves them, or the ratio of drawn diameter to
-        pitch names the platform: 0.55 or 0.65 is Visium (55 and 100 µm), 0.50 Spatial Transcriptomics (100 and 200 µm).
+        ``uns["spatial"][<shapes>]["metadata"]``, as ``datasets.load`` leaves them, or drawn diameter / pitch names the
+        platform: 0.55 to 0.70 on a hexagonal lattice is Visium (55 and 100 µm), 0.50 on a square one Spatial
+        Transcriptomics (100 and 200 µm).
     tissue_key
         Labels or shapes that mark tissue; ``None`` detects it from the H&E and the spots.
 
@@ -94,12 +100,18 @@ def read_observation(
     has_pixels = bool(levels(sdata.images[image_key]))
     spots = pair(sdata, image_key, table_key, shapes_key, coordinate_system, problems) if has_pixels else None
     table = sdata.tables[table_key]
+    prints = None
+    if spots:
+        prints = footprints(spots.shapes, spots.shapes_key, spots.spots_to_px, problems)
+    if spots and prints and readable:  # the size of an image with other axes says nothing about the spots
+        spots = keep_on_image(sdata, image_key, spots, prints.xy, table_key, problems)
     rows = spots.rows if spots else np.arange(table.n_obs)  # bad counts are reported beside bad coordinates
     selected = select_counts(table, table_key, rows, layer, genes, problems)
     if spots and spot_um is None and pitch_um is None:
         spot_um, pitch_um = stated_sizes(table, spots.shapes_key)
-    # The size of an image with other axes says nothing about the spots.
-    geometry = _place(sdata, image_key, spots, bin_um, spot_um, pitch_um, problems) if spots and readable else None
+    geometry = None
+    if spots and prints and readable:
+        geometry = _place(sdata, image_key, spots, prints, (bin_um, spot_um, pitch_um), problems)
     problems.raise_if_any()
     assert spots is not None and geometry is not None and selected is not None  # for types: None leaves a problem
     he, he_um = resample_he(sdata.images[image_key], image_key, geometry.grid, problems)
@@ -116,13 +128,15 @@ def read_observation(
         sdata, image_key, tissue_key, spots, geometry, he, total_counts(table, table_key, rows, layer), problems
     )
     problems.raise_if_any()
+    for note in (*spots.left_out, *_doubts(len(rows), geometry)):
+        logger.warning(note)
     counts, names = selected
     return Observation(
         geometry.grid,
         he,
         he_um,
         geometry.measurement,
-        counts,
+        counts if (geometry.visible == 1).all() else counts * geometry.visible[:, None],
         names,
         tuple(map(str, table.obs_names[rows])),
         inside,
@@ -135,6 +149,7 @@ def read_observation(
             geometry.scale.spot_um,
             geometry.scale.pitch_um,
         ),
+        rows,
     )
 
 
@@ -143,39 +158,55 @@ class _Geometry:
     grid: Grid
     measurement: Measurement
     scale: Scale
+    visible: np.ndarray  # (spots,) share of each footprint that is on the grid
 
 
 def _place(
     sdata: SpatialData,
     image_key: str,
     spots: Paired,
-    bin_um: float,
-    spot_um: float | None,
-    pitch_um: float | None,
+    prints: Footprints,
+    lengths_um: tuple[float, float | None, float | None],
     problems: Problems,
 ) -> _Geometry | None:
     """Grid over the image and the footprints on it; ``None`` after a problem."""
-    prints = footprints(spots.shapes, spots.shapes_key, spots.spots_to_px, problems)
-    if prints is None:
-        return None
     finest = levels(sdata.images[image_key])[0]
-    height, width = finest.sizes["y"], finest.sizes["x"]
-    xy = prints.xy[spots.places]
-    outside = ~((xy >= 0) & (xy <= (width, height))).all(1)
-    if outside.any():
-        low, high = xy.min(0), xy.max(0)
-        problems.add(
-            f"images/{image_key}: {outside.sum():,} of {len(xy):,} spots lie outside the image of {width} x {height} "
-            f"pixels (they span x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}). The image is "
-            f"probably not in the spots' coordinate system {spots.coordinate_system!r}; pass another "
-            f"`coordinate_system=` or `image_key=`."
-        )
+    bin_um, spot_um, pitch_um = lengths_um
     sizes = scale(prints, spots.shapes_key, spot_um, pitch_um, problems)
     if problems or sizes is None:
         return None
-    grid = Grid.over_image((height, width), sizes.um_per_px, bin_um)
-    operator = squares if prints.square else discs
-    return _Geometry(grid, operator(grid.px_to_bins(xy[:, ::-1]), sizes.spot_um / bin_um, grid.shape), sizes)
+    if bin_um > MAX_BIN * sizes.pitch_um:
+        problems.add(
+            f"`bin_um` needs bins no larger than {MAX_BIN} distances of spots, of {sizes.pitch_um:g} µm each, but is "
+            f"{bin_um:g}. A bin of many spots shows less than was measured. Pass `bin_um={sizes.spot_um / 2:g}`.",
+            ValueError,
+        )
+        return None
+    grid = Grid.over_image((finest.sizes["y"], finest.sizes["x"]), sizes.um_per_px, bin_um)
+    centres, size = grid.px_to_bins(prints.xy[spots.places, ::-1]), sizes.spot_um / bin_um
+    if prints.square:
+        measurement, whole = squares(centres, size, grid.shape, prints.angle), size**2
+    else:
+        measurement, whole = discs(centres, size, grid.shape), np.pi * size**2 / 4
+    visible = measurement.area / whole
+    # A spot at the border counted molecules that the image does not show: its visible part has its share of them.
+    return _Geometry(grid, measurement, sizes, np.where(visible < 1 - 1e-6, visible, 1).astype(np.float32))
+
+
+def _doubts(n_spots: int, geometry: _Geometry) -> list[str]:
+    """What a careful reader of the result should know."""
+    doubts, (bin_um, spot_um) = [], (geometry.grid.bin_um, geometry.scale.spot_um)
+    if n_spots < MIN_SPOTS:
+        doubts.append(
+            f"the section has {n_spots} spots: with fewer than {MIN_SPOTS} nothing can tell whether image and counts "
+            f"fit, and held-out spots say little about the error"
+        )
+    if bin_um > spot_um * (1 + 1e-6):
+        doubts.append(
+            f"bins of bin_um={bin_um:g} are larger than the spots of {spot_um:g} µm: the maps show less than was "
+            f"measured. Pass `bin_um={spot_um / 2:g}`"
+        )
+    return doubts
 
 
 def _inside(

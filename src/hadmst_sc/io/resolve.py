@@ -10,10 +10,12 @@ import xarray as xr
 from anndata import AnnData
 from geopandas import GeoDataFrame, points_from_xy
 from spatialdata import SpatialData
-from spatialdata.models import get_table_keys
 from spatialdata.transformations import get_transformation, set_transformation
 
-from hadmst_sc.io.problems import MissingKeyError, Problems, logger
+from hadmst_sc.contract import PROVENANCE_KEY
+from hadmst_sc.io.labels import spots_of_labels
+from hadmst_sc.io.match import match, table_regions
+from hadmst_sc.io.problems import MissingKeyError, Problems
 
 XY = ("x", "y")
 
@@ -28,6 +30,8 @@ class Paired:
         Row of the table and row of the shapes element of each spot, in the order of the shapes.
     spots_to_px
         ``(3, 3)`` affine on (x, y, 1), from the shapes' own coordinates to pixels of the finest image level.
+    left_out
+        Which rows are left out and why, a sentence each.
     """
 
     shapes_key: str
@@ -36,6 +40,7 @@ class Paired:
     rows: np.ndarray
     places: np.ndarray
     spots_to_px: np.ndarray
+    left_out: tuple[str, ...] = ()
 
 
 def levels(element: xr.DataArray | xr.DataTree) -> list[xr.DataArray]:
@@ -65,21 +70,12 @@ def transform(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
     return np.asarray(xy, float) @ matrix[:2, :2].T + matrix[:2, 2]
 
 
-def table_regions(table: AnnData, table_key: str, problems: Problems) -> tuple[list[str], str, str] | None:
-    """Regions a table annotates and the names of its region and instance columns."""
-    try:
-        region, region_key, instance_key = get_table_keys(table)
-    except (ValueError, KeyError):
-        problems.add(
-            f"tables/{table_key}: needs to annotate the spots, but names no region. Call `sdata."
-            f"set_table_annotates_spatialelement({table_key!r}, region=..., region_key=..., instance_key=...)`."
-        )
-        return None
-    absent = [column for column in (region_key, instance_key) if column not in table.obs]
-    if absent:
-        problems.add(f"tables/{table_key}: its metadata name the columns {absent}, which are not in `obs`.")
-        return None
-    return [region] if isinstance(region, str) else list(region), region_key, instance_key
+def invertible(matrix: np.ndarray) -> bool:
+    """Whether an affine is finite and flattens nothing; its unit does not matter."""
+    if not np.isfinite(matrix).all():
+        return False
+    stretch = np.linalg.svd(matrix[:2, :2], compute_uv=False)
+    return bool(stretch[1] > 1e-9 * stretch[0])
 
 
 def pair(
@@ -92,24 +88,51 @@ def pair(
 ) -> Paired | None:
     """Resolve shapes and coordinate system and match the table's rows to shapes; ``None`` after a problem."""
     image, table = sdata.images[image_key], sdata.tables[table_key]
-    keys = table_regions(table, table_key, problems)
+    if PROVENANCE_KEY in table.uns:
+        made_from = table.uns[PROVENANCE_KEY].get("table_key")
+        remedy = f"`table_key={made_from!r}`" if made_from in sdata.tables else "the table that it was made from"
+        problems.add(
+            f"`table_key` needs a table of counts at spots, but {table_key!r} holds results of an earlier run. "
+            f"Pass {remedy}."
+        )
+        return None
+    keys = table_regions(sdata, table, table_key, problems)
     if keys is None:
         return None
-    regions, region_key, instance_key = keys
+    regions, *columns = keys
     shapes_key = _choose_shapes(sdata, image, image_key, table_key, regions, shapes_key, problems)
     if shapes_key is None:
         return None
-    shapes = _vectors(sdata[shapes_key])
-    coordinate_system = _choose_system(image, image_key, shapes, shapes_key, coordinate_system, problems)
-    matched = _match(table, table_key, shapes.index, shapes_key, region_key, instance_key, problems)
+    shapes = _vectors(sdata[shapes_key], shapes_key, problems)
+    if shapes is None:
+        return None
+    coordinate_system = choose_system(image, image_key, shapes, shapes_key, coordinate_system, problems)
+    matched = match(table, table_key, shapes.index, shapes_key, (columns[0], columns[1]), problems)
     if coordinate_system is None or matched is None:
         return None
-    image_affine = affine(image, coordinate_system)
-    if abs(np.linalg.det(image_affine)) < 1e-12:
-        problems.add(f"images/{image_key}: its transformation to {coordinate_system!r} cannot be inverted.")
+    image_affine, own_affine = affine(image, coordinate_system), affine(shapes, coordinate_system)
+    for kind, key, matrix in (("images", image_key, image_affine), ("shapes", shapes_key, own_affine)):
+        if not invertible(matrix):
+            problems.add(f"{kind}/{key}: {_not_invertible(key, matrix, coordinate_system, image, shapes)}")
+    if not (invertible(image_affine) and invertible(own_affine)):
         return None
-    spots_to_px = np.linalg.inv(image_affine) @ affine(shapes, coordinate_system)
-    return Paired(shapes_key, shapes, coordinate_system, *matched, spots_to_px)
+    rows, places, left_out = matched
+    spots_to_px = np.linalg.inv(image_affine) @ own_affine
+    return Paired(shapes_key, shapes, coordinate_system, rows, places, spots_to_px, tuple(left_out))
+
+
+def _not_invertible(key: str, matrix: np.ndarray, system: str, image: Any, shapes: Any) -> str:
+    """What is wrong with a transformation, and another system, or how to set it anew."""
+    found = "is singular" if np.isfinite(matrix).all() else "is not finite"
+    shared = [name for name in systems(image) if name in systems(shapes) and name != system]
+    good = [name for name in shared if invertible(affine(image, name)) and invertible(affine(shapes, name))]
+    remedy = (
+        f"Pass `coordinate_system={good[0]!r}`."
+        if good
+        else f"Set it anew; if the coordinates are those of {system!r}: `from spatialdata.transformations import "
+        f"Identity, set_transformation; set_transformation(sdata[{key!r}], Identity(), {system!r})`."
+    )
+    return f"its transformation to {system!r} {found} and cannot be inverted: {matrix[:2].tolist()}. {remedy}"
 
 
 def _choose_shapes(
@@ -145,29 +168,30 @@ def _choose_shapes(
             )
             return None
         shapes_key = (sharing or present)[0]
-    if shapes_key not in sdata.shapes and shapes_key not in sdata.points:
-        kind = "labels" if shapes_key in sdata.labels else "no shapes"
+    if not any(shapes_key in kind for kind in (sdata.shapes, sdata.points, sdata.labels)):
         problems.add(
-            f"`shapes_key` needs circles, squares or points of a lattice, but {shapes_key!r} is {kind}. Only "
-            f"footprints of known size can be summed over bins. Pass another `shapes_key=`, or make circles: "
-            f"`sdata['circles'] = spatialdata.to_circles(sdata[{shapes_key!r}])` and "
-            f"`sdata.set_table_annotates_spatialelement({table_key!r}, region='circles')`."
+            f"`shapes_key` needs shapes, points or labels, but {shapes_key!r} is none of them. Only footprints of "
+            f"known size can be summed over bins. Available: {[one for one in regions if one in sdata.shapes]}."
         )
         return None
     return shapes_key
 
 
-def _vectors(element: Any) -> Any:
-    """Shapes as they are; points, which lie on disk, as geometries with the same index and transformations."""
+def _vectors(element: Any, key: str, problems: Problems) -> Any:
+    """Shapes as they are; points, which lie on disk, and labels as shapes with their ids and transformations."""
     if isinstance(element, GeoDataFrame):
         return element
-    points = element[list(XY)].compute()
-    vectors = GeoDataFrame(geometry=points_from_xy(points["x"], points["y"]), index=points.index)
-    set_transformation(vectors, get_transformation(element, get_all=True), set_all=True)
+    if isinstance(element, xr.DataArray | xr.DataTree):
+        vectors = spots_of_labels(np.asarray(levels(element)[0].data), key, problems)
+    else:
+        points = element[list(XY)].compute()
+        vectors = GeoDataFrame(geometry=points_from_xy(points["x"], points["y"]), index=points.index)
+    if vectors is not None and systems(element):
+        set_transformation(vectors, systems(element), set_all=True)
     return vectors
 
 
-def _choose_system(
+def choose_system(
     image: Any, image_key: str, shapes: Any, shapes_key: str, asked: str | None, problems: Problems
 ) -> str | None:
     """The system both elements share; of several, the one in which the spots' own coordinates are used as they are."""
@@ -198,35 +222,3 @@ def _choose_system(
         )
         return None
     return best[0]
-
-
-def _match(
-    table: AnnData, table_key: str, index: Any, shapes_key: str, region_key: str, instance_key: str, problems: Problems
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rows of the table and of the shapes that belong together, in the order of the shapes (an inner join)."""
-    rows = np.flatnonzero((table.obs[region_key].astype(str) == shapes_key).to_numpy())
-    ids = np.asarray(table.obs[instance_key])[rows]
-    place = f"tables/{table_key}"
-    if not len(rows):
-        problems.add(f"{place}: no row has {shapes_key!r} in `obs[{region_key!r}]`; at least one spot is needed.")
-        return None
-    if not index.is_unique or len(set(ids.tolist())) < len(ids):
-        where = f"shapes/{shapes_key}: its index" if not index.is_unique else f"{place}: `obs[{instance_key!r}]`"
-        problems.add(f"{where} has duplicates, so counts and spots cannot be matched one to one.")
-        return None
-    places = index.get_indexer(ids)
-    found = places >= 0
-    if not found.any():
-        problems.add(
-            f"{place}: no value of `obs[{instance_key!r}]` is in the index of shapes/{shapes_key} (they start with "
-            f"{ids.tolist()[0]!r} and {index.tolist()[0]!r}). They must be equal in value and type, for example "
-            f"`sdata[{shapes_key!r}].index = table.obs[{instance_key!r}]`."
-        )
-        return None
-    if not found.all():
-        logger.warning(
-            "%s: %d of %d rows have no spot in shapes/%s and are left out.", place, (~found).sum(), len(ids), shapes_key
-        )
-    rows, places = rows[found], places[found]
-    order = np.argsort(places, kind="stable")
-    return rows[order], places[order]

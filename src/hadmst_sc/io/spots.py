@@ -5,31 +5,49 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
+import shapely
 from anndata import AnnData
-from scipy.spatial import cKDTree
 
-from hadmst_sc.io.problems import Problems
+from hadmst_sc.io.lattice import fitted_pitch, lattice
+from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resolve import transform
 
 SAME = 0.02  # relative difference below which sizes count as equal
-# Drawn diameter / pitch -> true diameter and pitch in µm. Space Ranger draws Visium's 55 µm spots 65 µm wide
-# (`spot_diameter_fullres` is 0.653 pitches in its output), so the drawn circle is a key, not the footprint.
-PLATFORMS = {0.55: (55.0, 100.0), 0.65: (55.0, 100.0), 0.50: (100.0, 200.0)}
-HEXAGONAL = {0.55: True, 0.65: True, 0.50: False}
-SIDE_BY_SIDE = 4  # neighbours of a bin among bins
+# Space Ranger draws Visium's 55 µm spots 0.55 to 0.70 pitches wide (`spot_diameter_fullres`: 0.60 for 11 mm CytAssist,
+# 0.70 for 6.5 mm CytAssist and DLPFC, 0.65 for many), so the drawn circle is a key, not the footprint.
+VISIUM, VISIUM_DRAWN = (55.0, 100.0), (0.535, 0.715)  # diameter and pitch in µm; drawn diameter / pitch
+LEGACY, LEGACY_DRAWN = (100.0, 200.0), (0.48, 0.52)  # Spatial Transcriptomics, on a square lattice
+FEW = 20  # spots, of which noise may hide the lattice
 STEREO_UM = 0.5  # between DNBs of Stereo-seq
+PLAUSIBLE_UM = (0.1, 5000.0)  # sizes of spots and bins of any platform
+TURNED = 0.01  # radians below which squares count as parallel to the axes: 0.5 % of their edge
+ROUND = 0.9  # isoperimetric quotient of a polygon that stands for a disc: 1 of a disc, 0.79 of a square
 
 
 @dataclass(frozen=True, eq=False)
 class Footprints:
-    """All observations of a shapes element: ``xy`` ``(n, 2)`` and ``size`` (diameter or edge) in image pixels."""
+    """All observations of a shapes element, in image pixels.
+
+    Parameters
+    ----------
+    xy
+        ``(n, 2)`` centres.
+    size
+        Diameter of a disc or edge of a square; NaN where it is not drawn.
+    square
+        Whether they are squares.
+    angle
+        Of the edges of a square against the x axis, towards y, radians.
+    """
 
     xy: np.ndarray
     size: float
     square: bool
+    angle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,65 +60,149 @@ class Scale:
 
 
 def footprints(shapes: Any, key: str, spots_to_px: np.ndarray, problems: Problems) -> Footprints | None:
-    """Circles, axis-aligned squares of one size, or centres of bins side by side, in image pixels.
-
-    ``None`` after a problem.
-    """
-    kinds = set(shapes.geom_type)
-    singular = np.linalg.svd(spots_to_px[:2, :2], compute_uv=False)
-    if not singular[1] * (1 + SAME) >= singular[0] > 0:
+    """Circles or squares of one size, or centres of a lattice, in image pixels; ``None`` after a problem."""
+    stretch = np.linalg.svd(spots_to_px[:2, :2], compute_uv=False)
+    if not stretch[1] * (1 + SAME) >= stretch[0] > 0:
         problems.add(
-            f"shapes/{key}: needs a map to the image with one scale, but it stretches by {singular[0]:.4g} and "
-            f"{singular[1]:.4g}, so spots become ellipses. Resample the image to square pixels first."
+            f"shapes/{key}: needs a map to the image with one scale, but it stretches by {stretch[0]:.4g} and "
+            f"{stretch[1]:.4g}, so spots become ellipses. Give image and spots transformations with equal factors "
+            f"along x and y, or resample the image to square pixels."
         )
         return None
-    if kinds == {"Point"} and "radius" in shapes:
-        sizes = 2 * np.asarray(shapes["radius"], float) * np.sqrt(singular[0] * singular[1])
-        xy = np.c_[shapes.geometry.x, shapes.geometry.y]
-        return _one_size(key, transform(spots_to_px, xy), sizes, False, problems)
+    if _without_place(shapes, key, problems):
+        return None
+    zoom = float(np.sqrt(stretch[0] * stretch[1]))
+    kinds, geometry = set(shapes.geom_type), np.asarray(shapes.geometry)
+    if kinds <= {"Polygon", "MultiPolygon"} and (shapely.get_num_geometries(geometry) == 1).all():
+        geometry = shapely.get_geometry(geometry, 0)  # some files keep each polygon as a collection of one
+        kinds = {"Polygon"}
     if kinds == {"Point"}:
         xy = transform(spots_to_px, np.c_[shapes.geometry.x, shapes.geometry.y])
-        pitch, neighbours = pitch_px(xy)
-        if neighbours == SIDE_BY_SIDE:
-            return Footprints(xy, pitch, True)
+        sizes = 2 * zoom * np.asarray(shapes["radius"], float) if "radius" in shapes else None
+        return _points(key, xy, sizes, zoom, problems)
+    if kinds == {"Polygon"}:
+        return _polygons(key, geometry, spots_to_px, zoom, problems)
+    problems.add(
+        f"shapes/{key}: needs circles, squares or points of a lattice, but has {sorted(kinds)}. Only footprints of "
+        f"known size can be summed over bins. {_OTHER}"
+    )
+    return None
+
+
+_OTHER = "If these are cells, sum them to spots with `hadmst_sc.pp.degrade` and `hadmst_sc.pp.add_spots`."
+
+
+def _without_place(shapes: Any, key: str, problems: Problems) -> bool:
+    """Note spots without a place, and spots in one place."""
+    lost = ~np.isfinite(shapes.bounds.to_numpy()).all(1)
+    if lost.any():
+        first = shapes.index[lost].tolist()[:5]
         problems.add(
-            f"shapes/{key}: points without a size need to lie on a square lattice, as bins do, but most have "
-            f"{neighbours} neighbours. Make circles: `sdata['circles'] = spatialdata.to_circles(sdata[{key!r}], "
-            f"radius=...)`."
+            f"shapes/{key}: needs a place for each spot, but the geometry of {lost.sum():,} of {len(lost):,} is "
+            f"missing, empty or NaN (ids {first}). Leave them out: `sdata[{key!r}] = sdata[{key!r}]"
+            f"[sdata[{key!r}].bounds.notna().all(axis=1)]`."
+        )
+        return True
+    corners = shapes.bounds.to_numpy()
+    twice = pd.DataFrame(corners).duplicated().to_numpy()
+    if twice.any():
+        problems.add(
+            f"shapes/{key}: needs each spot in its own place, but {twice.sum():,} of {len(twice):,} lie exactly where "
+            f"another one lies (ids {shapes.index[twice].tolist()[:5]}). Keep the first of each: `sdata[{key!r}] = "
+            f"sdata[{key!r}][~sdata[{key!r}].bounds.duplicated()]`."
+            if twice.sum() < len(twice) - 1
+            else f"shapes/{key}: all {len(twice):,} spots lie in one place, {corners[0, :2].tolist()}. Their positions "
+            f"were lost; read the section again from its files."
+        )
+    return bool(twice.any())
+
+
+def _points(key: str, xy: np.ndarray, sizes: np.ndarray | None, zoom: float, problems: Problems) -> Footprints | None:
+    """Circles, or centres without a size: side by side on a square lattice they are bins, else circles."""
+    if sizes is None:
+        found = lattice(xy)
+        square = found.kind == "square"
+        return Footprints(xy, found.pitch if square else float("nan"), square, _turned(found.angle) if square else 0.0)
+    good = np.isfinite(sizes) & (sizes > 0)
+    if not good.all():
+        found, radius = lattice(xy), f"sdata[{key!r}]['radius']"
+        if good.any():
+            remedy = f"Give all the same: `{radius} = {radius}.where({radius} > 0).median()`."
+        elif found.kind == "hexagonal":
+            remedy = f"For Visium call `{radius} = {VISIUM[0] / VISIUM[1] / 2 * found.pitch / zoom:.6g}`."
+        else:
+            remedy = f"Call `del {radius}`, and pass diameter and distance as `spot_um=` and `pitch_um=`."
+        problems.add(
+            f"shapes/{key}: needs positive sizes, but the radius of {(~good).sum():,} of {len(sizes):,} spots is "
+            f"not. {remedy}"
         )
         return None
-    if kinds == {"Polygon"}:
-        corners = shapes.geometry.get_coordinates()
-        if len(corners) == 5 * len(shapes):  # a closed ring of four corners each, and no holes
-            return _squares(key, transform(spots_to_px, corners.to_numpy()).reshape(-1, 5, 2), problems)
+    prints = _one_size(key, xy, sizes, False, problems)
+    if prints is None or _named_edge(key) is None:
+        return prints
+    found = lattice(xy)  # bins of Visium HD that were drawn as circles
+    side_by_side = found.kind == "square" and abs(prints.size / found.pitch - 1) <= 2 * SAME
+    return Footprints(xy, prints.size, True, _turned(found.angle)) if side_by_side else prints
+
+
+def _polygons(
+    key: str, geometry: np.ndarray, spots_to_px: np.ndarray, zoom: float, problems: Problems
+) -> Footprints | None:
+    """Squares in any rotation, or circles drawn as polygons."""
+    corners = shapely.get_coordinates(geometry)
+    if len(corners) == 5 * len(geometry):  # a closed ring of four corners each, and no holes
+        return _squares(key, transform(spots_to_px, corners).reshape(-1, 5, 2), problems)
+    area, around = shapely.area(geometry), shapely.length(geometry)
+    if (4 * np.pi * area >= ROUND * around**2).all():
+        xy = transform(spots_to_px, shapely.get_coordinates(shapely.centroid(geometry)))
+        return _one_size(key, xy, 2 * zoom * np.sqrt(area / np.pi), False, problems)
     problems.add(
-        f"shapes/{key}: needs circles or axis-aligned squares, but has {sorted(kinds)} of other form. Only "
-        f"footprints of known size can be summed over bins. Pass another `shapes_key=`."
+        f"shapes/{key}: needs circles or squares, but has polygons of other form. Only footprints of known size can be "
+        f"summed over bins. {_OTHER}"
     )
     return None
 
 
 def _squares(key: str, corners: np.ndarray, problems: Problems) -> Footprints | None:
-    edges = np.abs(np.diff(corners, axis=1))  # (n, 4, 2)
-    length = edges.max(2)
-    if (edges.min(2) > SAME * length).any():
-        problems.add(f"shapes/{key}: needs squares along the image axes, but they are rotated or not rectangular.")
+    edges = np.diff(corners, axis=1)  # (n, 4, 2)
+    length = np.hypot(*np.moveaxis(edges, -1, 0))
+    across = np.abs((edges[:, 0] * edges[:, 1]).sum(1)) / np.maximum(length[:, 0] * length[:, 1], 1e-300)
+    if (np.ptp(length, axis=1) > SAME * length.mean(1)).any() or (across > SAME).any():
+        problems.add(
+            f"shapes/{key}: needs squares, but the quadrilaterals have unequal edges or angles. Only footprints of "
+            f"known form can be summed over bins. {_OTHER}"
+        )
         return None
-    if (np.ptp(length, axis=1) > SAME * length.mean(1)).any():
-        problems.add(f"shapes/{key}: needs squares, but some rectangles have unequal edges.")
+    xy = corners[:, :4].mean(1)
+    prints = _one_size(key, xy, length.mean(1), True, problems)
+    if prints is None:
         return None
-    return _one_size(key, corners[:, :4].mean(1), length.mean(1), True, problems)
+    angles = np.exp(4j * np.arctan2(edges[:, 0, 1], edges[:, 0, 0]))
+    mean = angles.mean()
+    if (np.abs(angles - mean / max(abs(mean), 1e-300)) > 4 * SAME).any():
+        problems.add(
+            f"shapes/{key}: needs squares of one rotation, but they are turned by different angles. Squares of an "
+            f"array are parallel. {_OTHER}"
+        )
+        return None
+    found = lattice(xy)
+    if found.kind == "square" and abs(found.pitch / prints.size - 1) <= SAME:
+        # Side by side they tile the lattice, however they are drawn: `spatialdata_io.visium_hd` draws bins along the
+        # axes, although the array is turned against the image.
+        return Footprints(xy, prints.size, True, _turned(found.angle))
+    return Footprints(xy, prints.size, True, _turned(float(np.angle(mean) / 4)))
+
+
+def _turned(angle: float) -> float:
+    return angle if abs(angle) > TURNED else 0.0
 
 
 def _one_size(key: str, xy: np.ndarray, sizes: np.ndarray, square: bool, problems: Problems) -> Footprints | None:
     size = float(np.median(sizes))
-    if not (np.isfinite(xy).all() and np.isfinite(sizes).all() and size > 0):
-        problems.add(f"shapes/{key}: needs finite centres and positive sizes, but some are not.")
-        return None
     if np.ptp(sizes) > 2 * SAME * size:
         problems.add(
             f"shapes/{key}: needs spots of one size, but they range from {sizes.min():.4g} to {sizes.max():.4g} "
-            f"pixels. Cells and segmentations are no spots; pass another `shapes_key=`."
+            f"pixels. Cells and segmentations are no spots. {_OTHER}"
         )
         return None
     return Footprints(xy, size, square)
@@ -118,66 +220,75 @@ def stated_sizes(table: AnnData, shapes_key: str) -> tuple[float | None, float |
     return spot_um, pitch_um
 
 
-def pitch_px(xy: np.ndarray) -> tuple[float, int]:
-    """Distance between neighbours in pixels (NaN for a single spot), and how many an inner spot has.
-
-    The median over all neighbours within 1.25 of the typical one (the next ring of a square or hexagonal lattice is
-    1.41 or 1.73 away). The nearest neighbour alone is biased where positions are noisy: 7 % short on hand-placed ST
-    spots.
-    """
-    if len(xy) < 2:
-        return float("nan"), 0
-    distance = cKDTree(xy).query(xy, k=min(7, len(xy)))[0][:, 1:]
-    pitch = np.median(distance[:, 0])
-    for _ in range(2):
-        pitch = np.median(distance[distance < 1.25 * pitch])
-    return float(pitch), int(np.quantile((distance < 1.25 * pitch).sum(1), 0.9))
-
-
 def scale(
     prints: Footprints, key: str, spot_um: float | None, pitch_um: float | None, problems: Problems
 ) -> Scale | None:
-    """µm per pixel from known sizes, or from the ratio of diameter to pitch that names the platform."""
+    """µm per pixel from known sizes, or from lattice and drawn diameter / pitch, which name the platform."""
     if prints.square:
         return _square_scale(prints, key, spot_um, pitch_um, problems)
-    pitch, platform, line = _lattice(prints)
+    pitch, platform, sure = _platform(prints)
     if spot_um is not None and pitch_um is not None:
-        # A single spot has no neighbour, and the spots of one row or column may be non-adjacent.
-        sure = np.isfinite(pitch) and (not line or platform is not None)
-        return Scale(pitch_um / pitch if sure else spot_um / prints.size, spot_um, pitch_um)
-    if pitch_um is not None and np.isfinite(pitch):
+        if not sure and np.isfinite(prints.size):
+            logger.warning(
+                "shapes/%s: few spots have a neighbour, so that µm per pixel follow from `spot_um=%g` and the circles' "
+                "diameter of %.4g pixels. Space Ranger draws circles up to 27 %% too wide",
+                key,
+                spot_um,
+                prints.size,
+            )
+            return Scale(spot_um / prints.size, spot_um, pitch_um)
+        if np.isfinite(pitch):
+            return Scale(pitch_um / pitch, spot_um, pitch_um)
+    elif pitch_um is not None and np.isfinite(pitch) and (platform or np.isfinite(prints.size)):
         spot = platform[0] / platform[1] * pitch_um if platform else prints.size * pitch_um / pitch
         return Scale(pitch_um / pitch, spot, pitch_um)
-    if spot_um is not None and platform:
+    elif spot_um is not None and platform:
         pitch_um = spot_um * platform[1] / platform[0]
         return Scale(pitch_um / pitch, spot_um, pitch_um)
-    if spot_um is not None:
+    elif spot_um is not None and np.isfinite(prints.size):
         um_per_px = spot_um / prints.size
         return Scale(um_per_px, spot_um, um_per_px * pitch if np.isfinite(pitch) else 2 * spot_um)
-    if platform:
+    elif platform:
         return Scale(platform[1] / pitch, *platform)
-    found = f"diameter / pitch is {prints.size / pitch:.3f}" if np.isfinite(pitch) else "there is a single spot"
-    problems.add(
-        f"`spot_um` and `pitch_um` are needed to tell what a pixel measures: on shapes/{key} {found}, which is neither "
-        f"Visium (0.55 or 0.65) nor Spatial Transcriptomics (0.50) within 4 %. Pass `spot_um=55, pitch_um=100`."
-    )
+    problems.add(_unknown_scale(prints, key, pitch))
     return None
 
 
-def _lattice(prints: Footprints) -> tuple[float, tuple[float, float] | None, bool]:
-    """Pitch in pixels, platform if the ratio names one, and whether all spots lie on one line."""
-    pitch, neighbours = pitch_px(prints.xy)
-    if not np.isfinite(pitch):
-        return pitch, None, True
-    spread = np.linalg.svd(prints.xy - prints.xy.mean(0), compute_uv=False)[-1] if len(prints.xy) > 2 else 0.0
-    line = bool(spread / np.sqrt(len(prints.xy)) < 0.05 * pitch)
+def _unknown_scale(prints: Footprints, key: str, pitch: float) -> str:
+    kind = lattice(prints.xy).kind
+    found = f"diameter / pitch is {prints.size / pitch:.3f}" if np.isfinite(prints.size) else "spots have no diameter"
+    found = found if np.isfinite(pitch) else "there is a single spot"
+    on = f" on a {kind} lattice" if kind else ""
+    name, (spot, distance) = ("Spatial Transcriptomics", LEGACY) if kind == "square" else ("Visium", VISIUM)
+    return (
+        f"`spot_um` and `pitch_um` are needed to tell what a pixel measures: on shapes/{key} {found}{on}, but Visium "
+        f"has 0.55 to 0.70 on a hexagonal and Spatial Transcriptomics 0.50 on a square lattice. Pass diameter and distance "
+        f"of the spots: `spot_um={spot:g}, pitch_um={distance:g}` if this is {name}."
+    )
+
+
+def _platform(prints: Footprints) -> tuple[float, tuple[float, float] | None, bool]:
+    """Pitch in pixels, platform if lattice and ratio name one, and whether the pitch is sure."""
+    found = lattice(prints.xy)
+    hidden = found.line or len(prints.xy) < FEW
     # Along one axis of the hexagonal lattice the next spot of the same column is sqrt(3) pitches away.
-    for candidate in (pitch, pitch / np.sqrt(3)) if line else (pitch,):
-        for ratio, platform in PLATFORMS.items():
-            lattice = line or len(prints.xy) < 20 or (neighbours > 4) == HEXAGONAL[ratio]
-            if lattice and abs(prints.size / candidate / ratio - 1) <= 0.04:
-                return float(candidate), platform, line
-    return pitch, None, line
+    for pitch in (found.pitch, found.pitch / np.sqrt(3)) if found.line else (found.pitch,):
+        ratio = prints.size / pitch
+        for kind, platform, (low, high) in _PLATFORMS:
+            if (found.kind == kind or (hidden and found.kind is None)) and low <= ratio <= high:
+                return float(pitch), platform, True
+    if not found.dense or found.kind is None:  # most spots are missing, as in a table of twenty
+        for kind, platform, (low, high) in _PLATFORMS:
+            fitted = fitted_pitch(prints.xy, prints.size / high, prints.size / low, kind) if prints.size > 0 else None
+            if fitted is not None:
+                return fitted, platform, True
+    return found.pitch, None, found.dense and not found.line
+
+
+_PLATFORMS: tuple[tuple[Literal["hexagonal", "square"], tuple[float, float], tuple[float, float]], ...] = (
+    ("hexagonal", VISIUM, VISIUM_DRAWN),
+    ("square", LEGACY, LEGACY_DRAWN),
+)
 
 
 def _square_scale(
@@ -186,14 +297,14 @@ def _square_scale(
     if spot_um and pitch_um and spot_um > pitch_um * (1 + SAME):
         problems.add(f"`spot_um={spot_um}` is larger than `pitch_um={pitch_um}`: squares overlap. Pass one of them.")
         return None
-    if pitch_um and np.isfinite(pitch := pitch_px(prints.xy)[0]):  # more than the edge where channels leave gaps
+    if pitch_um and np.isfinite(pitch := lattice(prints.xy).pitch):  # more than the edge where channels leave gaps
         um_per_px = pitch_um / pitch
         return Scale(um_per_px, spot_um or prints.size * um_per_px, pitch_um)
     edge = spot_um or pitch_um or _named_edge(key)
     if edge is None:
         problems.add(
             f"`spot_um` is needed to tell what a pixel measures: shapes/{key} are squares of {prints.size:.4g} pixels. "
-            f"Pass `spot_um=8` with their edge in µm."
+            f"Pass their edge in µm: `spot_um=8` if these are bins of 8 µm."
         )
         return None
     return Scale(edge / prints.size, edge, edge)

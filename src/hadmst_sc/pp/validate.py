@@ -208,8 +208,9 @@ def _messages(error: Exception) -> list[str]:
 def _facts(obs: Observation, sdata: SpatialData, table_key: str, layer: str | None) -> dict[str, Any]:
     assert obs.source is not None  # for types: read_observation names it
     table, source = sdata.tables[table_key], obs.source
-    matrix, rows = matrix_of(table, table_key, layer), np.flatnonzero(table.obs_names.isin(obs.spots))
-    counts = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
+    matrix = matrix_of(table, table_key, layer)
+    assert obs.rows is not None  # for types: as above; rows, not names, as sections of a table may share barcodes
+    counts = rows_as_csr(matrix.values, obs.rows, gene_columns(matrix.var))
     of_spots, of_genes = np.asarray(counts.sum(1)).ravel(), counts.getnnz(0)
     assert source.pitch_um is not None  # for types: as above
     glass = find_glass(obs.he, obs.grid, obs.measurement, source.pitch_um, of_spots)

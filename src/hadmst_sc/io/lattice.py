@@ -1,0 +1,92 @@
+"""The lattice that spots lie on: distance of neighbours, hexagonal or square, and how it is turned."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+NEIGHBOUR = 1.25  # pitches; the next ring of a square or hexagonal lattice is 1.41 or 1.73 away
+CLEAR = 0.1  # difference of the two bond orders from which the lattice counts as known
+ORDERED = 0.5  # bond order of a lattice; 1 without noise, near 0 for points at random
+N_FITTED = 60  # spots that a sparse lattice is fitted to
+MIN_FITTED = 10  # below, some lattice fits any points
+FIT = 0.8  # structure factor of a lattice that fits; chance reaches it in 1 of 10,000 sections of ten spots
+
+
+class Lattice(NamedTuple):
+    """What the distances and directions of neighbours say.
+
+    Parameters
+    ----------
+    pitch
+        Distance of neighbours; NaN for a single spot.
+    kind
+        ``None`` where neighbours lie in one direction only, or in any.
+    angle
+        Of the axes of a square lattice against x, towards y, radians in ``[-π/4, π/4)``; 0 of others.
+    line
+        Whether all spots lie on one line.
+    dense
+        Whether at least half of the spots have a neighbour.
+    """
+
+    pitch: float
+    kind: Literal["hexagonal", "square"] | None
+    angle: float
+    line: bool
+    dense: bool
+
+
+def lattice(xy: np.ndarray) -> Lattice:
+    """Lattice of ``(n, 2)`` points, of which many may be missing.
+
+    The pitch is the median over all neighbours, as the nearest one is biased where positions are noisy: 7 % short on
+    hand-placed ST spots. The kind is the larger of the bond orders ``|mean exp(4iθ)|`` and ``|mean exp(6iθ)|`` over the
+    directions θ of neighbours, whatever the rotation.
+    """
+    if len(xy) < 2:
+        return Lattice(float("nan"), None, 0.0, line=True, dense=False)
+    distance, other = (one[:, 1:] for one in cKDTree(xy).query(xy, k=min(9, len(xy))))
+    pitch = np.quantile(distance[:, 0], 0.05)
+    for _ in range(4):
+        pitch = np.median(distance[distance <= NEIGHBOUR * pitch])
+    near = distance <= NEIGHBOUR * pitch
+    bonds = (xy[other] - xy[:, None])[near]
+    theta = np.arctan2(bonds[:, 1], bonds[:, 0])
+    four, six = np.exp(4j * theta).mean(), np.exp(6j * theta).mean()
+    kind: Literal["hexagonal", "square"] | None = None
+    if abs(abs(four) - abs(six)) > CLEAR and max(abs(four), abs(six)) > ORDERED:
+        kind = "square" if abs(four) > abs(six) else "hexagonal"
+    spread = np.linalg.svd(xy - xy.mean(0), compute_uv=False)[-1] if len(xy) > 2 else 0.0
+    return Lattice(
+        float(pitch),
+        kind,
+        float(np.angle(four) / 4) if kind == "square" else 0.0,
+        line=bool(spread / np.sqrt(len(xy)) < 0.05 * pitch),
+        dense=bool(near.any(1).mean() >= 0.5),
+    )
+
+
+def fitted_pitch(xy: np.ndarray, low: float, high: float, kind: Literal["hexagonal", "square"]) -> float | None:
+    """Pitch between two limits of a lattice most of whose spots are missing; ``None`` where none fits.
+
+    The pitch and rotation of the largest structure factor ``|mean exp(ik·x)|²``, which is 1 for the reciprocal vectors
+    ``k`` of a lattice that all points lie on.
+    """
+    if len(xy) < MIN_FITTED:
+        return None
+    middle = xy[np.argmin(((xy - np.median(xy, 0)) ** 2).sum(1))]
+    xy = xy[np.argsort(((xy - middle) ** 2).sum(1))[:N_FITTED]] - middle
+    reach = np.sqrt((xy**2).sum(1).max()) / low  # pitches
+    fold, length = (3, 4 * np.pi / np.sqrt(3)) if kind == "hexagonal" else (2, 2 * np.pi)
+    step = 1 / (length * reach)  # a radian of phase at the farthest spot
+    angles = np.arange(0, np.pi / fold, step)
+    best = (0.0, low)
+    for pitch in np.exp(np.arange(np.log(low), np.log(high) + step, step)):
+        turned = angles[:, None] + np.pi / fold * np.arange(fold)
+        waves = np.stack([np.cos(turned), np.sin(turned)], -1) * (length / pitch)
+        power = (np.abs(np.exp((1j * waves @ xy.T).astype(np.complex64)).mean(-1)) ** 2).mean(1)
+        best = max(best, (float(power.max()), float(pitch)))
+    return best[1] if best[0] >= FIT else None

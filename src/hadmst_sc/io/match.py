@@ -1,0 +1,224 @@
+"""Rows of a table and the spots that they annotate."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from spatialdata import SpatialData
+from spatialdata.models import TableModel, get_table_keys
+
+from hadmst_sc.io.problems import Problems
+
+IN_TISSUE = "in_tissue"  # column of `obs`, as Space Ranger's readers name it
+OFF_TISSUE = {"0", "0.0", "false", "no"}  # its values, whatever their type; a missing value is not known to be off
+_WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?")
+
+
+def table_regions(
+    sdata: SpatialData, table: AnnData, table_key: str, problems: Problems
+) -> tuple[list[str], str, str] | None:
+    """Regions a table annotates and the names of its region and instance columns."""
+    attrs = table.uns.get(TableModel.ATTRS_KEY)
+    found = None
+    if attrs is not None and not isinstance(attrs, dict):
+        wrong = f"`uns[{TableModel.ATTRS_KEY!r}]` is of type {type(attrs).__name__}, not a dictionary"
+    else:
+        try:
+            found = get_table_keys(table)
+            absent = [column for column in found[1:] if column not in table.obs]
+            wrong = f"its metadata name the columns {absent}, which are not in `obs`" if absent else ""
+        except (ValueError, KeyError, TypeError):
+            wrong = "names no region"
+    if wrong or found is None:
+        problems.add(f"tables/{table_key}: needs to annotate the spots, but {wrong}. {_annotation(sdata, table_key)}")
+        return None
+    regions = [found[0]] if isinstance(found[0], str) else [str(one) for one in found[0]]
+    return regions, found[1], found[2]
+
+
+def _annotation(sdata: SpatialData, table_key: str) -> str:
+    """Code that lets a table annotate the shapes whose ids it holds; words where no shapes or several fit."""
+    table = sdata.tables[table_key]
+    columns = {"obs_names": table.obs_names, **{f"obs[{name!r}]": table.obs[name] for name in table.obs}}
+    fitting: dict[bytes, tuple[str, str]] = {}
+    for region, shapes in sdata.shapes.items():
+        for column, ids in columns.items():
+            places = positions(np.asarray(ids), shapes.index) if shapes.index.is_unique else np.array([-1])
+            if len(places) and (places >= 0).all() and len(set(places.tolist())) == len(places):
+                fitting.setdefault(region.encode() + places.tobytes(), (region, column))
+    if len(fitting) != 1:
+        return (
+            f"Say which shapes its rows are: `sdata.set_table_annotates_spatialelement({table_key!r}, region=..., "
+            f"region_key=..., instance_key=...)` with columns of `obs` that hold the region's name and the ids of its "
+            f"index. There are the shapes {list(sdata.shapes)} and the columns {list(table.obs)}."
+        )
+    region, column = next(iter(fitting.values()))
+    here, lines = f"sdata[{table_key!r}]", []
+    named = [name for name in table.obs if (table.obs[name].astype(str) == region).all()]
+    region_key, instance_key = named[0] if named else "region", "spot_id" if column == "obs_names" else column[5:-2]
+    lines += [] if named else [f"{here}.obs['region'] = {region!r}"]
+    lines += [f"{here}.obs['spot_id'] = {here}.obs_names"] if column == "obs_names" else []
+    keys = {"region": region, "region_key": region_key, "instance_key": instance_key}
+    lines.append(f"{here}.uns[{TableModel.ATTRS_KEY!r}] = {keys}")
+    return f"Call `{'; '.join(lines)}`."
+
+
+def match(
+    table: AnnData, table_key: str, index: pd.Index, shapes_key: str, keys: tuple[str, str], problems: Problems
+) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
+    """Rows of the table and of the shapes that belong together, in the order of the shapes, and what was left out.
+
+    An inner join of ids, without the rows whose ``obs["in_tissue"]`` is 0.
+    """
+    region_key, instance_key = keys
+    rows = np.flatnonzero((table.obs[region_key].astype(str) == shapes_key).to_numpy())
+    if not len(rows):
+        there = table.obs[region_key].astype(str).unique().tolist()
+        remedy = f" Call `sdata[{table_key!r}].obs[{region_key!r}] = {shapes_key!r}`." if len(there) == 1 else ""
+        problems.add(
+            f"tables/{table_key}: at least one row needs {shapes_key!r} in `obs[{region_key!r}]`, but there are "
+            f"{there[:5]}.{remedy}"
+        )
+        return None
+    ids = np.asarray(table.obs[instance_key])[rows]
+    places = None if _repeated(table, table_key, index, shapes_key, keys, rows, problems) else positions(ids, index)
+    if places is None:
+        return None
+    found = places >= 0
+    if not found.any():
+        problems.add(_unmatched(table, table_key, index, shapes_key, instance_key, rows))
+        return None
+    left_out = []
+    if not found.all():
+        left_out.append(
+            f"tables/{table_key}: {(~found).sum():,} of {len(ids):,} rows have no spot in shapes/{shapes_key} and are "
+            f"left out"
+        )
+    rows, places = rows[found], places[found]
+    off = off_tissue(table)[rows]
+    if off.all():
+        problems.add(
+            f"tables/{table_key}: spots on tissue are needed, but `obs[{IN_TISSUE!r}]` is 0 for all {len(off):,} of "
+            f"{shapes_key!r}. If the column is wrong, read all spots: `del sdata[{table_key!r}].obs[{IN_TISSUE!r}]`."
+        )
+        return None
+    if off.any():
+        left_out.append(
+            f"tables/{table_key}: {off.sum():,} of {len(off):,} spots have obs[{IN_TISSUE!r}] = 0 and are left out"
+        )
+    rows, places = rows[~off], places[~off]
+    order = np.argsort(places, kind="stable")
+    return rows[order], places[order], left_out
+
+
+def off_tissue(table: AnnData) -> np.ndarray:
+    """``(rows,)`` bool: those that are marked as off the tissue."""
+    if IN_TISSUE not in table.obs:
+        return np.zeros(table.n_obs, bool)
+    values = table.obs[IN_TISSUE].astype(str).str.strip().str.lower()
+    return values.isin(OFF_TISSUE).to_numpy(bool)
+
+
+def positions(ids: np.ndarray, index: pd.Index) -> np.ndarray:
+    """Place of each id in a unique index, -1 where it is not there.
+
+    Types are lost on the way through files: where ids do not match as they are, 5, 5.0, ``"5"`` and ``b"5"`` are one,
+    unless that makes two ids of either side the same.
+    """
+    exact = index.get_indexer(pd.Index(ids))
+    if (exact >= 0).all():
+        return exact
+    texts, own = (pd.Series([_text(one) for one in values], dtype=object) for values in (ids, index))
+    if texts.dropna().is_unique and own.is_unique:
+        alike = pd.Index(own).get_indexer(pd.Index(texts))
+        alike[texts.isna()] = -1
+        if (alike >= 0).sum() > (exact >= 0).sum():
+            return alike
+    return exact
+
+
+def _text(one: Any) -> str | None:
+    if isinstance(one, bytes):
+        one = one.decode(errors="replace")
+    if isinstance(one, str):
+        whole = _WHOLE.fullmatch(one.strip())
+        return whole[1] if whole else one.strip()
+    if pd.isna(one):
+        return None
+    return str(int(one)) if isinstance(one, float | np.floating) and float(one).is_integer() else str(one)
+
+
+def _repeated(
+    table: AnnData,
+    table_key: str,
+    index: pd.Index,
+    shapes_key: str,
+    keys: tuple[str, str],
+    rows: np.ndarray,
+    problems: Problems,
+) -> bool:
+    """Note ids that stand for several spots or rows, and how to keep the first where the others are copies."""
+    before, here = len(problems.found), f"sdata[{table_key!r}]"
+    if not index.is_unique:
+        twice = index[index.duplicated()].unique().tolist()
+        problems.add(
+            f"shapes/{shapes_key}: its index has duplicates ({len(twice):,} ids, such as {twice[:3]}), so counts and "
+            f"spots cannot be matched one to one. If they are copies, keep the first of each: `sdata[{shapes_key!r}] = "
+            f"sdata[{shapes_key!r}][~sdata[{shapes_key!r}].index.duplicated()]`."
+        )
+    ids = pd.Series(np.asarray(table.obs[keys[1]])[rows])
+    twice = (ids.duplicated() & ids.notna()).to_numpy()
+    if twice.any():
+        first = ids.map({one: i for i, one in reversed(list(enumerate(ids)))}).to_numpy()[twice].astype(int)
+        copies = _equal_rows(table.X, rows[twice], rows[first])
+        problems.add(
+            f"tables/{table_key}: `obs[{keys[1]!r}]` has duplicates ({twice.sum():,} rows, such as "
+            f"{ids[twice].tolist()[:3]}), so counts and spots cannot be matched one to one. "
+            + (
+                f"They are copies; keep the first of each: `sdata[{table_key!r}] = "
+                f"{here}[~{here}.obs.duplicated({list(keys)})].copy()`."
+                if copies
+                else f"Their counts differ, so they are different spots, perhaps of several sections: give each "
+                f"section its own shapes and its own name in `obs[{keys[0]!r}]`."
+            )
+        )
+    return len(problems.found) > before
+
+
+def _equal_rows(x: Any, some: np.ndarray, others: np.ndarray) -> bool:
+    if not (sparse.issparse(x) or isinstance(x, np.ndarray)):
+        return False
+    differ = x[some] != x[others]
+    return not (differ.nnz if sparse.issparse(differ) else np.count_nonzero(differ))
+
+
+def _unmatched(
+    table: AnnData, table_key: str, index: pd.Index, shapes_key: str, instance_key: str, rows: np.ndarray
+) -> str:
+    """No id is there: which column, or which part of the ids, holds those of the shapes."""
+    here, ids = f"sdata[{table_key!r}]", pd.Series(np.asarray(table.obs[instance_key])[rows])
+    options = {f"{here}.obs_names": table.obs_names[rows]}
+    options |= {f"{here}.obs[{name!r}]": table.obs[name].to_numpy()[rows] for name in table.obs if name != instance_key}
+    if ids.map(lambda one: isinstance(one, str)).all():
+        cut = ids.str.replace(r"-\d+$", "", regex=True)
+        options[f"{here}.obs[{instance_key!r}].astype(str).str.replace(r'-\\d+$', '', regex=True)"] = cut.to_numpy()
+    found: dict[bytes, str] = {}
+    for code, values in options.items():
+        places = positions(np.asarray(values), index)
+        if (places >= 0).mean() > 0.5 and len(set(places[places >= 0].tolist())) == (places >= 0).sum():
+            found.setdefault(places.tobytes(), code)
+    remedy = (
+        f"Call `{here}.obs[{instance_key!r}] = {next(iter(found.values()))}`."
+        if len(found) == 1
+        else f"Put the ids of `sdata[{shapes_key!r}].index` into `obs[{instance_key!r}]`, row by row for the spot that "
+        f"each row counted; nothing else in the table says which these are."
+    )
+    return (
+        f"tables/{table_key}: no value of `obs[{instance_key!r}]` is in the index of shapes/{shapes_key} (they start "
+        f"with {ids.tolist()[0]!r} and {index.tolist()[0] if len(index) else None!r}). {remedy}"
+    )
