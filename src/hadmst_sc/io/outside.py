@@ -98,9 +98,9 @@ def _remedies(sdata: SpatialData, image_key: str, table_key: str, spots: Paired,
         if _fits(transform(spots.spots_to_px, own) * factor, size):
             yield (
                 f"They lie on it if its pixels are those of {what}: call `from spatialdata.transformations import "
-                f"Scale, Sequence, get_transformation, set_transformation; set_transformation(sdata[{image_key!r}], Sequence(["
-                f"Scale([{1 / factor!r}, {1 / factor!r}], ('x', 'y')), get_transformation(sdata[{image_key!r}], "
-                f"{system!r})]), {system!r})`."
+                f"Scale, Sequence, get_transformation, set_transformation; set_transformation(sdata[{image_key!r}], "
+                f"Sequence([Scale([{1 / factor!r}, {1 / factor!r}], ('x', 'y')), "
+                f"get_transformation(sdata[{image_key!r}], {system!r})]), {system!r})`."
             )
 
 

@@ -262,8 +262,8 @@ def _unknown_scale(prints: Footprints, key: str, pitch: float) -> str:
     name, (spot, distance) = ("Spatial Transcriptomics", LEGACY) if kind == "square" else ("Visium", VISIUM)
     return (
         f"`spot_um` and `pitch_um` are needed to tell what a pixel measures: on shapes/{key} {found}{on}, but Visium "
-        f"has 0.55 to 0.70 on a hexagonal and Spatial Transcriptomics 0.50 on a square lattice. Pass diameter and distance "
-        f"of the spots: `spot_um={spot:g}, pitch_um={distance:g}` if this is {name}."
+        f"has 0.55 to 0.70 on a hexagonal and Spatial Transcriptomics 0.50 on a square lattice. Pass diameter and "
+        f"distance of the spots: `spot_um={spot:g}, pitch_um={distance:g}` if this is {name}."
     )
 
 
@@ -282,7 +282,7 @@ def _platform(prints: Footprints) -> tuple[float, tuple[float, float] | None, bo
             fitted = fitted_pitch(prints.xy, prints.size / high, prints.size / low, kind) if prints.size > 0 else None
             if fitted is not None:
                 return fitted, platform, True
-    return found.pitch, None, found.dense and not found.line
+    return found.pitch, None, found.dense and found.kind is not None
 
 
 _PLATFORMS: tuple[tuple[Literal["hexagonal", "square"], tuple[float, float], tuple[float, float]], ...] = (

@@ -1,0 +1,266 @@
+"""Each remedy is typed as it is printed, and then every spot has its own counts and its own place."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+import spatialdata
+from shapely import Point
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel, PointsModel
+from spatialdata.transformations import Affine, Identity, set_transformation
+
+import hadmst_sc
+from hadmst_sc.io import read_observation
+
+HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
+visium_section, fingerprint = HELPERS["visium_section"], HELPERS["fingerprint"]
+IMAGE = "S1_full_image"
+
+
+def truth(sdata: SpatialData) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Counts and (y, x) in image pixels by name of the spot."""
+    rows, xy = sdata["table"], np.c_[sdata["S1"].geometry.x, sdata["S1"].geometry.y]
+    return {name: (rows.X[i].toarray().ravel(), xy[i, ::-1]) for i, name in enumerate(rows.obs_names)}
+
+
+def code_in(message: str) -> list[str]:
+    """What stands between backticks after the last sentence that states the problem, and is code with values."""
+    found = [one for one in message.split("`")[1::2] if "=" in one or "(" in one or one.startswith("del ")]
+    return [one for one in found if "..." not in one and not one.endswith("=") and one != "uns['spatialdata_attrs']"]
+
+
+def run(sdata: SpatialData, arguments: dict, message: str) -> tuple[SpatialData, dict]:
+    """Type the last remedy: statements change the object, ``name=value`` becomes an argument."""
+    remedy = code_in(message)[-1]
+    names = {"sdata": sdata, "spatialdata": spatialdata, "hadmst_sc": hadmst_sc, "hd": hadmst_sc}
+    call = (
+        ast.parse(f"f({remedy})") if all("=" in part for part in remedy.split(", ")) and "sdata" not in remedy else None
+    )
+    if call is not None:
+        keywords = call.body[0].value.keywords
+        return sdata, arguments | {one.arg: ast.literal_eval(one.value) for one in keywords}
+    exec(remedy, names)
+    return names["sdata"], arguments
+
+
+def mend(sdata: SpatialData, **arguments):
+    """The observation after each printed remedy has been typed, one run after the other."""
+    arguments = {"image_key": IMAGE, "bin_um": 20.0} | arguments
+    said = []
+    for _ in range(4):
+        before = fingerprint(sdata)
+        try:
+            return read_observation(sdata, **arguments), said
+        except (ValueError, KeyError) as error:
+            assert fingerprint(sdata) == before
+            said.append(str(error))
+            sdata, arguments = run(sdata, arguments, str(error))
+    raise AssertionError(said)
+
+
+def check(obs, expected: dict, share: float = 1.0) -> None:
+    assert len(obs.spots) >= share * len(expected)
+    order = [int(gene.split("-")[1]) for gene in obs.genes]
+    at = obs.measurement.centres * obs.grid.bin_um / 4.0  # pixels of the full image
+    whole = obs.measurement.area >= 0.999 * obs.measurement.area.max()
+    for i in np.flatnonzero(whole):
+        counts, place = expected[obs.spots[i]]
+        np.testing.assert_array_equal(obs.counts[i], counts[order])
+        np.testing.assert_allclose(at[i], place, atol=0.51)
+
+
+def with_table(sdata: SpatialData, change) -> None:
+    table = sdata["table"].copy()
+    changed = change(table)
+    del sdata.tables["table"]
+    dict.__setitem__(sdata.tables.data, "table", table if changed is None else changed)
+
+
+def attrs(value):
+    return lambda sdata: with_table(sdata, lambda table: table.uns.__setitem__("spatialdata_attrs", value))
+
+
+def no_attrs(sdata):
+    with_table(sdata, lambda table: table.uns.pop("spatialdata_attrs") and None)
+
+
+def named_by_barcode(sdata):
+    """Nothing but names left: no region, no ids, no metadata; shapes indexed by barcode, rows in another order."""
+    sdata.shapes["S1"] = sdata["S1"].set_index(pd.Index([f"spot-{i}" for i in range(len(sdata["S1"]))]))
+
+    def change(table):
+        del table.uns["spatialdata_attrs"]
+        table.obs = table.obs[["in_tissue"]]
+        return table[np.random.default_rng(0).permutation(table.n_obs)].copy()
+
+    with_table(sdata, change)
+
+
+def ids_in_another_column(sdata):
+    sdata.shapes["S1"] = sdata["S1"].set_index(pd.Index([f"AC{i}GT" for i in range(len(sdata["S1"]))]))
+
+    def change(table):
+        table.obs["barcode"] = [f"AC{i}GT" for i in table.obs["spot_id"]]
+        table.obs["spot_id"] = [f"wrong {i}" for i in table.obs["spot_id"]]
+        return table[np.random.default_rng(0).permutation(table.n_obs)].copy()
+
+    with_table(sdata, change)
+
+
+def ids_with_a_suffix(sdata):
+    sdata.shapes["S1"] = sdata["S1"].set_index(pd.Index([f"AC{i}GT" for i in range(len(sdata["S1"]))]))
+
+    def change(table):
+        table.obs["spot_id"] = [f"AC{i}GT-1" for i in table.obs["spot_id"]]
+
+    with_table(sdata, change)
+
+
+def region_renamed(sdata):
+    with_table(sdata, lambda table: table.obs.__setitem__("region", pd.Categorical(["before"] * table.n_obs)))
+
+
+def rows_twice(sdata):
+    def change(table):
+        return table[[*range(table.n_obs), 3, 7]].copy()
+
+    with_table(sdata, change)
+
+
+def shapes_twice(sdata):
+    sdata.shapes["S1"] = sdata["S1"].iloc[[*range(len(sdata["S1"])), 3, 7]]
+
+
+def places_twice(sdata):
+    again = sdata["S1"].iloc[[3, 7]].set_index(pd.Index([1000, 1001]))
+    both = gpd.GeoDataFrame(pd.concat([sdata["S1"], again]))
+    both.attrs = sdata["S1"].attrs
+    sdata.shapes["S1"] = both
+
+
+def without_geometry(sdata):
+    places = sdata["S1"].geometry.copy()
+    places.iloc[0], places.iloc[1], places.iloc[2] = None, Point(np.nan, np.nan), Point()
+    sdata["S1"].geometry = places
+
+
+def radius(values):
+    return lambda sdata: sdata["S1"].__setitem__("radius", values)
+
+
+def exchanged(sdata):
+    sdata["S1"].geometry = shapely.points(np.c_[sdata["S1"].geometry.y, sdata["S1"].geometry.x])
+
+
+def mirrored(sdata):
+    sdata["S1"].geometry = shapely.points(np.c_[sdata["S1"].geometry.x, -np.asarray(sdata["S1"].geometry.y)])
+
+
+def hires_for_full(sdata):
+    """The small image under the name of the full one, as pixels of the full one; only `uns` knows the factor."""
+    small = sdata["S1_hires_image"]
+    for name in ("S1_hires_image", "S1_lowres_image", IMAGE):
+        del sdata.images[name]
+    set_transformation(small, {"S1": Identity()}, set_all=True)
+    sdata[IMAGE] = small
+    factors = {"tissue_hires_scalef": 0.5, "spot_diameter_fullres": 13.75}
+    sdata["table"].uns["spatial"] = {"library": {"scalefactors": factors, "images": {}}}
+
+
+def hires_beside_full(sdata):
+    set_transformation(sdata["S1_hires_image"], {"S1": Identity()}, set_all=True)
+
+
+def wrong_system(sdata):
+    far = Affine([[1, 0, 5000.0], [0, 1, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
+    set_transformation(sdata["S1"], far, "moved")
+    set_transformation(sdata[IMAGE], Identity(), "moved")
+
+
+def not_a_number(*names):
+    def change(sdata):
+        bad = Affine([[1, 0, np.nan], [0, 1, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
+        for name in names:
+            set_transformation(sdata[name], {"S1": bad}, set_all=True)
+
+    return change
+
+
+def flat(sdata):
+    bad = Affine([[1, 0, 0], [0, 0, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
+    set_transformation(sdata[IMAGE], {"S1": bad, "other": Identity()}, set_all=True)
+    set_transformation(sdata["S1"], {"S1": Identity(), "other": Identity()}, set_all=True)
+
+
+def off_tissue_all(sdata):
+    with_table(sdata, lambda table: table.obs.__setitem__("in_tissue", "0"))
+
+
+def points_without_size(sdata):
+    frame = pd.DataFrame({"x": sdata["S1"].geometry.x.to_numpy(), "y": sdata["S1"].geometry.y.to_numpy()})
+    points = PointsModel.parse(frame, transformations={"S1": Identity()})
+    del sdata.shapes["S1"]
+    sdata["S1"] = points
+
+
+# name: (change, arguments, words of the message, share of the spots that is left)
+REMEDIES = {
+    "attributes are no dictionary": (attrs(3), {}, "is of type int, not a dictionary", 1.0),
+    "attributes are text": (attrs("S1"), {}, "is of type str", 1.0),
+    "attributes lack a key": (attrs({"region": "S1"}), {}, "names no region", 1.0),
+    "attributes are lost": (no_attrs, {}, "names no region", 1.0),
+    "only names are left": (named_by_barcode, {}, "names no region", 1.0),
+    "ids in another column": (ids_in_another_column, {}, "no value of `obs['spot_id']`", 1.0),
+    "ids with a suffix": (ids_with_a_suffix, {}, "no value of `obs['spot_id']`", 1.0),
+    "region renamed": (region_renamed, {}, "there are ['before']", 1.0),
+    "rows twice": (rows_twice, {}, "has duplicates (2 rows", 1.0),
+    "shapes twice": (shapes_twice, {}, "its index has duplicates", 1.0),
+    "places twice": (places_twice, {}, "2 of 227 lie exactly where another one lies", 1.0),
+    "no geometry": (without_geometry, {}, "3 of 225 is missing, empty or NaN", 222 / 225),
+    "some radii lost": (radius(np.r_[np.nan, -1, np.full(223, 6.875)]), {}, "radius of 2 of 225", 1.0),
+    "all radii lost": (radius(np.full(225, np.nan)), {}, "radius of 225 of 225", 1.0),
+    "unknown ratio": (radius(3.0), {}, "diameter / pitch is 0.240 on a hexagonal lattice", 1.0),
+    "x and y exchanged": (exchanged, {}, "x and y are exchanged", 1.0),
+    "y points up": (mirrored, {}, "the y axis points up", 1.0),
+    "hires image as the full one": (hires_for_full, {}, "those of the hires image", 1.0),
+    "hires image not scaled": (hires_beside_full, {"image_key": "S1_hires_image"}, "They lie on another image", 1.0),
+    "wrong system": (wrong_system, {"coordinate_system": "moved"}, "another coordinate system", 1.0),
+    "NaN in the image's transformation": (not_a_number(IMAGE), {}, "images/S1_full_image: its transformation", 1.0),
+    "NaN in the spots' transformation": (not_a_number("S1"), {}, "shapes/S1: its transformation to 'S1' is not", 1.0),
+    "singular, with another system": (flat, {"coordinate_system": "S1"}, "is singular", 1.0),
+    "all off the tissue": (off_tissue_all, {}, "is 0 for all 225", 1.0),
+    "points without size": (points_without_size, {}, "spots have no diameter on a hexagonal lattice", 1.0),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_the_printed_remedy_puts_every_spot_right(name):
+    change, arguments, words, share = REMEDIES[name]
+    sdata = visium_section()
+    expected = truth(sdata)
+    change(sdata)
+    obs, said = mend(sdata, **arguments)
+    assert words in said[0]
+    check(obs, expected, share=share)
+
+
+def test_an_image_of_a_part_of_the_section_takes_the_spots_on_it():
+    sdata = visium_section()
+    expected = truth(sdata)
+    pixels = np.asarray(sdata[IMAGE]["scale0"]["image"].data)[:, :300, :280]
+    del sdata.images[IMAGE]
+    sdata[IMAGE] = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations={"S1": Identity()})
+    for name in ("S1_hires_image", "S1_lowres_image"):
+        del sdata.images[name]
+    on = {name for name, (_, place) in expected.items() if (place <= [300, 280]).all()}
+    obs, said = mend(sdata)
+    assert ".cx[" in said[0] and set(obs.spots) == on and 0.5 < len(on) / 225 < 0.95
+    check(obs, {name: expected[name] for name in on})
