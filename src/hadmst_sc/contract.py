@@ -70,6 +70,7 @@ class Source:
     layer: str | None = None
     spot_um: float | None = None  # diameter (or edge) and distance of the spots, as given or recognised
     pitch_um: float | None = None
+    image_shape: tuple[int, int] | None = None  # pixels of the finest level, (height, width)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from importlib.util import find_spec
 
@@ -12,7 +13,10 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
 
 from hadmst_sc import datasets, pp
-from hadmst_sc.registration import TURNS
+from hadmst_sc.features import he_features
+from hadmst_sc.io import read_observation
+from hadmst_sc.measurement import pool
+from hadmst_sc.registration import AFFINES, TURNS
 
 IMAGE = "phantom_full_image"
 
@@ -57,24 +61,45 @@ def test_a_good_section_is_ready_and_its_numbers_are_told(section):
 def test_an_image_that_was_turned_or_flipped_is_noticed_and_the_way_back_named(section, turn):
     back = {"turned by 90° clockwise": "turned by 90° counterclockwise"}
     back |= {there: here for here, there in back.items()}
-    report = pp.validate(with_image(section, TURNS[turn](pixels_of(section)).copy()), IMAGE)
-    assert report.ok and f"if it is {back.get(turn, turn)}: R²" in messages(report, "warning")
+    sdata = with_image(section, TURNS[turn](pixels_of(section)).copy())
+    report = pp.validate(sdata, IMAGE, bin_um=20.0)
+    told = messages(report, "error")
+    assert not report.ok and f"better if it is {back.get(turn, turn)} (R²" in told
+    exec(told.split("`")[1], {"sdata": sdata})  # the printed remedy, as a user would type it
+    right, mended = (read_observation(one, IMAGE, bin_um=20.0, genes=2) for one in (section, sdata))
+    under = pool(he_features(mended), mended.measurement)[:, :3]
+    assert np.corrcoef(under.ravel(), pool(he_features(right), right.measurement)[:, :3].ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("turn", list(AFFINES))
+def test_affines_are_the_turns_on_pixels(turn):
+    h, w = 3, 5
+    image = np.arange(h * w).reshape(1, h, w)
+    matrix = np.array(ast.literal_eval(AFFINES[turn].format(h=h, w=w)))
+    there = TURNS[turn](image)[0]
+    for y, x in np.ndindex(h, w):
+        to_x, to_y, _ = matrix @ [x + 0.5, y + 0.5, 1]
+        assert there[int(to_y), int(to_x)] == image[0, y, x]
 
 
 @pytest.mark.torch
-def test_superresolve_warns_of_a_flipped_image_too(section, caplog):
+def test_superresolve_stops_at_a_flipped_image_unless_told_to_take_it(section):
     from hadmst_sc import tl
 
     flipped = with_image(section, pixels_of(section)[:, ::-1].copy())
-    with caplog.at_level(logging.WARNING, logger="hadmst_sc"):
-        tl.superresolve(flipped, IMAGE, model=None, bin_um=20.0, show_progress_bar=False)
-    assert "if it is flipped top to bottom" in caplog.text
+    how = {"model": None, "bin_um": 20.0, "show_progress_bar": False}
+    with pytest.raises(ValueError, match="better if it is flipped top to bottom"):
+        tl.superresolve(flipped, IMAGE, **how)
+    assert "superres" not in flipped
+    tl.superresolve(flipped, IMAGE, **how, align=False)
+    assert "superres" in flipped
 
 
 @pytest.mark.parametrize("seed", [8, 9])
 def test_an_image_of_another_section_is_doubted(section, seed):
     other = pixels_of(datasets.phantom(seed=seed, size_um=1200.0))
-    told = messages(pp.validate(with_image(section, other), IMAGE), "warning")
+    report = pp.validate(with_image(section, other), IMAGE)
+    told = messages(report, "warning") + messages(report, "error")
     assert "no better as it lies than turned or flipped" in told or "better if it is" in told
 
 

@@ -60,7 +60,7 @@ def _size(image: Any) -> np.ndarray:
 
 
 def _on(xy: np.ndarray, size: np.ndarray) -> np.ndarray:
-    return ((xy >= 0) & (xy <= size)).all(1)
+    return np.asarray(((xy >= 0) & (xy <= size)).all(1))
 
 
 def _fits(xy: np.ndarray, size: np.ndarray) -> bool:

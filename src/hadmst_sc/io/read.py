@@ -131,6 +131,7 @@ def read_observation(
     for note in (*spots.left_out, *_doubts(len(rows), geometry)):
         logger.warning(note)
     counts, names = selected
+    finest = levels(sdata.images[image_key])[0]
     return Observation(
         geometry.grid,
         he,
@@ -148,6 +149,7 @@ def read_observation(
             layer,
             geometry.scale.spot_um,
             geometry.scale.pitch_um,
+            (finest.sizes["y"], finest.sizes["x"]),
         ),
         rows,
     )

@@ -22,7 +22,7 @@ from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.problems import WrongTypeError, logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
-from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt, estimate_alignment
+from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt, estimate_alignment, turned
 
 RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
@@ -169,7 +169,9 @@ def validate(
                 he = he_features(obs)
                 found = estimate_alignment(obs, he=he)
                 facts |= _of_alignment(found)
-                findings.append(_about(found, agreement_of_turns(obs, he=he)))
+                turns = agreement_of_turns(obs, he=he)
+                told = turned(obs, turns, found, he)
+                findings.append(Finding("error", told) if told else _about(found, turns))
             facts["cost"] = _cost(obs, sdata)
         except (KeyError, ValueError, WrongTypeError) as error:  # what superresolve would raise
             findings += [Finding("error", message) for message in _messages(error)]

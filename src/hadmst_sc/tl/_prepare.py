@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from hadmst_sc.alignment import Alignment, align_image, align_spots
-from hadmst_sc.contract import Observation
+from hadmst_sc.contract import ContractError, Observation
 from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.io.problems import logger
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.registration import agreement_of_turns, doubt, estimate_alignment
+from hadmst_sc.registration import agreement_of_turns, doubt, estimate_alignment, turned
 from hadmst_sc.tl._features import ImageFeatures, image_features
 
 
@@ -48,8 +48,12 @@ def prepare(
         raise ValueError(f"`align` needs True, False or 'spots', but is {align!r}.")
     he = he_features(obs)
     found = estimate_alignment(obs, he=he) if align else None
-    if found is not None and (doubted := doubt(agreement_of_turns(obs, he=he), found)):
-        logger.warning(doubted)
+    if found is not None:
+        turns = agreement_of_turns(obs, he=he)
+        if told := turned(obs, turns, found, he):
+            raise ContractError("image and spots do not fit", [told])
+        if doubted := doubt(turns, found):
+            logger.warning(doubted)
     extra = None if features is None else image_features(features, obs, found if align != "spots" else None)
     if found is not None:
         given, obs = obs, align_spots(obs, found) if align == "spots" else align_image(obs, found)
