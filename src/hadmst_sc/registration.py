@@ -177,8 +177,8 @@ def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.n
         )
     return (
         f"{image}: needs to lie as the spots do, but predicts the counts of held-out spots better if it is {best} (R² "
-        f"{turns[best]:.2f}, and {turns[AS_IT_LIES]:.2f} as it lies). It was turned or flipped on its way, or is another section's. "
-        f"{remedy}, or pass `align=False` to take it as it lies."
+        f"{turns[best]:.2f}, and {turns[AS_IT_LIES]:.2f} as it lies). It was turned or flipped on its way, or shows "
+        f"another section. {remedy}, or pass `align=False` to take it as it lies."
     )
 
 

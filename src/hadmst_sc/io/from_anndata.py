@@ -15,9 +15,9 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from hadmst_sc.io.given import check_anndata
+from hadmst_sc.io.lattice import lattice
 from hadmst_sc.io.pixels import channels_first, read_pixels
 from hadmst_sc.io.problems import Problems, logger
-from hadmst_sc.io.spots import pitch_px
 from hadmst_sc.io.visium import visium_circles, visium_images
 
 ROW, COLUMN = "pxl_row_in_fullres", "pxl_col_in_fullres"  # of Space Ranger's positions
@@ -217,8 +217,8 @@ def _diameter(xy: np.ndarray, entry: dict[str, Any], name: str, given: float | N
     if given is not None:
         problems.add(f"`spot_diameter_px` needs a positive number of pixels, but is {given!r}.")
         return 1.0
-    pitch, neighbours = pitch_px(xy)
-    share, platform = (0.55, "Visium") if neighbours > 4 else (0.5, "Spatial Transcriptomics")
+    pitch, kind, *_ = lattice(xy)
+    share, platform = (0.5, "Spatial Transcriptomics") if kind == "square" else (0.55, "Visium")
     remedy = f" Pass `spot_diameter_px={share * pitch:.4g}` if this is {platform}." if np.isfinite(pitch) else ""
     problems.add(
         f"`spot_diameter_px` is needed: `adata.uns['spatial'][{name!r}]['scalefactors']` has no "

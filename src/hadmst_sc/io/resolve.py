@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from anndata import AnnData
 from geopandas import GeoDataFrame, points_from_xy
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation, set_transformation
