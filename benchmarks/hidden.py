@@ -1,0 +1,203 @@
+"""Spots hidden before a section is read: is their area still tissue, and how well are they predicted?
+
+    python benchmarks/hidden.py tissue                 # area of hidden spots in tissue; lumina of phantoms; minutes
+    python benchmarks/hidden.py scores --as after      # four folds of every public section; an hour on two cores
+    PYTHONPATH=<old checkout>/src python benchmarks/hidden.py scores --as before
+
+A quarter of the spots is removed from the SpatialData object itself, so that neither the tissue mask nor the
+registration nor the grid has seen them. Four folds are pooled before scoring. ``--as`` names the row of the table, and
+other rows are kept: so two versions of the package can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import records
+from cases import MIN_PREVALENCE, folds, phantom_plan
+from plan import weights_path
+from scipy.ndimage import binary_opening, label
+from skimage.morphology import disk
+from spatialdata import SpatialData
+
+import hadmst_sc as hd
+from hadmst_sc import metrics
+from hadmst_sc.contract import Observation
+from hadmst_sc.datasets.public import available
+from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.io import read_observation
+from hadmst_sc.measurement import Measurement, degrade, discs
+
+BIN_UM, N_GENES, N_FOLDS = 20.0, 200, 4
+LUMEN_UM = 100.0  # least width of a lumen that is judged
+NOT_SEEN = {"her2st": "brain_only"}  # weights that were not trained on a section's organ; else those without brain
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("tissue", "scores"))
+    parser.add_argument("--as", dest="row", default="after", help="name of this version of the package in the table")
+    parser.add_argument(
+        "--sections", nargs="+", default=[name for name in available() if not name.startswith("xenium")]
+    )
+    parser.add_argument("--phantoms", type=int, default=24, help="per set of styles")
+    parser.add_argument("--output", type=Path, default=records.RESULTS)
+    return parser.parse_args(arguments)
+
+
+def hide(sdata: SpatialData, hidden: np.ndarray) -> SpatialData:
+    """The section without some rows of its table, and without their spots."""
+    table = sdata.tables["table"]
+    region, of_rows = table.uns["spatialdata_attrs"]["region"], table.obs["spot_id"].to_numpy()
+    region = region if isinstance(region, str) else region[0]
+    shapes, images = sdata.shapes[region], {name: sdata.images[name] for name in sdata.images}
+    kept = shapes[~shapes.index.isin(of_rows[hidden])]
+    return SpatialData(images=images, shapes={region: kept}, tables={"table": table[~hidden].copy()})
+
+
+def footprints(whole: Observation, part: Observation, rows: np.ndarray) -> Measurement:
+    """Spots of ``whole`` on the grid of ``part``, whose scale was told from fewer spots."""
+    assert whole.source is not None and whole.source.spot_um is not None
+    centres = whole.measurement.centres[rows] * whole.grid.px_per_bin / part.grid.px_per_bin
+    return discs(centres, whole.source.spot_um / part.grid.bin_um, part.grid.shape)
+
+
+def splits(name: str, genes: list[str]) -> Iterator[tuple[Observation, Observation, np.ndarray]]:
+    """All of a section, what is left of it, and which spots were hidden: once per fold."""
+    image, sdata = f"{name}_full_image", hd.datasets.load(name)
+    whole = read_observation(sdata, image, genes=genes, bin_um=BIN_UM)
+    fold = folds(len(whole.spots), N_FOLDS)
+    order = {spot: row for row, spot in enumerate(sdata.tables["table"].obs_names)}
+    rows = np.array([order[spot] for spot in whole.spots])
+    for k in range(N_FOLDS):
+        hidden = np.zeros(len(order), bool)
+        hidden[rows[fold == k]] = True
+        yield whole, read_observation(hide(sdata, hidden), image, genes=genes, bin_um=BIN_UM), fold == k
+
+
+def tissue_of(name: str) -> dict[str, float]:
+    """Area of the hidden spots in tissue, and share of them that lie mostly outside, over all folds."""
+    genes = list(map(str, hd.datasets.load(name).tables["table"].var_names[:3]))
+    inside = []
+    for whole, part, hidden in splits(name, genes):
+        spots = footprints(whole, part, np.flatnonzero(hidden))
+        inside.append(spots.matrix @ part.inside.ravel().astype(float) / spots.area)
+    share = np.concatenate(inside)
+    return {"in_tissue": float(share.mean()), "mostly_outside": float((share < 0.5).mean()), "n_spots": len(share)}
+
+
+def glass_of_phantoms(n_per_set: int) -> dict[str, float]:
+    """Share of the glass of phantoms that stays glass: in lumina wider than 100 µm; and of tissue that stays tissue."""
+    kept, tissue, n_lumina = [], [], 0
+    for _, seed, style in phantom_plan(n_per_set):
+        drawn = simulate(seed, style=style, size_um=1500.0, n_genes=24, misregistration_um=0.0)
+        obs, glass = drawn.observation, drawn.regions < 0
+        parts, _ = label(glass)
+        border = np.unique(np.r_[parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+        radius = round(LUMEN_UM / 2 / obs.grid.bin_um)
+        wide = binary_opening(np.pad(glass, 2 * radius, mode="edge"), disk(radius))
+        wide = wide[2 * radius : -2 * radius, 2 * radius : -2 * radius]
+        lumina = wide & ~np.isin(parts, border) & (obs.measurement.coverage == 0)
+        inside = hd.io.tissue.detect_tissue(obs.he, obs.grid, obs.measurement, 100.0, obs.counts.sum(1))
+        n_lumina += len(np.unique(parts[lumina]))
+        kept.append(~inside[lumina])
+        tissue.append(inside[~glass].mean())
+    return {"glass": float(np.concatenate(kept).mean()), "n_lumina": n_lumina, "tissue": float(np.mean(tissue))}
+
+
+def abundant(name: str) -> list[str]:
+    """The most abundant genes, of those seen in enough spots."""
+    table = hd.datasets.load(name).tables["table"]
+    seen = np.flatnonzero(np.asarray((table.X > 0).mean(0)).ravel() >= MIN_PREVALENCE)
+    total = np.asarray(table.X.sum(0)).ravel()[seen]
+    return list(map(str, table.var_names[seen[np.argsort(-total, kind="stable")][:N_GENES]]))
+
+
+def score(name: str) -> dict[str, float]:
+    """PCC of log1p counts and relative deviance, means over genes, at hidden spots of four folds pooled."""
+    model = str(weights_path(f"training/{NOT_SEEN.get(name.split('_')[0], 'breast_only')}.safetensors"))
+    predicted, counts = None, None
+    for whole, part, hidden in splits(name, abundant(name)):
+        maps = hd.tl.predict(part, model=model, n_samples=0, show_progress_bar=False).mean
+        predicted = np.zeros_like(whole.counts) if predicted is None else predicted
+        predicted[hidden] = degrade(np.asarray(maps), footprints(whole, part, np.flatnonzero(hidden)))
+        counts = whole.counts
+    assert predicted is not None and counts is not None  # for types: there are folds
+    where = np.ones(len(counts), bool)
+    return {
+        "pcc": float(metrics.pearson(predicted.T, counts.T, where).mean()),
+        "deviance": float(
+            metrics.deviance(np.maximum(predicted.T, 1e-3 * counts.mean(0)[:, None]), counts.T, where).mean()
+        ),
+        "n_spots": len(counts),
+        "n_genes": counts.shape[1],
+    }
+
+
+def commit_of_package() -> str:
+    """Commit of the checkout from which the package was imported, which need not be this one."""
+    folder = Path(hd.__file__).parent
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+def tissue_text(found: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{one['in_tissue']:.3f}", f"{one['mostly_outside']:.1%}", str(one["n_spots"])]
+        for name, one in found["sections"].items()
+    ]
+    glass = found["phantoms"]
+    return "\n\n".join(
+        (
+            "# Tissue of spots that were hidden before reading",
+            records.table(["section", "area in tissue", "mostly outside", "spots"], rows),
+            f"Lumina of phantoms wider than 100 µm ({glass['n_lumina']} of them): {glass['glass']:.3f} of their glass "
+            f"stays glass. {glass['tissue']:.3f} of the tissue stays tissue.",
+            records.footer(found),
+        )
+    )
+
+
+def scores_text(found: dict[str, Any]) -> str:
+    versions = list(found["rows"])
+    rows = []
+    for name in {name: None for row in found["rows"].values() for name in row["sections"]}:
+        of_rows = [row["sections"].get(name) for row in found["rows"].values()]
+        cells = [f"{one['pcc']:.3f} / {one['deviance']:.3f}" if one else "-" for one in of_rows]
+        rows.append([name, *cells, next(f"{one['n_spots']} x {one['n_genes']}" for one in of_rows if one)])
+    made = [f"{name}: package of commit {row['package']}. {records.footer(row)}" for name, row in found["rows"].items()]
+    return "\n\n".join(
+        (
+            "# Spots that were hidden before reading, predicted",
+            "PCC of log1p counts / Poisson deviance relative to a constant per gene, means over genes; four folds "
+            "pooled. A predicted count is taken as at least a thousandth of the gene's mean: else deviance is infinite.",
+            records.table(["section", *versions, "spots x genes"], rows),
+            *made,
+        )
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    made = {"provenance": records.provenance(weights=None)}
+    if options.task == "tissue":
+        sections = {name: tissue_of(name) for name in options.sections}
+        found = made | {"sections": sections, "phantoms": glass_of_phantoms(options.phantoms)}
+        records.save("hidden_tissue", found, tissue_text(found), options.output)
+        return
+    file = options.output / "hidden_scores.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows[options.row] = made | {"sections": {}, "package": commit_of_package()}
+    for name in options.sections:
+        rows[options.row]["sections"][name] = score(name)
+        records.save("hidden_scores", {"rows": rows}, scores_text({"rows": rows}), options.output)
+
+
+if __name__ == "__main__":
+    main()
