@@ -176,7 +176,7 @@ def scores_text(found: dict[str, Any]) -> str:
         (
             "# Spots that were hidden before reading, predicted",
             "PCC of log1p counts / Poisson deviance relative to a constant per gene, means over genes; four folds "
-            "pooled. A predicted count is taken as at least a thousandth of the gene's mean: else deviance is infinite.",
+            "pooled. A predicted count is at least a thousandth of the gene's mean: else deviance is infinite.",
             records.table(["section", *versions, "spots x genes"], rows),
             *made,
         )
