@@ -263,3 +263,15 @@ def test_a_dim_he_is_not_doubted(factor, caplog):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_an_image_of_one_value_is_said_to_have_no_contrast(value, dtype, caplog):
     assert "no contrast" in warned(caplog, section(np.full(HE.shape, value, dtype)))[1]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("change", [lambda x: x.astype(np.uint16) * 16, lambda x: x.astype(np.float32)])
+def test_plots_show_the_image_as_it_was_read(change, truth):
+    from hadmst_sc.pl._section import Section
+    from hadmst_sc.tl import superresolve
+
+    sdata = section(change(HE))
+    superresolve(sdata, "he", bin_um=20.0, genes=2, model=None, align=False, show_progress_bar=False)
+    pixels, _ = Section(sdata, "superres", None, None).he(0.1)
+    assert np.abs(np.moveaxis(pixels, -1, 0).astype(int) - truth).max() <= 1

@@ -48,11 +48,6 @@ def check_image(element: Any, key: str, problems: Problems) -> bool:
     return len(problems.found) == before
 
 
-def rgb_channels(image: xr.DataArray) -> list[int]:
-    """Positions of red, green and blue: by name where the channels are so named, else the first three."""
-    return find_channels(image).rgb
-
-
 def resample_he(element: Any, key: str, grid: Grid, problems: Problems) -> tuple[np.ndarray, float]:
     """H&E on the grid, with a whole number ``k`` of pixels to the edge of a bin.
 

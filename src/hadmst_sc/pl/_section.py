@@ -16,7 +16,7 @@ from spatialdata import SpatialData
 from hadmst_sc.contract import OutputNames
 from hadmst_sc.io.counts import matrix_of, places_of, rows_as_csr
 from hadmst_sc.io.problems import MissingKeyError, Problems
-from hadmst_sc.io.resample import check_image, rgb_channels
+from hadmst_sc.io.resample import check_image, resample_rgb
 from hadmst_sc.io.resolve import affine, levels, pair, systems
 from hadmst_sc.io.result import find_result
 from hadmst_sc.io.spots import footprints, scale
@@ -204,7 +204,9 @@ class Section:
                 break
         size = level.sizes["y"], level.sizes["x"]
         if size not in self._he:  # every row shows it, and a level that is not on disk is made from the finest
-            self._he[size] = _displayable(np.moveaxis(np.asarray(level.data[rgb_channels(level)]), 0, -1))
+            pixels = resample_rgb(level, self.image_key, (1.0, 1.0), size, problems)  # as the run reads them
+            problems.raise_if_any()
+            self._he[size] = np.moveaxis(pixels, 0, -1)
         return self._he[size], to_um @ shrink
 
     @cached_property
@@ -250,12 +252,3 @@ class Section:
         var, column = self.result.table.var, "spot_counts"
         all_spots = self._is_own_table and len(self.spots.rows) == self.provenance.get("n_spots")
         return float(var.at[gene, column]) if all_spots and column in var and gene in var.index else None
-
-
-def _displayable(pixels: np.ndarray) -> np.ndarray:
-    """Pixels as matplotlib takes them: uint8, or float in ``[0, 1]``."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype.kind in "ui":
-        return np.clip(pixels / np.iinfo(pixels.dtype).max, 0, 1)
-    return np.clip(pixels / (1.0 if pixels.max() <= 1 else 255.0), 0, 1)

@@ -48,7 +48,6 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     'coarse_table'
     """
     check_sdata(sdata)
-    check_sdata(sdata)
     check_anndata(spots, "spots")
     table_key = f"{key_added}_table"
     if like not in sdata or like in sdata.tables:
