@@ -13,6 +13,7 @@ import pytest
 import scanpy as sc
 import spatialdata as sd
 import squidpy as sq
+from shapely import Point
 from spatialdata.transformations import get_transformation
 
 import hadmst_sc as hd
@@ -75,6 +76,16 @@ def renamed(sdata):
     return sdata, "mine"
 
 
+def on_another_system(sdata):
+    sdata.rename_coordinate_systems({"phantom": "phantom of today"})
+    return sdata, "superres"
+
+
+def cut_by_a_polygon(sdata):
+    shape = Point(160, 140).buffer(90)
+    return sd.polygon_query(sdata, shape, target_coordinate_system="phantom"), "superres"
+
+
 def normalised(sdata):
     sc.pp.normalize_total(sdata["superres_table"], target_sum=1e4)
     sc.pp.log1p(sdata["superres_table"])
@@ -98,7 +109,9 @@ CHANGES = [
     concatenated_on_one_system,
     cropped,
     cropped_with_the_whole_table,
+    cut_by_a_polygon,
     renamed,
+    on_another_system,
     normalised,
     with_few_rows_and_genes,
     beside_a_copy_of_its_table,
@@ -179,7 +192,7 @@ def test_pictures_show_map_spots_and_he_on_the_same_places(after, reference):
     start = (image.get_transform() - he.transData).transform([[0, 0]])[0] + corner_um
     name = next(n for n in sdata.images if n in (IMAGE, f"{IMAGE}{key.removeprefix('superres')}"))
     maps = get_transformation(sdata[name], get_all=True)
-    system = next(n for n in maps if n in ("phantom", f"phantom{key.removeprefix('superres')}"))
+    system = next(n for n in maps if n in ("phantom", "phantom of today", f"phantom{key.removeprefix('superres')}"))
     moved = maps[system].to_affine_matrix(("x", "y"), ("x", "y"))[:2, 2]
     np.testing.assert_allclose(start, 2.5 * moved, atol=1e-6)  # spatialdata's crop may itself be off by a pixel
     plt.close("all")
@@ -277,11 +290,20 @@ def test_a_filtered_table_still_makes_squares(solved):
     assert 0 < len(squares) == kept["superres_table"].n_obs < solved["superres_table"].n_obs
 
 
+def test_a_table_matched_to_its_bins_still_makes_squares(solved):
+    kept = sd.match_sdata_to_table(solved, table_name="superres_table")
+    assert len(kept[hd.tl.bins_to_shapes(kept)]) == solved["superres_table"].n_obs
+    with pytest.raises(KeyError, match=r"images/superres(_std)?: is gone"):
+        hd.tl.quantiles(kept)
+
+
 def test_squares_replace_their_own_and_nothing_else(solved):
     name = hd.tl.bins_to_shapes(solved)
     assert hd.tl.bins_to_shapes(solved) == name
+    mine = solved["phantom"].copy()
     with pytest.raises(ValueError, match="`shapes_key='phantom'` is taken"):
         hd.tl.bins_to_shapes(solved, shapes_key="phantom")
+    assert solved["phantom"].equals(mine)
 
 
 def test_a_result_survives_the_disk_after_a_crop_and_a_join(solved, tmp_path):

@@ -437,3 +437,20 @@ def test_stored_background_shows_the_spot_where_the_table_says_it_is(mirrored, m
     x = (table.obs["array_col"].iloc[0] + 0.5) * 5  # pixels
     assert table.obsm["spatial"][0, 0] == pytest.approx(320 - x if mirrored else x)
     assert library["scalefactors"]["spot_diameter_fullres"] == pytest.approx(5)
+
+
+def test_columns_of_the_user_are_kept_beside_ours():
+    sdata = visium_section()
+    table = sdata["table"]
+    table.var["r2"] = np.arange(8)  # the name of one of ours
+    table.var["r2_input"] = "theirs"
+    table.var["symbol"] = table.var_names.str.upper()
+    table.obs["measured"] = "yes"
+    before = fingerprint(sdata)
+    prediction, source = predicted(sdata)
+    var = as_spatialdata(sdata, prediction, source)["superres_table"].var
+    assert list(var["r2"]) == [0, 1] and list(var["r2_input_"]) == [2, 0]
+    assert list(var["r2_input"]) == ["theirs"] * 2 and list(var["symbol"]) == ["GENE-2", "GENE-0"]
+    write_prediction(sdata, prediction, source)
+    after = fingerprint(sdata)
+    assert after["table"] == before["table"] and list(sdata["table"].obs["measured"].unique()) == ["yes"]

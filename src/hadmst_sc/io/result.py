@@ -166,21 +166,35 @@ class Result:
         return rows, *np.divmod(where[found[rows]], labels.shape[1])
 
     @cached_property
-    def offset(self) -> np.ndarray:
-        """(x, y) in bins, from where the labels' transformation puts a bin to where the table has it.
+    def _frame(self) -> tuple[str, np.ndarray]:
+        """The coordinate system of the run, and (x, y) in bins from where the labels lie in it to where the table says.
 
         Not zero after a crop that starts in the first half of a bin: spatialdata (0.7) then keeps that bin, but has the
-        transformation start at the next one.
+        transformation start at the next one. Other distances mean that the user moved something.
         """
-        system = self.now(str(self.record.get("coordinate_system")), systems(self.sdata.labels[self.region]))
-        rows, y, x = self.places
-        if system is None or "spatial" not in self.table.obsm or not len(rows):
-            return np.zeros(2)
-        to_bins = np.linalg.inv(affine(self.sdata.labels[self.region], system))
-        apart = transform(to_bins, np.asarray(self.table.obsm["spatial"])[rows]) - np.c_[x, y] - 0.5
-        whole = np.rint(apart[0])
-        mislaid = np.allclose(apart, whole, atol=1e-3) and np.abs(whole).max() == 1  # else the user moved something
-        return whole if mislaid else np.zeros(2)
+        element = self.sdata.labels[self.region]
+        available, (rows, y, x) = list(systems(element)), self.places
+        known = self.now(str(self.record.get("coordinate_system")), available)
+        if not available:
+            raise MissingKeyError(f"labels/{self.region}: have no transformation to any coordinate system. {AGAIN}")
+        if "spatial" in self.table.obsm and len(rows):
+            xy = np.asarray(self.table.obsm["spatial"])[rows]
+            for system in [known] if known else available:  # renamed, perhaps
+                apart = transform(np.linalg.inv(affine(element, system)), xy) - np.c_[x, y] - 0.5
+                whole = np.rint(apart[0])
+                if np.abs(whole).max() <= 1 and np.allclose(apart, whole, atol=1e-3):
+                    return system, whole
+        return known or available[0], np.zeros(2)
+
+    @property
+    def system(self) -> str:
+        """Present name of the coordinate system of the run."""
+        return self._frame[0]
+
+    @property
+    def offset(self) -> np.ndarray:
+        """(x, y) in bins, to be added to places on the labels before their transformation."""
+        return self._frame[1]
 
     def to_system(self, system: str) -> np.ndarray:
         """``(3, 3)`` affine on (x, y, 1) from bins of the labels to a coordinate system."""
@@ -254,11 +268,13 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
     Raises
     ------
     TypeError
-        If ``sdata`` is no SpatialData.
+        If ``sdata`` is no SpatialData, or ``key_added`` no text.
     KeyError
         If there is none, or more than one.
     """
     check_sdata(sdata)
+    if not isinstance(key_added, str):
+        raise TypeError(f"`key_added` needs the name of a result, but is {key_added!r}. Pass `key_added='superres'`.")
     every = results(sdata)
     with_image = [replace(one, named_image=key_added) for one in every if one.on_bins(key_added)]
     ways = (
@@ -276,6 +292,6 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
     if found:
         raise MissingKeyError(f"`key_added={key_added!r}` needs to name one result, but {names} are called so.{remedy}")
     raise MissingKeyError(
-        f"`key_added={key_added!r}`: there is no table {OutputNames(str(key_added)).table!r}, nor another result of "
+        f"`key_added={key_added!r}`: there is no table {OutputNames(key_added).table!r}, nor another result of "
         f"that name. Available: {names}.{remedy}"
     )

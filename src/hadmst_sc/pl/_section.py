@@ -81,24 +81,12 @@ class Section:
         self.shapes_key = self.result.source("shapes_key", sdata)
         self.bin_um = float(self.provenance["bin_um"])
         self.corner = (0.0, 0.0)  # (x, y) of the grid, in µm
-        problems, available = Problems("`superresolve` cannot be drawn"), systems(self._labels)
-        self.system = self.result.source("coordinate_system", available)
+        problems, self.system = Problems("`superresolve` cannot be drawn"), self.result.system
         if image_key is not None and image_key not in sdata.images:
             problems.missing("image_key", image_key, "sdata.images", list(sdata.images))
         if table_key is not None and table_key not in sdata.tables:
             problems.missing("table_key", table_key, "sdata.tables", list(sdata.tables))
-        if self.system not in available:
-            problems.add(
-                f"labels/{self.result.region}: needs the coordinate system {self.system!r} of the run, but has "
-                f"{list(available)}. Call `sdata.rename_coordinate_systems({{{next(iter(available))!r}: "
-                f"{self.system!r}}})`.",
-                MissingKeyError,
-            )
         problems.raise_if_any()
-
-    @property
-    def _labels(self) -> Any:
-        return self.sdata.labels[self.result.region]
 
     def in_frame_of(self, other: Section) -> Section:
         """The same section, drawn in µm from the corner of another grid."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import dask.array as da
 import numpy as np
@@ -51,7 +51,9 @@ def quantiles(
     >>> hd.tl.quantiles(sdata)
     {'0.05': 'q0.05', '0.95': 'q0.95'}
     """
-    wrong = [quantile for quantile in quantiles if not 0 < quantile < 1]
+    if not isinstance(quantiles, Iterable) or isinstance(quantiles, str):
+        quantiles = (quantiles,)
+    wrong = [one for one in quantiles if not isinstance(one, int | float | np.number) or not 0 < one < 1]
     if wrong:
         raise ValueError(f"`quantiles` needs numbers between 0 and 1, but has {wrong}. Try `quantiles=(0.05, 0.95)`.")
     result = find_result(sdata, key_added)
