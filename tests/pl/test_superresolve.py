@@ -179,3 +179,15 @@ def test_errors_name_argument_found_and_remedy(result, arguments, error, words):
 def test_asking_for_std_without_draws_says_how_to_make_them(result_without_std):
     with pytest.raises(KeyError, match="n_samples=4"):
         hd.pl.superresolve(result_without_std, "ramp", panels=["std"])
+
+
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_squares_are_drawn_as_turned_as_they_lie(result_of_squares, degrees):
+    turned = result_of_squares["spots"].copy()
+    turned["geometry"] = turned.geometry.rotate(degrees)
+    turned.attrs.update(result_of_squares["spots"].attrs)
+    result_of_squares.shapes["spots"] = turned
+    drawn = hd.pl.superresolve(result_of_squares, "ramp", panels=["low"])[0, 0].collections[0]
+    for path, shape in zip(drawn.get_paths(), turned.geometry, strict=True):
+        expected = np.array(shape.exterior.coords)[:4] * 2  # µm per pixel
+        assert all(np.abs(expected - corner).max(1).min() < 1e-6 for corner in path.vertices[:4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.text import shown
-from hadmst_sc.pl._section import Section
+from hadmst_sc.pl._section import Section, Spots
 
 Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
 
@@ -103,20 +104,25 @@ def draw_map(ax: Axes, section: Section, values: np.ma.MaskedArray, norm: Normal
 
 def draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize, cmap: str) -> Collection:
     """One gene on the spots."""
-    spots = section.spots
     # Three quarters of the tissue are unmeasured: grey, so that they read neither as zero nor as the top of the scale.
     tissue = np.ma.masked_where(~section.inside, section.inside)
     ax.imshow(tissue, extent=section.extent, cmap=ListedColormap(["0.7"]), interpolation="nearest")
+    drawn = footprints(ax, section.spots, norm=norm, cmap=cmap)
+    drawn.set(array=values, linewidth=0)
+    return drawn
+
+
+def footprints(ax: Axes, spots: Spots, **style: Any) -> Collection:
+    """Discs or squares of the spots, added to a panel in µm."""
     drawn: Collection
     if spots.square:
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * spots.size_um / 2
-        drawn = PolyCollection(list(spots.centres[:, None] + corners), norm=norm, cmap=cmap)
+        cos, sin = np.cos(spots.angle), np.sin(spots.angle)
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) @ [[cos, sin], [-sin, cos]] * spots.size_um / 2
+        drawn = PolyCollection(list(spots.centres[:, None] + corners), **style)
     else:
-        size = np.full(len(values), spots.size_um)
-        drawn = EllipseCollection(
-            size, size, 0 * size, units="xy", offsets=spots.centres, offset_transform=ax.transData, norm=norm, cmap=cmap
-        )
-    drawn.set(array=values, linewidth=0)
+        size = np.full(len(spots.centres), spots.size_um)
+        where = {"offsets": spots.centres, "offset_transform": ax.transData}
+        drawn = EllipseCollection(size, size, 0 * size, units="xy", **where, **style)
     ax.add_collection(drawn)
     return drawn
 

@@ -38,6 +38,8 @@ class Spots:
         Diameter of a disc or edge of a square.
     square
         Whether the footprints are squares.
+    angle
+        Of the edges of a square against the x axis, towards y, radians.
     rows
         ``(spots,)`` their rows in the table.
     """
@@ -45,6 +47,7 @@ class Spots:
     centres: np.ndarray
     size_um: float
     square: bool
+    angle: float
     rows: np.ndarray
 
     @property
@@ -211,7 +214,7 @@ class Section:
         known = scale(prints, self.shapes_key, self._stated("spot_um"), self._stated("pitch_um"), Problems(""))
         size_um = known.spot_um if known else prints.size * self.bin_um
         centres = prints.xy[paired.places] - self.result.offset
-        return Spots(centres * self.bin_um, size_um, prints.square, paired.rows)
+        return Spots(centres * self.bin_um, size_um, prints.square, prints.angle, paired.rows)
 
     def low(self, gene: str) -> np.ndarray:
         """``(spots,)`` measured counts of one gene per bin of the footprint: the same unit as the maps."""

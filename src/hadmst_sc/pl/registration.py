@@ -5,12 +5,11 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
 from matplotlib.quiver import Quiver
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment import Alignment
-from hadmst_sc.pl._draw import Box, draw_he, draw_outline, draw_scale_bar, tissue_box
+from hadmst_sc.pl._draw import Box, draw_he, draw_outline, draw_scale_bar, footprints, tissue_box
 from hadmst_sc.pl._section import Section
 
 
@@ -71,7 +70,7 @@ def registration(
     if axes.shape != (2,):
         raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Try `plt.subplots(1, 2)[1]`.")
     draw_he(axes[0], section, box)
-    _draw_spots(axes[0], section)
+    footprints(axes[0], section.spots, facecolor="none", edgecolor="black", linewidth=0.5)
     axes[0].set_title(f"H&E and its {len(section.spots.centres):,} spots")
     moved = found.displacement_um((section.spots.centres + section.moved_um)[:, ::-1])  # in the grid of the run
     arrows = _draw_arrows(axes[1], section.spots.centres, moved[:, ::-1], box, cmap)
@@ -99,23 +98,6 @@ def _found(section: Section, key_added: str) -> Alignment:
 def _make_axes(box: Box, figsize: tuple[float, float] | None) -> np.ndarray:
     ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
     return plt.subplots(1, 2, figsize=figsize or (9.0, 4.0 * ratio + 1.0), layout="constrained")[1]
-
-
-def _draw_spots(ax: Axes, section: Section) -> None:
-    size = np.full(len(section.spots.centres), section.spots.size_um)
-    ax.add_collection(
-        EllipseCollection(
-            size,
-            size,
-            0 * size,
-            units="xy",
-            offsets=section.spots.centres,
-            offset_transform=ax.transData,
-            facecolor="none",
-            edgecolor="black",
-            linewidth=0.5,
-        )
-    )
 
 
 def _draw_arrows(ax: Axes, xy_um: np.ndarray, moved_um: np.ndarray, box: Box, cmap: str) -> Quiver:
