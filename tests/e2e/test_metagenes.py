@@ -89,7 +89,7 @@ def test_neither_batches_nor_the_order_of_genes_matter(obs, mixed):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_metagenes": 1}, "`n_metagenes` needs a whole number from 2 to"),
+        ({"n_metagenes": 1}, "`n_metagenes` needs a whole number of at least 2"),
         ({"n_metagenes": N_GENES}, "fewer than genes"),
         ({"n_metagenes": 8, "model": None}, "`n_metagenes` needs a network"),
         ({"n_metagenes": 8, "keep_draws": True, "n_samples": 2}, "`keep_draws=True`"),

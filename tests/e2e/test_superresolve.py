@@ -119,10 +119,10 @@ def test_hard_consistency_returns_the_counts(phantom):
 
 BAD = [
     ({"consistency": "medium"}, ValueError, "`consistency` needs one of"),
-    ({"n_samples": -1}, ValueError, "`n_samples` needs a whole number of at least 0"),
-    ({"n_steps": 0}, ValueError, "`n_steps` needs a whole number of at least 1"),
+    ({"n_samples": -1}, ValueError, "`n_samples` needs a whole number from 0 to 10,000"),
+    ({"n_steps": 0}, ValueError, "`n_steps` needs a whole number from 1 to 10,000"),
     ({"batch_size": 0}, ValueError, "`batch_size` needs a whole number of at least 1"),
-    ({"n_jobs": 0}, ValueError, "`n_jobs` needs a whole number of at least 1"),
+    ({"n_jobs": 0}, ValueError, "`n_jobs` needs a whole number from 1 to 1,024"),
     ({"model": "nonesuch"}, FileNotFoundError, "`model` needs a bundled name"),
     ({"genes": ["nonesuch"]}, KeyError, "nonesuch"),
     ({"table_key": "nonesuch"}, KeyError, "table_key"),

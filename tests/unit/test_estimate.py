@@ -16,9 +16,9 @@ from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.tl import _estimate, _superresolve
 from hadmst_sc.tl._estimate import Estimate, estimate
-from hadmst_sc.tl._predict import WINDOW
+from hadmst_sc.tl._settings import Settings
 
-HOW = {"n_samples": 0, "n_steps": None, "n_metagenes": None, "gate": False, "align": False}
+HOW = Settings(n_samples=0, gate=False, align=False, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def counted(obs, network, monkeypatch):
     monkeypatch.setattr(_estimate, "_seconds_of_an_evaluation", lambda *_: 1.0)
 
     def count(observation: Observation = obs, **how) -> float:
-        whole = estimate(observation, network, torch.device("cpu"), HOW | how, window=WINDOW, backed=False)
-        one = estimate(many(obs, 1), network, torch.device("cpu"), HOW, window=WINDOW, backed=False)
+        whole = estimate(observation, replace(HOW, model=network, **how), backed=False)
+        one = estimate(many(obs, 1), replace(HOW, model=network), backed=False)
         return whole.seconds / one.seconds
 
     return count
@@ -81,7 +81,7 @@ def test_what_is_counted_is_what_is_done(obs, counted, monkeypatch):
 
 def test_memory_grows_with_genes_only_where_there_is_no_store(obs, network):
     def memory(n: int, *, backed: bool) -> Estimate:
-        return estimate(many(obs, n), network, torch.device("cpu"), HOW, window=WINDOW, backed=backed)
+        return estimate(many(obs, n), replace(HOW, model=network), backed=backed)
 
     assert memory(400, backed=True).memory < 1.01 * memory(6, backed=True).memory
     assert memory(4000, backed=False).memory > 1.1 * memory(6, backed=False).memory
@@ -90,7 +90,7 @@ def test_memory_grows_with_genes_only_where_there_is_no_store(obs, network):
 
 
 def test_seconds_are_of_the_right_size(obs, network):
-    told = estimate(obs, network, torch.device("cpu"), HOW | {"n_samples": 8}, window=WINDOW, backed=False)
+    told = estimate(obs, replace(HOW, model=network, n_samples=8), backed=False)
     started = time.perf_counter()
     hd.tl.predict(obs, n_samples=8, align=False, gate=False)
     assert 1 / 5 < told.seconds / (time.perf_counter() - started) < 5
@@ -105,7 +105,7 @@ def test_it_reads_as_a_person_would_say_it(seconds, text):
 
 
 def test_it_is_told_before_anything_is_done(monkeypatch, caplog, capsys):
-    monkeypatch.setattr(_superresolve, "predict", lambda *_, **__: pytest.fail("the work"))
+    monkeypatch.setattr(_superresolve, "run", lambda *_, **__: pytest.fail("the work"))
     section = hd.datasets.phantom(seed=1, n_genes=4, size_um=800.0)
     with caplog.at_level(logging.INFO, "hadmst_sc"), pytest.raises(pytest.fail.Exception):
         hd.tl.superresolve(section, "phantom_full_image")

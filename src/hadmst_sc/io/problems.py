@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+from hadmst_sc.arguments import Requirement, complaints
 from hadmst_sc.contract import ContractError
 
 logger = logging.getLogger("hadmst_sc")
@@ -44,6 +48,23 @@ class Problems:
         """Note a key that is not in ``place``."""
         remedy = f" Try `{argument}={available[0]!r}`." if len(available) == 1 else ""
         self.add(f"`{argument}={value!r}` is not in `{place}`. Available: {available}.{remedy}", MissingKeyError)
+
+    def check(self, values: Mapping[str, Any], requirements: Mapping[str, tuple[Requirement, Any]]) -> set[str]:
+        """Note arguments of a wrong type or value; see :func:`~hadmst_sc.arguments.complaints`. Returns their names."""
+        found = complaints(values, requirements)
+        for message in found.values():
+            self.add(message, ValueError)
+        return set(found)
+
+    @contextmanager
+    def gathered(self, *kinds: type[Exception]) -> Iterator[None]:
+        """Note what is raised inside, one of ``kinds`` or several problems at once, instead of raising it."""
+        try:
+            yield
+        except ContractError as error:
+            self.found += [(ContractError, problem) for problem in error.problems]
+        except kinds as error:
+            self.add(str(error), type(error))
 
     def raise_if_any(self) -> None:
         """Raise the single problem as its own kind, several as one :class:`~hadmst_sc.contract.ContractError`."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from spatialdata import SpatialData
 
+from hadmst_sc.arguments import LENGTH, SIZE, TEXT, Requirement, optional, plain
 from hadmst_sc.contract import Observation, Source
 from hadmst_sc.grid import Grid
 from hadmst_sc.io.counts import select_counts, total_counts
@@ -17,12 +19,31 @@ from hadmst_sc.io.outside import keep_on_image
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
+from hadmst_sc.io.size import check_sizes
 from hadmst_sc.io.spots import Footprints, Scale, footprints, scale, stated_sizes
 from hadmst_sc.io.tissue import detect_tissue, read_mask
 from hadmst_sc.measurement import Measurement, discs, squares
 from hadmst_sc.registration import MIN_SPOTS
 
 MAX_BIN = 2  # distances of spots along a bin
+
+# Each with a value that meets it.
+LENGTHS: dict[str, tuple[Requirement, Any]] = {
+    "bin_um": (LENGTH, 10.0),
+    "spot_um": (optional(SIZE), None),
+    "pitch_um": (optional(SIZE), None),
+}
+OPTIONAL_KEYS = ("shapes_key", "coordinate_system", "layer", "tissue_key")
+
+
+def _requirements(sdata: SpatialData) -> dict[str, tuple[Requirement, Any]]:
+    """Of all arguments but ``genes``, each with a value that this section has."""
+    keys = {"image_key": next(iter(sdata.images), "he"), "table_key": next(iter(sdata.tables), "table")}
+    return {
+        **{name: (TEXT, present) for name, present in keys.items()},
+        **{name: (optional(TEXT), None) for name in OPTIONAL_KEYS},
+        **LENGTHS,
+    }
 
 
 def read_observation(
@@ -38,6 +59,7 @@ def read_observation(
     spot_um: float | None = None,
     pitch_um: float | None = None,
     tissue_key: str | None = None,
+    problems: Problems | None = None,
 ) -> Observation:
     """Read one section; ``sdata`` is only looked at.
 
@@ -68,6 +90,8 @@ def read_observation(
         Transcriptomics (100 and 200 µm).
     tissue_key
         Labels or shapes that mark tissue; ``None`` detects it from the H&E and the spots.
+    problems
+        What the caller has found so far: raised together with what is wrong here.
 
     Raises
     ------
@@ -86,10 +110,25 @@ def read_observation(
     ((30, 30), 4, 100.0)
     """
     check_sdata(sdata)
-    problems = Problems(f"cannot pair image {image_key!r} with table {table_key!r}")
-    for name, value in (("bin_um", bin_um), ("spot_um", spot_um), ("pitch_um", pitch_um)):
-        if value is not None and not (np.isfinite(value) and value > 0):
-            problems.add(f"`{name}` needs a positive length in µm, but is {value}.", ValueError)
+    if problems is None:
+        problems = Problems(f"cannot pair image {image_key!r} with table {table_key!r}")
+    arguments = {
+        "image_key": image_key,
+        "table_key": table_key,
+        "shapes_key": shapes_key,
+        "coordinate_system": coordinate_system,
+        "layer": layer,
+        "tissue_key": tissue_key,
+        "bin_um": bin_um,
+        "spot_um": spot_um,
+        "pitch_um": pitch_um,
+    }
+    wrong = problems.check(arguments, _requirements(sdata))
+    if wrong - LENGTHS.keys():
+        problems.raise_if_any()
+    # Without those that are wrong, to find what else is.
+    lengths = (LENGTHS[name][1] if name in wrong else plain(arguments[name]) for name in LENGTHS)
+    bin_um, spot_um, pitch_um = lengths
     if image_key not in sdata.images:
         problems.missing("image_key", image_key, "sdata.images", list(sdata.images))
     if table_key not in sdata.tables:
@@ -109,6 +148,7 @@ def read_observation(
     selected = select_counts(table, table_key, rows, layer, genes, problems)
     if spots and spot_um is None and pitch_um is None:
         spot_um, pitch_um = stated_sizes(table, spots.shapes_key)
+        _check_stated(spot_um, pitch_um, table_key, spots.shapes_key, problems)
     geometry = None
     if spots and prints and readable:
         geometry = _place(sdata, image_key, spots, prints, (bin_um, spot_um, pitch_um), problems)
@@ -155,6 +195,18 @@ def read_observation(
     )
 
 
+def _check_stated(
+    spot_um: float | None, pitch_um: float | None, table_key: str, shapes_key: str, problems: Problems
+) -> None:
+    """Note sizes in ``uns`` that no platform has."""
+    for name, size in (("spot_um", spot_um), ("pitch_um", pitch_um)):
+        if not optional(SIZE).is_met(size):
+            problems.add(
+                f"tables/{table_key}: `uns['spatial'][{shapes_key!r}]['metadata'][{name!r}]` needs {SIZE.text}, but is "
+                f"{size:g}. Pass `spot_um=55, pitch_um=100`, or what it is, or correct it."
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class _Geometry:
     grid: Grid
@@ -175,7 +227,7 @@ def _place(
     finest = levels(sdata.images[image_key])[0]
     bin_um, spot_um, pitch_um = lengths_um
     sizes = scale(prints, spots.shapes_key, spot_um, pitch_um, problems)
-    if problems or sizes is None:
+    if sizes is None:
         return None
     if bin_um > MAX_BIN * sizes.pitch_um:
         problems.add(
@@ -185,6 +237,9 @@ def _place(
         )
         return None
     grid = Grid.over_image((finest.sizes["y"], finest.sizes["x"]), sizes.um_per_px, bin_um)
+    check_sizes(sdata.images[image_key], image_key, spots, prints.xy[spots.places], grid, problems)
+    if problems:
+        return None
     centres, size = grid.px_to_bins(prints.xy[spots.places, ::-1]), sizes.spot_um / bin_um
     if prints.square:
         measurement, whole = squares(centres, size, grid.shape, prints.angle), size**2

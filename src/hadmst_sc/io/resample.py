@@ -48,15 +48,10 @@ def check_image(element: Any, key: str, problems: Problems) -> bool:
     return len(problems.found) == before
 
 
-def resample_he(element: Any, key: str, grid: Grid, problems: Problems) -> tuple[np.ndarray, float]:
-    """H&E on the grid, with a whole number ``k`` of pixels to the edge of a bin.
+def level_to_read(element: Any, grid: Grid) -> tuple[xr.DataArray, float]:
+    """The coarsest level that still has 2.5 µm per pixel (or the native size where that is coarser), and what it has.
 
-    The coarsest level that still has 2.5 µm per pixel (or the native size where that is coarser) is read, and averaged
-    to the finest pixel that is not below either.
-
-    Returns
-    -------
-    ``(3, ny * k, nx * k)`` uint8, and the µm per pixel of the level that was read.
+    Nothing is read.
     """
     pyramid = levels(element)
     height, width = pyramid[0].sizes["y"], pyramid[0].sizes["x"]
@@ -67,11 +62,24 @@ def resample_he(element: Any, key: str, grid: Grid, problems: Problems) -> tuple
         um = grid.um_per_px * max(height / other.sizes["y"], width / other.sizes["x"])
         if he_um < um <= target:
             level, he_um = other, um
+    return level, float(he_um)
+
+
+def resample_he(element: Any, key: str, grid: Grid, problems: Problems) -> tuple[np.ndarray, float]:
+    """H&E on the grid, with a whole number ``k`` of pixels to the edge of a bin.
+
+    One level is read (:func:`level_to_read`), and averaged to the finest pixel that is not below its own or 2.5 µm.
+
+    Returns
+    -------
+    ``(3, ny * k, nx * k)`` uint8, and the µm per pixel of the level that was read.
+    """
+    finest, (level, he_um) = levels(element)[0], level_to_read(element, grid)
     k = int(np.clip(np.floor(grid.bin_um / max(FINEST_UM, he_um) + 1e-6), 1, MAX_PER_BIN))
     fine = grid.px_per_bin / k
-    step = (fine * level.sizes["y"] / height, fine * level.sizes["x"] / width)
+    step = (fine * level.sizes["y"] / finest.sizes["y"], fine * level.sizes["x"] / finest.sizes["x"])
     shape = (grid.shape[0] * k, grid.shape[1] * k)
-    return resample_rgb(level, key, step, shape, problems, values_code(element, key)), float(he_um)
+    return resample_rgb(level, key, step, shape, problems, values_code(element, key)), he_um
 
 
 def resample_rgb(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -266,13 +265,7 @@ def _cost(obs: Observation, sdata: SpatialData) -> str:
     """Of a run with these genes and the other arguments at their defaults."""
     if find_spec("torch") is None:
         return "unknown: torch is not installed"
-    from hadmst_sc.tl import superresolve
-    from hadmst_sc.tl._device import pick_device
     from hadmst_sc.tl._estimate import estimate
-    from hadmst_sc.tl._predict import WINDOW
-    from hadmst_sc.weights import load_model
+    from hadmst_sc.tl._settings import Settings
 
-    how = {name: parameter.default for name, parameter in inspect.signature(superresolve).parameters.items()}
-    device = pick_device(how["device"])
-    told = estimate(obs, load_model(how["model"], device), device, how, window=WINDOW, backed=sdata.is_backed())
-    return str(told)
+    return str(estimate(obs, Settings().loaded(), backed=sdata.is_backed()))

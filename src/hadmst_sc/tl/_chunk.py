@@ -109,12 +109,12 @@ def _gated(denoise: Denoiser, residual: Residual, share: float) -> Denoiser:
 @torch.inference_mode()
 def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     """Maps of some genes on the cropped grid, counts per bin."""
-    options, distilled = section.options, section.distilled
-    device = pick_device(options["device"])
+    settings, distilled = section.settings, section.distilled
+    device = pick_device(settings.device)
     priors = _on_device(distilled.priors(chunk)[(..., *section.crop)], device)
     residual = Residual(closed_form(priors))
     denoise = _denoiser(section, chunk, priors, residual, device)
-    denoise = consistent(denoise, residual, _footprints(section, chunk, device), options["consistency"])
+    denoise = consistent(denoise, residual, _footprints(section, chunk, device), settings.consistency)
     scale = _on_device(distilled.gene_mean[chunk], device)[:, None, None] * torch.from_numpy(section.inside).to(device)
 
     start = torch.zeros_like(residual.base)
@@ -123,18 +123,18 @@ def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     mean = (rate * scale).cpu().numpy()
     if section.mixture is not None:
         return Maps(mean, _mixed_std(section.mixture, chunk, rate, residual, scale))
-    if section.model is None or options["n_samples"] < 2:
+    if section.model is None or settings.n_samples < 2:
         return Maps(mean)
     draws = []
-    moments, one_step = RunningMoments(), options["n_steps"] == 1
+    moments, one_step = RunningMoments(), settings.n_steps == 1
     # One evaluation is the distilled sampler, which starts from noise alone.
-    sigmas = sigma_schedule(options["n_steps"], SIGMA_DRAW if one_step else SIGMA_START)
-    for draw in range(options["n_samples"]):
+    sigmas = sigma_schedule(settings.n_steps, SIGMA_DRAW if one_step else SIGMA_START)
+    for draw in range(settings.n_samples):
         noise = _noise(section, chunk, draw).to(device)
         x = sample(denoise, noise, sigmas, start if one_step else estimate, section.model.spec.sigma_data)
         drawn = residual.decode(x) * scale
         moments.update(drawn)
-        if options["keep_draws"]:
+        if settings.keep_draws:
             draws.append(drawn.cpu().numpy())
     inside = torch.from_numpy(section.inside).to(device)
     std = section.spread * smoothed(moments.std, rate * scale, inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def pick_device(device: str = "auto") -> torch.device:
+def pick_device(device: str | torch.device = "auto") -> torch.device:
     """``"auto"`` is the first of cuda, mps and cpu that works; anything else is taken literally."""
     if device != "auto":
         try:

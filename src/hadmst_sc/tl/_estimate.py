@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from hadmst_sc.contract import Observation
 from hadmst_sc.diffusion import tiles
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel
 from hadmst_sc.models.hadmst import N_CHANNELS
+from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._gate import distillations, judges
 from hadmst_sc.tl._mixture import N_LANDMARKS
 from hadmst_sc.tl._section import tissue_crop
+from hadmst_sc.tl._settings import Settings
 
 UNITS = {"h": 3600, "min": 60}
 SAMPLE = 128  # edge of the map whose evaluation is timed, bins
@@ -43,28 +45,26 @@ class Estimate(NamedTuple):
 
 def estimate(
     obs: Observation,
-    network: HadmstModel | None,
-    device: torch.device,
-    how: dict[str, Any],
+    settings: Settings,
     *,
-    window: int,
     backed: bool,
 ) -> Estimate:
-    """Before anything is computed; ``how`` are the arguments of :func:`predict` that change how much there is to do."""
+    """Before anything is computed; the model of ``settings`` is loaded."""
+    network, window, device = settings.network, settings.window, pick_device(settings.device)
     n_genes, n_bins = len(obs.genes), obs.grid.n_bins
-    draws = how["n_samples"] if network is not None and how["n_samples"] > 1 else 0
-    again = distillations(len(obs.spots)) if how["gate"] and network is not None else 0
-    filters = DISTILLATION * (1 + again) + REGISTRATION * bool(how["align"]) + PER_GENE * n_genes
+    draws = settings.n_draws
+    again = distillations(len(obs.spots)) if settings.gate and network is not None else 0
+    filters = DISTILLATION * (1 + again) + REGISTRATION * bool(settings.align) + PER_GENE * n_genes
     seconds, area = filters * n_bins * _seconds_of_a_filter(), 0
     if network is not None:
         halo, align = network.spec.halo, network.spec.align
         inside = obs.inside[tissue_crop(obs.inside, align)]
         outer = (tile.outer for tile in tiles(inside, core=window, halo=halo, align=align))
         area = sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in outer)
-        per_gene, few = 1 + draws * (how["n_steps"] or 1), 0
+        per_gene, few = 1 + draws * settings.n_steps, 0
         evaluations: float = n_genes * per_gene
-        if how["n_metagenes"] is not None:
-            few = how["n_metagenes"] + N_LANDMARKS
+        if settings.n_metagenes is not None:
+            few = settings.n_metagenes + N_LANDMARKS
             evaluations = few + N_LANDMARKS * per_gene * (draws > 0)
         evaluations += again * (few + len(judges(obs)) * per_gene)
         seconds += evaluations * area * _seconds_of_an_evaluation(network, device)

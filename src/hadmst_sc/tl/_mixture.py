@@ -29,13 +29,14 @@ PLACES = 3.0  # log-weight of genes in the same places
 TINY = 1e-9  # counts
 
 
-def mixed(
-    section: SharedSection, n: int, gene_chunk: int, *, without: np.ndarray | None = None, client: Any = None
-) -> SharedSection:
-    """The section with ``n`` metagenes and some landmark genes, none of those ``without``, in place of the network."""
-    distilled, options = section.distilled, section.options
+def mixed(section: SharedSection, *, without: np.ndarray | None = None, client: Any = None) -> SharedSection:
+    """The section with metagenes and some landmark genes, none of those ``without``, in place of the network."""
+    distilled, settings = section.distilled, section.settings
+    n, gene_chunk = settings.n_metagenes, settings.batch_size
+    assert n is not None  # for types: asked for
     found = metagenes(distilled.panel, n)
-    seen = replace(section, share=1.0, options=options | {"n_samples": 0, "consistency": "off"})  # genes have their own
+    alone = replace(settings, n_samples=0, consistency="off")  # genes have their own
+    seen = replace(section, share=1.0, settings=alone)
     panel = Panel(found.counts, distilled.measurement)
     few = replace(seen, distilled=decoder(distilled.section, panel), genes=tuple(f"metagene {k}" for k in range(n)))
     maps = _maps(few, np.arange(n), gene_chunk, client)[0]
@@ -43,7 +44,7 @@ def mixed(
     network, closed = (_maps(one, genes, gene_chunk, client)[0] for one in (seen, replace(seen, model=None)))
     change = np.log(np.maximum(network, TINY) / np.maximum(closed, TINY))
     spread = None
-    if options["n_samples"] > 1:
+    if settings.n_samples > 1:
         spread = _spread(section, genes, *_maps(section, genes, gene_chunk, client))
     mixture = Mixture(maps, found.shares, change, spread, likeness(distilled, genes))
     return replace(section, model=None, encoded=None, mixture=mixture)

@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 
 from hadmst_sc.alignment import Alignment
 from hadmst_sc.allocator import freed_memory_kept, give_back
+from hadmst_sc.arguments import FLAG
 from hadmst_sc.components import Panel
 from hadmst_sc.contract import Box, MapSink, Observation, Prediction
-from hadmst_sc.diffusion import RULES
 from hadmst_sc.distill import Distilled, distill
-from hadmst_sc.io.problems import logger
+from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.reliability import reliability
 from hadmst_sc.tl._device import pick_device
@@ -25,19 +25,15 @@ from hadmst_sc.tl._gate import Foretold, Gate, Verdict, fit_gate
 from hadmst_sc.tl._mixture import mixed
 from hadmst_sc.tl._prepare import prepare
 from hadmst_sc.tl._section import Limits, SharedSection, tissue_crop
+from hadmst_sc.tl._settings import BATCH_SIZE, N_STEPS, WINDOW, Settings, check_client
 from hadmst_sc.tl._work import MISFITS, Arrays, warm_up, work
-from hadmst_sc.weights import load_model
 
-N_STEPS = 1
-GENE_CHUNK = 4
 MAX_LOSS = 0.02  # of deviance at held-out spots, by metagenes
-WINDOW = 384  # bins; a Visium slide of 20 µm bins in one piece. Activations of a chunk stay below a gigabyte
 
 
-def _shared(
-    obs: Observation, he: np.ndarray, network: HadmstModel | None, features: np.ndarray | None, options: dict[str, Any]
-) -> SharedSection:
+def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> SharedSection:
     """A section distilled and encoded; ``features`` are the student's and the user's."""
+    network = settings.network
     distilled = distill(obs, he=he, features=features)
     give_back()  # what its threads have left
     crop = tissue_crop(obs.inside, network.spec.align if network else 1)
@@ -51,36 +47,28 @@ def _shared(
         None if network is None else network.read(distilled.section.context[(slice(None), *crop)]),
         1.0,
         1.0,
-        options,
-        Limits(options["window"]),
+        settings.light(),
+        Limits(settings.window),
     )
 
 
-def _gate(
-    obs: Observation,
-    he: np.ndarray,
-    network: HadmstModel,
-    features: np.ndarray | None,
-    options: dict[str, Any],
-    n_metagenes: int | None,
-    gene_chunk: int,
-    client: Any,
-) -> Verdict:
+def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings, client: Any) -> Verdict:
     """Judge closed form, metagenes, network and the spread of its draws on held-out spots.
 
     Consistency cannot reach those, and is left out.
     """
-    n_draws = options["n_samples"] if options["n_samples"] > 1 else 0
-    options = options | {"n_samples": 0, "consistency": "off"}
+    n_draws, gene_chunk = settings.n_draws, settings.batch_size
+    settings = replace(settings, n_samples=0, consistency="off")
     obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # of which the section's components are made
 
     def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Foretold:
         at = (slice(None), *box)
-        section = _shared(given, he[at], network, None if features is None else features[at], options)
+        section = _shared(given, he[at], None if features is None else features[at], settings)
         sections = [replace(section, model=None)]
-        if n_metagenes is not None:
-            sections.append(mixed(section, n_metagenes, gene_chunk, without=genes, client=client))
-        sections.append(replace(section, options=options | {"n_samples": n_draws, "keep_draws": bool(n_draws)}))
+        if settings.n_metagenes is not None:
+            sections.append(mixed(section, without=genes, client=client))
+        drawing = replace(section.settings, n_samples=n_draws, keep_draws=bool(n_draws))
+        sections.append(replace(section, settings=drawing))
         found = [Arrays((len(genes), *given.grid.shape), False, 0) for _ in sections[:-1]]
         found += [Arrays((len(genes), *given.grid.shape), bool(n_draws), n_draws)]
         rows = np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk))
@@ -94,16 +82,6 @@ def _gate(
         return Foretold([arrays.mean for arrays in found], found[-1].draws)
 
     return fit_gate(obs, maps_of)
-
-
-def _check_options(n_samples: int, n_steps: int, consistency: str, window: int, gene_chunk: int) -> None:
-    if consistency not in RULES:
-        raise ValueError(f"`consistency` needs one of {RULES}, but is {consistency!r}. Try `consistency='soft'`.")
-    for name, value, low in (("n_samples", n_samples, 0), ("n_steps", n_steps, 1), ("batch_size", gene_chunk, 1)):
-        if int(value) != value or value < low:
-            raise ValueError(f"`{name}` needs a whole number of at least {low}, but is {value!r}.")
-    if window < 4 or window % 4:
-        raise ValueError(f"`window` needs a positive multiple of 4 bins, but is {window}.")
 
 
 def _metagene_loss(judged: list[Gate]) -> float | None:
@@ -121,19 +99,6 @@ def _warn_of_loss(judged: list[Gate]) -> None:
         )
 
 
-def _check_metagenes(n: int, obs: Observation, network: HadmstModel | None, *, keep_draws: bool) -> None:
-    most = min(len(obs.genes) - 1, len(obs.spots))
-    if int(n) != n or not 2 <= n <= most:
-        raise ValueError(
-            f"`n_metagenes` needs a whole number from 2 to {most} (fewer than genes, no more than spots), but is "
-            f"{n!r}. Pass `n_metagenes=None`: the network then sees every gene."
-        )
-    if network is None or keep_draws:
-        found = "`model=None`" if network is None else "`keep_draws=True`"
-        raise ValueError(f"`n_metagenes` needs a network and draws nothing gene by gene, but there is {found}.")
-
-
-@freed_memory_kept()
 def predict(
     obs: Observation,
     *,
@@ -203,6 +168,13 @@ def predict(
     -------
     Expected counts per bin, with per-gene statistics and provenance.
 
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model, and nothing else is wrong.
+    ValueError
+        If an argument has a wrong type or value; several are one :class:`~hadmst_sc.contract.ContractError`.
+
     Examples
     --------
     >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
@@ -210,43 +182,61 @@ def predict(
     >>> hd.tl.predict(obs, model=None).mean.shape
     (4, 30, 30)
     """
-    n_steps, gene_chunk = N_STEPS if n_steps is None else n_steps, GENE_CHUNK if gene_chunk is None else gene_chunk
-    _check_options(n_samples, n_steps, consistency, window, gene_chunk)
-    torch_device = pick_device(device)
-    network = None if model is None else load_model(model, torch_device)
-    if n_metagenes is not None:
-        _check_metagenes(n_metagenes, obs, network, keep_draws=keep_draws)
-    clock = {"start": time.perf_counter()}
+    problems = Problems("cannot predict this section")
+    settings = Settings(
+        model=model,
+        n_samples=n_samples,
+        n_steps=N_STEPS if n_steps is None else n_steps,
+        n_metagenes=n_metagenes,
+        consistency=consistency,
+        align=align,
+        gate=gate,
+        features=features,
+        random_state=random_state,
+        keep_draws=keep_draws,
+        device=device,
+        window=window,
+        batch_size=BATCH_SIZE if gene_chunk is None else gene_chunk,
+    )
+    settings.check(problems, {"batch_size": "gene_chunk"})
+    check_client(client, problems)
+    problems.check({"show_progress_bar": show_progress_bar}, {"show_progress_bar": (FLAG, False)})
+    problems.raise_if_any()
+    settings.check_metagenes(obs, problems)
+    problems.raise_if_any()
+    return run(obs, settings.loaded(), into, client, show_progress_bar=show_progress_bar)
+
+
+@freed_memory_kept()
+def run(
+    obs: Observation, settings: Settings, into: MapSink | None, client: Any, *, show_progress_bar: bool
+) -> Prediction:
+    """:func:`predict`, with settings that were checked and weights that are loaded."""
+    network, clock = settings.network, {"start": time.perf_counter()}
+    if network is None:
+        settings = replace(settings, n_samples=0)
     if client is not None:
         warm_up(client)
-    obs, he, regressors, found = prepare(obs, network, align=align, features=features)
+    else:  # workers look for a device of their own
+        settings = replace(settings, device=str(pick_device(settings.device)))
+    obs, he, regressors, found = prepare(obs, network, align=settings.align, features=settings.features)
     clock["aligned"] = time.perf_counter()
-    options = {
-        "n_samples": n_samples if network else 0,
-        "n_steps": n_steps,
-        "consistency": consistency,
-        "window": window,
-        "random_state": random_state,
-        "device": device if client is not None else str(torch_device),  # workers look for their own
-        "keep_draws": keep_draws,
-    }
     verdict = Verdict([], None)
-    if network is not None and gate:  # before the section itself is distilled: memory then holds one at a time
-        verdict = _gate(obs, he, network, regressors, options, n_metagenes, gene_chunk, client)
+    if network is not None and settings.gate:  # before the section is distilled: memory then holds one at a time
+        verdict = _gate(obs, he, regressors, settings, client)
         _warn_of_loss(verdict.gates)
     clock["gated"] = time.perf_counter()
-    section = _shared(obs, he, network, regressors, options)
+    section = _shared(obs, he, regressors, settings)
     if verdict.gates:
         section = replace(section, share=verdict.gates[0].share, spread=verdict.spread)
     clock["distilled"] = time.perf_counter()
-    if n_metagenes is not None:
-        section = mixed(section, n_metagenes, gene_chunk, client=client)
+    if settings.n_metagenes is not None:
+        section = mixed(section, client=client)
     clock["mixed"] = time.perf_counter()
-    n = len(obs.genes)
-    with_std = network is not None and n_samples > 1
-    arrays = (
-        Arrays((n, *obs.grid.shape), with_std, n_samples if with_std and keep_draws else 0) if into is None else None
-    )
+    n, n_draws, gene_chunk = len(obs.genes), settings.n_draws, settings.batch_size
+    arrays = None
+    if into is None:
+        arrays = Arrays((n, *obs.grid.shape), n_draws > 0, n_draws if settings.keep_draws else 0)
     done = dict(into.finished) if into is not None else {}
     left = np.array([gene for gene in range(n) if gene not in done], int)
     chunks = [left[i : i + gene_chunk] for i in range(0, len(left), gene_chunk)]
@@ -272,7 +262,7 @@ def predict(
         obs.inside,
         obs.measurement.coverage.clip(0, 1).astype(np.float32),  # spots may overlap
         _gene_stats(section.distilled, mean_misfit),
-        _provenance(options | {"n_metagenes": n_metagenes}, network, found, verdict, clock) | misfits,
+        _provenance(settings, found, verdict, clock) | misfits,
         draws,
     )
 
@@ -289,15 +279,10 @@ def _gene_stats(distilled: Distilled, spot_residual: np.ndarray) -> dict[str, np
 
 
 def _provenance(
-    options: dict[str, Any],
-    network: HadmstModel | None,
-    found: Alignment | None,
-    verdict: Verdict,
-    clock: dict[str, float],
+    settings: Settings, found: Alignment | None, verdict: Verdict, clock: dict[str, float]
 ) -> dict[str, Any]:
-    return {k: v for k, v in options.items() if k != "keep_draws"} | {
-        "model": network.name if network else "closed form",
-        "model_sha256": network.sha256 if network else "",
+    return settings.record() | {
+        "model_sha256": settings.network.sha256 if settings.network else "",
         "registration": asdict(found) if found is not None else "off",
         "gate": verdict.gates[0]._asdict() if verdict.gates else "off",
         "calibration": verdict.calibration._asdict() if verdict.calibration else "off",

@@ -44,8 +44,6 @@ def prepare(
     features: ImageFeatures | None,
 ) -> Prepared:
     """Lay image and spots on each other and read the image; arguments are those of :func:`predict`."""
-    if align not in (True, False, "spots"):
-        raise ValueError(f"`align` needs True, False or 'spots', but is {align!r}.")
     he = he_features(obs)
     found = estimate_alignment(obs, he=he) if align else None
     if found is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +15,7 @@ from hadmst_sc.distill import Distilled
 from hadmst_sc.io.problems import logger
 from hadmst_sc.measurement import Measurement
 from hadmst_sc.models import HadmstModel
+from hadmst_sc.tl._settings import Settings
 
 DRAWS_KEPT = 4  # whose shared noise stays in memory, the default number
 MIN_WINDOW = 64  # bins
@@ -117,14 +118,14 @@ class SharedSection:
     encoded: tuple[Tensor, Tensor] | None  # features and offsets
     share: float  # of the network in the estimate
     spread: float  # by which the standard deviation of draws is scaled; in a mixture it is already
-    options: dict[str, Any]
+    settings: Settings  # without model and features
     limits: Limits
     mixture: Mixture | None = None  # takes the place of the model
     _shared_noise: dict[int, Tensor] = field(default_factory=dict)
 
     def noise(self, names: list[str], draw: int) -> Tensor:
         """Noise of that name on the cropped grid, the same whatever the crop."""
-        whole = keyed_noise(self.distilled.section.active.shape, names, self.options["random_state"], draw)
+        whole = keyed_noise(self.distilled.section.active.shape, names, self.settings.random_state, draw)
         return whole[(slice(None), *self.crop)].clone()
 
     def shared_noise(self, draw: int) -> Tensor:

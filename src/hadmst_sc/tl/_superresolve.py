@@ -15,23 +15,29 @@ import dask
 import torch
 from tqdm.auto import tqdm
 
+from hadmst_sc.arguments import ELEMENT, FLAG
 from hadmst_sc.io.maps import MapStore
-from hadmst_sc.io.problems import logger
+from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.store import scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
-from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._estimate import estimate
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._key import run_key
-from hadmst_sc.tl._predict import WINDOW, predict
-from hadmst_sc.weights import load_model
+from hadmst_sc.tl._predict import run
+from hadmst_sc.tl._settings import BATCH_SIZE, N_STEPS, Settings, check_client
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from hadmst_sc.models import HadmstModel
 
+BESIDE = {
+    "key_added": (ELEMENT, "superres"),
+    "overwrite": (FLAG, False),
+    "copy": (FLAG, False),
+    "show_progress_bar": (FLAG, True),
+}
 VERSIONS = ("hadmst_sc", "torch", "numpy", "spatialdata", "anndata")
 
 
@@ -147,9 +153,9 @@ def superresolve(
     KeyError
         If a key is not there; the message lists what is.
     ContractError
-        If image and spots cannot be paired: all problems at once, each with its remedy.
+        If there are several problems, of arguments and section: all at once, each with its remedy.
     ValueError
-        If an argument has a bad value. Nothing is changed when anything is raised.
+        If an argument has a wrong type or value. Nothing is changed when anything is raised.
 
     Examples
     --------
@@ -162,8 +168,27 @@ def superresolve(
     4
     """
     started = time.perf_counter()
-    if not copy:
-        check_output(sdata, key_added, overwrite=overwrite)
+    problems = Problems("cannot super-resolve this section")
+    settings = Settings(
+        model=model,
+        n_samples=n_samples,
+        n_steps=N_STEPS if n_steps is None else n_steps,
+        n_metagenes=n_metagenes,
+        consistency=consistency,
+        align=align,
+        gate=gate,
+        features=features,
+        random_state=random_state,
+        device=device,
+        batch_size=BATCH_SIZE if batch_size is None else batch_size,
+        n_jobs=n_jobs,
+    )
+    settings.check(problems)
+    check_client(client, problems)
+    beside = {"key_added": key_added, "overwrite": overwrite, "copy": copy, "show_progress_bar": show_progress_bar}
+    if not problems.check(beside, BESIDE) and not copy:
+        with problems.gathered(ValueError, OSError):
+            check_output(sdata, key_added, overwrite=overwrite)
     obs = read_observation(
         sdata,
         image_key,
@@ -176,26 +201,18 @@ def superresolve(
         spot_um=spot_um,
         pitch_um=pitch_um,
         tissue_key=tissue_key,
+        problems=problems,
     )
-    with_std = model is not None and n_samples > 1
     target = None if copy else sdata
-    check_size(target, len(obs.genes), obs.grid.n_bins, int(obs.inside.sum()), with_std=with_std)
+    settings.check_metagenes(obs, problems)
+    with problems.gathered(ValueError):
+        sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
+        check_size(target, len(obs.genes), **sizes, with_std=settings.n_draws > 0)
+    problems.raise_if_any()
     read = time.perf_counter()
-    how: dict[str, Any] = {
-        "model": None if model is None else load_model(model, pick_device(device)),
-        "n_samples": n_samples,
-        "n_steps": n_steps,
-        "n_metagenes": n_metagenes,
-        "consistency": consistency,
-        "align": align,
-        "gate": gate,
-        "features": features,
-        "random_state": random_state,
-    }
+    settings = settings.loaded()
     backed = target is not None and target.is_backed()
-    told = (
-        f"super-resolving takes {estimate(obs, how['model'], pick_device(device), how, window=WINDOW, backed=backed)}"
-    )
+    told = f"super-resolving takes {estimate(obs, settings, backed=backed)}"
     logger.info(told)
     if show_progress_bar:
         tqdm.write(told, file=sys.stderr)
@@ -203,23 +220,15 @@ def superresolve(
     if backed:
         store = MapStore.open(
             scratch(sdata.path, key_added),
-            run_key(obs, how | {"version": _version("hadmst_sc")}),
+            run_key(obs, settings, _version("hadmst_sc")),
             (len(obs.genes), *obs.grid.shape),
-            with_std=with_std,
+            with_std=settings.n_draws > 0,
         )
     threads = torch.get_num_threads()
     try:
-        if n_jobs is not None:
-            torch.set_num_threads(_threads(n_jobs))
-        prediction = predict(
-            obs,
-            **how,
-            device=device,
-            gene_chunk=batch_size,
-            into=store,
-            client=client,
-            show_progress_bar=show_progress_bar,
-        )
+        if settings.n_jobs is not None:
+            torch.set_num_threads(settings.n_jobs)
+        prediction = run(obs, settings, store, client, show_progress_bar=show_progress_bar)
     except BaseException:
         if store is not None and not store.finished:
             store.remove()
@@ -247,12 +256,6 @@ def superresolve(
     if store is not None:
         store.remove()
     return None
-
-
-def _threads(n_jobs: int) -> int:
-    if int(n_jobs) != n_jobs or n_jobs < 1:
-        raise ValueError(f"`n_jobs` needs a whole number of at least 1, but is {n_jobs!r}. Pass `n_jobs=None`.")
-    return int(n_jobs)
 
 
 def _version(name: str) -> str:

@@ -1,0 +1,87 @@
+"""Sizes are compared with the memory there is before anything of that size is allocated."""
+
+from __future__ import annotations
+
+from math import ceil, log10, sqrt
+from typing import Any
+
+import numpy as np
+
+from hadmst_sc.allocator import memory_limit
+from hadmst_sc.grid import Grid
+from hadmst_sc.io.problems import Problems
+from hadmst_sc.io.resample import level_to_read
+from hadmst_sc.io.resolve import Paired, affine, levels, transform
+
+PER_BIN = 2000  # bytes of the leanest run; `tl` estimates what one of given settings takes
+MAX_BINS = 10**8  # where the system does not tell how much memory there is
+MAX_PIXELS = 25 * 10**9  # of the level that is read: minutes of decoding
+FEWEST = 4  # bins along the longer side: fewer show no map
+FITTING = 200_000  # bins of the grid that a message suggests: a result of 200 genes of it fits in memory
+MUCH_LARGER = 16  # times the area that the spots span: then the image is wrong, not the bins
+
+
+def check_sizes(element: Any, image_key: str, spots: Paired, xy: np.ndarray, grid: Grid, problems: Problems) -> None:
+    """Note a grid or an image that is too large for this machine, or bins too large to show anything.
+
+    Parameters
+    ----------
+    element, image_key
+        The image; only its sizes are looked at.
+    spots, xy
+        The spots, and their centres ``(spots, 2)`` as (x, y) in pixels of the image's finest level.
+    grid
+        What would be made.
+    """
+    finest, (level, _) = levels(element)[0], level_to_read(element, grid)
+    side_um = [finest.sizes[axis] * grid.um_per_px for axis in ("y", "x")]
+    extent = f"an image of {side_um[0]:,.6g} x {side_um[1]:,.6g} µm"
+    if max(grid.shape) < FEWEST:
+        problems.add(
+            f"`bin_um` needs to leave at least {FEWEST} bins along {extent}, but {grid.bin_um:g} leaves "
+            f"{grid.shape[0]} x {grid.shape[1]}. Pass `bin_um={_nice(min(10, max(side_um) / 40)):g}`.",
+            ValueError,
+        )
+        return
+    memory, needed = memory_limit(), PER_BIN * grid.n_bins
+    too_many = needed > memory or grid.n_bins > MAX_BINS
+    pixels = level.sizes["y"] * level.sizes["x"]
+    strip = 2 * level.sizes["c"] * level.dtype.itemsize * level.sizes["x"] * _rows_at_once(level)
+    if not too_many and pixels <= MAX_PIXELS and strip <= memory:
+        return
+    found = f"{extent} has {grid.shape[0]:,} x {grid.shape[1]:,} bins of {grid.bin_um:g} µm, which take"
+    if not too_many:
+        found = f"{extent} has {pixels:.3g} pixels to be read, which take"
+        needed = max(strip, level.sizes["c"] * level.dtype.itemsize * pixels)
+    span = np.ptp(xy, axis=0) / (finest.sizes["x"], finest.sizes["y"])
+    if span.prod() * MUCH_LARGER < 1 or not too_many:
+        remedy = f"{_crop(element, spots, xy)} keeps what lies under the spots"
+    else:
+        remedy = f"Pass `bin_um={_nice(sqrt(side_um[0] * side_um[1] / FITTING)):g}`"
+    problems.add(
+        f"`bin_um={grid.bin_um:g}` needs bins and pixels that fit in memory, but {found} {needed / 1e9:,.1f} GB, and "
+        f"there are {memory / 1e9:,.1f} GB (images/{image_key}). {remedy}.",
+        ValueError,
+    )
+
+
+def _rows_at_once(level: Any) -> int:
+    """Rows of a lazy image that are decoded together; an image in memory needs no more."""
+    return max(level.chunks[1]) if level.chunks else 0
+
+
+def _nice(length: float) -> float:
+    """The next 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** np.floor(log10(length) + 1e-9)
+    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= length * (1 - 1e-9)))
+
+
+def _crop(element: Any, spots: Paired, xy: np.ndarray) -> str:
+    """The call that keeps the part of a section that its spots span, and a margin."""
+    margin = 0.1 * np.ptp(xy, axis=0).max() + 10
+    corners = transform(affine(element, spots.coordinate_system), np.array([xy.min(0) - margin, xy.max(0) + margin]))
+    low, high = ([ceil(value) for value in corner] for corner in (corners.min(0), corners.max(0)))
+    return (
+        f"`sdata = spatialdata.bounding_box_query(sdata, axes=('x', 'y'), min_coordinate={low}, max_coordinate={high}, "
+        f"target_coordinate_system={spots.coordinate_system!r})`"
+    )
