@@ -32,6 +32,7 @@ NEEDS_TORCH = (
     "unit/test_gate.py",
     "unit/test_image_features.py",
     "unit/test_models.py",
+    "unit/test_settings.py",
     "unit/test_spatial_alignment.py",
     "unit/test_weights.py",
 )

@@ -173,7 +173,12 @@ CASES = {
     "genes too many": (None, {"genes": 9}, ValueError, ["`genes` needs 1 to 8", "is 9"]),
     "genes zero": (None, {"genes": 0}, ValueError, ["`genes` needs 1 to 8", "is 0"]),
     "bin_um": (None, {"bin_um": 0.0}, ValueError, ["`bin_um` needs a positive length in µm, but is 0.0"]),
-    "spot_um": (None, {"spot_um": -55}, ValueError, ["`spot_um` needs a length of 0.1 to 5,000 µm, or None, but is -55"]),
+    "spot_um": (
+        None,
+        {"spot_um": -55},
+        ValueError,
+        ["`spot_um` needs a length of 0.1 to 5,000 µm, or None", "is -55"],
+    ),
     "pitch_um": (None, {"pitch_um": np.nan}, ValueError, ["`pitch_um`", "nan"]),
     "spots outside": (
         move_spots,

@@ -1,0 +1,106 @@
+"""Settings: the key of a run is complete, what is wrong is told at once, and what is recorded is plain."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from inspect import signature
+
+import numpy as np
+import pytest
+import torch
+
+import hadmst_sc as hd
+from hadmst_sc.contract import ContractError
+from hadmst_sc.io.problems import Problems
+from hadmst_sc.tl._settings import REQUIREMENTS, SAME_MAPS, Settings
+from hadmst_sc.weights import load_model
+
+FEATURES = np.zeros((2, 8, 8), np.float32)
+# Another value of every setting; a new field needs one here, else `test_every_setting_has_another_value` fails.
+OTHER = {
+    "model": None,
+    "n_samples": 2,
+    "n_steps": 3,
+    "n_metagenes": 8,
+    "consistency": "hard",
+    "align": "spots",
+    "gate": False,
+    "features": FEATURES,
+    "random_state": 1,
+    "keep_draws": True,
+    "device": "cpu",
+    "window": 64,
+    "batch_size": 2,
+    "n_jobs": 1,
+}
+SAME = {"device", "window", "batch_size", "n_jobs"}  # results do not depend on these
+
+
+def test_every_setting_has_another_value():
+    assert OTHER.keys() == {one.name for one in fields(Settings)}
+    assert REQUIREMENTS.keys() | {"features"} == OTHER.keys()
+    assert {one.name for one in fields(Settings) if one.metadata == SAME_MAPS} == SAME
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_the_key_changes_with_every_setting_that_changes_the_maps(name):
+    changed = replace(Settings(), **{name: OTHER[name]})
+    assert (changed.key() == Settings().key()) == (name in SAME)
+    assert json.loads(json.dumps(changed.key())) == changed.key()
+
+
+def test_the_key_knows_what_arrays_and_weights_hold_and_not_what_they_are_called():
+    model = load_model("default")
+    with_maps, of_model = Settings(features=FEATURES), Settings(model=model)
+    assert with_maps.key() == Settings(features=FEATURES.copy()).key()
+    assert with_maps.key() != Settings(features=FEATURES + 1).key()
+    before = of_model.key()
+    assert before == Settings(model=model).key()
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    assert before != of_model.key()
+    made = Settings(features=lambda he, um: FEATURES)
+    assert made.key() != made.key()  # what a callable does cannot be compared
+
+
+def test_defaults_are_those_of_superresolve():
+    defaults = {name: one.default for name, one in signature(hd.tl.superresolve).parameters.items()}
+    resolved = {"n_steps": 1, "batch_size": 4}  # for None
+    for one in fields(Settings):
+        if one.name in defaults:
+            assert getattr(Settings(), one.name) == resolved.get(one.name, defaults[one.name])
+
+
+def test_scalars_of_numpy_are_those_of_python():
+    settings = Settings(n_samples=np.int64(3), gate=np.bool_(False), random_state=np.uint8(7), align=np.str_("spots"))
+    problems = Problems("x")
+    settings.check(problems)
+    assert not problems
+    record = settings.loaded().record()
+    assert [type(record[name]) for name in ("n_samples", "gate", "random_state", "align")] == [int, bool, int, str]
+    assert json.loads(json.dumps(record)) == record and record.keys() == OTHER.keys()
+
+
+def test_all_that_is_wrong_is_told_at_once_with_the_section_and_a_value_that_can_be_passed():
+    sdata = hd.datasets.phantom(n_genes=2, size_um=600.0)
+    sdata["table"].X.data[0] = -1
+    wrong = {"n_samples": 4.0, "n_jobs": True, "align": 1, "bin_um": "10", "copy": 1}
+    with pytest.raises(ContractError) as raised:
+        hd.tl.superresolve(sdata, "phantom_full_image", **wrong)
+    told = raised.value.problems
+    assert [sum(f"`{name}` needs" in one for one in told) for name in wrong] == [1] * len(wrong)
+    assert len(told) == len(wrong) + 1 and "tables/table" in told[-1]
+    assert all("Pass `" in one for one in told)
+
+
+def test_an_argument_is_named_as_the_function_calls_it():
+    obs = hd.io.read_observation(hd.datasets.phantom(n_genes=2, size_um=600.0), "phantom_full_image", bin_um=20.0)
+    with pytest.raises(ValueError, match="`gene_chunk` needs a whole number of at least 1, but is 0"):
+        hd.tl.predict(obs, model=None, gene_chunk=0)
+
+
+def test_the_provenance_holds_every_setting():
+    obs = hd.io.read_observation(hd.datasets.phantom(n_genes=2, size_um=600.0), "phantom_full_image", bin_um=20.0)
+    made = hd.tl.predict(obs, model=None, align=False, random_state=5).provenance
+    assert made.keys() >= OTHER.keys() and made["random_state"] == 5 and made["align"] is False
