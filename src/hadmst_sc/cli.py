@@ -23,20 +23,38 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+INPUT = (KeyError, ValueError, TypeError, OSError, MemoryError, RecursionError)  # ContractError is a ValueError
+BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
+
+
 class _Commands(typer.core.TyperGroup):
-    """Prints what is wrong with the input instead of a traceback."""
+    """Prints what is wrong in place of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; bad input ends with status 2."""
+        """Run a command; bad input ends with status 2, anything unexpected with 1, an interrupt with 130."""
         warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # announces a default; once per array
         try:
             return super().invoke(ctx)
-        except (KeyError, ValueError, FileNotFoundError) as error:  # ContractError is a ValueError
-            if ctx.params.get("traceback"):
+        except KeyboardInterrupt as error:
+            typer.echo("hadmst-sc: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+        except Exception as error:
+            # Usage errors and exits are the library's own business, and who closed the pipe wants no more output.
+            if ctx.params.get("traceback") or hasattr(error, "exit_code") or isinstance(error, BrokenPipeError):
                 raise
-            message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            typer.echo(f"hadmst-sc: {message}", err=True)
-            raise typer.Exit(2) from error
+            typer.echo(f"hadmst-sc: {_said(error)}", err=True)
+            raise typer.Exit(BAD_INPUT if isinstance(error, INPUT) else 1) from error
+
+
+def _said(error: Exception) -> str:
+    """An error in words; one that nobody foresaw with what to do about it."""
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if isinstance(error, INPUT) and message:
+        return message
+    return (
+        f"unexpected {type(error).__name__}: {message}\nPut `--traceback` in front of the command to see where it came "
+        f"from, and please report it."
+    )
 
 
 app = typer.Typer(
@@ -191,6 +209,9 @@ def validate(
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and weights.")] = Path("runs"),
+    shared: Annotated[
+        Path | None, typer.Option(help="Folder of bank and lessons, for several runs; default: --out.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = True,
     weights: Annotated[
         Path | None, typer.Option(help="Where the model goes; default: model.safetensors in --out.")
@@ -200,7 +221,7 @@ def train(
     """Train a model from a configuration file."""
     from hadmst_sc.train import loop
     from hadmst_sc.train.bank import check_sections
-    from hadmst_sc.train.config import load_config
+    from hadmst_sc.train.read_config import load_config
     from hadmst_sc.weights import load_model, save_model
 
     settings = load_config(config)
@@ -217,7 +238,7 @@ def train(
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("hadmst_sc").setLevel(logging.INFO)  # readers tell of every element
     sections = _training_sections(settings, config.parent)
-    model = loop.train(settings, output=out, sections=sections, resume=resume)
+    model = loop.train(settings, output=out, shared=shared, sections=sections, resume=resume)
     target = weights or out / "model.safetensors"
     trained_on = {name: str(section) for name, section in sections.items()}
     card: dict[str, Any] = {"training": settings.to_dict(), "sections": trained_on}
@@ -347,7 +368,8 @@ def doctor(
 def _parse_genes(genes: str | None) -> list[str] | int | None:
     if genes is None:
         return None
-    return int(genes) if genes.isdecimal() else [gene.strip() for gene in genes.split(",") if gene.strip()]
+    is_number = genes.isdecimal() and len(genes) < 10
+    return int(genes) if is_number else [gene.strip() for gene in genes.split(",") if gene.strip()]
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -130,7 +130,7 @@ def test_a_failed_write_leaves_the_old_store(store, calls, tmp_path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr(SpatialData, "write", fail)
-    assert run("superresolve", store, "he", "--output", out, "--overwrite").exit_code == 1
+    assert run("superresolve", store, "he", "--output", out, "--overwrite").exit_code == 2
     assert read_zarr(out).tables["result"].X.max() == 1
 
 
@@ -152,12 +152,44 @@ def test_bad_input_is_said_without_a_traceback_and_ends_with_2(store, monkeypatc
     assert run("--traceback", "superresolve", store, "he").exception is error
 
 
-def test_other_errors_keep_their_traceback(store, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TypeError("`genes` needs names"), 2),
+        (PermissionError(13, "Permission denied", "/x"), 2),
+        (IsADirectoryError(21, "Is a directory", "/x"), 2),
+        (MemoryError("too large"), 2),
+        (RecursionError("deep"), 2),
+        (ZeroDivisionError("a mistake of ours"), 1),
+        (MemoryError(), 2),
+    ],
+    ids=repr,
+)
+def test_every_error_is_a_line_and_a_status(store, monkeypatch, error, status):
     def superresolve(*_, **__):
-        raise ZeroDivisionError
+        raise error
 
     put_module(monkeypatch, "tl", superresolve=superresolve)
-    assert isinstance(run("superresolve", store, "he").exception, ZeroDivisionError)
+    result = run("superresolve", store, "he")
+    assert result.exit_code == status and result.stderr.startswith("hadmst-sc: ") and "Traceback" not in result.stderr
+    assert ("--traceback" in result.stderr) == (status == 1 or not str(error))
+    assert run("--traceback", "superresolve", store, "he").exception is error
+
+
+def test_an_interrupt_ends_with_130(store, monkeypatch):
+    def superresolve(*_, **__):
+        raise KeyboardInterrupt
+
+    put_module(monkeypatch, "tl", superresolve=superresolve)
+    result = run("superresolve", store, "he")
+    assert result.exit_code == 130 and result.stderr == "hadmst-sc: interrupted\n"
+
+
+def test_a_closed_pipe_is_left_quietly(tmp_path):
+    code = "import sys, hadmst_sc.cli as c; sys.argv = ['hadmst-sc', 'superresolve', '--help']; c.main()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read() and process.wait() in (0, 1, 120)
 
 
 def test_a_missing_store_is_a_usage_error(tmp_path):
@@ -222,7 +254,7 @@ def training(monkeypatch):
 
     seen: list[tuple] = []
 
-    def train(config, *, output, sections, resume):
+    def train(config, *, output, shared, sections, resume):
         assert sections == {}  # none is in the configuration
         seen.append((config.steps, output, resume))
         output.mkdir(exist_ok=True)

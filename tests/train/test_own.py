@@ -23,8 +23,9 @@ from hadmst_sc.contract import ContractError
 from hadmst_sc.datasets.own import own_section
 from hadmst_sc.io import read_observation
 from hadmst_sc.train.bank import RealSection, check_sections
-from hadmst_sc.train.config import BankConfig, OwnConfig, TrainConfig, load_config
+from hadmst_sc.train.config import BankConfig, OwnConfig, TrainConfig
 from hadmst_sc.train.loop import build_model, train
+from hadmst_sc.train.read_config import load_config
 from hadmst_sc.weights import BUNDLED, load_model, read_card, save_model
 
 IMAGE, UM_PER_PX = "phantom_full_image", 2.5
@@ -232,7 +233,7 @@ def test_all_entries_that_cannot_be_read_are_reported_at_once(folder, tmp_path):
         (f'{SPOTS}\ntruth_key = "cells"', r"`truth_key` needs `um_per_unit`.*Xenium"),
         (f"{SPOTS}\num_per_unit = 1.0", r"`um_per_unit` needs `truth_key`"),
         (f'{CELLS}\ntable_key = "table"', r"`truth_key` and `table_key` exclude each other"),
-        ('path = ""\nimage_key = "he"', r"one is empty"),
+        ('path = ""\nimage_key = "he"', r"`path` needs text in quotes, which is not empty"),
     ],
 )
 def test_an_entry_that_makes_no_sense_is_refused_before_anything_is_read(tmp_path, entry, said):

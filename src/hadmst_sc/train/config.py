@@ -1,12 +1,9 @@
-"""The training configuration: one TOML file, every default visible here."""
+"""The training configuration: every setting with its default. :mod:`.read_config` reads and checks a TOML file."""
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from math import inf
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class SectionKind:
 class StudentConfig:
     """The H&E student, trained before the bank is made."""
 
-    directory: str = "lessons"  # relative to the output directory
+    directory: str = "lessons"  # in the output folder
     first_seed: int = 2000
     n_phantoms: int = 320
     steps: int = 4500
@@ -44,14 +41,6 @@ class RealConfig:
 
     name: str  # as `datasets.load` or `datasets.load_cells` know it
     bin_um: float = 20.0
-
-
-def _is(value: Any, *kinds: type) -> bool:
-    """Of one of the types; to Python ``true`` would be a number."""
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-_NUMBERS = ("bin_um", "spot_um", "pitch_um", "um_per_unit")  # of OwnConfig
 
 
 @dataclass(frozen=True)
@@ -72,37 +61,12 @@ class OwnConfig:
     truth_key: str | None = None  # table of cells or small bins: spots are made of half of their molecules
     um_per_unit: float | None = None  # of the positions of `truth_key`
 
-    def __post_init__(self) -> None:
-        values = {name: value for name, value in vars(self).items() if value is not None}
-        genes = values.pop("genes", 1)
-        if not (_is(genes, int) or (isinstance(genes, tuple) and all(_is(gene, str) for gene in genes))):
-            raise ValueError(f"`genes` needs a list of names or a number, but is {genes!r}.")
-        for name in values.keys() - set(_NUMBERS):
-            if not _is(values[name], str):
-                raise ValueError(f"`{name}` needs text in quotes, but is {values[name]!r}.")
-        for name in values.keys() & set(_NUMBERS):
-            if not (_is(values[name], int, float) and 0 < values[name] < inf):
-                raise ValueError(f"`{name}` needs a positive number, but is {values[name]!r}.")
-        if not (self.path and self.image_key):
-            raise ValueError("`path` and `image_key` need to name a store and its H&E, but one is empty.")
-        if self.truth_key and self.table_key:
-            raise ValueError(
-                "`truth_key` and `table_key` exclude each other: spots are made of one, or are the other. Remove one."
-            )
-        if self.truth_key and self.um_per_unit is None:
-            raise ValueError(
-                "`truth_key` needs `um_per_unit`, the µm per unit of its positions. Set `um_per_unit = 1.0` for "
-                "Xenium, `microns_per_pixel` of scalefactors_json.json for Visium HD."
-            )
-        if self.um_per_unit is not None and not self.truth_key:
-            raise ValueError("`um_per_unit` needs `truth_key`. Sizes of spots are `spot_um` and `pitch_um`.")
-
 
 @dataclass(frozen=True)
 class BankConfig:
     """Sections with their priors, made once by worker processes and cached."""
 
-    directory: str = "bank"  # relative to the output directory
+    directory: str = "bank"  # in the output folder
     first_seed: int = 0  # benchmarks use seeds from 900,000 on: keep below
     n_phantoms: int = 200
     n_genes: int = 64
@@ -151,50 +115,3 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the weights' card stores them."""
         return asdict(self)
-
-
-_TABLES = {"bank": BankConfig, "student": StudentConfig}
-_LISTS = {"kinds": lambda item: SectionKind, "real": lambda item: RealConfig if "name" in item else OwnConfig}
-
-
-def _build(kind: type, values: dict[str, Any], where: str) -> Any:
-    known = {f.name: f for f in fields(kind)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"`{where}` has unknown keys {unknown}; known are {sorted(known)}. Remove or rename them.")
-    required = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise ValueError(f"`{where}` needs {missing}, which it lacks. Add `{missing[0]} = ...`.")
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in _TABLES and isinstance(value, dict):
-            value = _build(_TABLES[name], value, f"{where}.{name}")
-        elif name in _LISTS:
-            value = tuple(
-                _build(_LISTS[name](item), item, f"{where}.{name}[{number}]") for number, item in enumerate(value, 1)
-            )
-        elif isinstance(value, list):
-            value = tuple(value)
-        nested[name] = value
-    try:
-        return kind(**nested)
-    except ValueError as error:
-        raise ValueError(f"`{where}`: {error}") from error
-
-
-def load_config(path: str | Path) -> TrainConfig:
-    """Read a TOML file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If a key is unknown, with the known ones; if one is missing or has a bad value. Entries of lists are named by
-        their number, from 1.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"`config` needs a TOML file, but {path} does not exist. Try `training/default.toml`.")
-    return cast(TrainConfig, _build(TrainConfig, tomllib.loads(path.read_text()), path.name))

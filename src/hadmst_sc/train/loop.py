@@ -143,6 +143,7 @@ def train(
     config: TrainConfig,
     *,
     output: str | Path,
+    shared: str | Path | None = None,
     sections: Mapping[str, RealSection] | None = None,
     resume: bool = True,
     until: int | None = None,
@@ -154,7 +155,9 @@ def train(
     config
         See :class:`~hadmst_sc.train.TrainConfig`.
     output
-        Directory of the student's lessons, the bank, ``checkpoint.safetensors`` and ``log.jsonl``.
+        Directory of ``checkpoint.safetensors`` and ``log.jsonl``.
+    shared
+        Directory of the student's lessons and the bank, which several runs can use; ``None`` = ``output``.
     sections
         Real sections by name; their files in the bank are named so. Those of ``config.bank.real`` are for the caller
         to read: this package knows no SpatialData.
@@ -169,7 +172,7 @@ def train(
         If the checkpoint was made with another configuration, or a section cannot fill a crop.
     """
     check_sections(sections or {}, config)
-    output = Path(output)
+    output, made = Path(output), Path(shared or output)
     output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices)
@@ -182,11 +185,11 @@ def train(
     state.average.to(fabric.device)
     if not config.start_from:
         student = train_student(
-            config.student, state.step_module.model.spec, output=output, n_workers=config.bank.n_workers
+            config.student, state.step_module.model.spec, output=made, n_workers=config.bank.n_workers
         )
         for model in (state.step_module.model, cast(HadmstModel, state.average.module)):
             model.student.load_state_dict(student.state_dict())
-    bank = Bank(output / config.bank.directory, config.bank, state.step_module.model.student, sections)
+    bank = Bank(made / config.bank.directory, config.bank, state.step_module.model.student, sections)
     recent: list[tuple[float, ...]] = []
     started = time.monotonic()
     try:
