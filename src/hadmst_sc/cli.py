@@ -221,7 +221,7 @@ def train(
     """Train a model from a configuration file."""
     from hadmst_sc.train import loop
     from hadmst_sc.train.bank import check_sections
-    from hadmst_sc.train.read_config import load_config
+    from hadmst_sc.train.config import load_config
     from hadmst_sc.weights import load_model, save_model
 
     settings = load_config(config)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hadmst_sc.train.config import BankConfig, SectionKind, StudentConfig, TrainConfig
+from hadmst_sc.train.settings import BankConfig, SectionKind, StudentConfig, TrainConfig
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,10 @@ from hadmst_sc.components import CONTEXT
 from hadmst_sc.distill import PRIORS, TOKEN
 from hadmst_sc.expression import Residual
 from hadmst_sc.train.bank import make_masked, make_phantom
-from hadmst_sc.train.config import TrainConfig
+from hadmst_sc.train.config import TrainConfig, load_config
 from hadmst_sc.train.data import draw_batch, without_he
 from hadmst_sc.train.loop import build_model, learning_rate, train
 from hadmst_sc.train.losses import TrainingStep, deviance
-from hadmst_sc.train.read_config import load_config
 
 
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(with_bank, real, tmp_path):

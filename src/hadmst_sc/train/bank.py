@@ -27,7 +27,7 @@ from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.measurement import Measurement
 from hadmst_sc.models import HEStudent
-from hadmst_sc.train.config import BankConfig, TrainConfig
+from hadmst_sc.train.settings import BankConfig, TrainConfig
 
 MIN_SPOTS = 24  # of a real section: of fewer, what is hidden tells nothing
 MIN_PREVALENCE = 0.05  # of the spots, for a gene of a real section to be trained on

@@ -31,8 +31,8 @@ from hadmst_sc.datasets.fields import random_field
 from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.models import HEStudent, ModelSpec
-from hadmst_sc.train.config import SectionKind, StudentConfig
 from hadmst_sc.train.schedule import cosine, ema
+from hadmst_sc.train.settings import SectionKind, StudentConfig
 
 logger = logging.getLogger("hadmst_sc")
 

@@ -8,8 +8,16 @@ from dataclasses import fields
 import pytest
 
 from hadmst_sc.contract import ContractError
-from hadmst_sc.train.config import BankConfig, OwnConfig, RealConfig, SectionKind, StudentConfig, TrainConfig
-from hadmst_sc.train.read_config import REQUIREMENTS, load_config
+from hadmst_sc.train.config import (
+    REQUIREMENTS,
+    BankConfig,
+    OwnConfig,
+    RealConfig,
+    SectionKind,
+    StudentConfig,
+    TrainConfig,
+    load_config,
+)
 
 PARTS = (TrainConfig, StudentConfig, BankConfig, SectionKind, RealConfig, OwnConfig)
 # TOML, and the setting that the message names.
