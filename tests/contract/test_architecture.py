@@ -51,7 +51,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "pp": (SPATIAL, {*FIRST_ROW, "io"}),
     "pp.validate": (SPATIAL | {"torch"}, {*FIRST_ROW, "io", "tl", "weights"}),  # tells what a run will cost
     "metrics": (ARRAYS, set()),
-    "datasets": (SPATIAL, {*FIRST_ROW, "io"}),
+    "datasets": (SPATIAL, {"allocator", *FIRST_ROW, "io"}),
     "datasets.observe": (SPATIAL, {*FIRST_ROW, "datasets", "io", "pp"}),  # public sections, read as a user's are
     "datasets.own": (SPATIAL, {*FIRST_ROW, "datasets", "io", "pp"}),  # a user's own, to train on
     **{name: (ARRAYS, {*FIRST_ROW, *SIMULATOR}) for name in SIMULATOR},

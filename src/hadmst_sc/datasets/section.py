@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -10,7 +12,10 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, TableModel
 from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
-from hadmst_sc.datasets.simulate import Phantom, simulate
+from hadmst_sc.allocator import memory_limit
+from hadmst_sc.arguments import FLAG, LENGTH, SEED, SIZE, Requirement, number, one_of, optional, whole
+from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
+from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.visium import visium_circles, visium_images
 
 _AXES = ("y", "x")
@@ -83,6 +88,52 @@ def _table(phantom: Phantom, seed: int) -> AnnData:
     return table
 
 
+def _numbers(value: Any, low: float, high: float) -> bool:
+    """Two numbers in a range."""
+    several = isinstance(value, tuple | list | np.ndarray) and np.shape(value) == (2,)
+    return several and all(map(number(low, high).is_met, value))
+
+
+def _is_shift(value: Any) -> bool:
+    return _numbers(value, -500, 500) or number(0, 500).is_met(value)
+
+
+# Each with a value that meets it.
+ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
+    "seed": (SEED, 0),
+    "n_genes": (whole(1, 30_000), 24),
+    "size_um": (number(200, 50_000, text="a length of 200 to 50,000 µm"), 1200.0),
+    "bin_um": (LENGTH, 10.0),
+    "spot_um": (SIZE, 55.0),
+    "pitch_um": (SIZE, 100.0),
+    "he_um": (LENGTH, 2.5),
+    "style": (optional(one_of(*TRAIN_STYLES, *HELD_OUT_STYLES)), None),
+    "depth": (
+        Requirement("0 < low <= high counts per spot", lambda v: _numbers(v, 1e-9, 1e9) and v[0] <= v[1]),
+        (0.15, 40.0),
+    ),
+    "misregistration_um": (optional(Requirement("a length or (dy, dx) up to 500 µm", _is_shift)), 0.0),
+    "rotation_deg": (number(-180, 180), 0.0),
+    "deformation_um": (number(0, 500), 0.0),
+    "augment": (FLAG, True),
+}
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Raise all that is wrong with the arguments of a phantom, and a size that needs more memory than there is."""
+    problems = Problems("cannot draw this phantom")
+    if not problems.check(given, ARGUMENTS):
+        size_um, bin_um, pitch_um = given["size_um"], given["bin_um"], given["pitch_um"]
+        needed = 16 * given["n_genes"] * (size_um / bin_um) ** 2 + 400 * (size_um / min(pitch_um, 2.5)) ** 2
+        if needed > memory_limit():
+            problems.add(
+                f"`size_um={size_um:g}` needs {needed / 1e9:,.0f} GB for {given['n_genes']:,} genes in bins of "
+                f"{bin_um:g} µm, but there are {memory_limit() / 1e9:.0f}. Pass `size_um=1200.0, bin_um=10.0`.",
+                ValueError,
+            )
+    problems.raise_if_any()
+
+
 def phantom(
     seed: int = 0,
     *,
@@ -143,6 +194,23 @@ def phantom(
     >>> sdata["phantom_truth"].sizes["c"]
     8
     """
+    _check(
+        {
+            "seed": seed,
+            "n_genes": n_genes,
+            "size_um": size_um,
+            "bin_um": bin_um,
+            "spot_um": spot_um,
+            "pitch_um": pitch_um,
+            "he_um": he_um,
+            "style": style,
+            "depth": depth,
+            "misregistration_um": misregistration_um,
+            "rotation_deg": rotation_deg,
+            "deformation_um": deformation_um,
+            "augment": augment,
+        }
+    )
     drawn = simulate(
         seed,
         size_um=size_um,

@@ -66,6 +66,17 @@ class Problems:
         except kinds as error:
             self.add(str(error), type(error))
 
+    @contextmanager
+    def readable(self, place: str) -> Iterator[None]:
+        """Note that what lies in a store cannot be read, whatever its library raises; memory is another matter."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - codecs and file systems raise what they like
+            told = f"{type(error).__name__}: {error}"
+            self.add(f"{place}: cannot be read ({told}). The store is damaged, or gone. Get it anew from its source.")
+
     def raise_if_any(self) -> None:
         """Raise the single problem as its own kind, several as one :class:`~hadmst_sc.contract.ContractError`."""
         if not self.found:

@@ -154,7 +154,8 @@ def read_observation(
         geometry = _place(sdata, image_key, spots, prints, (bin_um, spot_um, pitch_um), problems)
     problems.raise_if_any()
     assert spots is not None and geometry is not None and selected is not None  # for types: None leaves a problem
-    he, he_um = resample_he(sdata.images[image_key], image_key, geometry.grid, problems)
+    with problems.readable(f"images/{image_key}"):
+        he, he_um = resample_he(sdata.images[image_key], image_key, geometry.grid, problems)
     problems.raise_if_any()
     if he_um > bin_um:
         logger.warning(

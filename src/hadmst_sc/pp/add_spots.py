@@ -8,8 +8,9 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
+from hadmst_sc.arguments import ELEMENT, TEXT
 from hadmst_sc.io.given import check_anndata, check_sdata
-from hadmst_sc.io.problems import MissingKeyError
+from hadmst_sc.io.problems import MissingKeyError, Problems
 
 
 def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str = "spots") -> str:
@@ -49,6 +50,9 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     """
     check_sdata(sdata)
     check_anndata(spots, "spots")
+    problems = Problems("cannot add spots")
+    problems.check({"like": like, "key_added": key_added}, {"like": (TEXT, "cells"), "key_added": (ELEMENT, "spots")})
+    problems.raise_if_any()
     table_key = f"{key_added}_table"
     if like not in sdata or like in sdata.tables:
         elements = [name for _, name, _ in sdata.gen_spatial_elements()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,29 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from hadmst_sc.arguments import SEED, Requirement, number, optional, positive
 from hadmst_sc.io.given import check_anndata
+from hadmst_sc.io.problems import Problems
+
+MAX_PLACES = 10**7  # of the lattice
+
+
+def _is_point(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list | np.ndarray)
+        and np.shape(value) == (2,)
+        and all(map(number(-inf).is_met, value))
+    )
+
+
+ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
+    "spot_um": (positive(), 55.0),
+    "pitch_um": (positive(), 100.0),
+    "um_per_unit": (positive(), 1.0),
+    "split": (optional(number(1e-6, 1 - 1e-6, text="a share between 0 and 1")), 0.5),
+    "random_state": (SEED, 0),
+    "origin": (optional(Requirement("a point (x, y)", _is_point)), None),
+}
 
 
 def degrade(
@@ -70,7 +93,7 @@ def degrade(
     ((27, 5), (2000, 5))
     """
     check_anndata(cells, "cells")
-    _check_options(spot_um, pitch_um, um_per_unit, split)
+    _check_options(spot_um, pitch_um, um_per_unit, split, random_state, origin)
     xy_um = _positions(cells) * um_per_unit
     counts = _counts(cells)
     kept = counts
@@ -78,6 +101,12 @@ def degrade(
         kept = counts.copy()
         kept.data = np.random.default_rng(random_state).binomial(counts.data, split)
     first = xy_um.min(0) + spot_um / 2 if origin is None else np.asarray(origin, float) * um_per_unit
+    n_places = float(np.prod(np.ptp(xy_um, axis=0) / pitch_um + 1))
+    if n_places > MAX_PLACES:
+        raise ValueError(
+            f"`pitch_um` needs to leave at most {MAX_PLACES:,} spots on the cells' extent, but {pitch_um:g} leaves "
+            f"{n_places:.2g}. Pass `pitch_um=100.0`, or another `um_per_unit=` (now {um_per_unit:g})."
+        )
     centres, index, place = _spots(xy_um, spot_um, pitch_um, first)
     if not len(centres):
         extent = " × ".join(f"{side:.4g}" for side in np.ptp(xy_um, axis=0))
@@ -100,17 +129,19 @@ def degrade(
     return spots, rest
 
 
-def _check_options(spot_um: float, pitch_um: float, um_per_unit: float, split: float | None) -> None:
-    for name, value in (("spot_um", spot_um), ("pitch_um", pitch_um), ("um_per_unit", um_per_unit)):
-        if not 0 < value < np.inf:
-            raise ValueError(f"`{name}` needs a positive number, but is {value}.")
-    if pitch_um < spot_um:
-        raise ValueError(
+def _check_options(
+    spot_um: float, pitch_um: float, um_per_unit: float, split: float | None, seed: int, origin: Any
+) -> None:
+    problems = Problems("cannot make spots of these cells")
+    given = {"spot_um": spot_um, "pitch_um": pitch_um, "um_per_unit": um_per_unit, "split": split}
+    wrong = problems.check(given | {"random_state": seed, "origin": origin}, ARGUMENTS)
+    if not wrong & {"spot_um", "pitch_um"} and pitch_um < spot_um:
+        problems.add(
             f"`pitch_um` needs at least `spot_um`={spot_um:g}, but is {pitch_um:g}. Spots that overlap would count "
-            f"cells twice. Pass `pitch_um={spot_um:g}` or more."
+            f"cells twice. Pass `pitch_um={spot_um:g}` or more.",
+            ValueError,
         )
-    if split is not None and not 0 < split < 1:
-        raise ValueError(f"`split` needs a share between 0 and 1, or None, but is {split}. Pass `split=0.5`.")
+    problems.raise_if_any()
 
 
 def _positions(cells: AnnData) -> np.ndarray:

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 from spatialdata import SpatialData
 
+from hadmst_sc.arguments import number
+from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.registration import Alignment, estimate_alignment
+
+REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time grows with its square
 
 
 def register(
@@ -67,7 +71,7 @@ def register(
     ContractError
         If image and spots cannot be paired: all problems at once, each with its remedy.
     ValueError
-        If an argument has a bad value.
+        If an argument has a wrong type or value.
 
     Examples
     --------
@@ -75,6 +79,8 @@ def register(
     >>> hd.pp.register(sdata, "phantom_full_image").applied
     True
     """
+    problems = Problems("cannot register this section")
+    problems.check({"max_um": max_um}, {"max_um": (REACH, 60.0)})
     obs = read_observation(
         sdata,
         image_key,
@@ -87,5 +93,6 @@ def register(
         spot_um=spot_um,
         pitch_um=pitch_um,
         tissue_key=tissue_key,
+        problems=problems,
     )
     return estimate_alignment(obs, max_um=max_um)

@@ -14,11 +14,12 @@ import numpy as np
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment import Alignment
+from hadmst_sc.arguments import FLAG
 from hadmst_sc.contract import ContractError, Observation
 from hadmst_sc.features import he_features
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
-from hadmst_sc.io.problems import WrongTypeError, logger
+from hadmst_sc.io.problems import Problems, WrongTypeError, logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt, estimate_alignment, turned
@@ -149,6 +150,8 @@ def validate(
     found = None
     with _listening(findings):
         try:
+            problems = Problems("cannot super-resolve this section")
+            problems.check({"align": align}, {"align": (FLAG, True)})
             obs = read_observation(
                 sdata,
                 image_key,
@@ -161,6 +164,7 @@ def validate(
                 spot_um=spot_um,
                 pitch_um=pitch_um,
                 tissue_key=tissue_key,
+                problems=problems,
             )
             facts |= _facts(obs, sdata, table_key, layer)
             findings += _doubts(obs)
@@ -172,7 +176,7 @@ def validate(
                 told = turned(obs, turns, found, he)
                 findings.append(Finding("error", told) if told else _about(found, turns))
             facts["cost"] = _cost(obs, sdata)
-        except (KeyError, ValueError, WrongTypeError) as error:  # what superresolve would raise
+        except (KeyError, ValueError, WrongTypeError, MemoryError) as error:  # what superresolve would raise
             findings += [Finding("error", message) for message in _messages(error)]
         except Exception as error:  # noqa: BLE001 - a report that raises would be none
             findings.append(Finding("error", f"{type(error).__name__} in hadmst_sc, please report it: {error}"))

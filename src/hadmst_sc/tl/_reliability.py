@@ -10,17 +10,19 @@ import numpy as np
 import pandas as pd
 from spatialdata import SpatialData
 
+from hadmst_sc.arguments import ELEMENT, FLAG
 from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.distill import distill
-from hadmst_sc.io.problems import MissingKeyError, logger
+from hadmst_sc.io.problems import MissingKeyError, Problems, logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.result import find_result
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.reliability import reliability as of_genes
-from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._prepare import Prepared, prepare
-from hadmst_sc.weights import load_model
+from hadmst_sc.tl._settings import Settings
+
+BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres")}
 
 
 def reliability(
@@ -84,6 +86,10 @@ def reliability(
     >>> bool((found["reliability_low"] <= found["reliability"]).all())
     True
     """
+    problems = Problems("cannot judge this section")
+    settings = Settings(model=model, align=align, features=features, device=device, random_state=random_state)
+    settings.check(problems)
+    problems.check({"controls": controls, "key_added": key_added}, BESIDE)
     obs = read_observation(
         sdata,
         image_key,
@@ -96,9 +102,10 @@ def reliability(
         spot_um=spot_um,
         pitch_um=pitch_um,
         tissue_key=tissue_key,
+        problems=problems,
     )
-    network = None if model is None else load_model(model, pick_device(device))
-    section = prepare(obs, network, align=align, features=features)
+    section = prepare(obs, settings.loaded().network, align=settings.align, features=features)
+    random_state = settings.random_state
     found = pd.DataFrame(_score(section, lambda maps: maps, random_state), index=list(obs.genes))
     helped = {"image": float(found["image_helps"].mean())}
     if controls:

@@ -157,10 +157,11 @@ def _check_model(model: str | Path, problems: Problems) -> None:
         return
     try:
         read_card(model)
-    except (FileNotFoundError, ValueError) as error:
-        problems.add(str(error), type(error))
-    except OSError as error:  # no permission, a name too long
-        problems.add(f"`model={str(model)!r}` cannot be read: {error.strerror}. Pass `model='default'`.", ValueError)
+    except (OSError, ValueError) as error:
+        told = str(error)
+        if "`" not in told:  # no permission, a name too long or empty
+            told = f"`model={str(model)!r}` cannot be read: {error}. Pass `model='default'`."
+        problems.add(told, FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)
 
 
 def check_client(client: Any, problems: Problems) -> None:
