@@ -62,7 +62,7 @@ def optional(requirement: Requirement) -> Requirement:
     return Requirement(f"{requirement.text}, or None", lambda value: value is None or requirement.is_met(value))
 
 
-LENGTH = positive("length in µm")
+LENGTH = number(1e-6, 1e9, text="a positive length in µm")  # beyond, arithmetic with it ends
 SIZE = number(0.1, 5000, text="a length of 0.1 to 5,000 µm")  # of a spot, and between two: all platforms' are
 FLAG = Requirement("True or False", lambda value: _is(value, bool))
 TEXT = Requirement("a name, as text", lambda value: isinstance(value, str) and value != "")
