@@ -49,19 +49,21 @@ def check_sizes(element: Any, image_key: str, spots: Paired, xy: np.ndarray, gri
     strip = 2 * level.sizes["c"] * level.dtype.itemsize * level.sizes["x"] * _rows_at_once(level)
     if not too_many and pixels <= MAX_PIXELS and strip <= memory:
         return
-    found = f"{extent} has {grid.shape[0]:,} x {grid.shape[1]:,} bins of {grid.bin_um:g} µm, which take"
-    if not too_many:
-        found = f"{extent} has {pixels:.3g} pixels to be read, which take"
-        needed = max(strip, level.sizes["c"] * level.dtype.itemsize * pixels)
     span = np.ptp(xy, axis=0) / (finest.sizes["x"], finest.sizes["y"])
-    if span.prod() * MUCH_LARGER < 1 or not too_many:
-        remedy = f"{_crop(element, spots, xy)} keeps what lies under the spots"
-    else:
-        remedy = f"Pass `bin_um={_nice(sqrt(side_um[0] * side_um[1] / FITTING)):g}`"
+    bins = f"{grid.shape[0]:,} x {grid.shape[1]:,} bins of {grid.bin_um:g} µm"
+    there = f"and there are {memory / 1e9:,.1f} GB"
+    if too_many and span.prod() * MUCH_LARGER > 1:
+        problems.add(
+            f"`bin_um` needs bins that fit in memory, but {grid.bin_um:g} gives {bins} on {extent}: they take "
+            f"{needed / 1e9:,.1f} GB, {there}. Pass `bin_um={_nice(sqrt(side_um[0] * side_um[1] / FITTING)):g}`.",
+            ValueError,
+        )
+        return
+    if not too_many:
+        bins, needed = f"{pixels:.2g} pixels to read", max(strip, level.sizes["c"] * level.dtype.itemsize * pixels)
     problems.add(
-        f"`bin_um={grid.bin_um:g}` needs bins and pixels that fit in memory, but {found} {needed / 1e9:,.1f} GB, and "
-        f"there are {memory / 1e9:,.1f} GB (images/{image_key}). {remedy}.",
-        ValueError,
+        f"images/{image_key}: needs a size that fits in memory, but {extent} has {bins}: they take "
+        f"{needed / 1e9:,.1f} GB, {there}. Keep what lies under the spots: {_crop(element, spots, xy)}."
     )
 
 
