@@ -48,8 +48,8 @@ def test_bins_that_cannot_be_are_refused_and_the_remedy_fits(section, bin_um):
     assert obs.counts.sum() > 0 and obs.inside.any()
 
 
-def test_two_of_the_largest_bins_that_may_be(section):
-    assert read_observation(section, IMAGE, bin_um=400.0, genes=2).grid.shape == (4, 4)
+def test_the_largest_bins_that_may_be_are_two_distances_of_spots(section):
+    assert read_observation(section, IMAGE, bin_um=200.0, genes=2).grid.shape == (8, 7)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.25])
