@@ -196,6 +196,14 @@ def test_columns_of_the_user_are_not_overwritten(phantom):
     assert table.uns["spatialdata_attrs"]["region_key"] == "region_"
 
 
+def test_names_that_repeat_are_numbered_as_spatialdata_io_does(phantom, caplog):
+    adata = as_read_by_scanpy(phantom)
+    adata.var_names = ["A", "B", "A", "C"]
+    obs = read_observation(from_anndata(adata), "phantom_hires_image", bin_um=20.0, genes=["A-1", "A"])
+    np.testing.assert_array_equal(obs.counts, adata.X.toarray()[:, [2, 0]])
+    assert "names of genes repeat (1, such as 'A')" in caplog.text and list(adata.var_names) == ["A", "B", "A", "C"]
+
+
 def test_a_file_on_disk_is_read_and_not_touched(phantom, tmp_path):
     as_read_by_scanpy(phantom).write_h5ad(tmp_path / "section.h5ad")
     before = (tmp_path / "section.h5ad").read_bytes()

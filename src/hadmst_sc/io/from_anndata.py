@@ -57,7 +57,7 @@ def from_anndata(
     adata
         Counts, spots × genes, with the centres of the spots as (x, y) in pixels of the full-resolution image in
         ``obsm[spatial_key]``; images and scale factors are read from ``uns["spatial"][library]``. It is not changed,
-        and need not have been made by these readers.
+        and need not have been made by these readers. Names that repeat are numbered in the result.
     image
         The full-resolution H&E: an array ``(y, x)``, ``(y, x, c)`` or ``(c, y, x)``, numpy or dask, or the path of a
         TIFF, PNG or JPEG file. Of several libraries a dictionary, by library. ``None`` takes the images of ``uns``.
@@ -299,6 +299,7 @@ def _assembled(adata: AnnData, libraries: dict[str, _Library]) -> SpatialData:
     ids[rows] = np.arange(len(rows))
     part = adata if len(rows) == adata.n_obs else adata[rows]
     table = part.to_memory() if adata.isbacked else part.copy()
+    _make_names_unique(table)
     region_key, instance_key = _free_columns(table)
     table.obs[region_key], table.obs[instance_key] = pd.Categorical(library_of[rows]), ids[rows]
     table.uns["spatial"] = {names[library]: _entry(table, library) for library in libraries}
@@ -325,6 +326,23 @@ def _element_names(libraries: list[str]) -> dict[str, str]:
             logger.warning("library %r is called %r, as SpatialData takes no other characters", library, name)
         names[library] = name
     return names
+
+
+def _make_names_unique(table: AnnData) -> None:
+    """As ``spatialdata_io.visium`` does: Space Ranger's symbols of genes repeat."""
+    for what, names, rename in (
+        ("gene", table.var_names, table.var_names_make_unique),
+        ("spot", table.obs_names, table.obs_names_make_unique),
+    ):
+        if not names.is_unique:
+            twice = names[names.duplicated()].unique()
+            logger.warning(
+                "names of %ss repeat (%d, such as %r): '-1', '-2', ... is added to all but the first",
+                what,
+                len(twice),
+                twice[0],
+            )
+            rename()
 
 
 def _free_columns(table: AnnData) -> tuple[str, str]:
