@@ -264,3 +264,31 @@ def test_an_image_of_a_part_of_the_section_takes_the_spots_on_it():
     obs, said = mend(sdata)
     assert ".cx[" in said[0] and set(obs.spots) == on and 0.5 < len(on) / 225 < 0.95
     check(obs, {name: expected[name] for name in on})
+
+
+def sizes(spot_um, pitch_um):
+    metadata = {"metadata": {"spot_um": spot_um, "pitch_um": pitch_um}}
+    return lambda sdata: sdata["table"].uns.__setitem__("spatial", {"S1": metadata})
+
+
+@pytest.mark.parametrize(
+    ("stated", "unit"),
+    [((5.5e-5, 1e-4), "metres"), ((0.055, 0.1), "millimetres"), ((np.float64(55e3), 1e5), "nanometres")],
+)
+def test_sizes_in_another_unit_are_named_and_the_remedy_sets_the_right_scale(stated, unit):
+    sdata = visium_section()
+    expected = truth(sdata)
+    sizes(*stated)(sdata)
+    obs, said = mend(sdata)
+    assert f"perhaps {unit}. Pass `spot_um=55, pitch_um=100`" in said[0]
+    check(obs, expected)
+    assert obs.grid.um_per_px == pytest.approx(4.0)
+
+
+def test_sizes_are_numbers_in_whatever_form_a_store_keeps_them():
+    sdata = visium_section(drawn_um=80.0)
+    sizes(np.array([55.0]), np.array(100, np.int64))(sdata)
+    assert read_observation(sdata, IMAGE, bin_um=20.0).grid.um_per_px == pytest.approx(4.0)
+    sizes(True, True)(sdata)
+    with pytest.raises(ValueError, match="`spot_um` and `pitch_um` are needed"):
+        read_observation(sdata, IMAGE, bin_um=20.0)

@@ -65,32 +65,59 @@ def _images(spatial: Path, he: np.ndarray, factors: dict[str, int]) -> None:
         )
 
 
-def visium(folder: Path, phantom: Phantom, version: int) -> None:
-    """Space Ranger's output: positions without a header in version 1, with one since, and a CytAssist image."""
+def visium(
+    folder: Path, phantom: Phantom, version: int, *, drawn_um: float = 65.0, cytassist: bool = False, seed: int = 0
+) -> None:
+    """Space Ranger's output: positions without a header in version 1, with one since, and a CytAssist image.
+
+    The files list the whole capture area: spots off the tissue have ``in_tissue`` 0 and lie in the raw matrix only,
+    with a few stray molecules. Circles are drawn ``drawn_um`` wide: 60 of the 11 mm CytAssist slide, 65 of many, 70 of
+    the 6.5 mm CytAssist slide and of DLPFC.
+    """
     obs = phantom.observation
     he, spatial = pixels(phantom), folder / "spatial"
     rows_columns = obs.grid.bins_to_px(obs.measurement.centres)
     barcodes = [f"{'ACGT'[i % 4]}{i:015d}-1" for i in range(len(obs.spots))]
     write_10x_h5(folder / "filtered_feature_bc_matrix.h5", obs.counts, barcodes, genes(phantom))
+    index, rows_columns, n_on = *_whole_array(phantom.array_index, rows_columns, he.shape), len(barcodes)
+    barcodes += [f"{'TGCA'[i % 4]}{i:015d}-1" for i in range(len(index) - n_on)]
+    stray = np.random.default_rng(seed).poisson(0.05, (len(index) - n_on, obs.counts.shape[1]))
+    raw = np.concatenate([obs.counts, stray])
+    write_10x_h5(folder / "raw_feature_bc_matrix.h5", raw, barcodes, genes(phantom))
     _images(spatial, he, {"hires": 2, "lowres": 4})
     Image.fromarray(he).save(folder / "he.tif")
-    scales = {"tissue_hires_scalef": 0.5, "tissue_lowres_scalef": 0.25, "spot_diameter_fullres": 65 / UM_PER_PX}
-    scales["fiducial_diameter_fullres"] = 105 / UM_PER_PX
+    scales = {"tissue_hires_scalef": 0.5, "tissue_lowres_scalef": 0.25, "spot_diameter_fullres": drawn_um / UM_PER_PX}
+    scales["fiducial_diameter_fullres"] = 1.6154 * drawn_um / UM_PER_PX
+    if cytassist:
+        scales["regist_target_img_scalef"] = 0.4
     (spatial / "scalefactors_json.json").write_text(json.dumps(scales))
     positions = pd.DataFrame(
         {
             "barcode": barcodes,
-            "in_tissue": 1,
-            "array_row": phantom.array_index[:, 0],
-            "array_col": phantom.array_index[:, 1],
+            "in_tissue": (np.arange(len(index)) < n_on).astype(int),
+            "array_row": index[:, 0],
+            "array_col": index[:, 1],
             "pxl_row_in_fullres": np.round(rows_columns[:, 0]).astype(int),
             "pxl_col_in_fullres": np.round(rows_columns[:, 1]).astype(int),
         }
     )
     name = "tissue_positions_list.csv" if version == 1 else "tissue_positions.csv"
     positions.sample(frac=1, random_state=0).to_csv(spatial / name, header=version > 1, index=False)
-    if version > 1:
+    if cytassist:
         Image.fromarray(he[::4, ::4]).save(spatial / "cytassist_image.tiff")
+
+
+def _whole_array(index: np.ndarray, at: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The spots given, then all others of the lattice that lie on the image: row and column, and place in pixels."""
+    design = np.c_[index, np.ones(len(index))].astype(float)
+    affine = np.linalg.lstsq(design, at, rcond=None)[0]
+    row, column = (axis.ravel() for axis in np.mgrid[-20:60, -20:80])
+    others = np.c_[row, column][(row + column) % 2 == index[0].sum() % 2]
+    taken = {tuple(one) for one in index}
+    others = np.array([one for one in others if tuple(one) not in taken])
+    places = np.c_[others, np.ones(len(others))] @ affine
+    on = ((places > 12) & (places < np.array(shape[:2]) - 12)).all(1)
+    return np.concatenate([index, others[on]]), np.concatenate([at, places[on]])
 
 
 def visium_hd(folder: Path, phantom: Phantom, bin_um: int) -> None:

@@ -41,13 +41,27 @@ def agreement(sdata, phantom) -> np.ndarray:
     return metrics.pearson(found, truth[order], inside)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_visium(phantom, tmp_path, version):
-    folders["visium"](tmp_path, phantom, version)
-    sdata = read("visium", tmp_path, dataset_id="S1", fullres_image_file="he.tif")
-    hd.tl.superresolve(sdata, "S1_full_image", bin_um=20.0, **SETTINGS)
+VISIUM = {
+    "version 1": {"version": 1},
+    "version 1, DLPFC": {"version": 1, "drawn_um": 70.1},
+    "version 2": {"version": 2},
+    "CytAssist 6.5 mm": {"version": 2, "drawn_um": 69.8, "cytassist": True},
+    "CytAssist 11 mm": {"version": 2, "drawn_um": 60.1, "cytassist": True},
+}
+
+
+@pytest.mark.parametrize("counts", ["filtered", "raw"])
+@pytest.mark.parametrize("name", VISIUM)
+def test_visium(phantom, tmp_path, name, counts, caplog):
+    folders["visium"](tmp_path, phantom, **VISIUM[name])
+    file = f"{counts}_feature_bc_matrix.h5"
+    sdata = read("visium", tmp_path, dataset_id="S1", fullres_image_file="he.tif", counts_file=file)
+    hd.tl.superresolve(sdata, "S1_full_image", bin_um=20.0, model=None, **SETTINGS)
     assert np.median(agreement(sdata, phantom)) > 0.8
-    assert sdata["superres_table"].uns["hadmst_sc"]["um_per_px"] == pytest.approx(2.5, rel=0.01)
+    facts = sdata["superres_table"].uns["hadmst_sc"]
+    assert facts["um_per_px"] == pytest.approx(2.5, rel=0.01)
+    assert (facts["spot_um"], facts["pitch_um"], facts["n_spots"]) == (55.0, 100.0, len(phantom.observation.spots))
+    assert ("have obs['in_tissue'] = 0" in caplog.text) == (sdata["table"].n_obs > facts["n_spots"])
 
 
 def test_visium_hd_bins_as_low_resolution(phantom, tmp_path):

@@ -15,13 +15,14 @@ from hadmst_sc.grid import Grid
 from hadmst_sc.io.counts import select_counts, total_counts
 from hadmst_sc.io.doubt import warn_of_doubts
 from hadmst_sc.io.given import check_sdata
+from hadmst_sc.io.mask import read_mask
 from hadmst_sc.io.outside import keep_on_image
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
 from hadmst_sc.io.size import check_sizes
 from hadmst_sc.io.spots import Footprints, Scale, footprints, scale, stated_sizes
-from hadmst_sc.io.tissue import detect_tissue, read_mask
+from hadmst_sc.io.tissue import detect_tissue
 from hadmst_sc.measurement import Measurement, discs, squares
 from hadmst_sc.registration import MIN_SPOTS
 

@@ -214,16 +214,25 @@ def stated_sizes(table: AnnData, shapes_key: str) -> tuple[float | None, float |
     for key in ("spatial", shapes_key, "metadata"):
         found = found.get(key) if isinstance(found, Mapping) else None
     sizes = (found.get(name) if isinstance(found, Mapping) else None for name in ("spot_um", "pitch_um"))
-    spot_um, pitch_um = (
-        float(size) if isinstance(size, int | float | np.number) and 0 < size < np.inf else None for size in sizes
-    )
+    spot_um, pitch_um = (_length(size) for size in sizes)
     return spot_um, pitch_um
+
+
+def _length(value: Any) -> float | None:
+    """A positive number, also as an array of one, which stores make of numbers."""
+    value = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf
+    return float(value) if number else None
 
 
 def scale(
     prints: Footprints, key: str, spot_um: float | None, pitch_um: float | None, problems: Problems
 ) -> Scale | None:
     """µm per pixel from known sizes, or from lattice and drawn diameter / pitch, which name the platform."""
+    given = {name: one for name, one in (("spot_um", spot_um), ("pitch_um", pitch_um)) if one is not None}
+    if not all(PLAUSIBLE_UM[0] <= one <= PLAUSIBLE_UM[1] for one in given.values()):
+        problems.add(_in_another_unit(given), ValueError)
+        return None
     if prints.square:
         return _square_scale(prints, key, spot_um, pitch_um, problems)
     pitch, platform, sure = _platform(prints)
@@ -252,6 +261,20 @@ def scale(
         return Scale(platform[1] / pitch, *platform)
     problems.add(_unknown_scale(prints, key, pitch))
     return None
+
+
+def _in_another_unit(given: dict[str, float]) -> str:
+    """Sizes that no platform has, and the factor that makes them those of one."""
+    told = " and ".join(f"`{name}={one:g}`" for name, one in given.items())
+    for unit, factor in (("metres", 1e6), ("millimetres", 1e3), ("nanometres", 1e-3)):
+        if all(1 <= one * factor <= PLAUSIBLE_UM[1] for one in given.values()):
+            passed = ", ".join(f"{name}={one * factor:g}" for name, one in given.items())
+            return f"{told}, passed or in the table's `uns`: these are no µm, but perhaps {unit}. Pass `{passed}`."
+    low, high = PLAUSIBLE_UM
+    return (
+        f"{told}, passed or in the table's `uns`: spots need sizes of {low:g} to {high:g} µm. Pass diameter and "
+        f"distance in µm, such as `spot_um=55, pitch_um=100` for Visium."
+    )
 
 
 def _unknown_scale(prints: Footprints, key: str, pitch: float) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 from scipy.spatial import cKDTree
-from skimage.draw import polygon
 from skimage.filters import threshold_otsu
-from spatialdata import SpatialData
 
 from hadmst_sc.grid import Grid
-from hadmst_sc.io.problems import Problems, logger
-from hadmst_sc.io.resolve import affine, levels, systems
+from hadmst_sc.io.problems import logger
 from hadmst_sc.measurement import Measurement
 
 # Lengths in pitches. A hidden spot next to a known one ends at 1.28 pitches from that one's centre.
@@ -238,50 +235,3 @@ def _stain(he: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     rgb = he.reshape(3, ny, he.shape[1] // ny, nx, he.shape[2] // nx).mean((2, 4)) / 255
     blank = rgb.max(0) < 0.05
     return np.where(blank, 0.0, np.ptp(rgb, axis=0) + 1 - rgb.mean(0)), blank
-
-
-def read_mask(
-    sdata: SpatialData, key: str, image: Any, coordinate_system: str, grid: Grid, problems: Problems
-) -> np.ndarray:
-    """Labels or shapes on the grid, by bin centres through the transformations; all ``False`` after a problem."""
-    empty = np.zeros(grid.shape, bool)
-    if key not in sdata.labels and key not in sdata.shapes:
-        problems.missing("tissue_key", key, "sdata.labels or sdata.shapes", [*sdata.labels, *sdata.shapes])
-        return empty
-    element = sdata[key]
-    shared = [name for name in systems(image) if name in systems(element)]
-    if not shared:
-        problems.add(
-            f"`tissue_key={key!r}`: shares no coordinate system with the image, which has {list(systems(image))}."
-        )
-        return empty
-    name = coordinate_system if coordinate_system in shared else shared[0]
-    bins_to_own = np.linalg.inv(affine(element, name)) @ affine(image, name) @ np.diag([grid.px_per_bin] * 2 + [1.0])
-    mask = _labels(element, bins_to_own, grid) if key in sdata.labels else _shapes(element, bins_to_own, grid)
-    if not mask.any():
-        problems.add(f"`tissue_key={key!r}`: covers no bin of the image; check its transformation to {name!r}.")
-    return mask
-
-
-def _labels(element: Any, bins_to_own: np.ndarray, grid: Grid) -> np.ndarray:
-    values = np.asarray(levels(element)[0].data) > 0
-    yx = grid.centres() @ bins_to_own[1::-1, 1::-1].T + bins_to_own[1::-1, 2]
-    row, col = np.floor(yx + 1e-9).astype(int).T
-    on = (row >= 0) & (col >= 0) & (row < values.shape[0]) & (col < values.shape[1])
-    mask = np.zeros(grid.n_bins, bool)
-    mask[on] = values[row[on], col[on]]
-    return mask.reshape(grid.shape)
-
-
-def _shapes(element: Any, bins_to_own: np.ndarray, grid: Grid) -> np.ndarray:
-    inverse = np.linalg.inv(bins_to_own)
-    outlines = element.geometry.buffer(element["radius"]) if "radius" in element else element.geometry
-    parts = outlines.affine_transform([*inverse[:2, :2].ravel(), *inverse[:2, 2]]).explode(index_parts=False)
-    mask = np.zeros(grid.shape, bool)
-    for part in parts:
-        one = np.zeros(grid.shape, bool)
-        for ring in (part.exterior, *part.interiors):
-            x, y = np.asarray(ring.coords)[:, :2].T
-            one[polygon(y - 0.5, x - 0.5, grid.shape)] ^= True  # skimage puts centres at whole numbers
-        mask |= one
-    return mask
