@@ -17,6 +17,7 @@ from scipy import sparse
 from hadmst_sc.datasets.simulate import Phantom
 
 UM_PER_PX = 2.5  # of the H&E
+GLASS_PX = 160  # of glass around the tissue of Visium
 
 
 def pixels(phantom: Phantom) -> np.ndarray:
@@ -75,8 +76,9 @@ def visium(
     the 6.5 mm CytAssist slide and of DLPFC.
     """
     obs = phantom.observation
-    he, spatial = pixels(phantom), folder / "spatial"
-    rows_columns = obs.grid.bins_to_px(obs.measurement.centres)
+    he = np.pad(pixels(phantom), [(GLASS_PX, GLASS_PX)] * 2 + [(0, 0)], constant_values=240)
+    spatial = folder / "spatial"
+    rows_columns = obs.grid.bins_to_px(obs.measurement.centres) + GLASS_PX
     barcodes = [f"{'ACGT'[i % 4]}{i:015d}-1" for i in range(len(obs.spots))]
     write_10x_h5(folder / "filtered_feature_bc_matrix.h5", obs.counts, barcodes, genes(phantom))
     index, rows_columns, n_on = *_whole_array(phantom.array_index, rows_columns, he.shape), len(barcodes)
