@@ -191,3 +191,25 @@ def test_squares_are_drawn_as_turned_as_they_lie(result_of_squares, degrees):
     for path, shape in zip(drawn.get_paths(), turned.geometry, strict=True):
         expected = np.array(shape.exterior.coords)[:4] * 2  # µm per pixel
         assert all(np.abs(expected - corner).max(1).min() < 1e-6 for corner in path.vertices[:4])
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "named"),
+    [
+        (hd.pl.superresolve, {"genes": 3, "vmax": float("nan"), "cmap": "nope"}, ["genes", "vmax", "cmap"]),
+        (hd.pl.superresolve, {"panels": 3, "image_key": ["a"], "figsize": 3}, ["panels", "image_key", "figsize"]),
+        (hd.pl.uncertainty, {"level": "0.9", "vmax_quantile": 2}, ["level", "vmax_quantile"]),
+        (hd.pl.reliability, {"n_genes": 2.5}, ["n_genes"]),
+        (hd.pl.registration, {"cmap": None}, ["cmap"]),
+        (hd.pl.compare, {"keys": 3}, ["keys"]),
+        (hd.pl.compare, {"keys": [["superres"]]}, ["keys"]),
+        (hd.tl.bins_to_shapes, {"shapes_key": "a/b"}, ["shapes_key"]),
+        (hd.tl.bins_to_shapes, {"shapes_key": ""}, ["shapes_key"]),
+        (hd.tl.quantiles, {"quantiles": ["a", True, None]}, ["quantiles"]),
+    ],
+)
+def test_every_bad_argument_is_named_at_once_with_what_can_be_passed(result, call, arguments, named):
+    with pytest.raises(ValueError) as caught:
+        call(result, **arguments)
+    for name in named:
+        assert f"`{name}` needs" in str(caught.value) and f"`{name}=" in str(caught.value)

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
+from hadmst_sc.io.text import shown
+from hadmst_sc.pl._arguments import check, is_names
 from hadmst_sc.pl._draw import (
     add_scale,
     axes_for,
@@ -76,6 +78,9 @@ def compare(
     >>> axes = hd.pl.compare(sdata, keys, "visible_000")
     >>> axes[0, 0].figure.savefig("compare.png")
     """
+    check(genes=genes, cmap=cmap, vmax_quantile=vmax_quantile, figsize=figsize)
+    if not is_names(list(keys.values()) if isinstance(keys, Mapping) else keys):
+        raise ValueError(f"`keys` needs names of results, but is {shown(repr(keys))}. Try `keys=['superres']`.")
     named = (
         dict(keys) if isinstance(keys, Mapping) else {key: key for key in ([keys] if isinstance(keys, str) else keys)}
     )
@@ -92,8 +97,8 @@ def compare(
     chosen = choose_genes(genes, first)
     for section in sections[1:]:
         choose_genes(chosen, section)
-    shown = [first, *sections] if spots else sections
-    box, shape = tissue_box(first), (len(chosen), len(shown))
+    columns = [first, *sections] if spots else sections
+    box, shape = tissue_box(first), (len(chosen), len(columns))
     axes = axes_for(*shape, box, figsize, axes)
     for gene, row in zip(chosen, axes, strict=True):
         maps = [section.channel(gene) * (first.bin_um / section.bin_um) ** 2 for section in sections]
@@ -103,5 +108,5 @@ def compare(
         for ax, section, values in zip(row[spots:], sections, maps, strict=True):
             drawn = draw_map(ax, section, values, norm, cmap)
         add_scale(row[-1], drawn, f"counts per bin of {first.bin_um:g} µm")
-    finish(axes, box, shown, chosen, ["measured spots"] * spots + list(named))
+    finish(axes, box, columns, chosen, ["measured spots"] * spots + list(named))
     return axes

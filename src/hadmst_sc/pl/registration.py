@@ -9,6 +9,7 @@ from matplotlib.quiver import Quiver
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment import Alignment
+from hadmst_sc.pl._arguments import check
 from hadmst_sc.pl._draw import Box, draw_he, draw_outline, draw_scale_bar, footprints, tissue_box
 from hadmst_sc.pl._section import Section
 
@@ -61,6 +62,7 @@ def registration(
 
     >>> hd.pl.registration(sdata)[0].figure.savefig("registration.png")
     """
+    check(cmap=cmap, figsize=figsize)
     section = Section(sdata, key_added, None, None)
     found = _found(section, key_added)
     section.check_he("`pl.registration`")

@@ -12,6 +12,7 @@ from hadmst_sc.contract import RELIABILITY
 from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.result import find_result
 from hadmst_sc.io.text import shown
+from hadmst_sc.pl._arguments import check
 
 HELPS, DOES_NOT, GUESS = "#3b5bdb", "#c9a227", "#9e9e9e"
 
@@ -59,10 +60,9 @@ def reliability(
 
     >>> hd.pl.reliability(sdata)[0].figure.savefig("reliability.png")
     """
-    if n_genes < 1:
-        raise ValueError(f"`n_genes` needs to be at least 1, but is {n_genes}. Pass `n_genes=30`.")
+    check(n_genes=n_genes, figsize=figsize)
     genes = _columns(sdata, key_added).sort_values("reliability", ascending=False)
-    named = genes.iloc[:n_genes]
+    named = genes.iloc[: int(n_genes)]
     if axes is None:
         size = figsize or (9.0, 2.0 + 0.18 * len(named))
         axes = plt.subplots(1, 2, figsize=size, layout="constrained")[1]

@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
+from hadmst_sc.pl._arguments import check
 from hadmst_sc.pl._draw import (
     Box,
     add_scale,
@@ -86,7 +87,7 @@ def superresolve(
     KeyError
         If the result, a gene or an element is missing.
     ValueError
-        If a panel is unknown or ``axes`` has another shape.
+        If a panel is unknown, ``axes`` has another shape, or another argument a bad value.
 
     Examples
     --------
@@ -94,6 +95,17 @@ def superresolve(
 
     >>> hd.pl.superresolve(sdata, "visible_000")[0, 0].figure.savefig("superres.png")
     """
+    check(
+        genes=genes,
+        panels=panels,
+        image_key=image_key,
+        table_key=table_key,
+        cmap=cmap,
+        std_cmap=std_cmap,
+        vmax_quantile=vmax_quantile,
+        vmax=vmax,
+        figsize=figsize,
+    )
     section = Section(sdata, key_added, image_key, table_key)
     panels = _check_panels(panels, section)
     genes = choose_genes(genes, section)
@@ -115,9 +127,9 @@ def _check_panels(panels: Sequence[str] | None, section: Section) -> list[str]:
         raise ValueError(
             f"`panels` needs some of {list(PANELS)}, but has {unknown or 'none'}. Try `panels={available}`."
         )
-    for panel, check in (("std", section.check_std), ("he", section.check_he), ("low", section.check_spots)):
+    for panel, complain in (("std", section.check_std), ("he", section.check_he), ("low", section.check_spots)):
         if panel in chosen:
-            check(f"`panels={panel!r}`")
+            complain(f"`panels={panel!r}`")
     return chosen
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
+from hadmst_sc.pl._arguments import check
 from hadmst_sc.pl._draw import (
     add_scale,
     axes_for,
@@ -76,8 +77,7 @@ def uncertainty(
 
     >>> hd.pl.uncertainty(sdata, "visible_000")[0, 0].figure.savefig("uncertainty.png")
     """
-    if not 0 < level < 1:
-        raise ValueError(f"`level` needs a number between 0 and 1, but is {level}. Pass `level={LEVEL}`.")
+    check(genes=genes, level=level, cmap=cmap, width_cmap=width_cmap, vmax_quantile=vmax_quantile, figsize=figsize)
     section = Section(sdata, key_added, None, None)
     section.check_std("`pl.uncertainty`")
     genes, box = choose_genes(genes, section), tissue_box(section)

@@ -45,8 +45,18 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
     >>> hd.tl.bins_to_shapes(sdata)
     'superres_squares'
     """
-    result, name = find_result(sdata, key_added), shapes_key or f"{key_added}_squares"
+    result, name = find_result(sdata, key_added), shapes_key if shapes_key is not None else f"{key_added}_squares"
     (rows, row, column), ids = result.places, result.table.obs[get_table_keys(result.table)[2]].to_numpy()
+    if (
+        not isinstance(name, str)
+        or not name
+        or not all(c.isalnum() or c in "_-." for c in name)
+        or name.startswith((".", "__"))
+    ):
+        raise ValueError(
+            f"`shapes_key` needs letters, digits, '_', '-' and '.', not '.' or '__' in front, but is {name!r}. "
+            f"Pass `shapes_key='squares'`."
+        )
     if name in sdata and not (name in sdata.shapes and _are_squares(sdata.shapes[name], ids)):
         raise ValueError(f"`shapes_key={name!r}` is taken by another element. Pass another name.")
     x, y = column + result.offset[0], row + result.offset[1]
