@@ -11,8 +11,6 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.decomposition import NMF, non_negative_factorization
-from sklearn.exceptions import ConvergenceWarning
 
 from hadmst_sc.components import Panel
 
@@ -45,6 +43,10 @@ def metagenes(panel: Panel, n: int) -> Metagenes:
     n
         Number of metagenes, at most that of spots and of genes.
     """
+    # Imported where it is needed: it sets an environment variable.
+    from sklearn.decomposition import NMF, non_negative_factorization
+    from sklearn.exceptions import ConvergenceWarning
+
     settings = {"solver": "mu", "beta_loss": "kullback-leibler", "n_components": n, "tol": 0.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is the rule

@@ -6,16 +6,21 @@ numpy and scipy let go of the interpreter while they compute; the pieces are too
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, TypeVar
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 Result = TypeVar("Result")
+
+# Of numpy's own accord; a caller may have made small numbers that vanish an error.
+usual_errors = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
 
 MOST = 8  # beyond, they would wait for the interpreter, and each piece takes memory
 
@@ -38,30 +43,94 @@ def _told() -> int:
     return max((one["num_threads"] for one in _libraries().info() if one["user_api"] == "blas"), default=MOST)
 
 
-class _Kept:
-    """How many ask for BLAS to keep to one thread, and what undoes it."""
+class Shared:
+    """A setting of the whole process: made by the first thread that needs it, undone by the last that is done.
 
-    lock, n, undo = Lock(), 0, ExitStack()
+    Settings that each thread makes and undoes for itself would leave that of one behind when another ends first.
 
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """BLAS keeps to the thread that calls it, in this process, until the last that asked for it is done.
-
-    After a product its threads wait for the next one, and keep busy for some 30 ms, on cores that others could use.
+    Parameters
+    ----------
+    setting
+        Gives the context that makes and undoes it.
     """
-    with _Kept.lock:
-        if not _Kept.n:
-            _told()  # before it is told otherwise
-            _Kept.undo.enter_context(_libraries().limit(limits=1, user_api="blas"))
-        _Kept.n += 1
-    try:
-        yield
-    finally:
-        with _Kept.lock:
-            _Kept.n -= 1
-            if not _Kept.n:
-                _Kept.undo.close()
+
+    def __init__(self, setting: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._setting, self._undo = setting, ExitStack()
+        self._lock, self._users = Lock(), dict[object, int]()  # of which thread each is
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Inside, the setting is made."""
+        me = object()
+        try:
+            with self._lock:
+                if not self._users:
+                    self._undo.enter_context(self._setting())
+                self._users[me] = get_ident()
+            yield
+        finally:
+            with self._lock:
+                self._users.pop(me, None)
+                if not self._users:
+                    self._undo.close()
+
+    def _after_fork(self) -> None:
+        """A forked process has none of the other threads, which will undo nothing there."""
+        self._lock = Lock()
+        self._users = {me: thread for me, thread in self._users.items() if thread == get_ident()}
+        if not self._users:
+            self._undo.close()
+
+
+def _limit_of_one() -> AbstractContextManager[Any]:
+    _told()  # before BLAS is told otherwise
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+# BLAS keeps to the thread that calls it. After a product its threads wait for the next one, and keep busy for some
+# 30 ms, on cores that others could use.
+one_blas_thread = Shared(_limit_of_one)
+
+
+def _renew_pools_of_dask() -> None:
+    """Those of a forked process have no threads, and would wait for ever for what they are given."""
+    threaded = sys.modules.get("dask.threaded")
+    with suppress(AttributeError):
+        threaded.default_pool, threaded.pools_lock = None, Lock()  # type: ignore[union-attr]
+        threaded.pools.clear()  # type: ignore[union-attr]
+
+
+class _Torch:
+    """Whether its threads are in use, and were lost in a fork."""
+
+    used, lost = False, False
+
+
+def alone_after_fork() -> None:
+    """Called before torch computes: if this process is forked later, torch will compute with one thread in the other.
+
+    OpenMP's threads do not come along, and the loops that were shared out among them would wait for them for ever.
+    """
+    _Torch.used = True
+
+
+def is_forked() -> bool:
+    """Whether this process lost the threads of torch in a fork, and is to compute with one."""
+    return _Torch.lost
+
+
+def _keep_torch_to_one_thread() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and _Torch.used and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        _Torch.lost = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_pools_of_dask)
+    os.register_at_fork(after_in_child=_keep_torch_to_one_thread)
 
 
 def each_in_turn(work: Callable[..., Result], *pieces: Iterable[Any]) -> Iterator[Result]:

@@ -42,7 +42,7 @@ SIMULATOR = {f"datasets.{name}" for name in ("cells", "fields", "genes", "render
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "allocator": (set(), set()),
     **{name: (ARRAYS, set(FIRST_ROW[:i])) for i, name in enumerate(FIRST_ROW)},
-    "threads": ({"threadpoolctl"}, set()),
+    "threads": ({"numpy", "threadpoolctl"}, set()),
     "metagenes": (ARRAYS | {"sklearn"}, {*FIRST_ROW}),
     "expression": (ARRAYS | {"torch"}, {*FIRST_ROW}),
     "models": (ARRAYS | {"torch"}, {*FIRST_ROW, "expression"}),

@@ -17,6 +17,7 @@ from hadmst_sc.arguments import FLAG, LENGTH, SEED, SIZE, Requirement, number, o
 from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.visium import visium_circles, visium_images
+from hadmst_sc.threads import usual_errors
 
 _AXES = ("y", "x")
 
@@ -134,6 +135,7 @@ def _check(given: dict[str, Any]) -> None:
     problems.raise_if_any()
 
 
+@usual_errors
 def phantom(
     seed: int = 0,
     *,

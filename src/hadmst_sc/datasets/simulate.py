@@ -21,6 +21,7 @@ from hadmst_sc.datasets.spots import count, efficiencies, lattice, working
 from hadmst_sc.datasets.tissue import HELD_OUT_STYLES, TRAIN_STYLES, Layout, draw_layout
 from hadmst_sc.grid import Grid, area_weights
 from hadmst_sc.measurement import Measurement, degrade, discs
+from hadmst_sc.threads import usual_errors
 
 __all__ = ["HELD_OUT_STYLES", "KINDS", "TRAIN_STYLES", "Phantom", "simulate"]
 
@@ -79,6 +80,7 @@ class Phantom:
     array_index: np.ndarray
 
 
+@usual_errors
 def simulate(
     seed: int,
     *,

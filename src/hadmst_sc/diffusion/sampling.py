@@ -26,9 +26,9 @@ def sigma_schedule(n_steps: int, sigma_max: float, sigma_min: float = 0.05, rho:
         raise ValueError(f"`n_steps` needs to be at least 1, but is {n_steps}.")
     if not sigma_max > sigma_min > 0:
         raise ValueError(f"`sigma_max` > `sigma_min` > 0 is needed, but they are {sigma_max} and {sigma_min}.")
-    ramp = torch.linspace(0, 1, n_steps, dtype=torch.float64)
+    ramp = torch.linspace(0, 1, n_steps, dtype=torch.float64, device="cpu")
     levels = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
-    return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def keyed_noise(shape: tuple[int, int], names: Sequence[str], seed: int, draw: int) -> Tensor:

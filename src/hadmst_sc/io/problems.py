@@ -5,12 +5,39 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from hadmst_sc.arguments import Requirement, complaints
 from hadmst_sc.contract import ContractError
 
-logger = logging.getLogger("hadmst_sc")
+_heard: ContextVar[list[str] | None] = ContextVar("hadmst_sc warnings", default=None)
+
+
+class _Logger(logging.LoggerAdapter[logging.Logger]):
+    """The logger ``hadmst_sc``, except where :func:`warnings_heard` listens: nothing of the logger itself changes."""
+
+    def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
+        """Hand a message on, or keep a warning for who listens."""
+        heard = _heard.get()
+        if heard is None:
+            super().log(level, msg, *args, **kwargs | {"stacklevel": kwargs.get("stacklevel", 1) + 1})
+        elif level >= logging.WARNING:
+            heard.append(str(msg) % args if args else str(msg))
+
+
+logger = _Logger(logging.getLogger("hadmst_sc"))
+
+
+@contextmanager
+def warnings_heard() -> Iterator[list[str]]:
+    """Inside, in this thread, warnings go into the list and nowhere else, whatever the logger's level."""
+    heard: list[str] = []
+    token = _heard.set(heard)
+    try:
+        yield heard
+    finally:
+        _heard.reset(token)
 
 
 class MissingKeyError(KeyError):

@@ -20,11 +20,13 @@ from hadmst_sc.io.outside import keep_on_image
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
+from hadmst_sc.io.scheduler import computed_here
 from hadmst_sc.io.size import check_sizes
 from hadmst_sc.io.spots import Footprints, Scale, footprints, scale, stated_sizes
 from hadmst_sc.io.tissue import detect_tissue
 from hadmst_sc.measurement import Measurement, discs, squares
 from hadmst_sc.registration import MIN_SPOTS
+from hadmst_sc.threads import usual_errors
 
 MAX_BIN = 2  # distances of spots along a bin
 
@@ -47,6 +49,8 @@ def _requirements(sdata: SpatialData) -> dict[str, tuple[Requirement, Any]]:
     }
 
 
+@computed_here()
+@usual_errors
 def read_observation(
     sdata: SpatialData,
     image_key: str,

@@ -64,7 +64,7 @@ class HEStudent(nn.Module):
     def read(self, stains: np.ndarray, bin_um: float) -> np.ndarray:
         """Features of one section, ``(features, ny, nx)`` float32, from its stain maps ``(in_channels, ny, nx)``."""
         device = next(self.parameters()).device
-        log_bin = torch.full((1, 1), math.log2(bin_um / 10), device=device)
+        log_bin = torch.full((1, 1), math.log2(bin_um / 10), dtype=torch.float32, device=device)
         (features,) = in_windows(lambda maps: self(maps, log_bin)[:1], stains, device)
         return features[0].numpy()
 

@@ -7,7 +7,7 @@ Karras et al. 2022 (*Elucidating the design space of diffusion-based generative 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ SIGMA_DRAW = 40.0
 Like ``SIGMA_MEAN`` it lies far above what denoising is trained on, so the level itself tells the network what to do.
 """
 
+ALIGN = 4  # bins: two levels of down-sampling
+MAX_SIZE = 4096  # of everything in a spec: far more than a network of maps needs
 LOG_CHANGE = 5.0  # the mean stays within e^5 of the closed form: a bound for bad input, far beyond what training shows
 N_CHANNELS = len(PRIORS) + 4  # see `gene_channels`
 
@@ -59,7 +61,20 @@ class ModelSpec:
     embed: int = 64
     sigma_data: float = 1.0  # standard deviation of the residual over the training phantoms
     halo: int = 32  # bins; at least the measured reach, and a multiple of `align`
-    align: int = 4  # two levels of down-sampling
+    align: int = ALIGN
+
+    def __post_init__(self) -> None:
+        # A spec comes from a file: what it holds may be anything.
+        for one in fields(self):
+            value, like = getattr(self, one.name), one.default
+            sizes, wanted = (value, like) if isinstance(like, tuple) else ((value,), (like,))
+            fits = isinstance(sizes, tuple) and len(sizes) == len(wanted)
+            if not fits or not all(type(n) in (int, type(wanted[0])) and 0 < n <= MAX_SIZE for n in sizes):
+                raise ValueError(f"`{one.name}` needs values like {like!r}, but is {value!r:.80}.")
+        if self.align != ALIGN or self.halo % ALIGN:
+            raise ValueError(
+                f"`align` needs to be {ALIGN} and `halo` a multiple, but they are {self.align, self.halo}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -75,6 +90,11 @@ class ModelSpec:
 def channels_last(model: HadmstModel) -> HadmstModel:
     """The same model with its convolutions laid out as processors like them best (1.4 × on a CPU)."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def frequencies() -> Tensor:
+    """Of the embedding of the noise level, ``(8,)``; on the CPU whatever the caller's default device."""
+    return torch.linspace(math.log(0.25), math.log(8), 8, dtype=torch.float32, device="cpu").exp()
 
 
 def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tensor | None = None) -> Tensor:
@@ -134,7 +154,7 @@ class HadmstModel(nn.Module):
         )
         self.unet = LocalUNet(1 + N_CHANNELS + features, spec.widths, spec.embed)
         silence(self.unet.head)  # at initialisation the network is the closed form
-        self.register_buffer("frequencies", torch.exp(torch.linspace(math.log(0.25), math.log(8), 8)), persistent=False)
+        self.register_buffer("frequencies", frequencies(), persistent=False)
 
     def encode(self, context: Tensor, *, align: bool = True) -> tuple[Tensor, Tensor]:
         """What all genes of a section share; no gene and no noise level in here.

@@ -39,8 +39,10 @@ def in_windows(
     for window in windows((ny, nx), core, HALO, ALIGN):
         # Ends at the border of the slide rather than beyond it: there the layers pad as they do for a whole slide.
         window = window.within((ny, nx))
-        made = network(torch.as_tensor(np.ascontiguousarray(maps[(None, slice(None), *window.read)]), device=device))
-        whole = whole or [torch.empty((1, part.shape[1], ny, nx)) for part in made]
+        part_of_it = torch.as_tensor(np.ascontiguousarray(maps[(None, slice(None), *window.read)]), device=device)
+        with torch.autocast(device.type, enabled=False):  # whatever the caller's
+            made = network(part_of_it)
+        whole = whole or [torch.empty((1, part.shape[1], ny, nx), dtype=part.dtype, device="cpu") for part in made]
         for all_of_it, part in zip(whole, made, strict=True):
             all_of_it[(..., *window.write)] = part[(..., *window.keep)].cpu()
     return whole

@@ -11,8 +11,10 @@ from spatialdata.transformations import get_transformation
 from hadmst_sc.arguments import ELEMENT, TEXT
 from hadmst_sc.io.given import check_anndata, check_sdata
 from hadmst_sc.io.problems import MissingKeyError, Problems
+from hadmst_sc.threads import usual_errors
 
 
+@usual_errors
 def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str = "spots") -> str:
     """Add the spots of :func:`degrade` as circles, and as a table that annotates them.
 

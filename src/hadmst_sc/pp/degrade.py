@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from hadmst_sc.arguments import SEED, Requirement, number, optional, positive
 from hadmst_sc.io.given import check_anndata
 from hadmst_sc.io.problems import Problems
+from hadmst_sc.threads import usual_errors
 
 MAX_PLACES = 10**7  # of the lattice
 
@@ -36,6 +37,7 @@ ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
 }
 
 
+@usual_errors
 def degrade(
     cells: AnnData,
     *,

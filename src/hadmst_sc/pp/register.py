@@ -10,10 +10,12 @@ from hadmst_sc.arguments import number
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.registration import Alignment, estimate_alignment
+from hadmst_sc.threads import usual_errors
 
 REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time grows with its square
 
 
+@usual_errors
 def register(
     sdata: SpatialData,
     image_key: str,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
@@ -19,10 +17,11 @@ from hadmst_sc.contract import ContractError, Observation
 from hadmst_sc.features import he_features
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
-from hadmst_sc.io.problems import Problems, WrongTypeError, logger
+from hadmst_sc.io.problems import Problems, WrongTypeError, warnings_heard
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt, estimate_alignment, turned
+from hadmst_sc.threads import usual_errors
 
 RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
@@ -103,6 +102,7 @@ class Report:
         return f"{'ready' if self.ok else 'not ready'}: {', '.join(told) or 'nothing to mend'}"
 
 
+@usual_errors
 def validate(
     sdata: SpatialData,
     image_key: str,
@@ -148,7 +148,7 @@ def validate(
     findings: list[Finding] = []
     facts: dict[str, Any] = {}
     found = None
-    with _listening(findings):
+    with warnings_heard() as heard:
         try:
             problems = Problems("cannot super-resolve this section")
             problems.check({"align": align}, {"align": (FLAG, True)})
@@ -180,30 +180,9 @@ def validate(
             findings += [Finding("error", message) for message in _messages(error)]
         except Exception as error:  # noqa: BLE001 - a report that raises would be none
             findings.append(Finding("error", f"{type(error).__name__} in hadmst_sc, please report it: {error}"))
+    findings += [Finding("warning", message) for message in heard]
     order = list(COLOURS)
     return Report(facts, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))), found)
-
-
-class _Listener(logging.Handler):
-    def __init__(self, findings: list[Finding]) -> None:
-        super().__init__(logging.WARNING)
-        self.findings = findings
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.findings.append(Finding("warning", record.getMessage()))
-
-
-@contextmanager
-def _listening(findings: list[Finding]) -> Iterator[None]:
-    """Let what is logged as a warning be a finding, and go nowhere else."""
-    listener, propagates = _Listener(findings), logger.propagate
-    logger.addHandler(listener)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(listener)
-        logger.propagate = propagates
 
 
 def _messages(error: Exception) -> list[str]:

@@ -83,7 +83,7 @@ def _windowed(
         cut = (..., *window.read)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            level = torch.full((len(x),), float(sigma), device=x.device)
+            level = torch.full((len(x),), float(sigma), dtype=x.dtype, device=x.device)
             with autocast():
                 return model.denoise(x[:, None], level, condition[cut], token, base[cut])[:, 0].float()
 
@@ -109,8 +109,13 @@ def _gated(denoise: Denoiser, residual: Residual, share: float) -> Denoiser:
 @torch.inference_mode()
 def predict_chunk(section: SharedSection, chunk: np.ndarray) -> Maps:
     """Maps of some genes on the cropped grid, counts per bin."""
+    device = pick_device(section.settings.device)
+    with torch.autocast(device.type, enabled=False):  # whatever the caller's
+        return _predict_chunk(section, chunk, device)
+
+
+def _predict_chunk(section: SharedSection, chunk: np.ndarray, device: torch.device) -> Maps:
     settings, distilled = section.settings, section.distilled
-    device = pick_device(settings.device)
     priors = _on_device(distilled.priors(chunk)[(..., *section.crop)], device)
     residual = Residual(closed_form(priors))
     denoise = _denoiser(section, chunk, priors, residual, device)

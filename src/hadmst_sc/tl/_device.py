@@ -1,8 +1,13 @@
-"""Where the network computes."""
+"""Where the network computes, and with how many threads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+from hadmst_sc.threads import alone_after_fork, is_forked
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -15,3 +20,19 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Inside, torch computes with ``n`` threads, if given; afterwards with as many as before.
+
+    In a forked process it computes with one, whatever ``n``: see :func:`~hadmst_sc.threads.alone_after_fork`.
+    """
+    alone_after_fork()
+    before = torch.get_num_threads()
+    try:
+        if n is not None and not is_forked():
+            torch.set_num_threads(n)
+        yield
+    finally:
+        torch.set_num_threads(before)

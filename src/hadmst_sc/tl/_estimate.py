@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,10 +84,11 @@ def _seconds_of_a_filter() -> float:
 def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> float:
     """Per bin and gene."""
     channels = (1, network.spec.encoder[1], N_CHANNELS)
-    x, *maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, device=device) for n in channels)
+    how: Any = {"dtype": torch.float32, "device": device}
+    x, *maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, **how) for n in channels)
     condition = network.condition(*maps)  # once for a gene: its time is in PER_GENE
-    level = torch.full((GENES,), SIGMA_MEAN, device=device)
-    token = torch.zeros(GENES, network.spec.token, device=device)
+    level = torch.full((GENES,), SIGMA_MEAN, **how)
+    token = torch.zeros(GENES, network.spec.token, **how)
 
     def evaluate() -> None:
         network.denoise(x, level, condition, token, x + 1)

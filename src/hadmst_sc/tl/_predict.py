@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hadmst_sc.alignment import Alignment
 from hadmst_sc.allocator import freed_memory_kept, give_back
@@ -19,11 +19,13 @@ from hadmst_sc.distill import Distilled, distill
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.reliability import reliability
+from hadmst_sc.threads import alone_after_fork, usual_errors
 from hadmst_sc.tl._device import pick_device
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._gate import Foretold, Gate, Verdict, fit_gate
 from hadmst_sc.tl._mixture import mixed
 from hadmst_sc.tl._prepare import prepare
+from hadmst_sc.tl._progress import progress
 from hadmst_sc.tl._section import Limits, SharedSection, tissue_crop
 from hadmst_sc.tl._settings import BATCH_SIZE, N_STEPS, WINDOW, Settings, check_client
 from hadmst_sc.tl._work import MISFITS, Arrays, warm_up, work
@@ -208,6 +210,7 @@ def predict(
 
 
 @freed_memory_kept()
+@usual_errors
 def run(
     obs: Observation, settings: Settings, into: MapSink | None, client: Any, *, show_progress_bar: bool
 ) -> Prediction:
@@ -215,9 +218,9 @@ def run(
     network, clock = settings.network, {"start": time.perf_counter()}
     if network is None:
         settings = replace(settings, n_samples=0)
-    if client is not None:
-        warm_up(client)
-    else:  # workers look for a device of their own
+    alone_after_fork()
+    _importing = None if client is None else warm_up(client)  # held: Dask forgets tasks that nobody holds
+    if client is None:  # workers look for a device of their own
         settings = replace(settings, device=str(pick_device(settings.device)))
     obs, he, regressors, found = prepare(obs, network, align=settings.align, features=settings.features)
     clock["aligned"] = time.perf_counter()
@@ -240,12 +243,15 @@ def run(
     done = dict(into.finished) if into is not None else {}
     left = np.array([gene for gene in range(n) if gene not in done], int)
     chunks = [left[i : i + gene_chunk] for i in range(0, len(left), gene_chunk)]
-    with tqdm(total=n, initial=len(done), desc="genes", disable=not show_progress_bar) as bar:
-        for chunk, maps, facts in work(section, chunks, into, client):
+    with (
+        progress(n, len(done), show=show_progress_bar) as advance,
+        closing(work(section, chunks, into, client)) as results,  # whatever is raised here, nothing goes on elsewhere
+    ):
+        for chunk, maps, facts in results:
             if arrays is not None and maps is not None:
                 arrays.take(chunk, section.crop, maps)
             done |= facts
-            bar.update(len(chunk))
+            advance(len(chunk))
     clock["predicted"] = time.perf_counter()
     if into is not None:
         mean, std, draws = *into.maps(), None

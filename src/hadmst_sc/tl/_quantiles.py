@@ -11,9 +11,11 @@ from spatialdata import SpatialData
 from hadmst_sc.io.elements import at_bins
 from hadmst_sc.io.problems import MissingKeyError, logger
 from hadmst_sc.io.result import Result, find_result
+from hadmst_sc.threads import usual_errors
 from hadmst_sc.uncertainty import doubt, rate_quantile
 
 
+@usual_errors
 def quantiles(
     sdata: SpatialData, quantiles: Sequence[float] = (0.05, 0.95), *, key_added: str = "superres"
 ) -> dict[str, str]:

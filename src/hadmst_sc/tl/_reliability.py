@@ -18,6 +18,7 @@ from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.result import find_result
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.reliability import reliability as of_genes
+from hadmst_sc.threads import usual_errors
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._prepare import Prepared, prepare
 from hadmst_sc.tl._settings import Settings
@@ -25,6 +26,7 @@ from hadmst_sc.tl._settings import Settings
 BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres")}
 
 
+@usual_errors
 def reliability(
     sdata: SpatialData,
     image_key: str,

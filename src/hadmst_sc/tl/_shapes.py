@@ -10,8 +10,10 @@ from spatialdata.models import ShapesModel, get_table_keys
 from spatialdata.transformations import get_transformation
 
 from hadmst_sc.io.result import find_result
+from hadmst_sc.threads import usual_errors
 
 
+@usual_errors
 def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_key: str | None = None) -> str:
     """Add the bins of a result as squares, one per row of its table that has a label, and under the same ids.
 

@@ -14,6 +14,7 @@ from hadmst_sc.alignment import Alignment
 from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.result import find_result
 from hadmst_sc.io.text import shown
+from hadmst_sc.threads import usual_errors
 from hadmst_sc.uncertainty import doubt
 
 COLUMNS = ("reliability", "gain_over_interpolation", "image_helps", "finest_um")
@@ -69,6 +70,7 @@ class Summary:
         return f"{hidden:,} genes between these are not shown" if hidden > 0 else ""
 
 
+@usual_errors
 def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     """Tell what a run made, with what, and which of its genes left-out spots support.
 

@@ -11,16 +11,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import dask
-import torch
 from tqdm.auto import tqdm
 
 from hadmst_sc.arguments import ELEMENT, FLAG
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.scheduler import computed_here
 from hadmst_sc.io.store import scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
+from hadmst_sc.threads import usual_errors
+from hadmst_sc.tl._device import torch_threads
 from hadmst_sc.tl._estimate import estimate
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._key import run_key
@@ -41,6 +42,7 @@ BESIDE = {
 VERSIONS = ("hadmst_sc", "torch", "numpy", "spatialdata", "anndata")
 
 
+@usual_errors
 def superresolve(
     sdata: SpatialData,
     image_key: str,
@@ -224,17 +226,13 @@ def superresolve(
             (len(obs.genes), *obs.grid.shape),
             with_std=settings.n_draws > 0,
         )
-    threads = torch.get_num_threads()
     try:
-        if settings.n_jobs is not None:
-            torch.set_num_threads(settings.n_jobs)
-        prediction = run(obs, settings, store, client, show_progress_bar=show_progress_bar)
+        with torch_threads(settings.n_jobs):
+            prediction = run(obs, settings, store, client, show_progress_bar=show_progress_bar)
     except BaseException:
         if store is not None and not store.finished:
             store.remove()
         raise
-    finally:
-        torch.set_num_threads(threads)
     assert obs.source is not None  # read_observation always names its source
     facts = {
         **{key: value for key, value in asdict(obs.source).items() if value is not None},
@@ -251,7 +249,7 @@ def superresolve(
     prediction = replace(prediction, gene_stats=stats, provenance=facts | prediction.provenance)
     if copy:
         return as_spatialdata(sdata, prediction, obs.source, key_added)
-    with dask.config.set(scheduler="threads"):  # a client would take all that is written to its workers first
+    with computed_here():
         write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
     if store is not None:
         store.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,10 +13,10 @@ import numpy as np
 from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.contract import Box, Facts, MapSink
 from hadmst_sc.measurement import residual
+from hadmst_sc.tl._cluster import Cluster
 from hadmst_sc.tl._memory import predict_within_memory
 from hadmst_sc.tl._section import Maps, SharedSection
 
-RETRIES = 3  # of a task whose worker died
 # To a task of a cluster at most: a worker keeps freed memory within a task alone, else one that is short of it would
 # wait for ever.
 CHUNKS_PER_TASK = 4
@@ -40,12 +40,19 @@ class Arrays:
                 whole[(..., *here)] = part
 
 
-def warm_up(client: Any) -> None:
-    """Have every worker import what it will need, all at once, while this process goes on."""
-    from distributed import fire_and_forget
+def warm_up(client: Any) -> list[Any]:
+    """Have every worker import what it will need, all at once, while this process goes on.
 
-    for worker in client.ncores():
-        fire_and_forget(client.submit(_imported, workers=[worker], pure=False))
+    Returns
+    -------
+    The tasks; when nobody holds them any more, Dask forgets those that are not done.
+
+    Raises
+    ------
+    RuntimeError
+        If the client is closed, or has no worker; see :class:`~hadmst_sc.tl._cluster.Cluster`.
+    """
+    return Cluster(client).everywhere(_imported)
 
 
 def _imported() -> None:
@@ -54,7 +61,7 @@ def _imported() -> None:
 
 def work(
     section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None, client: Any
-) -> Iterator[tuple[np.ndarray, Maps | None, Facts]]:
+) -> Generator[tuple[np.ndarray, Maps | None, Facts], None, None]:
     """Each chunk of genes as it is done, in any order.
 
     Yields
@@ -64,19 +71,11 @@ def work(
     if client is None:
         yield from _here(section, chunks, into)
         return
-    from distributed import as_completed
-
-    # Every worker has the section, so that one which dies takes nothing with it.
     on_cpu = None if section.model is None else copy.deepcopy(section.model).cpu()  # each has a device of its own
-    shared = client.scatter(replace(section, model=on_cpu), broadcast=True)
-    tasks = tasks_of(chunks, sum(client.ncores().values()))
-    task_of = {client.submit(_on_worker, shared, into, task, pure=False, retries=RETRIES): task for task in tasks}
-    try:
-        for future in as_completed(list(task_of)):
-            for chunk, done in zip(task_of.pop(future), future.result(), strict=True):
-                yield chunk, *done
-    finally:
-        client.cancel(list(task_of))
+    cluster, shared = Cluster(client, into), (replace(section, model=on_cpu), into)
+    for task, done in cluster.run(_on_worker, shared, tasks_of(chunks, cluster.threads())):
+        for chunk, one in zip(task, done, strict=True):
+            yield chunk, *one
 
 
 def _here(
@@ -100,8 +99,9 @@ def tasks_of(chunks: Sequence[np.ndarray], workers: int) -> list[Sequence[np.nda
 
 
 @freed_memory_kept()
-def _on_worker(section: SharedSection, into: MapSink | None, chunks: Sequence[np.ndarray]) -> list[Done]:
+def _on_worker(shared: tuple[SharedSection, MapSink | None], chunks: Sequence[np.ndarray]) -> list[Done]:
     """A task: its chunks one after the other, as a worker has a thread of its own and no more."""
+    section, into = shared
     return [_put_away(section, into, chunk, predict_within_memory(section, chunk)) for chunk in chunks]
 
 

@@ -1,0 +1,21 @@
+"""Where lazy arrays are computed while sections are read and written."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import dask
+
+from hadmst_sc.threads import Shared
+
+OF_CLUSTERS = ("dask.distributed", "distributed")
+
+
+def _setting() -> AbstractContextManager[Any]:
+    chosen = dask.config.get("scheduler", None)
+    return dask.config.set(scheduler="threads") if chosen is None or chosen in OF_CLUSTERS else nullcontext()
+
+
+# A client that the user made would take every image to its workers first, and wait for ever where there are none.
+computed_here = Shared(_setting)
