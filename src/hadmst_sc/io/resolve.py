@@ -88,7 +88,7 @@ def pair(
     """Resolve shapes and coordinate system and match the table's rows to shapes; ``None`` after a problem."""
     image, table = sdata.images[image_key], sdata.tables[table_key]
     if PROVENANCE_KEY in table.uns:
-        made_from = table.uns[PROVENANCE_KEY].get("table_key")
+        made_from = table.uns[PROVENANCE_KEY].get("table_key") if isinstance(table.uns[PROVENANCE_KEY], dict) else None
         remedy = f"`table_key={made_from!r}`" if made_from in sdata.tables else "the table that it was made from"
         problems.add(
             f"`table_key` needs a table of counts at spots, but {table_key!r} holds results of an earlier run. "
