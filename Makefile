@@ -9,12 +9,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 SPHINX := DOCS_OFFLINE=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-.PHONY: help demo test lint types docs unit notebooks pytest bench format dist wheel-demo test-no-torch clean
+.PHONY: help demo test lint types docs unit notebooks pytest mutants bench format dist wheel-demo test-no-torch clean
 
 help:
 	@echo "make demo                superresolve the embedded phantom into demo_output/"
 	@echo "make test                lint, types, documentation, all tests"
 	@echo "make lint|types|docs|unit|notebooks|format"
+	@echo "make mutants             whether the tests notice faults (an hour)"
 	@echo "make bench               every number of the project, and the model card (hours)"
 	@echo "make dist                wheel and sdist in dist/"
 	@echo "make wheel-demo          the wheel in an environment of its own, and the seconds to the first picture"
@@ -74,6 +75,10 @@ unit: $(VENV)/.dev
 
 notebooks: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m notebook
+
+# The slowest check, and not part of `make test`: faults are put into a copy of the project, one by one.
+mutants: $(VENV)/.dev
+	@$(BIN)/python .ci/mutants.py
 
 bench: $(VENV)/.dev
 	@$(BIN)/hadmst-sc benchmark

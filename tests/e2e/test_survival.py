@@ -262,7 +262,7 @@ def test_tables_that_were_joined_keep_quantiles_and_squares_and_say_that_the_rec
         ("superres_bins", hd.tl.quantiles, "labels/superres_bins: is gone"),
         ("superres_bins", hd.tl.bins_to_shapes, "labels/superres_bins: is gone"),
         ("superres_bins", hd.pl.superresolve, "labels/superres_bins: is gone"),
-        ("superres_table", hd.tl.summary, r"there is no table 'superres_table'.*Call `tl.superresolve"),
+        ("superres_table", hd.tl.summary, r"there is no table 'superres_table'.*Call `hadmst_sc.tl.superresolve"),
         (IMAGE, hd.pl.registration, f"image_key='{IMAGE}'"),
         ("phantom", hd.pl.registration, "shapes_key='phantom'"),
     ],

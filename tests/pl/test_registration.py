@@ -38,7 +38,7 @@ def test_what_lies_in_place_is_said_to(registered):
 
 
 def test_a_result_without_registration_says_how_to_get_one(registered):
-    with pytest.raises(ValueError, match=r"its `registration` is 'off'\. Try `tl\.superresolve\(.*align=True"):
+    with pytest.raises(ValueError, match=r"its `registration` is 'off'\. Call .*superresolve\(.*align=True"):
         hd.pl.registration(registered("off"))
 
 

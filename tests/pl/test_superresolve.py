@@ -159,7 +159,7 @@ def test_only_the_chosen_channel_is_read(result):
         (
             {"genes": ["ramp", "EPCAM"]},
             KeyError,
-            ["`genes`", "['EPCAM']", "flat", "tl.superresolve(sdata, 'he', genes="],
+            ["`genes`", "['EPCAM']", "flat", "Pass `genes=['ramp']`"],
         ),
         ({"genes": []}, KeyError, ["`genes`", "empty list"]),
         ({"panels": ["he", "hot"]}, ValueError, ["`panels`", "['hot']", "'low'"]),

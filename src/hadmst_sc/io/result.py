@@ -16,13 +16,13 @@ from spatialdata import SpatialData
 from spatialdata.models import get_table_keys
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
+from hadmst_sc.io.again import again, first
 from hadmst_sc.io.elements import at_bins
 from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.resolve import affine, levels, systems, transform
 
 INSTANCE_KEY = "bin_id"
-AGAIN = "Call `tl.superresolve(..., overwrite=True)` again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class Result:
             return self.record
         if self._rows_of_region.all():
             raise MissingKeyError(
-                f"tables/{self.table_key}: has lost the record of its run, `uns[{PROVENANCE_KEY!r}]`. {AGAIN}"
+                f"tables/{self.table_key}: has lost the record of its run, `uns[{PROVENANCE_KEY!r}]`. {again(self)}"
             )
         raise MissingKeyError(
             f"tables/{self.table_key}: holds several sections, and `uns[{PROVENANCE_KEY!r}]` does not say which run "
@@ -122,7 +122,7 @@ class Result:
             raise MissingKeyError(
                 f"labels/{self.region}: is gone, which tables/{self.table_key} annotates. It says where the bins lie. "
                 f"If it was renamed, call `sdata.set_table_annotates_spatialelement({self.table_key!r}, region=..., "
-                f"region_key=..., instance_key=...)`. Otherwise: {AGAIN}"
+                f"region_key=..., instance_key=...)`. Otherwise: {again(self)}"
             )
         return levels(self.sdata.labels[self.region])[0]
 
@@ -144,7 +144,7 @@ class Result:
             raise MissingKeyError(
                 f"images/{first.std if std else first.image}{self._suffix}: is gone, or does not lie on "
                 f"labels/{self.region} any more. The table alone does not say whether its values are still counts. "
-                f"If the image was renamed, pass its name as `key_added=`. Otherwise: {AGAIN}"
+                f"If the image was renamed, pass its name as `key_added=`. Otherwise: {again(self)}"
             )
         return levels(self.sdata.images[found])[0]
 
@@ -159,7 +159,8 @@ class Result:
         ids = pd.Index(labels.ravel()[where])
         if not ids.is_unique:
             raise MissingKeyError(
-                f"labels/{self.region}: were resampled, as ids occur more than once; bins have no place there. {AGAIN}"
+                f"labels/{self.region}: were resampled, as ids occur more than once; bins have no place there. "
+                f"{again(self)}"
             )
         found = ids.get_indexer(np.asarray(self.table.obs[get_table_keys(self.table)[2]]))
         rows = np.flatnonzero(found >= 0)
@@ -176,7 +177,9 @@ class Result:
         available, (rows, y, x) = list(systems(element)), self.places
         known = self.now(str(self.record.get("coordinate_system")), available)
         if not available:
-            raise MissingKeyError(f"labels/{self.region}: have no transformation to any coordinate system. {AGAIN}")
+            raise MissingKeyError(
+                f"labels/{self.region}: have no transformation to any coordinate system. {again(self)}"
+            )
         if "spatial" in self.table.obsm and len(rows):
             xy = np.asarray(self.table.obsm["spatial"])[rows]
             for system in [known] if known else available:  # renamed, perhaps
@@ -288,7 +291,7 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
     if len(found) == 1:
         return found[0]
     names = [one.key for one in found or every]
-    remedy = f" Try `key_added={names[0]!r}`." if names else " Call `tl.superresolve(sdata, image_key)` first."
+    remedy = f" Try `key_added={names[0]!r}`." if names else f" {first(sdata, key_added)}"
     if found:
         raise MissingKeyError(f"`key_added={key_added!r}` needs to name one result, but {names} are called so.{remedy}")
     raise MissingKeyError(

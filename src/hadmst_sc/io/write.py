@@ -10,6 +10,7 @@ import numpy as np
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
+from hadmst_sc.io.again import free_key
 from hadmst_sc.io.elements import bins_table, plain, pyramid_steps, raster_elements
 from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.maps import MapStore
@@ -60,17 +61,19 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
     taken = {name: kind for kind, name in _elements(sdata) if name.lower() in {own.lower() for own in kinds}}
     if not taken:
         return
-    if overwrite and _is_ours(sdata, names) and all(kinds.get(name) == kind for name, kind in taken.items()):
+    ours = _is_ours(sdata, names) and all(kinds.get(name) == kind for name, kind in taken.items())
+    if overwrite and ours:
         return
     found = ", ".join(f"{kind}/{name}" for name, kind in taken.items())
     if overwrite:
         raise ValueError(
             f"`key_added={key_added!r}` would overwrite {found}, which no earlier run wrote. Inputs are never "
-            f"replaced. Pass another name, such as `key_added={key_added + '_hr'!r}`."
+            f"replaced. Pass another name, such as `key_added={free_key(sdata, key_added)!r}`."
         )
     raise ValueError(
         f"`key_added={key_added!r}` needs names that are free, but the object has {found}. "
-        f"Pass `overwrite=True` to replace an earlier result, or another `key_added=`."
+        f"Pass another name, such as `key_added={free_key(sdata, key_added)!r}`"
+        f"{', or `overwrite=True` to replace the earlier result' if ours else ''}."
     )
 
 

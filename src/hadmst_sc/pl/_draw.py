@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.transforms import Affine2D
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
+from hadmst_sc.io.again import again
 from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.text import shown
 from hadmst_sc.pl._section import Section, Spots
@@ -33,10 +34,18 @@ def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[st
         found = [shown(gene) for gene in absent] or "an empty list"
         raise MissingKeyError(
             f"`genes` needs names that were super-resolved, but {found} is not in {section.result.key!r}. "
-            f"Available: {some}. "
-            f"Try `tl.superresolve(sdata, {section.image_key!r}, genes={chosen})`."
+            f"Available: {some}. {_remedy(chosen, absent, section)}"
         )
     return chosen
+
+
+def _remedy(chosen: list[str], absent: list[str], section: Section) -> str:
+    """The run with these genes too, if they were counted, else those that can be drawn."""
+    table = section.sdata.tables.get(section.table_key)
+    if absent and table is not None and set(absent) <= set(table.var_names):
+        return again(section.result, absent)
+    known = [gene for gene in chosen if gene in section.genes]
+    return f"Pass `genes={known or section.genes[:1]}`."
 
 
 def _most_variable(section: Section, n: int = 3) -> list[str]:
@@ -77,7 +86,7 @@ def _check_axes(axes: np.ndarray, n_genes: int, n_panels: int) -> np.ndarray:
     if array.size != expected[0] * expected[1] or (array.ndim == 2 and array.shape != expected):
         raise ValueError(
             f"`axes` needs (genes, panels) = {expected} Axes, but has {array.shape}. "
-            f"Try `plt.subplots({expected[0]}, {expected[1]}, squeeze=False)[1]`."
+            f"Pass `axes=plt.subplots({expected[0]}, {expected[1]}, squeeze=False)[1]`."
         )
     return array.reshape(expected)
 

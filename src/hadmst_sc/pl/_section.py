@@ -14,6 +14,7 @@ import numpy as np
 from spatialdata import SpatialData
 
 from hadmst_sc.contract import OutputNames
+from hadmst_sc.io.again import again
 from hadmst_sc.io.counts import matrix_of, places_of, rows_as_csr
 from hadmst_sc.io.problems import MissingKeyError, Problems
 from hadmst_sc.io.resample import check_image, resample_rgb
@@ -122,7 +123,7 @@ class Section:
         if not self.has_std:
             raise MissingKeyError(
                 f"{what} needs {OutputNames(self.result.key).std!r}, which is not in `sdata.images`. It is written "
-                f"when draws are made. Try `tl.superresolve(sdata, {self.image_key!r}, n_samples=4)`."
+                f"when draws are made. {again(self.result, n_samples=4)}"
             )
 
     def check_he(self, what: str) -> None:

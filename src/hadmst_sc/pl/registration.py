@@ -9,6 +9,7 @@ from matplotlib.quiver import Quiver
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment import Alignment
+from hadmst_sc.io.again import again
 from hadmst_sc.pl._arguments import check
 from hadmst_sc.pl._draw import Box, draw_he, draw_outline, draw_scale_bar, footprints, tissue_box
 from hadmst_sc.pl._section import Section
@@ -70,7 +71,7 @@ def registration(
     box = tissue_box(section)
     axes = _make_axes(box, figsize) if axes is None else np.asarray(axes).ravel()
     if axes.shape != (2,):
-        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Try `plt.subplots(1, 2)[1]`.")
+        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Pass `axes=plt.subplots(1, 2)[1]`.")
     draw_he(axes[0], section, box)
     footprints(axes[0], section.spots, facecolor="none", edgecolor="black", linewidth=0.5)
     axes[0].set_title(f"H&E and its {len(section.spots.centres):,} spots")
@@ -92,7 +93,7 @@ def _found(section: Section, key_added: str) -> Alignment:
     if isinstance(record, str):
         raise ValueError(
             f"`key_added={key_added!r}` needs a result whose H&E was registered, but its `registration` is {record!r}. "
-            f"Try `tl.superresolve(sdata, {section.image_key!r}, align=True, overwrite=True)`."
+            f"{again(section.result, align=True)}"
         )
     return Alignment.from_record(record)
 

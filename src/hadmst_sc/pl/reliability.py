@@ -68,7 +68,7 @@ def reliability(
         axes = plt.subplots(1, 2, figsize=size, layout="constrained")[1]
     axes = np.asarray(axes).ravel()
     if axes.shape != (2,):
-        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Try `plt.subplots(1, 2)[1]`.")
+        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Pass `axes=plt.subplots(1, 2)[1]`.")
     _draw_ranks(axes[0], genes)
     _draw_gains(axes[1], named)
     return axes
@@ -80,7 +80,7 @@ def _columns(sdata: SpatialData, key_added: str) -> pd.DataFrame:
     missing = [column for column in RELIABILITY if column not in found]
     if missing:
         raise MissingKeyError(
-            f"tables/{result.table_key}: `var` lacks {missing}. Call `tl.reliability(sdata, "
+            f"tables/{result.table_key}: `var` lacks {missing}. Call `hadmst_sc.tl.reliability(sdata, "
             f"{result.source('image_key', sdata.images)!r}, key_added={key_added!r})` first."
         )
     return found[list(RELIABILITY)]

@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
+from hadmst_sc.io.again import again
 from hadmst_sc.io.elements import at_bins
 from hadmst_sc.io.problems import MissingKeyError, logger
 from hadmst_sc.io.result import Result, find_result
@@ -61,8 +62,7 @@ def quantiles(
     result = find_result(sdata, key_added)
     if result.std_key is None and "std" not in result.table.layers:
         raise MissingKeyError(
-            f"tables/{result.table_key}: has no layer 'std', which needs draws. Call `tl.superresolve(..., "
-            f"n_samples=4, overwrite=True)` with a model first."
+            f"tables/{result.table_key}: has no layer 'std', which needs draws. {again(result, n_samples=4)}"
         )
     refused = doubt(result.record) if result.record else "as far as the table tells, which has lost its record"
     if refused:

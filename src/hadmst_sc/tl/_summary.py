@@ -11,6 +11,7 @@ import pandas as pd
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment import Alignment
+from hadmst_sc.io.again import again
 from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.result import find_result
 from hadmst_sc.io.text import shown
@@ -100,9 +101,7 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     result = find_result(sdata, key_added)
     table, told = result.table, result.provenance
     if missing := [column for column in COLUMNS if column not in table.var]:
-        raise MissingKeyError(
-            f"tables/{result.table_key}: `var` lacks {missing}. Call `tl.superresolve(..., overwrite=True)` again."
-        )
+        raise MissingKeyError(f"tables/{result.table_key}: `var` lacks {missing}. {again(result)}")
     genes = table.var[list(COLUMNS)]
     facts = {
         "image": f"{result.source('image_key', sdata.images)}, {told['um_per_px']:.3g} µm per pixel",
