@@ -172,6 +172,12 @@ def _repeated(
             f"sdata[{shapes_key!r}][~sdata[{shapes_key!r}].index.duplicated()]`."
         )
     ids = pd.Series(np.asarray(table.obs[keys[1]])[rows])
+    if not ids.map(pd.api.types.is_hashable).all():
+        problems.add(
+            f"tables/{table_key}: `obs[{keys[1]!r}]` needs ids that are numbers or text, as the index of "
+            f"shapes/{shapes_key} has them, but some are lists or the like. Write the id of each spot into it."
+        )
+        return True
     twice = (ids.duplicated() & ids.notna()).to_numpy()
     if twice.any():
         first = ids.map({one: i for i, one in reversed(list(enumerate(ids)))}).to_numpy()[twice].astype(int)

@@ -28,6 +28,7 @@ from hadmst_sc.measurement import Measurement, discs, squares
 from hadmst_sc.registration import MIN_SPOTS
 from hadmst_sc.threads import usual_errors
 
+MAX_OVERLAP = 1.2  # diameter of circles in their distance
 MAX_BIN = 2  # distances of spots along a bin
 
 # Each with a value that meets it.
@@ -242,6 +243,13 @@ def _place(
             ValueError,
         )
         return None
+    if not prints.square and sizes.spot_um > MAX_OVERLAP * sizes.pitch_um:
+        problems.add(
+            f"`spot_um` needs spots that lie side by side, at most `pitch_um`={sizes.pitch_um:g}, but is "
+            f"{sizes.spot_um:g}. Spots that overlap would count molecules twice. Pass "
+            f"`spot_um={0.55 * sizes.pitch_um:g}, pitch_um={sizes.pitch_um:g}`.",
+            ValueError,
+        )
     grid = Grid.over_image((finest.sizes["y"], finest.sizes["x"]), sizes.um_per_px, bin_um)
     check_sizes(sdata.images[image_key], image_key, spots, prints.xy[spots.places], grid, problems)
     if problems:
