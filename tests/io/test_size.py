@@ -31,7 +31,7 @@ def section():
 def refused(sdata, **arguments) -> str:
     """The message; reading it took next to no memory."""
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"`bin_um` needs|images/S1_full_image: needs a size") as raised:
+    with pytest.raises(ValueError, match=r"`bin_um` needs|`image_key` needs an image that fits") as raised:
         read_observation(sdata, IMAGE, **arguments)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -62,8 +62,9 @@ def check_sizes(element: Any, image_key: str, spots: Paired, xy: np.ndarray, gri
     if not too_many:
         bins, needed = f"{pixels:.2g} pixels to read", max(strip, level.sizes["c"] * level.dtype.itemsize * pixels)
     problems.add(
-        f"images/{image_key}: needs a size that fits in memory, but {extent} has {bins}: they take "
-        f"{needed / 1e9:,.1f} GB, {there}. Keep what lies under the spots: {_crop(element, spots, xy)}."
+        f"`image_key` needs an image that fits in memory, but images/{image_key}, {extent}, has {bins}: they take "
+        f"{needed / 1e9:,.1f} GB, {there}. Keep what lies under the spots: {_crop(element, spots, xy)}.",
+        ValueError,
     )
 
 
