@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 import hadmst_sc
-
-if TYPE_CHECKING:
-    from spatialdata import SpatialData
 
 
 INPUT = (KeyError, ValueError, TypeError, OSError, MemoryError, RecursionError)  # ContractError is a ValueError
@@ -67,6 +63,12 @@ app = typer.Typer(
 )
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")]
+# Elements of a phantom: a demo may replace an earlier one.
+DEMO = (
+    *(f"phantom_{name}" for name in ("full_image", "hires_image", "lowres_image", "truth", "regions")),
+    "phantom",
+    "table",
+)
 # What a section is read by.
 Store = Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)]
 ImageKey = Annotated[str, typer.Argument(help="Name of the H&E image in the store.")]
@@ -129,9 +131,9 @@ def superresolve(
 ) -> None:
     """Super-resolve a section: image, standard deviation, labels and table, into STORE or a store of their own."""
     if output is not None:
-        _check_free(output, overwrite)
-        if output.resolve().is_relative_to(store.resolve()):
-            raise ValueError(f"`--output` needs a path outside the input, but {output} lies in {store}.")
+        from hadmst_sc.io.output import check_free, write_whole
+
+        check_free(output, overwrite=overwrite, source=store)
     from hadmst_sc import tl
     from hadmst_sc.io import open_store
 
@@ -164,7 +166,7 @@ def superresolve(
         copy=output is not None,
     )
     if output is not None:
-        _write(result, output)
+        write_whole(result, output, overwrite=overwrite)
     typer.echo(f"wrote {key_added!r} to {output or store} in {perf_counter() - started:.1f} s")
 
 
@@ -312,7 +314,9 @@ def demo(
 ) -> None:
     """Generate a section, super-resolve it, and write a SpatialData store and a picture."""
     store, picture = output / "section.zarr", output / "superres.png"
-    _check_free(store, overwrite)
+    from hadmst_sc.io.output import check_free, write_whole
+
+    check_free(store, overwrite=overwrite, also=DEMO)
     if picture.exists() and not overwrite:
         raise ValueError(f"`--output` needs a free path, but {picture} exists. Try `hadmst-sc demo --overwrite`.")
     import matplotlib
@@ -334,7 +338,7 @@ def demo(
 
     axes = pl.superresolve(sdata)
     axes[0, 0].figure.savefig(picture, dpi=150)
-    _write(sdata, store)
+    write_whole(sdata, store, overwrite=overwrite, also=DEMO)
     typer.echo(f"store           {store}  (spatialdata.read_zarr)\npicture         {picture}")
 
 
@@ -370,28 +374,6 @@ def _parse_genes(genes: str | None) -> list[str] | int | None:
         return None
     is_number = genes.isdecimal() and len(genes) < 10
     return int(genes) if is_number else [gene.strip() for gene in genes.split(",") if gene.strip()]
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    """Refuse a path in use, and always one that is no store: it is not ours to delete."""
-    if not path.exists():
-        return
-    if not any((path / mark).exists() for mark in ("zarr.json", ".zgroup")):
-        raise ValueError(f"`--output` needs a free path or a zarr store, but {path} is neither. Choose another path.")
-    if not overwrite:
-        raise ValueError(f"`--output` needs a free path, but {path} exists. Try `--overwrite`.")
-
-
-def _write(sdata: SpatialData, path: Path) -> None:
-    """Write beside the place and move there: after a crash the old store or the new one is whole."""
-    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    sdata.write(fresh)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def main() -> None:

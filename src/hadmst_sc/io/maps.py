@@ -17,7 +17,10 @@ import numpy as np
 import zarr
 
 from hadmst_sc.contract import Box, Facts
+from hadmst_sc.io.contents import discard
+from hadmst_sc.io.interrupts import interrupts_held
 from hadmst_sc.io.problems import logger
+from hadmst_sc.io.untrusted import check_harmless
 
 RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
 EDGE = 1024  # bins along the side of a chunk
@@ -47,29 +50,35 @@ class MapStore:
             Whether a standard deviation comes with each map.
         """
         self = cls(path)
-        if path.exists():
+        if os.path.lexists(path):
             if self._key() == key:
                 logger.info(
                     "continuing a run that was cut short: %d of %d genes are done", len(self.finished), shape[0]
                 )
                 return self
             logger.warning("%s holds a run with other parameters or input, which is discarded", path)
-            shutil.rmtree(path)
+            discard(path)
         partial = path.with_name(f"{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / DONE).mkdir(parents=True)
-        root = zarr.create_group(partial / MAPS)
-        chunks = (1, min(shape[1], EDGE), min(shape[2], EDGE))
-        for name in ("mean", "std")[: 1 + with_std]:
-            root.create_array(name, shape=shape, chunks=chunks, dtype="float32", fill_value=np.nan)
-        (partial / RUN).write_text(json.dumps({"key": key}))
-        partial.rename(path)  # a folder of this name is complete
+        discard(partial)
+        with interrupts_held():
+            try:
+                (partial / DONE).mkdir(parents=True)
+                root = zarr.create_group(partial / MAPS)
+                chunks = (1, min(shape[1], EDGE), min(shape[2], EDGE))
+                for name in ("mean", "std")[: 1 + with_std]:
+                    root.create_array(name, shape=shape, chunks=chunks, dtype="float32", fill_value=np.nan)
+                (partial / RUN).write_text(json.dumps({"key": key}))
+                partial.rename(path)  # a folder of this name is complete
+            finally:
+                discard(partial)
         return self
 
     def _key(self) -> str | None:
+        """Key of the run that is here; None if there is none, or something that no run leaves."""
         try:
+            check_harmless(self.path)
             return str(json.loads((self.path / RUN).read_text())["key"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     @property
@@ -121,7 +130,8 @@ class MapStore:
 
     def remove(self) -> None:
         """Everything; lazy arrays of it are dead from then on."""
-        shutil.rmtree(self.path)
+        with interrupts_held():
+            discard(self.path)
 
     def maps(self) -> tuple[Any, Any]:
         """See :class:`~hadmst_sc.contract.MapSink`."""

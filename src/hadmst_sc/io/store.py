@@ -1,171 +1,373 @@
 """Replace elements of a store on disk so that a crash at any time loses nothing.
 
-The new elements are written to a sibling directory, then renamed into the store, while the old ones move to the
-sibling. A journal in the sibling exists exactly while that is under way; whoever finds one puts the old elements back.
+1. The new elements are written to a folder beside the store.
+2. That folder is moved into the store, as a hidden one, with a journal of what it is for.
+3. The old elements move into it, and the new ones from it to their places.
+4. The root document gets the new provenance and list of contents, and the hidden folder goes.
+
+Each new element carries the id of its run. A crash before the first of them is in place is undone by the next call, a
+crash after that is completed. All that this takes lies in the store, and so goes with it if it is moved, copied,
+replaced or restored from a backup.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
+import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import spatialdata
-import zarr
-from anndata import AnnData
-from anndata.experimental import read_elem_lazy
+import dask
+from dask.system import CPU_COUNT
 from spatialdata import SpatialData
+from zarr.core.sync import sync
 
-from hadmst_sc.contract import PROVENANCE_KEY
-from hadmst_sc.io.counts import layers_of
+from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
+from hadmst_sc.io.contents import ROOT, discard, hide, relist, runs_of
+from hadmst_sc.io.interrupts import interrupts_held
+from hadmst_sc.io.lock import StoreError, beside, gone, home, locked, named
 
 JOURNAL = "swap.json"
-MAX_LOADED = 256 * 2**20  # bytes of one array of a table
+OURS = ("images", "labels", "tables")  # kinds of elements that a result has
 
 
 def check_store(path: Path) -> None:
-    """Refuse stores whose elements could not be moved into: zarr 2, as SpatialData before 0.5 wrote it."""
-    if not (Path(path) / "zarr.json").is_file():
+    """Refuse stores whose elements could not be moved into: gone, with links, or in zarr 2 (SpatialData before 0.5)."""
+    path = home(path)
+    if not path.is_dir():
+        raise gone(path)
+    if not (path / ROOT).is_file():
         raise ValueError(
-            f"`sdata` needs a store in zarr format 3, but {Path(path).name!r} is older or gone. Elements of two "
-            f"formats cannot be mixed. Call `sdata.write('new.zarr'); sdata = spatialdata.read_zarr('new.zarr')`."
+            f"`sdata` needs a store in zarr format 3, but {path.name!r} is older. Elements of two formats cannot be "
+            f"mixed. Call `sdata.write('new.zarr'); sdata = spatialdata.read_zarr('new.zarr')`."
+        )
+    groups = [path / kind for kind in OURS]
+    for place in (path / ROOT, *groups, *(group / ROOT for group in groups)):
+        if place.is_symlink():
+            raise StoreError(
+                f"`sdata` needs a store without links, but {place.relative_to(path)} in {path.name} is one. Writing "
+                f"through it would change files outside the store. Call `sdata.write('new.zarr'); "
+                f"sdata = spatialdata.read_zarr('new.zarr')`."
+            )
+
+
+def check_room(path: Path, n_bytes: float) -> None:
+    """Refuse a result of so many bytes that the disk of a store cannot hold."""
+    free = shutil.disk_usage(home(path).parent).free
+    if n_bytes > free:
+        raise StoreError(
+            f"`sdata` needs a store with room for a result of at least {n_bytes / 1e9:.1f} GB, but the disk of "
+            f"{Path(path).name} has {free / 1e9:.1f} GB left. Free some, or pass fewer `genes=` or a larger `bin_um=`."
         )
 
 
 def _sibling(path: Path, key_added: str) -> Path:
-    path = Path(path).absolute()
-    return path.with_name(f".{path.name}.{key_added}.new")
+    """Where the new elements are written; whatever lies there without a living owner is rubbish."""
+    return beside(home(path), f"{key_added}.new")
 
 
 def scratch(path: Path, key_added: str) -> Path:
     """Folder beside a store for what a run makes before it is written."""
-    return _sibling(path, key_added).with_suffix(".maps")
+    return beside(home(path), f"{key_added}.maps")
 
 
-def replace_on_disk(
-    sdata: SpatialData,
-    new: SpatialData,
-    key_added: str,
-    kinds: dict[str, str],
-    runs: dict[str, Any],
-    fill: Callable[[Path], None] | None = None,
-) -> None:
-    """Write the elements of ``new`` and move them into the store of ``sdata``, in place of those named in ``kinds``.
+@contextmanager
+def claimed(path: Path, key_added: str, wait: float = 0.0) -> Iterator[None]:
+    """Be the only run that writes ``key_added`` into a store; what a killed one left is completed or undone first.
 
-    Parameters
-    ----------
-    kinds
-        Element names and their directories; those without a new element are removed.
-    runs
-        Provenance of all runs, for the attributes of the store.
-    fill
-        Called with the folder of the new images, to put into them what they were written without.
+    Raises
+    ------
+    StoreError
+        If another run has not ended after ``wait`` seconds, or the store cannot be written.
     """
-    path, sibling = Path(sdata.path).absolute(), _sibling(sdata.path, key_added)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # a coming default; once per array
-            new.write(sibling, update_sdata_path=False)
-        if fill is not None:
-            fill(sibling / "images")
-        _swap(path, sibling, kinds, [name for name in kinds if name in new])
-        _update_json(path / "zarr.json", lambda root: root["attributes"].update({PROVENANCE_KEY: runs}))
-        if sdata.has_consolidated_metadata():
-            sdata.write_consolidated_metadata()
-        (sibling / JOURNAL).unlink()  # from here on the new result stands
-    finally:
-        recover(path, key_added)
-
-
-def _swap(path: Path, sibling: Path, kinds: dict[str, str], new: list[str]) -> None:
-    places = [f"{kinds[name]}/{name}" for name in new]
-    journal = {"new": places, "root": (path / "zarr.json").read_text()}
-    for name in new:
-        _ensure_group(path / kinds[name], sibling / kinds[name])
-    (sibling / "old").mkdir()
-    _write_atomically(sibling / JOURNAL, json.dumps(journal))
-    # Readers trust the consolidated list: with the names off it, a store cut short here opens without the result.
-    _update_json(path / "zarr.json", lambda root: _hide(root, [f"{kind}/{name}" for name, kind in kinds.items()]))
-    for name, kind in kinds.items():
-        if (path / kind / name).exists():
-            (sibling / "old" / kind).mkdir(exist_ok=True)
-            os.rename(path / kind / name, sibling / "old" / kind / name)
-        if name in new:
-            os.rename(sibling / kind / name, path / kind / name)
-
-
-def _hide(root: dict[str, Any], places: list[str]) -> None:
-    """Take elements off the consolidated list of a store's root, if it has one."""
-    listed = (root.get("consolidated_metadata") or {}).get("metadata", {})
-    for key in [key for key in listed if any(f"{key}/".startswith(f"{place}/") for place in places)]:
-        del listed[key]
+    check_store(path)
+    path = home(path)
+    with locked(path, key_added, wait) as new:
+        if new:
+            with named(path):
+                _tidy(path, key_added)
+        yield
 
 
 def recover(path: Path, key_added: str) -> None:
-    """Undo a swap that did not end, and remove what is left of a write; does nothing where there is neither."""
-    path, sibling = Path(path).absolute(), _sibling(path, key_added)
-    if not sibling.exists():
+    """Complete or undo a swap that did not end, and remove what is left of a write; else do nothing."""
+    with claimed(path, key_added):
+        pass
+
+
+def _tidy(path: Path, key_added: str) -> None:
+    sibling, folder = _sibling(path, key_added), _inside(path, key_added)
+    if not any(map(os.path.lexists, (sibling, folder, beside(path, "lock")))):
         return
-    if (sibling / JOURNAL).exists():
-        journal = json.loads((sibling / JOURNAL).read_text())
-        for place in journal["new"]:
-            # Moved back, not deleted: should this be cut short too, the next attempt sees how far it came.
-            if not (sibling / place).exists():
-                os.rename(path / place, sibling / place)
-        for old in (sibling / "old").glob("*/*"):
-            os.rename(old, path / old.relative_to(sibling / "old"))
-        _write_atomically(path / "zarr.json", journal["root"])
-        (sibling / JOURNAL).unlink()
-    shutil.rmtree(sibling)
+    with locked(path), interrupts_held():
+        discard(sibling)
+        swap = Swap.left(path, key_added)
+        if swap is not None and swap.begun and swap.whole:
+            _swap(swap)
+            swap.register()
+            swap.finish(sibling)
+        elif swap is not None:
+            swap.undo()
+            swap.finish(sibling)
+        discard(folder)
+        discard(sibling)
 
 
-def reread(path: Path, names: list[str]) -> dict[str, Any]:
-    """Image and label elements as they are on disk."""
-    fresh = spatialdata.read_zarr(path, selection=("images", "labels"))
-    return {name: fresh[name] for name in names}
+def kinds_of(key_added: str) -> dict[str, str]:
+    """Names of all elements that a result may have, with their kinds."""
+    names = OutputNames(key_added)
+    return {names.image: "images", names.std: "images", names.bins: "labels", names.table: "tables"}
 
 
-def reread_table(path: Path, name: str, table: AnnData) -> AnnData:
-    """The table with its large arrays as they are on disk: in memory while they are small, else as dask arrays."""
-    group = zarr.open_group(Path(path) / "tables" / name, mode="r")
-    table.X = _array(group["X"])
-    for layer in layers_of(table):
-        table.layers[layer] = _array(group[f"layers/{layer}"])
-    return table
+@contextmanager
+def replace_on_disk(
+    path: Path,
+    new: SpatialData,
+    key_added: str,
+    fill: Callable[[Path], None] | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Write the elements of ``new`` and move them into a store, in place of an earlier result of the same name.
+
+    In the block the new elements are in place; an exception from it brings the old ones back.
+
+    Parameters
+    ----------
+    path
+        The store.
+    new
+        The elements, and in its attributes the provenance of the run.
+    fill
+        Called with the folder of the new images, to put into them what they were written without.
+    between
+        Called when all is written and nothing in the store is touched: the last moment to give up.
+    """
+    path = home(path)
+    sibling = _sibling(path, key_added)
+    try:
+        with named(path):
+            write_all(new, sibling, fill)
+            between()
+            with locked(path):
+                swap = Swap.begin(path, sibling, key_added, new)
+                try:
+                    _swap(swap)
+                    swap.register()
+                    yield
+                except BaseException:
+                    swap.undo()
+                    swap.finish(sibling)
+                    raise
+                swap.finish(sibling)
+    finally:
+        discard(sibling)
 
 
-def _array(stored: Any) -> Any:
-    values = read_elem_lazy(stored)
-    return values.compute() if values.nbytes <= MAX_LOADED else values
+def write_all(sdata: SpatialData, path: Path, fill: Callable[[Path], None] | None = None) -> None:
+    """Write a store and ``fill`` its images; when this returns or raises, no thread is writing any more."""
+    try:
+        with (
+            ThreadPoolExecutor(CPU_COUNT) as pool,  # its end waits for all of its threads
+            dask.config.set(pool=pool),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # a coming default; once per array
+            sdata.write(path, update_sdata_path=False)
+        if fill is not None:
+            fill(path / "images")
+    finally:
+        sync(_others_done())
+
+
+async def _others_done() -> None:
+    """Wait for zarr's other writes: where one fails, those that were begun with it go on."""
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """An exchange of elements of a store. All of it is under the lock of the store."""
+
+    path: Path
+    folder: Path
+    """Hidden folder in the store: new elements before their move, and in ``old`` old ones after theirs."""
+    key: str
+    run: str
+    """Id of the run, which each new element carries."""
+    places: tuple[str, ...]
+    """Of all elements that are replaced or removed, as ``kind/name``."""
+    new: tuple[str, ...]
+    """Places of the new elements."""
+    made: tuple[str, ...]
+    """Kinds of elements of which the store had none."""
+    facts: Any
+    """Provenance of the new result."""
+    before: Any
+    """Provenance of the old result; None if there was none."""
+
+    @classmethod
+    def begin(cls, path: Path, sibling: Path, key: str, new: SpatialData) -> Swap:
+        """Move what was written beside a store into it, with the journal."""
+        run, kinds, folder = uuid.uuid4().hex, kinds_of(key), _inside(path, key)
+        places = tuple(f"{kind}/{name}" for name, kind in kinds.items())
+        fresh = tuple(f"{kind}/{name}" for name, kind in kinds.items() if name in new)
+        for place in fresh:
+            _update_json(sibling / place / ROOT, lambda node: node["attributes"].update({PROVENANCE_KEY: {"run": run}}))
+        made = tuple(kind for kind in OURS if not (path / kind / ROOT).is_file())
+        facts, before = new.attrs[PROVENANCE_KEY][key], runs_of(path).get(key)
+        journal = {"run": run, "new": fresh, "made": made, "facts": facts, "before": before}
+        (sibling / JOURNAL).write_text(json.dumps(journal))
+        os.rename(sibling, folder)
+        return cls(path, folder, key, run, places, fresh, made, facts, before)
+
+    @classmethod
+    def left(cls, path: Path, key: str) -> Swap | None:
+        """The swap that a crash left in a store, if there is one and no links are in it."""
+        folder = _inside(path, key)
+        inner = ("", JOURNAL, "old", *OURS, *(f"old/{kind}" for kind in OURS))
+        if not folder.is_dir() or any((folder / place).is_symlink() for place in inner):
+            return None
+        places = tuple(f"{kind}/{name}" for name, kind in kinds_of(key).items())
+        try:
+            journal = json.loads((folder / JOURNAL).read_text())
+            new = tuple(place for place in places if place in journal["new"])
+            made = tuple(kind for kind in OURS if kind in journal["made"])
+            return cls(path, folder, key, str(journal["run"]), places, new, made, journal["facts"], journal["before"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return cls(path, folder, key, "", places, (), (), None, None)
+
+    def _is_here(self, place: str) -> bool:
+        """Whether an element in its place is that of this run."""
+        try:
+            node = json.loads((self.path / place / ROOT).read_text())
+            return bool(node["attributes"][PROVENANCE_KEY]["run"] == self.run)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a new element is in place."""
+        return any(map(self._is_here, self.new))
+
+    @property
+    def whole(self) -> bool:
+        """Whether each new element is in place or still to come, to where nobody has put anything since."""
+        return all(
+            self._is_here(place) or ((self.folder / place).is_dir() and not os.path.lexists(self.path / place))
+            for place in self.new
+        )
+
+    def undo(self) -> None:
+        """Put old elements back wherever nobody else has put anything, and take new ones out."""
+        for place in reversed(self.new):
+            if self._is_here(place):
+                os.rename(self.path / place, self.folder / place)
+        for place in self.places:
+            old = self.folder / "old" / place
+            if os.path.lexists(old) and (self.path / place).parent.is_dir() and not os.path.lexists(self.path / place):
+                os.rename(old, self.path / place)
+        for place in self.new:
+            discard(self.folder / place)  # on a full disk this makes room for what follows
+        for kind in self.made:
+            _remove_empty_group(self.path / kind)
+        self._update_labels()
+        self._update_root(lambda facts: self.before if facts == self.facts else facts)
+
+    def register(self) -> None:
+        """Enter the new elements and their provenance into the root document."""
+        self._update_labels()
+        self._update_root(lambda _: self.facts)
+
+    def finish(self, sibling: Path) -> None:
+        """Take the folder out of the store."""
+        os.rename(self.folder, sibling)
+        (sibling / JOURNAL).unlink(missing_ok=True)
+
+    def hide(self) -> None:
+        """Take all elements off the list of contents: a store cut short now opens without them."""
+        self._change(self.path / ROOT, lambda root: hide(root, [*self.places, self.folder.name]))
+
+    def _update_root(self, facts_of: Callable[[Any], Any]) -> None:
+        def change(root: dict[str, Any]) -> None:
+            runs = dict(root["attributes"].pop(PROVENANCE_KEY, {}))
+            runs[self.key] = facts_of(runs.get(self.key))
+            if runs := {key: facts for key, facts in runs.items() if facts is not None}:
+                root["attributes"][PROVENANCE_KEY] = runs
+            relist(root, self.path, self.places)
+            hide(root, [self.folder.name])
+
+        self._change(self.path / ROOT, change)
+
+    def _update_labels(self) -> None:
+        """The group of labels lists its members in its attributes too."""
+        ours = {place.partition("/")[2] for place in self.places if place.startswith("labels/")}
+
+        def change(node: dict[str, Any]) -> None:
+            ome = node["attributes"].get("ome", {})
+            there = [name for name in ours if (self.path / "labels" / name).is_dir()]
+            names = [name for name in ome.get("labels", []) if name not in ours or name in there]
+            names += [name for name in there if name not in names]
+            if names or "labels" in ome:
+                node["attributes"]["ome"] = ome | {"labels": names}
+
+        if (self.path / "labels" / ROOT).is_file():
+            self._change(self.path / "labels" / ROOT, change)
+
+    def _change(self, file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+        _update_json(file, change, self.folder / "partial")
+
+
+def _inside(path: Path, key_added: str) -> Path:
+    return path / f".{key_added}.new"
+
+
+def _swap(swap: Swap) -> None:
+    """Move old elements out and new ones in; goes on where an earlier attempt stopped."""
+    for place in swap.new:
+        kind = place.partition("/")[0]
+        _ensure_group(swap.path / kind, swap.folder / kind)
+    swap.hide()
+    if not swap.begun:
+        for place in swap.places:
+            if os.path.lexists(swap.path / place):
+                (swap.folder / "old" / place).parent.mkdir(parents=True, exist_ok=True)
+                os.rename(swap.path / place, swap.folder / "old" / place)
+    for place in swap.new:
+        if (swap.folder / place).is_dir():
+            os.rename(swap.folder / place, swap.path / place)
 
 
 def _ensure_group(group: Path, example: Path) -> None:
-    """Make the directory of an element type; labels also list their members in the attributes."""
-    if not group.exists():
-        group.mkdir()
-        shutil.copy(example / "zarr.json", group / "zarr.json")
-        return
-    added = json.loads((example / "zarr.json").read_text())["attributes"].get("ome", {}).get("labels", [])
-    if added:
-
-        def extend(document: dict[str, Any]) -> None:
-            listed = document["attributes"].setdefault("ome", {}).setdefault("labels", [])
-            listed += [name for name in added if name not in listed]
-
-        _update_json(group / "zarr.json", extend)
+    """Make the directory of an element type, or complete one that a crash left without its document."""
+    if not (group / ROOT).is_file():
+        group.mkdir(exist_ok=True)
+        shutil.copy(example / ROOT, group / ROOT)
 
 
-def _update_json(file: Path, change: Any) -> None:
-    document = json.loads(file.read_text())
+def _remove_empty_group(group: Path) -> None:
+    if group.is_dir() and {one.name for one in group.iterdir()} <= {ROOT}:
+        discard(group)
+
+
+def _update_json(file: Path, change: Callable[[dict[str, Any]], None], partial: Path | None = None) -> None:
+    text = file.read_text()
+    document = json.loads(text)
     change(document)
-    _write_atomically(file, json.dumps(document, indent=2))
+    if document != json.loads(text):
+        _write_atomically(file, json.dumps(document, indent=2), partial or file.with_name(f"{file.name}.partial"))
 
 
-def _write_atomically(file: Path, text: str) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text)
+def _write_atomically(file: Path, text: str, partial: Path) -> None:
+    partial.unlink(missing_ok=True)
+    with partial.open("x") as stream:  # never through a link
+        stream.write(text)
     os.replace(partial, file)

@@ -1,8 +1,10 @@
-"""Stores that may be a stranger's: nothing in them gets to run."""
+"""Stores that may be a stranger's: nothing in them gets to run, and nothing outside them is reached through them."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,22 +14,23 @@ from spatialdata import SpatialData
 
 from hadmst_sc.io.given import check_store_path
 
-METADATA = ("zarr.json", ".zarray", ".zmetadata")
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 CODE = "pickle"  # the one codec of numcodecs whose data are a program
 
 
 def open_store(path: Path) -> SpatialData:
-    """Read a store of SpatialData, unless one of its arrays would be decoded by running what it holds.
+    """Read a store of SpatialData, unless reading it would run what it holds or lead out of it.
 
     Parameters
     ----------
     path
-        The zarr store.
+        The zarr store; may be a link, but none may be in it.
 
     Raises
     ------
     ValueError
-        If the path is no store of SpatialData, or an array names the pickle codec, with the place of the array.
+        If the path is no store of SpatialData; if an array names the pickle codec, with the place of the array; if
+        there is a link or device in the store, or metadata that are no JSON.
 
     Examples
     --------
@@ -37,16 +40,46 @@ def open_store(path: Path) -> SpatialData:
     True
     """
     check_store_path(Path(path))
-    for file in Path(path).rglob("*"):  # once: most of a store are chunks
-        if file.name not in METADATA:
-            continue
-        if any(codec.rpartition(".")[2] == CODE for codec in _codecs(json.loads(file.read_bytes()))):
-            place = file.parent.relative_to(path)
+    check_harmless(path)
+    return spatialdata.read_zarr(path)
+
+
+def check_harmless(path: Path) -> None:
+    """Refuse a folder with links, devices, or arrays that are packed with pickle."""
+    path = Path(path)
+    for entry in _entries(os.path.realpath(path)):
+        place = os.path.relpath(entry.path, os.path.realpath(path))
+        if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
             raise ValueError(
-                f"`{Path(path).name}` needs arrays of plain values, but '{place}' is packed with pickle, "
+                f"`{path.name}` needs plain files and folders, but '{place}' is a link or a device, which leads out of "
+                f"it. If you trust what links lead to, make a copy with it: "
+                f"`cp -rL {shlex.quote(str(path))} copy.zarr`."
+            )
+        if entry.name.lower() not in METADATA or entry.is_dir():
+            continue
+        try:
+            codecs = list(_codecs(json.loads(Path(entry.path).read_bytes())))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"`{path.name}` needs metadata in JSON, but '{place}' is none: {error}. The store is damaged. "
+                f"Ask whoever made it for a whole one."
+            ) from error
+        if any(codec.lower().rpartition(".")[2] == CODE for codec in codecs):
+            raise ValueError(
+                f"`{path.name}` needs arrays of plain values, but '{os.path.dirname(place)}' is packed with pickle, "
                 f"which runs code when it is read. Ask whoever made the store for one without."
             )
-    return spatialdata.read_zarr(path)
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Everything below a folder; does not enter links."""
+    folders = [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
 
 
 def _codecs(metadata: Any) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -11,14 +13,17 @@ from spatialdata import SpatialData
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
 from hadmst_sc.io.again import free_key
+from hadmst_sc.io.contents import KINDS, elements_on_disk, reread, reread_table, runs_of
 from hadmst_sc.io.elements import bins_table, plain, pyramid_steps, raster_elements
 from hadmst_sc.io.given import check_sdata
+from hadmst_sc.io.interrupts import interrupts_held
+from hadmst_sc.io.lock import WAIT
 from hadmst_sc.io.maps import MapStore
-from hadmst_sc.io.store import check_store, recover, replace_on_disk, reread, reread_table
+from hadmst_sc.io.store import check_room, claimed, kinds_of, recover, replace_on_disk
 
 MAX_IN_MEMORY = 2 * 10**9  # bytes
 MAX_ROWS = 2 * 10**6  # tables are never lazy
-STORES = ("images", "labels", "points", "shapes", "tables")
+PACKED = 0.25  # of the bytes in tissue: what the best-packed maps take on disk
 
 
 def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None:
@@ -37,6 +42,8 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
     ------
     ValueError
         If the name is invalid, taken, or that of an input.
+    OSError
+        If another run is writing this result, or the store is read-only or gone.
 
     Examples
     --------
@@ -47,17 +54,11 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
     ValueError: `key_added='table'` needs names that are free, but the object has tables/table. ...
     """
     check_sdata(sdata)
-    name_ok = isinstance(key_added, str) and all(c.isalnum() or c in "_-." for c in key_added)
-    if not name_ok or not key_added or key_added.startswith((".", "__")):
-        raise ValueError(
-            f"`key_added` needs letters, digits, '_', '-' and '.', not '.' or '__' in front, but is {key_added!r}. "
-            f"It becomes the name of elements. Pass `key_added='superres'`."
-        )
+    _check_name(key_added)
     if sdata.is_backed():
-        check_store(sdata.path)
         recover(sdata.path, key_added)
     names = OutputNames(key_added)
-    kinds = _kinds(names)
+    kinds = kinds_of(key_added)
     taken = {name: kind for kind, name in _elements(sdata) if name.lower() in {own.lower() for own in kinds}}
     if not taken:
         return
@@ -75,6 +76,15 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
         f"Pass another name, such as `key_added={free_key(sdata, key_added)!r}`"
         f"{', or `overwrite=True` to replace the earlier result' if ours else ''}."
     )
+
+
+def _check_name(key_added: str) -> None:
+    name_ok = isinstance(key_added, str) and all(c.isalnum() or c in "_-." for c in key_added)
+    if not name_ok or not key_added or key_added.startswith((".", "__")):
+        raise ValueError(
+            f"`key_added` needs letters, digits, '_', '-' and '.', not '.' or '__' in front, but is {key_added!r}. "
+            f"It becomes the name of elements. Pass `key_added='superres'`."
+        )
 
 
 def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: int, *, with_std: bool) -> None:
@@ -95,6 +105,8 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
     ------
     ValueError
         If the table has too many rows, or the result is too large for memory and ``sdata`` is not backed.
+    OSError
+        If the disk of the store has no room for it.
 
     Examples
     --------
@@ -117,6 +129,8 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
             f"`sdata.write('section.zarr'); sdata = spatialdata.read_zarr('section.zarr')` first, or pass fewer "
             f"`genes=` or a larger `bin_um=`."
         )
+    if sdata is not None and sdata.is_backed():
+        check_room(sdata.path, PACKED * 8 * n_genes * n_inside * (1 + with_std))
 
 
 def as_spatialdata(
@@ -168,8 +182,8 @@ def write_prediction(
 ) -> None:
     """Put a prediction into the object it came from, and into its store if it has one.
 
-    Everything is made, and in a backed object written to a sibling of the store, before the first element is touched;
-    then directories are renamed. A crash leaves the old result or the new one.
+    Everything is made, and in a backed object written beside the store, before the first element is touched; then
+    directories are renamed. A crash leaves the old result or the new one. Ctrl-C waits until no file is being written.
 
     Parameters
     ----------
@@ -184,12 +198,14 @@ def write_prediction(
     overwrite
         Replace the result of an earlier run of the same name.
     maps
-        Where the maps of ``prediction`` lie on disk: they are then linked into a store, not copied.
+        Where the maps of ``prediction`` lie on disk: they are then linked into a store, not copied, and removed.
 
     Raises
     ------
     ValueError
         As :func:`check_output` and :func:`check_size`.
+    OSError
+        Likewise, and if another write into the same store does not end within a minute.
 
     Examples
     --------
@@ -200,27 +216,64 @@ def write_prediction(
     >>> "superres" in sdata.images, "superres_table" in sdata.tables
     (True, True)
     """
-    check_output(sdata, key_added, overwrite=overwrite)
-    check_size(sdata, *_sizes(prediction), with_std=prediction.std is not None)
-    names = OutputNames(key_added)
-    hollow = maps is not None and sdata.is_backed() and not pyramid_steps(prediction.grid.shape)
+    if not sdata.is_backed():
+        check_output(sdata, key_added, overwrite=overwrite)
+        new = as_spatialdata(sdata, prediction, source, key_added)
+        _take(sdata, {name: new[name] for name in kinds_of(key_added) if name in new}, key_added, new.attrs)
+        return
+    _check_name(key_added)  # it becomes part of the lock's
+    with claimed(sdata.path, key_added, WAIT), interrupts_held() as let_through:
+        check_output(sdata, key_added, overwrite=overwrite)
+        check_size(sdata, *_sizes(prediction), with_std=prediction.std is not None)
+        _write_backed(sdata, prediction, source, OutputNames(key_added), maps, let_through)
+        if maps is not None:
+            maps.remove()
+
+
+def _write_backed(
+    sdata: SpatialData,
+    prediction: Prediction,
+    source: Source,
+    names: OutputNames,
+    maps: MapStore | None,
+    let_through: Callable[[], None],
+) -> None:
+    hollow = maps is not None and not pyramid_steps(prediction.grid.shape)
     new = _as_spatialdata(sdata, prediction, source, names, hollow=hollow)
-    kinds = _kinds(names)
-    runs = {**sdata.attrs.get(PROVENANCE_KEY, {}), **new.attrs[PROVENANCE_KEY]}
-    elements: dict[str, Any] = {name: new[name] for name in kinds if name in new}
-    if sdata.is_backed():
-        fill = partial(maps.link, names=(names.image, names.std)) if maps is not None and hollow else None
-        replace_on_disk(sdata, new, key_added, kinds, runs, fill)
+    kinds = {name: kind for name, kind in kinds_of(names.image).items() if name in new}
+    fill = partial(maps.link, names=(names.image, names.std)) if maps is not None and hollow else None
+    with replace_on_disk(Path(sdata.path), new, names.image, fill, let_through):
         # Elements in memory would keep a second copy, and lazy ones would compute themselves again when touched.
-        elements |= reread(sdata.path, [name for name in elements if kinds[name] != "tables"])
+        elements = reread(sdata.path, [name for name, kind in kinds.items() if kind != "tables"])
+        elements[names.table] = new[names.table]
         if isinstance(prediction.mean, da.Array):
             elements[names.table] = reread_table(sdata.path, names.table, elements[names.table])
-    for name in kinds:
-        if name in sdata:
-            del sdata[name]
-    for name, element in elements.items():
-        sdata[name] = element
-    sdata.attrs = {**sdata.attrs, PROVENANCE_KEY: runs}  # a new dict: subsets share the old one
+        _take(sdata, elements, names.image, {PROVENANCE_KEY: runs_of(sdata.path)})
+
+
+def _take(sdata: SpatialData, elements: dict[str, Any], key_added: str, attrs: dict[str, Any]) -> None:
+    """Put elements and their provenance in place of those of an earlier result; all, or nothing."""
+    kinds = kinds_of(key_added)
+    containers = {kind: getattr(sdata, kind) for kind in dict.fromkeys(kinds.values())}
+    before, runs = {kind: dict(one.data) for kind, one in containers.items()}, sdata.attrs
+    with interrupts_held():
+        try:
+            for name in kinds:
+                if name in sdata:
+                    del sdata[name]
+            for name, element in elements.items():
+                sdata[name] = element
+            together = {**runs.get(PROVENANCE_KEY, {}), **attrs[PROVENANCE_KEY]}
+            sdata.attrs = {**runs, PROVENANCE_KEY: together}  # a new dict: subsets share the old one
+        except BaseException:
+            for name, kind in kinds.items():
+                containers[kind].pop(name, None)
+                if name in before[kind]:
+                    containers[kind][name] = before[kind][name]
+            for kind, elements_before in before.items():
+                containers[kind].data = elements_before  # in their order
+            sdata.attrs = runs
+            raise
 
 
 def _as_spatialdata(
@@ -235,22 +288,22 @@ def _as_spatialdata(
     )
 
 
-def _kinds(names: OutputNames) -> dict[str, str]:
-    return {names.image: "images", names.std: "images", names.bins: "labels", names.table: "tables"}
-
-
 def _sizes(prediction: Prediction) -> tuple[int, int, int]:
     return len(prediction.genes), prediction.grid.n_bins, int(np.count_nonzero(prediction.inside))
 
 
 def _elements(sdata: SpatialData) -> set[tuple[str, str]]:
     """Kind and name of every element, in memory or only on disk."""
-    found = {(kind, name) for kind in STORES for name in getattr(sdata, kind)}
-    if sdata.is_backed():
-        found |= {tuple(path.split("/", 1)) for path in sdata.elements_paths_on_disk()}
-    return found
+    found = {(kind, name) for kind in KINDS for name in getattr(sdata, kind)}
+    return found | (elements_on_disk(sdata.path) if sdata.is_backed() else set())
 
 
 def _is_ours(sdata: SpatialData, names: OutputNames) -> bool:
+    """Whether a run wrote a result of this name, through this object or another one of the same store."""
     table = sdata.tables.get(names.table)
-    return names.image in sdata.attrs.get(PROVENANCE_KEY, {}) or (table is not None and PROVENANCE_KEY in table.uns)
+    if names.image in sdata.attrs.get(PROVENANCE_KEY, {}) or (table is not None and PROVENANCE_KEY in table.uns):
+        return True
+    return sdata.is_backed() and (
+        names.image in runs_of(sdata.path)
+        or (Path(sdata.path) / "tables" / names.table / "uns" / PROVENANCE_KEY).is_dir()
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,18 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm.auto import tqdm
 
 from hadmst_sc.arguments import ELEMENT, FLAG
+from hadmst_sc.io.lock import StoreError, named
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.scheduler import computed_here
-from hadmst_sc.io.store import scratch
+from hadmst_sc.io.store import claimed, scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
 from hadmst_sc.threads import usual_errors
 from hadmst_sc.tl._device import torch_threads
 from hadmst_sc.tl._estimate import estimate
 from hadmst_sc.tl._features import ImageFeatures
 from hadmst_sc.tl._key import run_key
-from hadmst_sc.tl._predict import run
+from hadmst_sc.tl._predict import run as predict
 from hadmst_sc.tl._settings import BATCH_SIZE, N_STEPS, Settings, check_client
 
 if TYPE_CHECKING:
@@ -216,44 +218,61 @@ def superresolve(
     backed = target is not None and target.is_backed()
     told = f"super-resolving takes {estimate(obs, settings, backed=backed)}"
     logger.info(told)
-    if show_progress_bar:
-        tqdm.write(told, file=sys.stderr)
-    store = None
-    if backed:
-        store = MapStore.open(
-            scratch(sdata.path, key_added),
-            run_key(obs, settings, _version("hadmst_sc")),
-            (len(obs.genes), *obs.grid.shape),
-            with_std=settings.n_draws > 0,
-        )
-    try:
+    show_progress_bar = show_progress_bar and _printed(told)
+    with ExitStack() as stack:
+        store = None
+        if backed:
+            key = run_key(obs, settings, _version("hadmst_sc"))
+            shape = (len(obs.genes), *obs.grid.shape)
+            store = stack.enter_context(_maps_on_disk(sdata, key_added, key, shape, with_std=settings.n_draws > 0))
         with torch_threads(settings.n_jobs):
-            prediction = run(obs, settings, store, client, show_progress_bar=show_progress_bar)
-    except BaseException:
-        if store is not None and not store.finished:
-            store.remove()
-        raise
-    assert obs.source is not None  # read_observation always names its source
-    facts = {
-        **{key: value for key, value in asdict(obs.source).items() if value is not None},
-        "bin_um": obs.grid.bin_um,
-        "px_per_bin": obs.grid.px_per_bin,
-        "um_per_px": obs.grid.um_per_px,
-        "he_um": obs.he_um,
-        "n_spots": len(obs.spots),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds_read": round(read - started, 3),
-        "versions": {name: _version(name) for name in VERSIONS},
-    }
-    stats = prediction.gene_stats | {"spot_counts": obs.counts.sum(0, dtype=float)}
-    prediction = replace(prediction, gene_stats=stats, provenance=facts | prediction.provenance)
-    if copy:
-        return as_spatialdata(sdata, prediction, obs.source, key_added)
-    with computed_here():
-        write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
-    if store is not None:
-        store.remove()
-    return None
+            prediction = predict(obs, settings, store, client, show_progress_bar=show_progress_bar)
+        assert obs.source is not None  # read_observation always names its source
+        facts = {
+            **{key: value for key, value in asdict(obs.source).items() if value is not None},
+            "bin_um": obs.grid.bin_um,
+            "px_per_bin": obs.grid.px_per_bin,
+            "um_per_px": obs.grid.um_per_px,
+            "he_um": obs.he_um,
+            "n_spots": len(obs.spots),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds_read": round(read - started, 3),
+            "versions": {name: _version(name) for name in VERSIONS},
+        }
+        stats = prediction.gene_stats | {"spot_counts": obs.counts.sum(0, dtype=float)}
+        prediction = replace(prediction, gene_stats=stats, provenance=facts | prediction.provenance)
+        if copy:
+            return as_spatialdata(sdata, prediction, obs.source, key_added)
+        with computed_here():
+            write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
+        return None
+
+
+@contextmanager
+def _maps_on_disk(
+    sdata: SpatialData, key_added: str, key: str, shape: tuple[int, int, int], *, with_std: bool
+) -> Iterator[MapStore]:
+    """Scratch beside the store, of which no other run writes this result meanwhile; kept if the run can be resumed."""
+    assert sdata.path is not None  # for types
+    with claimed(sdata.path, key_added), named(sdata.path):
+        store = MapStore.open(scratch(sdata.path, key_added), key, shape, with_std=with_std)
+        try:
+            with named(sdata.path):
+                yield store
+        except BaseException as error:
+            if isinstance(error, StoreError) or not store.finished:  # without room or store it cannot be resumed
+                store.remove()
+            raise
+
+
+def _printed(text: str) -> bool:
+    """Print to stderr, and tell whether it can be printed to: it may be closed, or ``None`` where there is no console."""
+    try:
+        if sys.stderr is not None:
+            tqdm.write(text, file=sys.stderr)
+    except (OSError, ValueError):
+        return False
+    return sys.stderr is not None
 
 
 def _version(name: str) -> str:

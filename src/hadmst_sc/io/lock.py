@@ -1,0 +1,183 @@
+"""One writer at a time: locks beside a store, and errors of stores that cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+
+from hadmst_sc.io.problems import logger
+
+WAIT = 60.0  # seconds that a write waits for another one to end
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of some network file systems
+
+
+class StoreError(OSError):
+    """A store that cannot be written: in use, read-only, full, replaced or gone."""
+
+
+class _Held(NamedTuple):
+    """A lock of this process: who holds it, and an open descriptor of the store, if the system has one of folders."""
+
+    owner: tuple[int, int]
+    store: int | None
+
+
+_held: dict[Path, _Held] = {}
+
+
+def home(path: str | Path) -> Path:
+    """Where a store really is: links to it are the same store."""
+    return Path(os.path.realpath(path))
+
+
+def beside(path: Path, name: str) -> Path:
+    """A hidden file or folder next to a store."""
+    return path.with_name(f".{path.name}.{name}")
+
+
+@contextmanager
+def locked(path: Path, key: str = "", wait: float = WAIT) -> Iterator[bool]:
+    """Hold the lock of one result in a store, or of the whole store.
+
+    The system releases the lock of a process that dies. The file names the owner, and is removed at the end.
+
+    Parameters
+    ----------
+    path
+        The store, as :func:`home` gives it.
+    key
+        Name of the result; empty for the store.
+    wait
+        Seconds to wait for another owner.
+
+    Yields
+    ------
+    Whether the lock is new: a block within a block of the same thread holds it already.
+
+    Raises
+    ------
+    StoreError
+        If another process or thread holds it, or no file can be made beside the store.
+    """
+    file, me = beside(path, f"{key}.lock" if key else "lock"), (os.getpid(), threading.get_ident())
+    if file in _held and _held[file].owner == me:
+        _check_same(path, _held[file].store)
+        yield False
+        return
+    with named(path):
+        lock = _acquired(file, path, key, wait)
+    try:
+        with suppress(OSError):  # Windows lets nobody write into a locked file
+            if isinstance(lock, filelock.UnixFileLock):
+                file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
+        _held[file] = _Held(me, _opened(path))
+        yield True
+    finally:
+        held = _held.pop(file, None)
+        if held is not None and held.store is not None:
+            os.close(held.store)
+        if isinstance(lock, filelock.UnixFileLock):  # others remove their file themselves
+            # While the lock is held: whoever waits for it then sees that this file is gone, and makes a new one.
+            file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquired(file: Path, path: Path, key: str, wait: float) -> filelock.BaseFileLock:
+    if file.is_symlink():
+        file.unlink()  # never ours
+    try:
+        return _waited_for(filelock.FileLock(file), file, path, key, wait)
+    except StoreError:
+        raise
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+    logger.warning(
+        "the file system of %s has no locks; a lock file takes their place, which a crash of another computer leaves "
+        "behind: then delete %s",
+        path.name,
+        file,
+    )
+    return _waited_for(filelock.SoftFileLock(file), file, path, key, wait)
+
+
+def _waited_for(lock: filelock.BaseFileLock, file: Path, path: Path, key: str, wait: float) -> filelock.BaseFileLock:
+    try:
+        lock.acquire(timeout=wait, poll_interval=0.05)
+    except filelock.Timeout as error:
+        what, remedy = (f"`{key}` into ", ", or pass another `key_added=`") if key else ("into ", "")
+        raise StoreError(
+            f"`sdata` needs a store that nobody else writes to, but {_owner(file)} is writing {what}{path.name}. "
+            f"Two writers would destroy each other's files. Wait until it has ended{remedy}."
+        ) from error
+    return lock
+
+
+def _owner(file: Path) -> str:
+    """Who holds a lock, and since when."""
+    try:
+        pid, host = file.read_text().splitlines()[:2]
+        since = datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "seconds")
+    except (OSError, ValueError):
+        return "another run"
+    if (pid, host) == (str(os.getpid()), socket.gethostname()):
+        return f"another thread of this process (since {since})"
+    return f"another run (process {pid[:20]!s} on {host[:64]!s}, since {since})"
+
+
+def _opened(path: Path) -> int | None:
+    """Keep the folder open: as long as it is, no other folder gets its number."""
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError:  # Windows, or gone
+        return None
+
+
+def _check_same(path: Path, store: int | None) -> None:
+    if store is not None and path.exists() and not os.path.samestat(os.fstat(store), os.stat(path)):
+        raise StoreError(
+            f"`sdata` needs the store that it was read from, but {path.name} was replaced by another while the run "
+            f"computed. Nothing was written. Call `sdata = spatialdata.read_zarr({str(path)!r})` and run again."
+        )
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Turn an error of the system into one that names the store, where the store is what it is about."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        about = error.filename is None or str(error.filename).startswith((str(path), str(beside(path, ""))))
+        if error.errno in FULL and about:
+            remedy = "Free some space and call again"
+        elif error.errno in REFUSED and about:
+            remedy = "Call `sdata.write('copy.zarr'); sdata = spatialdata.read_zarr('copy.zarr')`"
+        elif error.errno is not None and not path.exists():
+            raise gone(path) from error
+        else:
+            raise
+        raise StoreError(
+            f"`sdata` needs a store that can be written, with room beside it in the same folder, but {path} cannot: "
+            f"{error.strerror}. The store is as it was. {remedy}."
+        ) from error
+
+
+def gone(path: Path) -> StoreError:
+    """The error of a store that was deleted or renamed."""
+    return StoreError(
+        f"`sdata` needs the store that it was read from, but {path} is gone: deleted or renamed. Nothing was written. "
+        f"Read it from where it is now, as in `sdata = spatialdata.read_zarr('moved.zarr')`."
+    )
