@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import anndata as ad
@@ -33,8 +35,12 @@ def put_module(monkeypatch, name: str, **members: object) -> None:
     monkeypatch.setattr(sys.modules[package], leaf, module, raising=False)
 
 
-def a_table(value: float) -> SpatialData:
-    return SpatialData(tables={"result": TableModel.parse(ad.AnnData(np.full((2, 1), value, np.float32)))})
+def a_table(value: float, attrs: dict | None = None) -> SpatialData:
+    table = TableModel.parse(ad.AnnData(np.full((2, 1), value, np.float32)))
+    return SpatialData(tables={"superres_table": table}, attrs=attrs)
+
+
+RESULT = {"hadmst_sc": {"superres": {"model": "closed form"}}}
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def calls(monkeypatch):
 
     def superresolve(sdata, image_key, **options):
         seen.append((sdata, image_key, options))
-        return a_table(7) if options["copy"] else None
+        return a_table(7, RESULT) if options["copy"] else None
 
     put_module(monkeypatch, "tl", superresolve=superresolve)
     return seen
@@ -93,19 +99,19 @@ def test_output_receives_the_copy_and_the_input_is_left_alone(store, calls, tmp_
     out = tmp_path / "out.zarr"
     result = run("superresolve", store, "he", "--output", out)
     assert result.exit_code == 0 and calls[0][2]["copy"] is True
-    assert read_zarr(out).tables["result"].X.max() == 7
-    assert read_zarr(store).tables["result"].X.max() == 0
+    assert read_zarr(out).tables["superres_table"].X.max() == 7
+    assert read_zarr(store).tables["superres_table"].X.max() == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.zarr", "out.zarr"]
 
 
 def test_output_is_replaced_only_when_asked(store, calls, tmp_path):
     out = tmp_path / "out.zarr"
-    a_table(1).write(out)
+    a_table(1, RESULT).write(out)
     refused = run("superresolve", store, "he", "--output", out)
     assert refused.exit_code == 2 and "--overwrite" in refused.stderr and not calls
-    assert read_zarr(out).tables["result"].X.max() == 1
+    assert read_zarr(out).tables["superres_table"].X.max() == 1
     assert run("superresolve", store, "he", "--output", out, "--overwrite").exit_code == 0
-    assert read_zarr(out).tables["result"].X.max() == 7
+    assert read_zarr(out).tables["superres_table"].X.max() == 7
 
 
 def test_a_folder_that_is_no_store_is_never_replaced(store, calls, tmp_path):
@@ -121,17 +127,72 @@ def test_output_inside_the_input_is_refused(store, calls):
     assert result.exit_code == 2 and "outside the input" in result.stderr and not calls
 
 
+@pytest.mark.parametrize("beside", ["table", "file", "no provenance", "zarr 2"])
+def test_a_store_with_more_than_results_is_never_replaced(store, calls, tmp_path, beside):
+    out = tmp_path / "out.zarr"
+    sdata = a_table(1, None if beside == "no provenance" else RESULT)
+    if beside == "table":
+        sdata["table"] = sdata["superres_table"].copy()
+    sdata.write(out)
+    if beside == "file":
+        (out / "notes.txt").write_text("mine")
+    if beside == "zarr 2":
+        (out / "zarr.json").rename(out / ".zgroup")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    result = run("superresolve", store, "he", "--output", out, "--overwrite")
+    assert result.exit_code == 2 and "nothing but results" in result.stderr and not calls
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("around", ["itself", "parent", "link"])
+def test_output_around_the_input_is_refused(store, calls, tmp_path, around):
+    if around == "link":
+        (tmp_path / "link.zarr").symlink_to(store)
+    output = {"itself": store, "parent": tmp_path, "link": tmp_path / "link.zarr"}[around]
+    (tmp_path / "zarr.json").write_text("{}")
+    result = run("superresolve", store, "he", "--output", output, "--overwrite")
+    assert result.exit_code == 2 and "outside the input and not around it" in result.stderr and not calls
+    assert read_zarr(store).tables["superres_table"].X.max() == 0
+
+
+@pytest.mark.parametrize("n_renames", [0, 1, 2])
+def test_a_kill_while_the_store_takes_its_place_leaves_one_that_the_next_run_finds(
+    store, calls, tmp_path, monkeypatch, n_renames
+):
+    class Killed(BaseException):
+        pass
+
+    out, rename, done = tmp_path / "out.zarr", os.rename, []
+    a_table(1, RESULT).write(out)
+
+    def limited(*given):
+        if len(done) == n_renames:
+            raise Killed
+        done.append(given)
+        rename(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", limited)
+        with pytest.raises(Killed) if n_renames < 2 else nullcontext():
+            run("superresolve", store, "he", "--output", out, "--overwrite")
+    refused = run("superresolve", store, "he", "--output", out)
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    assert read_zarr(out).tables["superres_table"].X.max() == (7 if n_renames == 2 else 1)
+    assert run("superresolve", store, "he", "--output", out, "--overwrite").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.zarr", "out.zarr"]
+
+
 def test_a_failed_write_leaves_the_old_store(store, calls, tmp_path, monkeypatch):
     out = tmp_path / "out.zarr"
-    a_table(1).write(out)
+    a_table(1, RESULT).write(out)
 
-    def fail(self, path):
+    def fail(self, path, **_):
         path.mkdir()
         raise OSError("disk full")
 
     monkeypatch.setattr(SpatialData, "write", fail)
     assert run("superresolve", store, "he", "--output", out, "--overwrite").exit_code == 2
-    assert read_zarr(out).tables["result"].X.max() == 1
+    assert read_zarr(out).tables["superres_table"].X.max() == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import shutil
 import warnings
@@ -18,7 +17,6 @@ from spatialdata.transformations import Affine, get_transformation, set_transfor
 
 from hadmst_sc.contract import Prediction
 from hadmst_sc.io import as_spatialdata, check_output, check_size, read_observation, write_prediction
-from hadmst_sc.io import store as store_module
 from hadmst_sc.io import write as write_module
 from hadmst_sc.io.elements import plain
 
@@ -253,90 +251,10 @@ def test_nothing_is_written_when_the_result_is_too_large(monkeypatch):
     assert fingerprint(sdata) == before
 
 
-# --- crashes ---
+# --- errors; kills and interrupts are in tests/reliability/test_writes.py ---
 
 
-class Killed(BaseException):
-    """What no ``except Exception`` catches."""
-
-
-def swap_steps(monkeypatch, limit: int, *, hard: bool) -> None:
-    """Die at the ``limit``-th rename of the swap; ``hard`` as a killed process does, without any cleaning up."""
-    rename, count = os.rename, [0]
-
-    def counted(*args):
-        count[0] += 1
-        if count[0] > limit:
-            raise Killed
-        rename(*args)
-
-    monkeypatch.setattr(store_module.os, "rename", counted)
-    if hard:
-        monkeypatch.setattr(store_module, "recover", lambda *args: None)
-        monkeypatch.setattr(write_module, "recover", lambda *args: None)
-
-
-@pytest.mark.parametrize("limit", [0, 1, 4, 6, 7])
-def test_a_process_killed_in_the_swap_leaves_the_old_result_to_the_next_call(limit, finished, tmp_path, monkeypatch):
-    sdata = finished
-    prediction, source = predicted(sdata)
-    before = files(tmp_path)
-    second = Prediction(
-        prediction.grid, prediction.genes, prediction.mean * 2, None, prediction.inside, prediction.covered
-    )
-    with monkeypatch.context() as patch:
-        swap_steps(patch, limit, hard=True)
-        if limit < 7:  # four old elements move out, three new ones in
-            with pytest.raises(Killed):
-                write_prediction(sdata, second, source, overwrite=True)
-        else:
-            write_prediction(sdata, second, source, overwrite=True)
-    fresh = sd.read_zarr(tmp_path / "section.zarr")  # opens in any case, with the inputs
-    assert fingerprint(fresh)["S1_full_image"] == fingerprint(sdata)["S1_full_image"]
-    assert all((name in fresh) == (limit == 7 and name != "superres_std") for name in OUTPUTS)
-    with pytest.raises(ValueError, match="needs names that are free"):
-        check_output(fresh, "superres", overwrite=False)  # recovers first
-    if limit < 7:
-        assert files(tmp_path) == before
-        check_elements(sd.read_zarr(tmp_path / "section.zarr"), prediction)
-    else:
-        stored = sd.read_zarr(tmp_path / "section.zarr")["superres"].data
-        np.testing.assert_array_equal(np.nan_to_num(stored), second.mean)
-        assert len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.parametrize("limit", [0, 2, 3])
-def test_a_process_killed_in_its_first_swap_leaves_the_inputs_as_they_were(limit, backed, tmp_path, monkeypatch):
-    before = files(tmp_path)
-    with monkeypatch.context() as patch:
-        swap_steps(patch, limit, hard=True)
-        with pytest.raises(Killed):
-            write_prediction(backed, *predicted(backed))
-    check_output(sd.read_zarr(tmp_path / "section.zarr"), "superres", overwrite=False)
-    after = files(tmp_path)
-    assert {path: after[path] for path in before} == before
-    assert {path.name for path in after if path not in before} <= {"zarr.json"}  # groups without members
-    assert not set(OUTPUTS) & {name for _, name, _ in sd.read_zarr(tmp_path / "section.zarr").gen_elements()}
-
-
-@pytest.mark.parametrize("first_fails_at", [1, 2, 4])
-def test_recovery_that_is_cut_short_can_be_repeated(first_fails_at, finished, tmp_path, monkeypatch):
-    sdata = finished
-    prediction, source = predicted(sdata)
-    before = files(tmp_path)
-    with monkeypatch.context() as patch:
-        swap_steps(patch, 5, hard=True)
-        with pytest.raises(Killed):
-            write_prediction(sdata, prediction, source, overwrite=True)
-    with monkeypatch.context() as patch:
-        swap_steps(patch, first_fails_at, hard=False)
-        with pytest.raises(Killed):
-            store_module.recover(sdata.path, "superres")
-    store_module.recover(sdata.path, "superres")
-    assert files(tmp_path) == before
-
-
-@pytest.mark.parametrize("where", ["write", "consolidated"])
+@pytest.mark.parametrize("where", ["elements", "rereading"])
 def test_an_exception_leaves_store_and_object_as_they_were(where, finished, tmp_path, monkeypatch):
     sdata = finished
     prediction, source = predicted(sdata)
@@ -345,12 +263,77 @@ def test_an_exception_leaves_store_and_object_as_they_were(where, finished, tmp_
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    name = "write" if where == "write" else "write_consolidated_metadata"
     with monkeypatch.context() as patch:
-        patch.setattr(sd.SpatialData, name, full)
-        with pytest.raises(OSError, match="No space left"):
+        if where == "elements":
+            patch.setattr(sd.SpatialData, "write", full)
+        else:  # the new elements are in place already
+            patch.setattr(sd, "read_zarr", full)
+        with pytest.raises(OSError, match="`sdata` needs a store that can be written.*No space left.*Free some space"):
             write_prediction(sdata, prediction, source, overwrite=True)
     assert fingerprint(sdata) == before and files(tmp_path) == on_disk
+    write_prediction(sdata, prediction, source, overwrite=True)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("at", [1, 2, 3, 4, "attrs"])
+def test_an_interrupt_between_two_elements_leaves_the_old_result(at, on_disk, finished, tmp_path, monkeypatch):
+    sdata = finished
+    prediction, source = predicted(sdata)
+    if not on_disk:
+        sdata.path = None
+    before, stored, order = fingerprint(sdata), files(tmp_path), [name for _, name, _ in sdata.gen_elements()]
+    put, calls = sd.SpatialData.__setitem__, []
+
+    def limited(self, name, element):
+        calls.append(name)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        put(self, name, element)
+
+    def set_attrs(self, value):
+        if self is sdata and "attrs" not in calls:
+            calls.append("attrs")
+            raise KeyboardInterrupt
+        self._attrs = value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sd.SpatialData, "__setitem__", limited)
+        if at == "attrs":
+            patch.setattr(sd.SpatialData, "attrs", property(lambda self: self._attrs, set_attrs))
+        with pytest.raises(KeyboardInterrupt):
+            write_prediction(sdata, prediction, source, overwrite=True)
+    assert fingerprint(sdata) == before and files(tmp_path) == stored
+    assert [name for _, name, _ in sdata.gen_elements()] == order
+
+
+def test_a_result_that_another_object_of_the_store_wrote_can_be_replaced(backed, tmp_path):
+    earlier = sd.read_zarr(tmp_path / "section.zarr")  # opened before there was a result
+    write_prediction(backed, *predicted(backed))
+    with pytest.raises(ValueError, match="needs names that are free"):
+        check_output(earlier, "superres", overwrite=False)
+    prediction, source = predicted(earlier)
+    write_prediction(earlier, prediction, source, key_added="second")
+    assert set(sd.read_zarr(tmp_path / "section.zarr").attrs["hadmst_sc"]) == {"superres", "second"}
+    write_prediction(earlier, prediction, source, overwrite=True)
+    assert set(earlier.attrs["hadmst_sc"]) == {"superres", "second"}
+    check_elements(sd.read_zarr(tmp_path / "section.zarr"), prediction)
+
+
+def test_the_list_of_contents_is_as_zarr_would_write_it(finished, tmp_path):
+    root = tmp_path / "section.zarr" / "zarr.json"
+    ours = json.loads(root.read_text())
+    finished.write_consolidated_metadata()
+    zarrs = json.loads(root.read_text())
+    assert ours == zarrs
+    listed = [list(one["consolidated_metadata"]["metadata"]) for one in (ours, zarrs)]
+    assert listed[0] == listed[1]  # zarr misreads other orders
+
+
+def test_a_result_that_the_disk_cannot_hold_is_refused_before_the_work(backed):
+    sizes = {"n_bins": 2 * 10**6, "n_inside": 2 * 10**6, "with_std": True}
+    with pytest.raises(OSError, match=r"room for a result of at least [\d.]+ GB, but the disk of section.zarr has"):
+        check_size(backed, 10**9, **sizes)
+    check_size(backed, 1, **sizes)
 
 
 # --- details ---

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from zarr.core.sync import sync
 
 
 @contextmanager
@@ -42,3 +45,13 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGINT, before)
         if waiting:
             signal.raise_signal(signal.SIGINT)
+
+
+def wait_for_zarr() -> None:
+    """Wait until zarr's thread writes nothing any more: where one write fails, those begun with it go on."""
+    sync(_others())
+
+
+async def _others() -> None:
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)

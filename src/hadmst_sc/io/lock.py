@@ -170,7 +170,7 @@ def named(path: Path) -> Iterator[None]:
         else:
             raise
         raise StoreError(
-            f"`sdata` needs a store that can be written, with room beside it in the same folder, but {path} cannot: "
+            f"`sdata` needs a store that can be written, and so can the folder it lies in, but {path} cannot: "
             f"{error.strerror}. The store is as it was. {remedy}."
         ) from error
 

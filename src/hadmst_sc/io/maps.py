@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import zarr
 
 from hadmst_sc.contract import Box, Facts
 from hadmst_sc.io.contents import discard
-from hadmst_sc.io.interrupts import interrupts_held
+from hadmst_sc.io.interrupts import interrupts_held, wait_for_zarr
 from hadmst_sc.io.problems import logger
 from hadmst_sc.io.untrusted import check_harmless
 
@@ -26,6 +27,8 @@ RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
 EDGE = 1024  # bins along the side of a chunk
 # What of an array's description says how its files are to be read.
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
+# An interrupt leaves the thread that writes maps at work; what it writes must not come after their removal.
+_writing = threading.Lock()
 
 
 class MapStore:
@@ -91,6 +94,10 @@ class MapStore:
 
     def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
         """See :class:`~hadmst_sc.contract.MapSink`."""
+        with _writing:
+            self._write(genes, box, mean, std, facts)
+
+    def _write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
         root = zarr.open_group(self.path / MAPS, mode="r+")
         in_a_row = np.split(np.arange(len(genes)), np.flatnonzero(np.diff(genes) != 1) + 1)
         for name, maps in (("mean", mean), ("std", std)):
@@ -130,7 +137,8 @@ class MapStore:
 
     def remove(self) -> None:
         """Everything; lazy arrays of it are dead from then on."""
-        with interrupts_held():
+        with interrupts_held(), _writing:
+            wait_for_zarr()
             discard(self.path)
 
     def maps(self) -> tuple[Any, Any]:

@@ -12,7 +12,6 @@ replaced or restored from a backup.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -28,11 +27,10 @@ from typing import Any
 import dask
 from dask.system import CPU_COUNT
 from spatialdata import SpatialData
-from zarr.core.sync import sync
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
 from hadmst_sc.io.contents import ROOT, discard, hide, relist, runs_of
-from hadmst_sc.io.interrupts import interrupts_held
+from hadmst_sc.io.interrupts import interrupts_held, wait_for_zarr
 from hadmst_sc.io.lock import StoreError, beside, gone, home, locked, named
 
 JOURNAL = "swap.json"
@@ -184,13 +182,7 @@ def write_all(sdata: SpatialData, path: Path, fill: Callable[[Path], None] | Non
         if fill is not None:
             fill(path / "images")
     finally:
-        sync(_others_done())
-
-
-async def _others_done() -> None:
-    """Wait for zarr's other writes: where one fails, those that were begun with it go on."""
-    if others := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(others)
+        wait_for_zarr()
 
 
 @dataclass(frozen=True)
@@ -222,7 +214,7 @@ class Swap:
         fresh = tuple(f"{kind}/{name}" for name, kind in kinds.items() if name in new)
         for place in fresh:
             _update_json(sibling / place / ROOT, lambda node: node["attributes"].update({PROVENANCE_KEY: {"run": run}}))
-        made = tuple(kind for kind in OURS if not (path / kind / ROOT).is_file())
+        made = tuple(kind for kind in OURS if not _is_group(path / kind))
         facts, before = new.attrs[PROVENANCE_KEY][key], runs_of(path).get(key)
         journal = {"run": run, "new": fresh, "made": made, "facts": facts, "before": before}
         (sibling / JOURNAL).write_text(json.dumps(journal))
@@ -319,7 +311,7 @@ class Swap:
             if names or "labels" in ome:
                 node["attributes"]["ome"] = ome | {"labels": names}
 
-        if (self.path / "labels" / ROOT).is_file():
+        if _is_group(self.path / "labels"):
             self._change(self.path / "labels" / ROOT, change)
 
     def _change(self, file: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -348,9 +340,13 @@ def _swap(swap: Swap) -> None:
 
 def _ensure_group(group: Path, example: Path) -> None:
     """Make the directory of an element type, or complete one that a crash left without its document."""
-    if not (group / ROOT).is_file():
+    if not _is_group(group):
         group.mkdir(exist_ok=True)
         shutil.copy(example / ROOT, group / ROOT)
+
+
+def _is_group(folder: Path) -> bool:
+    return (folder / ROOT).is_file() and (folder / ROOT).stat().st_size > 0
 
 
 def _remove_empty_group(group: Path) -> None:

@@ -266,7 +266,7 @@ def _maps_on_disk(
 
 
 def _printed(text: str) -> bool:
-    """Print to stderr, and tell whether it can be printed to: it may be closed, or ``None`` where there is no console."""
+    """Print to stderr, and tell whether that works: it may be closed, or ``None`` where there is no console."""
     try:
         if sys.stderr is not None:
             tqdm.write(text, file=sys.stderr)
