@@ -47,7 +47,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "expression": (ARRAYS | {"torch"}, {*FIRST_ROW}),
     "models": (ARRAYS | {"torch"}, {*FIRST_ROW, "expression"}),
     "diffusion": (ARRAYS | {"torch"}, {*FIRST_ROW, "expression"}),
-    "io": (SPATIAL, {"allocator", *FIRST_ROW}),
+    "io": (SPATIAL | {"filelock"}, {"allocator", *FIRST_ROW}),
     "pp": (SPATIAL, {*FIRST_ROW, "io"}),
     "pp.validate": (SPATIAL | {"torch"}, {*FIRST_ROW, "io", "tl", "weights"}),  # tells what a run will cost
     "metrics": (ARRAYS, set()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import shutil
@@ -20,7 +22,7 @@ import pytest
 import spatialdata as sd
 
 import hadmst_sc as hd
-from hadmst_sc.io import elements
+from hadmst_sc.io import contents, elements
 from hadmst_sc.io import maps as maps_module
 from hadmst_sc.io import store as store_module
 from hadmst_sc.io.maps import MapStore
@@ -135,7 +137,7 @@ def no_links(*_) -> None:
 @pytest.mark.parametrize("how", ["linked", "copied"])
 def test_maps_on_disk_become_the_images(backed, reference, tmp_path, monkeypatch, how):
     if how == "copied":
-        without = SimpleNamespace(replace=os.replace, getpid=os.getpid, link=no_links)
+        without = SimpleNamespace(**vars(os) | {"link": no_links})
         monkeypatch.setattr(maps_module, "os", without)
     monkeypatch.setattr(MapStore, "remove", lambda self: None)
     hd.tl.superresolve(backed, IMAGE, **SETTINGS)
@@ -182,6 +184,60 @@ def test_a_run_on_other_counts_is_not_continued(backed, monkeypatch, caplog):
     assert "other parameters or input" in caplog.text
 
 
+def test_a_full_disk_leaves_nothing_beside_the_store(backed, tmp_path, monkeypatch):
+    write, calls = MapStore.write, []
+
+    def full(self, *given) -> None:
+        if calls:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        calls.append(given)
+        write(self, *given)
+
+    monkeypatch.setattr(MapStore, "write", full)
+    with pytest.raises(OSError, match=r"`sdata` needs a store that can be written.*Free some space and call again"):
+        hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    assert "superres" not in backed and [path.name for path in tmp_path.iterdir()] == ["section.zarr"]
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed"])
+def test_a_store_that_goes_while_the_run_computes_is_named(backed, tmp_path, monkeypatch, how):
+    path, predict = tmp_path / "section.zarr", _superresolve.predict
+
+    def gone(*given, **more):
+        found = predict(*given, **more)
+        shutil.rmtree(path) if how == "deleted" else path.rename(tmp_path / "moved.zarr")
+        return found
+
+    monkeypatch.setattr(_superresolve, "predict", gone)
+    with pytest.raises(OSError, match=r"section\.zarr is gone: deleted or renamed.*spatialdata\.read_zarr"):
+        hd.tl.superresolve(backed, IMAGE, **SETTINGS | {"model": None})
+    assert [path.name for path in tmp_path.iterdir()] == ([] if how == "deleted" else ["moved.zarr"])
+
+
+@pytest.mark.parametrize("stderr", ["none", "closed"])
+def test_a_run_works_without_a_place_to_show_its_progress(backed, tmp_path, monkeypatch, stderr):
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr(sys, "stderr", None if stderr == "none" else stream)
+    hd.tl.superresolve(backed, IMAGE, bin_um=20.0, model=None, genes=2)
+    monkeypatch.undo()
+    assert sd.read_zarr(tmp_path / "section.zarr")["superres"].shape[0] == 2
+
+
+def test_scratch_with_links_in_it_is_not_continued(backed, tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        cut_short(patch, after=2)
+        with pytest.raises(Interrupted):
+            hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+    chunks = store_module.scratch(tmp_path / "section.zarr", "superres") / "maps.zarr" / "mean" / "c"
+    shutil.move(chunks, tmp_path / "elsewhere")
+    chunks.symlink_to(tmp_path / "elsewhere")
+    before = {path: path.read_bytes() for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()}
+    hd.tl.superresolve(backed, IMAGE, **SETTINGS | {"model": None})
+    assert {path: path.read_bytes() for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "section.zarr"]
+
+
 def test_an_error_before_the_first_gene_leaves_nothing(backed, tmp_path):
     with pytest.raises(ValueError, match="n_samples"):
         hd.tl.superresolve(backed, IMAGE, n_samples=-1)
@@ -212,7 +268,7 @@ def test_a_process_that_is_killed_can_be_continued_by_another(backed, reference,
 
 
 def test_large_tables_come_back_lazily(backed, reference, monkeypatch):
-    monkeypatch.setattr(store_module, "MAX_LOADED", 1000)
+    monkeypatch.setattr(contents, "MAX_LOADED", 1000)
     hd.tl.superresolve(backed, IMAGE, **SETTINGS)
     table = backed["superres_table"]
     assert isinstance(table.X, da.Array) and isinstance(table.layers["std"], da.Array)

@@ -268,7 +268,7 @@ def test_an_exception_leaves_store_and_object_as_they_were(where, finished, tmp_
             patch.setattr(sd.SpatialData, "write", full)
         else:  # the new elements are in place already
             patch.setattr(sd, "read_zarr", full)
-        with pytest.raises(OSError, match="`sdata` needs a store that can be written.*No space left.*Free some space"):
+        with pytest.raises(OSError, match=r"`sdata` needs a store that can be written.*No space left.*Free some space"):
             write_prediction(sdata, prediction, source, overwrite=True)
     assert fingerprint(sdata) == before and files(tmp_path) == on_disk
     write_prediction(sdata, prediction, source, overwrite=True)

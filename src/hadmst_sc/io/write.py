@@ -216,6 +216,7 @@ def write_prediction(
     >>> "superres" in sdata.images, "superres_table" in sdata.tables
     (True, True)
     """
+    check_sdata(sdata)
     if not sdata.is_backed():
         check_output(sdata, key_added, overwrite=overwrite)
         new = as_spatialdata(sdata, prediction, source, key_added)

@@ -209,7 +209,7 @@ def superresolve(
     )
     target = None if copy else sdata
     settings.check_metagenes(obs, problems)
-    with problems.gathered(ValueError):
+    with problems.gathered(ValueError, OSError):
         sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
         check_size(target, len(obs.genes), **sizes, with_std=settings.n_draws > 0)
     problems.raise_if_any()
