@@ -155,6 +155,7 @@ def _check_same(path: Path, store: int | None) -> None:
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Turn an error of the system into one that names the store, where the store is what it is about."""
+    path = home(path)
     try:
         yield
     except StoreError:
