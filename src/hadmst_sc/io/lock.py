@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -14,9 +15,10 @@ from typing import NamedTuple
 
 import filelock
 
+from hadmst_sc.io.interrupts import interrupts_held
 from hadmst_sc.io.problems import logger
 
-WAIT = 60.0  # seconds that a write waits for another one to end
+WAIT, POLL = 60.0, 0.05  # seconds that a write waits for another one to end, and between two looks
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of some network file systems
@@ -30,6 +32,7 @@ class _Held(NamedTuple):
     """A lock of this process: who holds it, and an open descriptor of the store, if the system has one of folders."""
 
     owner: tuple[int, int]
+    lock: filelock.BaseFileLock
     store: int | None
 
 
@@ -75,53 +78,69 @@ def locked(path: Path, key: str = "", wait: float = WAIT) -> Iterator[bool]:
         _check_same(path, _held[file].store)
         yield False
         return
-    with named(path):
-        lock = _acquired(file, path, key, wait)
     try:
-        with suppress(OSError):  # Windows lets nobody write into a locked file
-            if isinstance(lock, filelock.UnixFileLock):
-                file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
-        _held[file] = _Held(me, _opened(path))
+        with named(path):
+            _acquire(file, path, key, wait, me)
         yield True
     finally:
-        held = _held.pop(file, None)
-        if held is not None and held.store is not None:
-            os.close(held.store)
-        if isinstance(lock, filelock.UnixFileLock):  # others remove their file themselves
-            # While the lock is held: whoever waits for it then sees that this file is gone, and makes a new one.
-            file.unlink(missing_ok=True)
-        lock.release()
+        with interrupts_held():
+            if file in _held and _held[file].owner == me:  # else another has it, or an interrupt came first
+                _release(file)
 
 
-def _acquired(file: Path, path: Path, key: str, wait: float) -> filelock.BaseFileLock:
+def _release(file: Path) -> None:
+    _, lock, store = _held.pop(file)
+    if store is not None:
+        os.close(store)
+    if isinstance(lock, filelock.UnixFileLock):  # others remove their file themselves
+        # While the lock is held: whoever waits for it then sees that this file is gone, and makes a new one.
+        file.unlink(missing_ok=True)
+    lock.release()
+
+
+def _acquire(file: Path, path: Path, key: str, wait: float, me: tuple[int, int]) -> None:
+    """Wait for a lock, with interrupts, which would leave its file behind, held back at each attempt alone."""
     if file.is_symlink():
         file.unlink()  # never ours
-    try:
-        return _waited_for(filelock.FileLock(file), file, path, key, wait)
-    except StoreError:
-        raise
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-            raise
+    lock, ends = filelock.FileLock(file), time.monotonic() + wait
+    while True:
+        with interrupts_held():
+            try:
+                lock.acquire(timeout=0)
+                _held[file] = _Held(me, lock, _opened(path))
+                if isinstance(lock, filelock.UnixFileLock):  # soft locks write so themselves, Windows lets nobody
+                    with suppress(OSError):
+                        file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
+                return
+            except filelock.Timeout as error:
+                if time.monotonic() >= ends:
+                    raise _busy(path, key, Path(lock.lock_file)) from error
+            except (OSError, NotImplementedError) as error:
+                if not isinstance(lock, filelock.UnixFileLock) or getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+                    raise
+                lock = _without_locks(file, path)
+        time.sleep(POLL)
+
+
+def _without_locks(file: Path, path: Path) -> filelock.BaseFileLock:
+    """A lock for file systems that have none: its file is the lock, and outlives a crash of another computer."""
+    file.unlink(missing_ok=True)
+    instead = file.with_name(f"{file.name}.soft")
     logger.warning(
         "the file system of %s has no locks; a lock file takes their place, which a crash of another computer leaves "
         "behind: then delete %s",
         path.name,
-        file,
+        instead,
     )
-    return _waited_for(filelock.SoftFileLock(file), file, path, key, wait)
+    return filelock.SoftFileLock(instead)
 
 
-def _waited_for(lock: filelock.BaseFileLock, file: Path, path: Path, key: str, wait: float) -> filelock.BaseFileLock:
-    try:
-        lock.acquire(timeout=wait, poll_interval=0.05)
-    except filelock.Timeout as error:
-        what, remedy = (f"`{key}` into ", ", or pass another `key_added=`") if key else ("into ", "")
-        raise StoreError(
-            f"`sdata` needs a store that nobody else writes to, but {_owner(file)} is writing {what}{path.name}. "
-            f"Two writers would destroy each other's files. Wait until it has ended{remedy}."
-        ) from error
-    return lock
+def _busy(path: Path, key: str, file: Path) -> StoreError:
+    what, remedy = (f"`{key}` into ", ", or pass another `key_added=`") if key else ("into ", "")
+    return StoreError(
+        f"`sdata` needs a store that nobody else writes to, but {_owner(file)} is writing {what}{path.name}. Two "
+        f"writers would destroy each other's files. Wait until it has ended{remedy}."
+    )
 
 
 def _owner(file: Path) -> str:
