@@ -102,7 +102,8 @@ def _acquire(file: Path, path: Path, key: str, wait: float, me: tuple[int, int])
     """Wait for a lock, with interrupts, which would leave its file behind, held back at each attempt alone."""
     if file.is_symlink():
         file.unlink()  # never ours
-    lock, ends = filelock.FileLock(file), time.monotonic() + wait
+    lock: filelock.BaseFileLock = filelock.FileLock(file)
+    ends = time.monotonic() + wait
     while True:
         with interrupts_held():
             try:
