@@ -18,7 +18,6 @@ import typer
 
 import hadmst_sc
 
-
 INPUT = (KeyError, ValueError, TypeError, OSError, MemoryError, RecursionError)  # ContractError is a ValueError
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 
