@@ -402,6 +402,14 @@ def test_a_slip_in_a_name_is_mended_by_the_remedy(asked, meant):
     assert mend(sdata, KeyError, genes=asked)[0].genes == tuple(meant)
 
 
+def test_a_symbol_of_two_genes_names_both():
+    def with_symbols(table):
+        table.var["symbol"] = ["twice", "twice", *(f"once {i}" for i in range(2, N_GENES))]
+
+    sdata, _ = section(with_symbols)
+    assert set(mend(sdata, KeyError, genes=["twice"])[0].genes) == set(sdata["table"].var_names[:2])
+
+
 def test_many_names_in_the_wrong_case_are_mended_at_once():
     sdata, _ = section(lambda table: setattr(table, "var_names", [f"GENE{i}" for i in range(N_GENES)]))
     obs, _ = mend(sdata, KeyError, genes=[f"Gene{i}" for i in range(20)])
