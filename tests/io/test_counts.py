@@ -402,6 +402,18 @@ def test_a_slip_in_a_name_is_mended_by_the_remedy(asked, meant):
     assert mend(sdata, KeyError, genes=asked)[0].genes == tuple(meant)
 
 
+def test_lazy_counts_of_a_shuffled_table_belong_to_their_spots():
+    def lazily(table):
+        table = table[::-1].copy()
+        table.X = da.from_array(table.X.toarray(), chunks=(7, 3))
+        return table
+
+    (backwards, _), (lazy, _) = section(lambda table: table[::-1].copy()), section(lazily)
+    first, second = read(backwards), read(lazy)
+    assert first.spots == second.spots and first.genes == second.genes
+    np.testing.assert_array_equal(second.counts, first.counts)
+
+
 def test_a_symbol_of_two_genes_names_both():
     def with_symbols(table):
         table.var["symbol"] = ["twice", "twice", *(f"once {i}" for i in range(2, N_GENES))]
