@@ -104,3 +104,8 @@ def test_the_provenance_holds_every_setting():
     obs = hd.io.read_observation(hd.datasets.phantom(n_genes=2, size_um=600.0), "phantom_full_image", bin_um=20.0)
     made = hd.tl.predict(obs, model=None, align=False, random_state=5).provenance
     assert made.keys() >= OTHER.keys() and made["random_state"] == 5 and made["align"] is False
+
+
+@pytest.mark.parametrize(("n_samples", "model", "n"), [(1, "default", 0), (2, "default", 2), (4, None, 0)])
+def test_a_deviation_needs_two_samples_of_a_network(n_samples, model, n):
+    assert Settings(n_samples=n_samples, model=model).n_draws == n
