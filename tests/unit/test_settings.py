@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from inspect import signature
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,3 +110,12 @@ def test_the_provenance_holds_every_setting():
 @pytest.mark.parametrize(("n_samples", "model", "n"), [(1, "default", 0), (2, "default", 2), (4, None, 0)])
 def test_a_deviation_needs_two_samples_of_a_network(n_samples, model, n):
     assert Settings(n_samples=n_samples, model=model).n_draws == n
+
+
+@pytest.mark.parametrize(("genes", "spots", "most"), [(4, 50, 3), (50, 4, 4)])
+def test_metagenes_are_fewer_than_genes_and_no_more_than_spots(genes, spots, most):
+    section = SimpleNamespace(genes=range(genes), spots=range(spots))
+    for n, refused in ((most, False), (most + 1, True)):
+        problems = Problems("")
+        Settings(n_metagenes=n).check_metagenes(section, problems)
+        assert bool(problems) == refused
