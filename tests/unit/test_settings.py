@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import hadmst_sc as hd
+from hadmst_sc.arguments import number
 from hadmst_sc.contract import ContractError
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.tl._settings import REQUIREMENTS, SAME_MAPS, Settings
@@ -119,3 +120,13 @@ def test_metagenes_are_fewer_than_genes_and_no_more_than_spots(genes, spots, mos
         problems = Problems("")
         Settings(n_metagenes=n).check_metagenes(section, problems)
         assert bool(problems) == refused
+
+
+def test_no_number_lies_beyond_all_numbers():
+    assert [number(0.0).is_met(value) for value in (0.0, 1, np.nan, np.inf, -1e-300)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
