@@ -123,10 +123,5 @@ def test_metagenes_are_fewer_than_genes_and_no_more_than_spots(genes, spots, mos
 
 
 def test_no_number_lies_beyond_all_numbers():
-    assert [number(0.0).is_met(value) for value in (0.0, 1, np.nan, np.inf, -1e-300)] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
+    met = [number(0.0).is_met(value) for value in (0.0, 1, np.nan, np.inf, -1e-300)]
+    assert met == [True, True, False, False, False]
