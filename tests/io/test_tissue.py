@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import binary_opening, label
+from scipy.spatial.distance import cdist
 from skimage.morphology import disk
 
 from hadmst_sc import datasets
@@ -41,6 +42,15 @@ def test_white_area_whose_spots_count_nothing_is_a_lumen():
     y, x = np.mgrid[:100, :100] + 0.5
     assert not inside[(np.hypot(y - 50, x - 50) < 6) & (spots.coverage == 0)].any()
     assert inside[tissue].all()
+
+
+def test_tissue_ends_two_pitches_from_the_spots_and_holds_every_spot():
+    he, grid, spots, totals, tissue = bright_disc(5.0)
+    left = spots.subset(spots.centres[:, 1] < 50)
+    inside = detect_tissue(he, grid, left, 100.0, totals[spots.centres[:, 1] < 50])
+    apart = cdist(grid.centres(), left.centres).min(1).reshape(grid.shape)
+    assert inside[left.coverage > 0].all() and inside[tissue & (apart < 9)].all()
+    assert (tissue & (apart > 11)).any() and not inside[apart > 11].any()
 
 
 def test_hidden_spots_do_not_make_holes_in_pale_tissue():
