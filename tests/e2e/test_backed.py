@@ -79,7 +79,7 @@ def counted(monkeypatch) -> list[int]:
     genes, predict_chunk = [], _work.predict_within_memory
 
     def counting(section, chunk):
-        if section.options["consistency"] != "off":
+        if section.settings.consistency != "off":
             genes.extend(chunk.tolist())
         return predict_chunk(section, chunk)
 
@@ -120,7 +120,7 @@ def test_a_map_is_written_while_the_next_is_made(backed, reference, monkeypatch)
         write(self, genes, *more)
 
     def telling(section, chunk):
-        if section.options["consistency"] != "off" and int(chunk[0]) in begun:
+        if section.settings.consistency != "off" and int(chunk[0]) in begun:
             begun[int(chunk[0])].set()
         return predict_chunk(section, chunk)
 

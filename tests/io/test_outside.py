@@ -13,7 +13,7 @@ import spatialdata as sd
 from spatialdata import get_pyramid_levels
 
 from hadmst_sc.io import as_spatialdata, read_observation, write_prediction
-from hadmst_sc.io.maps import MapStore
+from hadmst_sc.io.maps import MapStore, StaleError
 from hadmst_sc.tl import predict
 
 HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
@@ -87,3 +87,15 @@ def test_covered_is_the_share_under_spots_and_measured_is_more_than_half(section
     # A spot of 55 µm has the area of 5.94 bins of 20 µm.
     assert rows["covered"].sum() == pytest.approx(len(obs.spots) * np.pi * 27.5**2 / 400, rel=1e-4)
     assert (rows["covered"][~rows["measured"]] > 0).any()
+
+
+def test_maps_of_a_run_that_has_ended_do_not_reach_the_next_one(tmp_path):
+    """A worker can outlive its run, and write when a run with other parameters has begun in the same folder."""
+    maps, box = np.ones((1, 4, 4), np.float32), (slice(0, 4), slice(0, 4))
+    old = MapStore.open(tmp_path / "maps", "one run", (1, 4, 4), with_std=False)
+    new = MapStore.open(tmp_path / "maps", "another", (1, 4, 4), with_std=False)
+    with pytest.raises(StaleError, match="belongs to another run"):
+        old.write(np.arange(1), box, maps, None, {0: {}})
+    assert not new.finished
+    new.write(np.arange(1), box, 2 * maps, None, {0: {}})
+    np.testing.assert_array_equal(new.maps()[0].compute(), 2 * maps)

@@ -31,11 +31,15 @@ LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value"
 _writing = threading.Lock()
 
 
-class MapStore:
-    """A :class:`~hadmst_sc.contract.MapSink` in a folder; it holds only the path, and so can be sent to workers."""
+class StaleError(RuntimeError):
+    """Maps of a run that has ended."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+
+class MapStore:
+    """A :class:`~hadmst_sc.contract.MapSink` in a folder; it holds only path and key, and so can be sent to workers."""
+
+    def __init__(self, path: Path, key: str | None = None) -> None:
+        self.path, self.key = Path(path), key
 
     @classmethod
     def open(cls, path: Path, key: str, shape: tuple[int, int, int], *, with_std: bool) -> MapStore:
@@ -52,7 +56,7 @@ class MapStore:
         with_std
             Whether a standard deviation comes with each map.
         """
-        self = cls(path)
+        self = cls(path, key)
         if os.path.lexists(path):
             if self._key() == key:
                 logger.info(
@@ -93,8 +97,16 @@ class MapStore:
         return found
 
     def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
-        """See :class:`~hadmst_sc.contract.MapSink`."""
+        """See :class:`~hadmst_sc.contract.MapSink`.
+
+        Raises
+        ------
+        StaleError
+            If another run has taken the folder since: a worker can outlive the run that it worked for.
+        """
         with _writing:
+            if self.key is not None and json.loads((self.path / RUN).read_text())["key"] != self.key:
+                raise StaleError(f"{self.path} belongs to another run by now; these maps are not kept.")
             self._write(genes, box, mean, std, facts)
 
     def _write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
