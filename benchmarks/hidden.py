@@ -119,9 +119,13 @@ def abundant(name: str) -> list[str]:
     return list(map(str, table.var_names[seen[np.argsort(-total, kind="stable")][:N_GENES]]))
 
 
-def score(name: str) -> dict[str, float]:
+def score(name: str, *, closed_form: bool) -> dict[str, float]:
     """PCC of log1p counts and relative deviance, means over genes, at hidden spots of four folds pooled."""
-    model = str(weights_path(f"training/{NOT_SEEN.get(name.split('_')[0], 'breast_only')}.safetensors"))
+    model = (
+        None
+        if closed_form
+        else str(weights_path(f"training/{NOT_SEEN.get(name.split('_')[0], 'breast_only')}.safetensors"))
+    )
     predicted, counts = None, None
     for whole, part, hidden in splits(name, abundant(name)):
         maps = hd.tl.predict(part, model=model, n_samples=0, show_progress_bar=False).mean
@@ -195,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = json.loads(file.read_text())["rows"] if file.exists() else {}
     rows[options.row] = made | {"sections": {}, "package": commit_of_package()}
     for name in options.sections:
-        rows[options.row]["sections"][name] = score(name)
+        rows[options.row]["sections"][name] = score(name, closed_form=options.closed_form)
         records.save("hidden_scores", {"rows": rows}, scores_text({"rows": rows}), options.output)
 
 
