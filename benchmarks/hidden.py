@@ -46,6 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sections", nargs="+", default=[name for name in available() if not name.startswith("xenium")]
     )
+    parser.add_argument("--closed-form", action="store_true", help="without the network, a fifth of the time")
     parser.add_argument("--phantoms", type=int, default=24, help="per set of styles")
     parser.add_argument("--output", type=Path, default=records.RESULTS)
     return parser.parse_args(arguments)
