@@ -68,7 +68,7 @@ def check(mutants: list[Mutant], copy: Path) -> int:
     """Run the mutants one by one; the exit status."""
     for tests in dict.fromkeys(one.tests for one in mutants):
         if run(copy, tests) != PASSED:
-            print(f"the tests fail without a mutant: {' '.join(tests)}")
+            print(f"the tests fail without a mutant, or take more than {SECONDS} s: {' '.join(tests)}")
             return 2
     caught, untested = 0, 0
     for one in mutants:
