@@ -122,6 +122,16 @@ def test_a_folder_that_is_no_store_is_never_replaced(store, calls, tmp_path):
     assert (tmp_path / "photos" / "cat.jpg").read_text() == "meow"
 
 
+def test_a_store_without_a_result_is_never_replaced(tmp_path):
+    from spatialdata import SpatialData
+
+    from hadmst_sc.io.output import check_free
+
+    SpatialData().write(tmp_path / "empty.zarr")
+    with pytest.raises(ValueError, match="holds no result"):
+        check_free(tmp_path / "empty.zarr", overwrite=True)
+
+
 def test_output_inside_the_input_is_refused(store, calls):
     result = run("superresolve", store, "he", "--output", store / "images" / "x.zarr")
     assert result.exit_code == 2 and "outside the input" in result.stderr and not calls
