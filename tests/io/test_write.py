@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 import warnings
@@ -437,3 +438,26 @@ def test_columns_of_the_user_are_kept_beside_ours():
     write_prediction(sdata, prediction, source)
     after = fingerprint(sdata)
     assert after["table"] == before["table"] and list(sdata["table"].obs["measured"].unique()) == ["yes"]
+
+
+def test_columns_that_no_store_can_hold_are_renamed_in_the_result(tmp_path):
+    sdata = visium_section()
+    var = sdata["table"].var
+    var["Gene name"], var["log/mean"], var["gene_ids"] = "x", 1.0, [f"id{i}" for i in range(len(var))]
+    var.index.name = "gene_ids"
+    obs = read_observation(sdata, "S1_full_image", bin_um=20.0)
+    new = as_spatialdata(sdata, stand_in(obs), obs.source)
+    new.write(tmp_path / "new.zarr")
+    found = sd.read_zarr(tmp_path / "new.zarr")["superres_table"].var
+    assert (found["Gene_name"] == "x").all() and (found["log_mean"] == 1.0).all()
+    assert list(found["gene_ids"]) == [var["gene_ids"][gene] for gene in found.index]
+
+
+def test_an_attribute_of_our_name_that_is_no_record_is_told_before_anything_is_computed():
+    sdata = visium_section()
+    sdata.attrs["hadmst_sc"] = "notes"
+    with pytest.raises(ValueError, match="needs to be a dictionary of runs") as told:
+        check_output(sdata, "superres", overwrite=False)
+    exec(re.search(r"Call `(.*)`\.", str(told.value))[1], {"sdata": sdata})
+    check_output(sdata, "superres", overwrite=False)
+    assert sdata.attrs == {"hadmst_sc_input": "notes"}

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
-from spatialdata import SpatialData
+from spatialdata import SpatialData, sanitize_name
 from spatialdata.models import Image2DModel, Labels2DModel, TableModel
 from spatialdata.transformations import Scale, Sequence
 
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
 from hadmst_sc.io.counts import matrix_of
+from hadmst_sc.io.problems import logger
 from hadmst_sc.io.resolve import XY, affine, systems
 from hadmst_sc.io.thumbnail import thumbnail
 
@@ -130,6 +131,23 @@ def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataF
             var = var.rename(columns={name: _free(f"{name}_input", var)})
     for name, values in prediction.gene_stats.items():
         var[name] = np.asarray(values)
+    return _writable(var)
+
+
+def _writable(var: pd.DataFrame) -> pd.DataFrame:
+    """The same with names of columns that a store can hold, such as ``Gene_name`` for ``Gene name``."""
+    if not var.columns.is_unique:
+        var = var.loc[:, ~var.columns.duplicated()]
+    names: dict[Any, str] = {}
+    for column in var:
+        name = sanitize_name(str(column), is_dataframe_column=True)
+        names[column] = name if name == column else _free(name, {*map(str, var.columns), *names.values()})
+    renamed = {old: new for old, new in names.items() if old != new}
+    if renamed:
+        logger.warning("columns of `var` are renamed in the result, as stores hold no other names: %s", renamed)
+    var = var.rename(columns=renamed)
+    if var.index.name in var:  # anndata writes no index that is called as a column is
+        var.index.name = None
     return var
 
 

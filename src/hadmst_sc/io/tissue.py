@@ -28,7 +28,7 @@ CONTRADICTED = 0.01  # share of spots with counts that may lie on glass,
 AGAINST = 3  # or fewer than so many: single spots are too noisy
 SHADES = 10.0  # standard deviations of the shade of glass by which glass can be darker than that
 CLEAR = (3.0, 4.0)  # the same between glass and pale tissue: below the first in doubt, from the second on clear
-LIGHT = 30.0  # gaps between lumen and tissue per standard deviation of glass: light varies from lumen to lumen
+LIGHT = 30.0  # standard deviations of glass in the gap between lumen and tissue: light varies from lumen to lumen
 LEAST_SPREAD = 0.01  # of the shade of glass, as stain
 LEAST_GAP = 0.1  # in stain, between a lumen and its surroundings in an image that shows no glass beyond the spots
 SPECK_UM2 = 100.0**2  # stained areas below this that hold no spot are debris
@@ -100,7 +100,8 @@ def find_glass(
     """Bins where the image shows glass, anywhere in it, with or without a spot; ``None`` where it cannot tell.
 
     Glass has the shade of the image beyond the spots, or of a lumen that stands out where the image ends before. It
-    is at least 60 µm wide. The shade is narrowed until at most one in a hundred spots with counts lies on glass.
+    is at least 60 µm wide. The shade is narrowed until fewer than three spots with counts, or fewer than 1 % of all
+    spots, lie on glass.
 
     Parameters
     ----------

@@ -55,6 +55,13 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
     """
     check_sdata(sdata)
     _check_name(key_added)
+    runs = sdata.attrs.get(PROVENANCE_KEY, {})
+    if not isinstance(runs, dict):
+        raise ValueError(
+            f"`sdata.attrs[{PROVENANCE_KEY!r}]` needs to be a dictionary of runs, or absent, but is a "
+            f"{type(runs).__name__}. The record of a run is kept there. Call `sdata.attrs['{PROVENANCE_KEY}_input'] = "
+            f"sdata.attrs.pop({PROVENANCE_KEY!r})`."
+        )
     if sdata.is_backed():
         recover(sdata.path, key_added)
     names = OutputNames(key_added)
