@@ -450,3 +450,11 @@ def test_other_things_are_named(phantom, tmp_path):
     assert "of type DataFrame" in handed(pd.DataFrame())
     result = AnnData(np.ones((2, 2)), uns={"hadmst_sc": {}})
     assert "pass the SpatialData that holds it" in handed(result)
+
+
+def test_columns_that_spatialdata_does_not_allow_are_renamed(phantom):
+    adata = as_read_by_scanpy(phantom)
+    adata.var["Gene name"], adata.obs["cell type/1"] = "x", 1
+    table = from_anndata(adata)["table"]
+    assert (table.var["Gene_name"] == "x").all() and (table.obs["cell_type_1"] == 1).all()
+    assert "Gene name" in adata.var

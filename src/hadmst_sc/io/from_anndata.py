@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from spatialdata import SpatialData
+from spatialdata import SpatialData, sanitize_table
 from spatialdata.models import TableModel
 
 from hadmst_sc.io.given import check_anndata
@@ -299,6 +299,7 @@ def _assembled(adata: AnnData, libraries: dict[str, _Library]) -> SpatialData:
     ids[rows] = np.arange(len(rows))
     part = adata if len(rows) == adata.n_obs else adata[rows]
     table = part.to_memory() if adata.isbacked else part.copy()
+    sanitize_table(table)  # SpatialData allows fewer names of columns than AnnData: no "Gene name"
     _make_names_unique(table)
     region_key, instance_key = _free_columns(table)
     table.obs[region_key], table.obs[instance_key] = pd.Categorical(library_of[rows]), ids[rows]
