@@ -276,6 +276,33 @@ def test_corrected_counts_are_read_with_a_warning(caplog):
     assert "100 % of the non-zero values are not whole" in told and "noise of counting" in told
 
 
+def there_and_back(counts):
+    """Counts after a logarithm in float32 and back."""
+    return np.expm1(np.log1p(counts.astype(np.float32)))
+
+
+@pytest.mark.parametrize("largest", [30, 75, 40_000])
+@pytest.mark.parametrize("store", [sparse.csr_matrix, np.asarray])
+def test_whole_counts_with_the_noise_of_float32_are_whole_counts(largest, store, caplog):
+    sdata, counts = section(lambda table: setattr(table, "X", table.X.toarray()))
+    counts[4, 1] = largest
+    noisy = there_and_back(counts)
+    assert (noisy != counts).any()
+    sdata["table"].X = store(noisy)
+    obs, told = warned(caplog, sdata, genes=["gene-1", "gene-0"])
+    np.testing.assert_array_equal(obs.counts, counts[:, [1, 0]])
+    assert "whole" not in told
+
+
+def test_one_fraction_among_whole_counts_makes_them_no_square_roots(caplog):
+    sdata, counts = section()
+    counts[4, 1] = 75.5
+    sdata["table"].X = sparse.csr_matrix(counts)
+    obs, told = warned(caplog, sdata, genes=["gene-1", "gene-0"])
+    np.testing.assert_array_equal(obs.counts, counts[:, [1, 0]])
+    assert "0 % of the non-zero values are not whole" in told
+
+
 UNDONE = {
     "log1p": (np.log1p, "log(1 + x) of counts"),
     "log2": (lambda x: np.log2(1 + x), "log2(1 + x) of counts"),

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from hadmst_sc.io.genes import choose, gene_columns
 from hadmst_sc.io.problems import MissingKeyError, Problems, logger
-from hadmst_sc.io.values import MOST, Kind, broken, fractional, plain, transformed
+from hadmst_sc.io.values import MOST, Kind, broken, fractional, plain, rounded, transformed
 
 RAW = "raw"  # as a layer: the matrix in `.raw`
 SEEN = 0.05  # share of spots a gene must be seen in to be ranked by its variance
@@ -81,6 +81,8 @@ def select_counts(
     counts, names = rows_as_csr(matrix.values, rows, chosen.columns), matrix.var.index[chosen.columns]
     if not _are_counts(table, table_key, rows, layer, counts, names, problems):
         return None
+    counts.data = rounded(counts.data)
+    counts.eliminate_zeros()
     if chosen.number is not None:
         ranked = most_informative(counts)[: chosen.number]
         counts, names = counts.tocsc()[:, ranked], names[ranked]

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-WHOLE = 1e-6  # distance from a whole number that float32 leaves
+WHOLE = 1e-6  # distance from a whole number that float32 leaves, for values below 1
+NOISE = 1e-5  # the same as a share of a value: what a logarithm in float32 and back leaves is below a tenth of it
+MOST_NOISE = 0.05  # a larger distance is no noise: all large values would be whole
 MOST = 1e9  # counts of one gene in one spot: more were never caught, and squares of them overflow float32
 SAME_TOTAL = 1e-3  # coefficient of variation of totals that were made equal
 FEW = 100  # values, below which a share of them says nothing
@@ -66,9 +68,16 @@ def broken(values: np.ndarray) -> np.ndarray:
 
 
 def fractional(values: np.ndarray) -> np.ndarray:
-    """Which values are not whole."""
+    """Which values are not whole, by more than float32 leaves of a count that was transformed and back."""
     with np.errstate(invalid="ignore"):
-        return ~(np.abs(values - np.rint(values)) <= WHOLE)
+        return ~(np.abs(values - np.rint(values)) <= np.clip(NOISE * values, WHOLE, MOST_NOISE))
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Values of which those that are whole but for the noise of float32 are exactly whole."""
+    if values.dtype.kind != "f":
+        return values
+    return np.where(fractional(values), values, np.rint(values))
 
 
 def transformed(counts: sparse.csr_matrix) -> Kind | None:
@@ -78,6 +87,7 @@ def transformed(counts: sparse.csr_matrix) -> Kind | None:
     them in every usual transformation: depth varies between spots, and abundant genes scatter at least as counting
     does. In this order:
 
+    0. Nearly all are whole as they are: counts. The squares of whole numbers are whole too.
     1. The inverse of a logarithm or a square root gives whole numbers.
     2. All spots have the same total, as they are or after such an inverse: normalised.
     3. All values of a spot are whole multiples of its smallest one, as they are or after such an inverse: normalised,
@@ -93,6 +103,8 @@ def transformed(counts: sparse.csr_matrix) -> Kind | None:
     """
     counts = sparse.csr_matrix(counts, dtype=np.float64)
     counts.eliminate_zeros()
+    if _whole(counts.data) >= 0.999:
+        return None
     inverses: dict[str, Transform] = {
         name: undo
         for name, undo in TRANSFORMED.items()
