@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src") / "hadmst_sc"
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "dist", "_build", "_generated", "shared")
 NEEDED = 0.9
-SECONDS = 300  # for the tests of one mutant; a mutant that hangs is caught
+SECONDS = 900  # for the tests of one mutant; a mutant that hangs is caught
 FAILED, PASSED = 1, 0  # exit status of pytest; all others say that nothing was tested
 
 
