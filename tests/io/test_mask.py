@@ -99,3 +99,35 @@ def test_a_good_system_is_taken_where_another_is_broken():
     sdata["mask"] = mask
     obs = read_observation(sdata, **GIVEN, coordinate_system="S1", tissue_key="mask")
     np.testing.assert_array_equal(obs.inside, squared(obs))
+
+
+def circles(radius):
+    frame = GeoDataFrame({"radius": radius}, geometry=[Point(100, 100), Point(180, 200)])
+    set_transformation(frame, {"S1": Identity()}, set_all=True)
+    return frame
+
+
+def test_a_column_called_radius_does_not_grow_polygons():
+    sdata = visium_section(xy=SPOT)
+    element = shapes(SQUARE)
+    element["radius"] = 80.0
+    dict.__setitem__(sdata.shapes.data, "mask", element)
+    obs = read_observation(sdata, **GIVEN, tissue_key="mask")
+    np.testing.assert_array_equal(obs.inside, squared(obs))
+
+
+@pytest.mark.parametrize("radius", [[60.0, np.nan], [60.0, -1.0], [60.0, np.inf], ["60", "60 px"]])
+def test_a_circle_without_a_radius_is_named_and_not_dropped(radius):
+    sdata = visium_section(xy=SPOT)
+    dict.__setitem__(sdata.shapes.data, "mask", circles(radius))
+    with pytest.raises(ValueError, match=r"radius, but that of 1 of 2 shapes is not.*pass `tissue_key=None`"):
+        read_observation(sdata, **GIVEN, tissue_key="mask")
+
+
+def test_a_radius_in_text_is_the_number_that_it_says():
+    areas = []
+    for radius in ([60.0, 60.0], ["60", "60.0"]):
+        sdata = visium_section(xy=SPOT)
+        dict.__setitem__(sdata.shapes.data, "mask", circles(radius))
+        areas.append(read_observation(sdata, **GIVEN, tissue_key="mask").inside)
+    np.testing.assert_array_equal(*areas)

@@ -226,6 +226,8 @@ REMEDIES = {
     "places twice": (places_twice, {}, "2 of 227 lie exactly where another one lies", 1.0),
     "no geometry": (without_geometry, {}, "3 of 225 is missing, empty or NaN", 222 / 225),
     "some radii lost": (radius(np.r_[np.nan, -1, np.full(223, 6.875)]), {}, "radius of 2 of 225", 1.0),
+    "radii in text": (radius(["6.875 px"] * 225), {}, "radius of 225 of 225 spots is not, such as '6.875 px'", 1.0),
+    "some radii in text": (radius(["7 px", *["6.875"] * 224]), {}, "radius of 1 of 225", 1.0),
     "all radii lost": (radius(np.full(225, np.nan)), {}, "radius of 225 of 225", 1.0),
     "unknown ratio": (radius(3.0), {}, "diameter / pitch is 0.240 on a hexagonal lattice", 1.0),
     "x and y exchanged": (exchanged, {}, "x and y are exchanged", 1.0),
@@ -266,6 +268,64 @@ def test_an_image_of_a_part_of_the_section_takes_the_spots_on_it():
     check(obs, {name: expected[name] for name in on})
 
 
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("x0", [40, 120])
+def test_a_cut_image_takes_no_exchange_of_axes(x0, others, written, tmp_path):
+    """Spots right of the cut lie where they lay, or a message says that an offset is needed."""
+    sdata = hadmst_sc.datasets.phantom(size_um=1000.0, n_genes=4)
+    full, key = "phantom_full_image", "cut"
+    rows, at = sdata["table"], sdata["phantom"].geometry
+    at = dict(zip(rows.obs_names, np.c_[at.y, at.x], strict=True))
+    sdata[key] = spatialdata.get_pyramid_levels(sdata[full], n=0).isel(x=slice(x0, None))
+    if not others:
+        for name in [name for name in sdata.images if name != key]:
+            del sdata.images[name]
+    if written:  # without the coordinates of its pixels
+        sdata.write(tmp_path / "cut.zarr")
+        sdata = spatialdata.read_zarr(tmp_path / "cut.zarr")
+    if written and not others:
+        with pytest.raises(ValueError, match="needs the offset of what was cut off") as raised:
+            read_observation(sdata, key, bin_um=20.0)
+        assert "exchanged" not in str(raised.value)
+        return
+    obs, said = mend(sdata, image_key=key)
+    assert not any("exchanged" in one for one in said)
+    assert written or f"begin at x = {x0}, y = 0" in said[0]
+    found = obs.measurement.centres * obs.grid.bin_um / obs.grid.um_per_px
+    whole = obs.measurement.area >= 0.999 * obs.measurement.area.max()
+    assert obs.source.image_key in (key, full) and whole.sum() > 0.6 * len(at)
+    corner = 0 if obs.source.image_key == full else x0
+    for name, place in zip(np.array(obs.spots)[whole], found[whole], strict=True):
+        np.testing.assert_allclose(place, at[name] - [0, corner], atol=0.51)
+
+
+def test_a_square_lattice_may_be_cut_or_exchanged_and_both_are_told():
+    """Only a hexagonal lattice looks different with its axes exchanged."""
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(20.0, 320, 50), np.arange(20.0, 400, 50)))
+    sdata = visium_section(xy=np.c_[x, y], drawn_um=100)
+    expected = truth(sdata)
+    for name in ("S1_hires_image", "S1_lowres_image"):
+        del sdata.images[name]
+    exchanged(sdata)
+    obs, said = mend(sdata)
+    assert "transformation needs the offset" in said[0] and ".cx[" in said[0]
+    assert "if x and y are exchanged" in said[0].split(".cx[")[1]
+    check(obs, expected)
+
+
+def test_a_cut_that_loses_no_spot_is_a_warning(caplog):
+    sdata = hadmst_sc.datasets.phantom(size_um=600.0, n_genes=4)
+    sdata["cut"] = spatialdata.get_pyramid_levels(sdata["phantom_full_image"], n=0).isel(x=slice(8, None))
+    read_observation(sdata, "cut", bin_um=20.0)
+    assert "images/cut: Its pixel coordinates begin at x = 8, y = 0" in caplog.text
+    code = next(one for one in caplog.text.split("`") if "Translation(" in one)
+    caplog.clear()
+    exec(code, {"sdata": sdata})
+    read_observation(sdata, "cut", bin_um=20.0)
+    assert "begin at" not in caplog.text
+
+
 def sizes(spot_um, pitch_um):
     metadata = {"metadata": {"spot_um": spot_um, "pitch_um": pitch_um}}
     return lambda sdata: sdata["table"].uns.__setitem__("spatial", {"S1": metadata})
@@ -283,6 +343,18 @@ def test_sizes_in_another_unit_are_named_and_the_remedy_sets_the_right_scale(sta
     assert f"perhaps {unit}. Pass `spot_um=55, pitch_um=100`" in said[0]
     check(obs, expected)
     assert obs.grid.um_per_px == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_sizes_that_are_exchanged_are_exchanged_back(stated):
+    sdata = visium_section()
+    expected = truth(sdata)
+    if stated:
+        sizes(100, 55)(sdata)
+    obs, said = mend(sdata, **({} if stated else {"spot_um": 100, "pitch_um": 55}))
+    assert "`uns`" in said[0] and "seem to be exchanged: pass `spot_um=55, pitch_um=100`" in said[0]
+    check(obs, expected)
+    assert obs.grid.um_per_px == pytest.approx(4.0) and obs.source.spot_um == 55
 
 
 def test_sizes_are_numbers_in_whatever_form_a_store_keeps_them():

@@ -23,9 +23,10 @@ class Lattice(NamedTuple):
     pitch
         Distance of neighbours; NaN for a single spot.
     kind
-        ``None`` where neighbours lie in one direction only, or in any.
+        ``None`` where neighbours lie in one direction only, or in all directions alike.
     angle
-        Of the axes of a square lattice against x, towards y, radians in ``[-π/4, π/4)``; 0 of others.
+        Of the directions of neighbours against x, towards y, radians: in ``(-π/4, π/4]`` on a square lattice, in
+        ``(-π/6, π/6]`` on a hexagonal one; 0 of others.
     line
         Whether all spots lie on one line.
     dense
@@ -63,7 +64,7 @@ def lattice(xy: np.ndarray) -> Lattice:
     return Lattice(
         float(pitch),
         kind,
-        float(np.angle(four) / 4) if kind == "square" else 0.0,
+        {"square": float(np.angle(four) / 4), "hexagonal": float(np.angle(six) / 6), None: 0.0}[kind],
         line=bool(spread / np.sqrt(len(xy)) < 0.05 * pitch),
         dense=bool(near.any(1).mean() >= 0.5),
     )
@@ -72,8 +73,8 @@ def lattice(xy: np.ndarray) -> Lattice:
 def fitted_pitch(xy: np.ndarray, low: float, high: float, kind: Literal["hexagonal", "square"]) -> float | None:
     """Pitch between two limits of a lattice most of whose spots are missing; ``None`` where none fits.
 
-    The pitch and rotation of the largest structure factor ``|mean exp(ik·x)|²``, which is 1 for the reciprocal vectors
-    ``k`` of a lattice that all points lie on.
+    The pitch at the largest structure factor ``|mean exp(ik·x)|²``, over all rotations. The structure factor is 1 for
+    the reciprocal vectors ``k`` of a lattice that all points lie on.
     """
     if len(xy) < MIN_FITTED:
         return None

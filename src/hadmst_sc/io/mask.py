@@ -11,6 +11,7 @@ from spatialdata import SpatialData
 from hadmst_sc.grid import Grid
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resolve import affine, invertible, levels, systems
+from hadmst_sc.io.values import numbers
 
 DETECT = "Mend it, or pass `tissue_key=None`: the tissue is then detected."
 
@@ -24,6 +25,12 @@ def read_mask(
         problems.missing("tissue_key", key, "sdata.labels or sdata.shapes", [*sdata.labels, *sdata.shapes])
         return empty
     element = sdata[key]
+    if key in sdata.shapes and (lost := _circles(element) & ~(_radii(element) > 0)).any():
+        problems.add(
+            f"`tissue_key={key!r}`: needs circles with a positive radius, but that of {lost.sum():,} of "
+            f"{len(element):,} shapes is not, such as {element['radius'][lost].iloc[0]!r}. {DETECT}"
+        )
+        return empty
     if wrong := _nothing_in(element, is_labels=key in sdata.labels):
         problems.add(f"`tissue_key={key!r}`: needs areas that are tissue, but {wrong}. {DETECT}")
         return empty
@@ -66,8 +73,20 @@ def _nothing_in(element: Any, *, is_labels: bool) -> str | None:
     return None
 
 
+def _circles(element: Any) -> np.ndarray:
+    """``(n,)`` bool: points with a radius. That of a polygon is another column of the user."""
+    return np.asarray((element.geom_type == "Point") & ~element.is_empty & ("radius" in element))
+
+
+def _radii(element: Any) -> np.ndarray:
+    """``(n,)`` radii; NaN where they are no finite numbers, or there are none."""
+    radii = numbers(element["radius"]) if "radius" in element else np.full(len(element), np.nan)
+    return np.where(np.isfinite(radii), radii, np.nan)
+
+
 def _outlines(element: Any) -> Any:
-    return element.geometry.buffer(element["radius"]) if "radius" in element else element.geometry
+    circles = _circles(element)
+    return element.geometry.where(~circles, element.geometry.buffer(np.where(circles, _radii(element), 0)))
 
 
 def _labels(element: Any, bins_to_own: np.ndarray, grid: Grid) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from geopandas import GeoDataFrame
 from spatialdata import SpatialData
 
+from hadmst_sc.io.lattice import lattice
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resolve import Paired, affine, choose_system, invertible, levels, systems, transform
 
@@ -30,6 +31,9 @@ def keep_on_image(
     """
     size = _size(sdata.images[image_key])
     on = _on(xy[spots.places], size)
+    cut = _cut(sdata.images[image_key], image_key, spots)
+    if on.mean() >= 1 - MAX_SHARE and cut:
+        spots = replace(spots, left_out=(*spots.left_out, f"images/{image_key}: {cut}"))
     if on.all():
         return spots
     found = f"{(~on).sum():,} of {len(on):,} spots lie outside the image of {size[0]:.0f} x {size[1]:.0f} pixels"
@@ -39,8 +43,9 @@ def keep_on_image(
     low, high = xy[spots.places].min(0), xy[spots.places].max(0)
     own = transform(np.linalg.inv(spots.spots_to_px), xy)[spots.places]
     remedy = (
-        next(_remedies(sdata, image_key, table_key, spots, own), None)
-        or _crop(spots, size, on)
+        cut
+        or next(_remedies(sdata, image_key, table_key, spots, own, on), None)
+        or _crop(sdata, spots, own, size, on)
         or (
             f"No other coordinate system or image, and no exchange of axes, puts them on it. Compare "
             f"`spatialdata.get_extent(sdata[{image_key!r}], coordinate_system={spots.coordinate_system!r})` with that "
@@ -69,7 +74,28 @@ def _fits(xy: np.ndarray, size: np.ndarray) -> bool:
     return bool(_on(xy, size).mean() >= 1 - MAX_SHARE and spread)
 
 
-def _remedies(sdata: SpatialData, image_key: str, table_key: str, spots: Paired, own: np.ndarray) -> Iterator[str]:
+def _cut(image: Any, image_key: str, spots: Paired) -> str | None:
+    """Where the coordinates of the pixels tell that an image was cut, and its transformation lacks the offset."""
+    finest, cut = levels(image)[0], []
+    for axis in ("x", "y"):
+        at = np.asarray(finest.coords.get(axis, []))
+        step = at[1] - at[0] if len(at) > 1 and at.dtype.kind in "iuf" else 0
+        cut.append(float(np.rint(at[0] / step - 0.5)) if step > 0 and np.isfinite(at[:2]).all() else 0.0)
+    if min(cut) < 0 or max(cut) < 1 or np.abs(spots.spots_to_px[:2, 2]).max() >= 0.5:
+        return None
+    # All systems at once, into a new dictionary: `isel` leaves the old one to both images.
+    return (
+        f"Its pixel coordinates begin at x = {cut[0]:g}, y = {cut[1]:g}, but its transformation has no such offset. If "
+        f"it was cut from a larger image, call `from spatialdata.transformations import Sequence, Translation, "
+        f"get_transformation, set_transformation; set_transformation(sdata[{image_key!r}], {{name: Sequence(["
+        f"Translation({cut}, ('x', 'y')), one]) for name, one in get_transformation(sdata[{image_key!r}], "
+        f"get_all=True).items()}}, set_all=True)`."
+    )
+
+
+def _remedies(
+    sdata: SpatialData, image_key: str, table_key: str, spots: Paired, own: np.ndarray, on: np.ndarray
+) -> Iterator[str]:
     """What puts the spots on the image, each tried; ``own`` are centres in the shapes' own coordinates."""
     image, key, system = sdata.images[image_key], spots.shapes_key, spots.coordinate_system
     size = _size(image)
@@ -77,16 +103,8 @@ def _remedies(sdata: SpatialData, image_key: str, table_key: str, spots: Paired,
         to_px = _to_px(image, spots.shapes, name)
         if to_px is not None and _fits(transform(to_px, own), size):
             yield f"They lie on it in another coordinate system: pass `coordinate_system={name!r}`."
-    if isinstance(sdata[key], GeoDataFrame):
-        for words, (a, b, c, d) in (
-            ("x and y are exchanged", (0, 1, 1, 0)),
-            ("the y axis points up", (1, 0, 0, -1)),
-        ):
-            if _fits(transform(spots.spots_to_px, own @ np.array([[a, b], [c, d]]).T), size):
-                yield (
-                    f"They lie on it if {words}: call `sdata[{key!r}].geometry = "
-                    f"sdata[{key!r}].geometry.affine_transform([{a}, {b}, {c}, {d}, 0, 0])`."
-                )
+    if on.mean() < 0.5 or _columns_along_y(transform(spots.spots_to_px, own)):
+        yield from _axes(sdata, spots, own, size)
     for name, other in sorted(sdata.images.items(), key=lambda item: -_size(item[1]).prod()):
         if name == image_key or levels(other)[0].sizes["c"] not in (3, 4):
             continue
@@ -101,6 +119,25 @@ def _remedies(sdata: SpatialData, image_key: str, table_key: str, spots: Paired,
                 f"Scale, Sequence, get_transformation, set_transformation; set_transformation(sdata[{image_key!r}], "
                 f"Sequence([Scale([{1 / factor!r}, {1 / factor!r}], ('x', 'y')), "
                 f"get_transformation(sdata[{image_key!r}], {system!r})]), {system!r})`."
+            )
+
+
+def _columns_along_y(xy: np.ndarray) -> bool:
+    """Whether neighbours of a hexagonal lattice lie along y: Visium's rows run along x, as long as axes are right."""
+    found = lattice(xy)
+    return found.kind == "hexagonal" and abs(found.angle) > np.pi / 12
+
+
+def _axes(sdata: SpatialData, spots: Paired, own: np.ndarray, size: np.ndarray) -> Iterator[str]:
+    """Other axes of the shapes, with which they lie on the image."""
+    key = spots.shapes_key
+    if not isinstance(sdata[key], GeoDataFrame):
+        return
+    for words, (a, b, c, d) in (("x and y are exchanged", (0, 1, 1, 0)), ("the y axis points up", (1, 0, 0, -1))):
+        if _fits(transform(spots.spots_to_px, own @ np.array([[a, b], [c, d]]).T), size):
+            yield (
+                f"They lie on it if {words}: call `sdata[{key!r}].geometry = "
+                f"sdata[{key!r}].geometry.affine_transform([{a}, {b}, {c}, {d}, 0, 0])`."
             )
 
 
@@ -120,15 +157,22 @@ def _scale_factors(uns: Any) -> Iterator[tuple[str, float]]:
                 yield f"the {name} image", float(factor)
 
 
-def _crop(spots: Paired, size: np.ndarray, on: np.ndarray) -> str | None:
-    """Where most spots lie on an image that is a part of the section: take these."""
+def _crop(sdata: SpatialData, spots: Paired, own: np.ndarray, size: np.ndarray, on: np.ndarray) -> str | None:
+    """Where most spots lie on an image that is a part of the section: take these.
+
+    A square lattice looks the same with its axes exchanged, so that the user has to tell.
+    """
     corners = transform(np.linalg.inv(spots.spots_to_px), np.array([[0, 0], size]))
     turned = np.abs(spots.spots_to_px[:2, :2])
     if on.mean() < 0.5 or min(turned[0, 1], turned[1, 0]) > 1e-9 * turned.max():
         return None
     (x0, y0), (x1, y1) = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
     key = spots.shapes_key
-    return (
-        f"If the image is a part of the section, keep the spots on it: `sdata[{key!r}] = sdata[{key!r}]"
-        f".cx[{x0}:{x1}, {y0}:{y1}]`."
+    crop = (
+        f"If the image is a part of the section, its transformation needs the offset of what was cut off on the left "
+        f"and above. If it has that, or nothing was cut off there, keep the spots on it: `sdata[{key!r}] = "
+        f"sdata[{key!r}].cx[{x0}:{x1}, {y0}:{y1}]`."
     )
+    known = lattice(transform(spots.spots_to_px, own)).kind == "hexagonal"
+    exchange = None if known else next(_axes(sdata, spots, own, size), None)
+    return f"{crop} {exchange}" if exchange else crop

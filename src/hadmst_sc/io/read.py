@@ -22,7 +22,7 @@ from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
 from hadmst_sc.io.scheduler import computed_here
 from hadmst_sc.io.size import check_sizes
-from hadmst_sc.io.spots import Footprints, Scale, footprints, scale, stated_sizes
+from hadmst_sc.io.spots import Footprints, Scale, footprints, overlap, scale, stated_sizes
 from hadmst_sc.io.tissue import detect_tissue
 from hadmst_sc.measurement import Measurement, discs, squares
 from hadmst_sc.registration import MIN_SPOTS
@@ -244,12 +244,7 @@ def _place(
         )
         return None
     if not prints.square and sizes.spot_um > MAX_OVERLAP * sizes.pitch_um:
-        problems.add(
-            f"`spot_um` needs spots that lie side by side, at most `pitch_um`={sizes.pitch_um:g}, but is "
-            f"{sizes.spot_um:g}. Spots that overlap would count molecules twice. Pass "
-            f"`spot_um={0.55 * sizes.pitch_um:g}, pitch_um={sizes.pitch_um:g}`.",
-            ValueError,
-        )
+        problems.add(overlap(sizes), ValueError)
     grid = Grid.over_image((finest.sizes["y"], finest.sizes["x"]), sizes.um_per_px, bin_um)
     check_sizes(sdata.images[image_key], image_key, spots, prints.xy[spots.places], grid, problems)
     if problems:

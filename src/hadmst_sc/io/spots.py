@@ -15,6 +15,7 @@ from anndata import AnnData
 from hadmst_sc.io.lattice import fitted_pitch, lattice
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resolve import transform
+from hadmst_sc.io.values import numbers
 
 SAME = 0.02  # relative difference below which sizes count as equal
 # Space Ranger draws Visium's 55 µm spots 0.55 to 0.70 pitches wide (`spot_diameter_fullres`: 0.60 for 11 mm CytAssist,
@@ -78,8 +79,7 @@ def footprints(shapes: Any, key: str, spots_to_px: np.ndarray, problems: Problem
         kinds = {"Polygon"}
     if kinds == {"Point"}:
         xy = transform(spots_to_px, np.c_[shapes.geometry.x, shapes.geometry.y])
-        sizes = 2 * zoom * np.asarray(shapes["radius"], float) if "radius" in shapes else None
-        return _points(key, xy, sizes, zoom, problems)
+        return _points(key, xy, shapes["radius"] if "radius" in shapes else None, zoom, problems)
     if kinds == {"Polygon"}:
         return _polygons(key, geometry, spots_to_px, zoom, problems)
     problems.add(
@@ -117,24 +117,25 @@ def _without_place(shapes: Any, key: str, problems: Problems) -> bool:
     return bool(twice.any())
 
 
-def _points(key: str, xy: np.ndarray, sizes: np.ndarray | None, zoom: float, problems: Problems) -> Footprints | None:
+def _points(key: str, xy: np.ndarray, radii: Any, zoom: float, problems: Problems) -> Footprints | None:
     """Circles, or centres without a size: side by side on a square lattice they are bins, else circles."""
-    if sizes is None:
+    if radii is None:
         found = lattice(xy)
         square = found.kind == "square"
         return Footprints(xy, found.pitch if square else float("nan"), square, _turned(found.angle) if square else 0.0)
+    sizes = 2 * zoom * numbers(radii)
     good = np.isfinite(sizes) & (sizes > 0)
     if not good.all():
         found, radius = lattice(xy), f"sdata[{key!r}]['radius']"
         if good.any():
-            remedy = f"Give all the same: `{radius} = {radius}.where({radius} > 0).median()`."
+            remedy = f"Give all the same: `{radius} = {np.median(sizes[good]) / 2 / zoom:.6g}`."
         elif found.kind == "hexagonal":
             remedy = f"For Visium call `{radius} = {VISIUM[0] / VISIUM[1] / 2 * found.pitch / zoom:.6g}`."
         else:
             remedy = f"Call `del {radius}`, and pass diameter and distance as `spot_um=` and `pitch_um=`."
         problems.add(
             f"shapes/{key}: needs positive sizes, but the radius of {(~good).sum():,} of {len(sizes):,} spots is "
-            f"not. {remedy}"
+            f"not, such as {radii[~good].tolist()[0]!r}. {remedy}"
         )
         return None
     prints = _one_size(key, xy, sizes, False, problems)
@@ -274,6 +275,19 @@ def _in_another_unit(given: dict[str, float]) -> str:
     return (
         f"{told}, passed or in the table's `uns`: spots need sizes of {low:g} to {high:g} µm. Pass diameter and "
         f"distance in µm, such as `spot_um=55, pitch_um=100` for Visium."
+    )
+
+
+def overlap(sizes: Scale) -> str:
+    """Spots wider than their distance: perhaps the two are exchanged."""
+    spot, pitch = sizes.spot_um, sizes.pitch_um
+    exchanged = LEGACY_DRAWN[0] <= pitch / spot <= VISIUM_DRAWN[1]
+    spot, pitch = (pitch, spot) if exchanged else (0.55 * pitch, pitch)
+    return (
+        f"`spot_um={sizes.spot_um:g}` and `pitch_um={sizes.pitch_um:g}`, passed or in the table's `uns`: spots need to "
+        f"lie side by side, with a diameter of at most their distance. Spots that overlap would count molecules twice. "
+        f"{'Diameter and distance seem to be exchanged: pass' if exchanged else 'Pass'} "
+        f"`spot_um={spot:g}, pitch_um={pitch:g}`."
     )
 
 

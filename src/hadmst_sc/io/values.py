@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 WHOLE = 1e-6  # distance from a whole number that float32 leaves, for values below 1
@@ -59,6 +60,13 @@ def plain(matrix: Any) -> Any:
     if dtype.kind == "O" or dtype == np.float16 or dtype.itemsize > 8:
         return matrix.astype(np.float64)
     return matrix if dtype.isnative else matrix.astype(dtype.newbyteorder("="))
+
+
+def numbers(column: Any) -> np.ndarray:
+    """``(n,)`` float64 values of a column; NaN where a value is no number and no text of one."""
+    values = np.asarray(column)
+    values = values if values.dtype.kind in "biuf" else pd.to_numeric(values.astype(object), errors="coerce")
+    return np.asarray(values, np.float64)
 
 
 def broken(values: np.ndarray) -> np.ndarray:
