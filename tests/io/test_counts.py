@@ -40,9 +40,19 @@ def read(sdata, **arguments):
     return read_observation(sdata, "S1_full_image", bin_um=40.0, **arguments)
 
 
+BEFORE_CODE = (
+    "Pass",
+    "Call",
+    "Restore them:",
+    "Leave the spots out:",
+    "keep the first of each:",
+    "if it is the first:",
+)
+
+
 def remedy(message: str) -> str:
     """The code after "Pass", "Call" or the like."""
-    return re.search(r"(?:Pass|Call|Restore them:|Leave the spots out:) `(.*?)`", message)[1]
+    return re.search(f"(?:{'|'.join(BEFORE_CODE)}) `(.*?)`", message)[1]
 
 
 def mend(sdata, kind, **arguments):
@@ -301,6 +311,105 @@ def test_one_fraction_among_whole_counts_makes_them_no_square_roots(caplog):
     obs, told = warned(caplog, sdata, genes=["gene-1", "gene-0"])
     np.testing.assert_array_equal(obs.counts, counts[:, [1, 0]])
     assert "0 % of the non-zero values are not whole" in told
+
+
+def test_values_in_parts_are_added_before_they_are_judged(caplog):
+    def in_parts(table):
+        x = table.X.tocsr()
+        first, rest = np.full(x.nnz, 0.5, np.float32), x.data - 0.5
+        data, columns = np.ravel(np.column_stack([first, rest])), np.repeat(x.indices, 2)
+        table.X = sparse.csr_matrix((data, columns, 2 * x.indptr), x.shape)
+        assert not table.X.has_canonical_format
+
+    sdata, counts = section(in_parts)
+    obs, told = warned(caplog, sdata, genes=["gene-4", "gene-0"])
+    np.testing.assert_array_equal(obs.counts, counts[:, [4, 0]])
+    assert "whole" not in told
+
+
+@pytest.mark.parametrize("store", [np.asarray, sparse.csr_matrix])
+def test_counts_of_a_shuffled_table_on_disk_belong_to_their_spots(store, tmp_path):
+    sdata, counts = section()
+    names = sdata["table"].obs_names
+    shuffled = sdata["table"][np.random.default_rng(0).permutation(225)].copy()
+    shuffled.X = store(shuffled.X.toarray())
+    shuffled.write_h5ad(tmp_path / "table.h5ad")
+    sdata.tables.data["table"] = anndata.read_h5ad(tmp_path / "table.h5ad", backed="r")
+    for genes in (["gene-4", "gene-0"], [f"gene-{i}" for i in range(N_GENES)][::-1]):
+        obs = read(sdata, genes=genes)
+        expected = counts[names.get_indexer(obs.spots)][:, [int(gene[5:]) for gene in genes]]
+        np.testing.assert_array_equal(obs.counts, expected)
+
+
+FLAGS = {
+    "words": ["True", "False"],
+    "capitals": ["TRUE", "FALSE"],
+    "letters": ["t", "f"],
+    "numbers": [1, 0],
+    "numbers as text": ["1.0", "0.0"],
+    "bytes": [b"True", b"False"],
+    "yes and missing": ["yes", None],
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_highly_variable_genes_are_chosen_whatever_type_the_flag_has(name):
+    yes, no = FLAGS[name]
+    sdata, _ = section()
+    sdata["table"].var["highly_variable"] = pd.Series([yes, no, no] * 10, sdata["table"].var_names)
+    assert set(read(sdata).genes) == {f"gene-{i}" for i in range(0, N_GENES, 3)}
+
+
+def test_a_flag_that_says_neither_true_nor_false_is_told(caplog):
+    sdata, _ = section()
+    sdata["table"].var["highly_variable"] = ["best", "False", "True"] * 10
+    obs, told = warned(caplog, sdata)
+    assert len(obs.genes) == 10 and "var['highly_variable'] has the values ['best']" in told
+
+
+# --- columns that are there twice ---
+
+
+def repeat(sdata, kind, name, order=1):
+    """Add a column again, perhaps in reverse order; in place, as spatialdata checks what is assigned to it."""
+    frame = getattr(sdata["table"], kind)
+    again = pd.DataFrame({name: frame[name].astype(object).to_numpy()[::order]}, frame.index)
+    setattr(sdata["table"], kind, pd.concat([frame, again], axis=1))
+
+
+@pytest.mark.parametrize("name", ["in_tissue", "region", "spot_id"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_column_of_spots_that_is_there_twice_is_named_and_the_first_can_be_kept(name, order):
+    sdata, counts = section()
+    repeat(sdata, "obs", name, order)
+    obs, told = mend(sdata, ContractError, genes=["gene-4"])
+    assert f"`obs` needs each column once, but ['{name}']" in told
+    assert ("They differ" in told) == (order == -1 and name == "spot_id")  # the others have one value
+    np.testing.assert_array_equal(obs.counts[:, 0], counts[:, 4])
+
+
+@pytest.mark.parametrize("arguments", [{}, {"layer": "raw"}])
+def test_a_column_of_genes_that_is_there_twice_is_named_and_the_first_can_be_kept(arguments):
+    sdata, counts = section()
+    table = sdata["table"]
+    table.var["feature_types"], table.var["highly_variable"] = "Gene Expression", [True, False, False] * 10
+    for name in ("feature_types", "highly_variable"):
+        repeat(sdata, "var", name)
+    table.raw = table.copy()
+    obs, told = mend(sdata, ContractError, **arguments)
+    assert "`var` needs each column once, but" in told
+    assert set(obs.genes) == {f"gene-{i}" for i in range(0, N_GENES, 3)}
+    np.testing.assert_array_equal(obs.counts, counts[:, [int(gene[5:]) for gene in obs.genes]])
+
+
+def test_columns_that_are_not_read_may_be_there_twice():
+    sdata, counts = section()
+    sdata["table"].obs["batch"], sdata["table"].var["symbol"] = "a", [f"S{i}" for i in range(N_GENES)]
+    repeat(sdata, "obs", "batch")
+    repeat(sdata, "var", "symbol")
+    np.testing.assert_array_equal(read(sdata, genes=["gene-4"]).counts[:, 0], counts[:, 4])
+    with pytest.raises(KeyError, match="S4"):
+        read(sdata, genes=["S4"])
 
 
 UNDONE = {

@@ -110,6 +110,8 @@ OFF = {
     "booleans": lambda off: ~off,
     "text": lambda off: np.where(off, "0", "1"),
     "words": lambda off: np.where(off, "False", "True"),
+    "letters": lambda off: np.where(off, "F", "T"),
+    "bytes": lambda off: np.where(off, b"n", b"y").astype(object),
     "categories": lambda off: pd.Categorical(np.where(off, 0, 1)),
     "floats and missing": lambda off: np.where(off, 0.0, np.where(np.arange(225) % 2, 1.0, np.nan)),
 }
@@ -124,6 +126,14 @@ def test_spots_off_the_tissue_are_left_out_and_counted(form, caplog):
     assert obs.spots == tuple(f"spot-{i}" for i in np.flatnonzero(~off))
     assert "57 of 225 spots have obs['in_tissue'] = 0 and are left out" in caplog.text
     assert obs.source.pitch_um == 100.0
+
+
+def test_a_word_that_says_neither_on_nor_off_the_tissue_is_told(caplog):
+    values = np.where(np.arange(225) % 4 == 0, "background", "1")
+    sdata = change_table(visium_section(), lambda table: table.obs.__setitem__("in_tissue", values))
+    with caplog.at_level(logging.WARNING, logger="hadmst_sc"):
+        assert len(read(sdata).spots) == 225
+    assert "obs['in_tissue'] has the values ['background'], which are neither 0 nor 1" in caplog.text
 
 
 def test_a_lattice_is_told_by_the_spots_off_the_tissue_too():

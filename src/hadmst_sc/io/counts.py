@@ -171,10 +171,13 @@ def rows_as_csr(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> sparse.cs
         blocks = [part[:, columns].compute() for part in parts]
         counts = sparse.vstack([sparse.csr_matrix(plain(block)) for block in blocks], format="csr")[rows]
     else:
-        every = len(columns) == matrix.shape[1] and (columns == np.arange(len(columns))).all()
-        counts = sparse.csr_matrix(plain((matrix if every else matrix[:, columns])[rows]))
+        # HDF5 reads rows and columns in ascending order only.
+        (down, place), (right, order) = (np.unique(one, return_inverse=True) for one in (rows, columns))
+        part = matrix if len(right) == matrix.shape[1] else matrix[:, right]
+        counts = sparse.csr_matrix(plain(part[down]))[place]
+        counts = counts if np.array_equal(order, np.arange(len(right))) else counts[:, order]
+    counts.sum_duplicates()  # before a part of a value is looked at; this sorts them too
     counts.eliminate_zeros()
-    counts.sort_indices()
     return counts
 
 

@@ -122,7 +122,7 @@ def _columns(maps: np.ndarray, row: np.ndarray, col: np.ndarray) -> np.ndarray:
 
 def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataFrame:
     matrix = matrix_of(sdata.tables[source.table_key], source.table_key, source.layer)
-    var = matrix.var.loc[list(prediction.genes)].copy()
+    var = matrix.var.loc[list(prediction.genes), ~matrix.var.columns.duplicated()].copy()  # anndata writes each once
     for column in var:
         if isinstance(var[column].dtype, pd.StringDtype):  # anndata does not write nullable strings by default
             var[column] = var[column].astype(object).where(var[column].notna(), "")

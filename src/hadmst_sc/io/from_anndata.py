@@ -14,6 +14,7 @@ from anndata import AnnData
 from spatialdata import SpatialData, sanitize_table
 from spatialdata.models import TableModel
 
+from hadmst_sc.io.columns import column
 from hadmst_sc.io.given import check_anndata
 from hadmst_sc.io.lattice import lattice
 from hadmst_sc.io.pixels import channels_first, read_pixels
@@ -162,20 +163,20 @@ def _rows_of_libraries(
         if library_key not in adata.obs:
             problems.add(f"`library_key={library_key!r}` is not in `adata.obs`. Available: {list(adata.obs)}.")
             return {}
-        column = adata.obs[library_key].astype(str).to_numpy()
-        names = list(dict.fromkeys(column))
+        library_of = column(adata.obs, library_key).astype(str).to_numpy()
+        names = list(dict.fromkeys(library_of))
         if library_id is not None and library_id not in names:
             problems.add(f"`library_id={library_id!r}` is not in `adata.obs[{library_key!r}]`. Available: {names}.")
             return {}
         names = names if library_id is None else [library_id]
-        return {name: np.flatnonzero(column == name) for name in names}
+        return {name: np.flatnonzero(library_of == name) for name in names}
     if library_id is not None:
         if stored and library_id not in stored:
             problems.add(f"`library_id={library_id!r}` is not in `adata.uns['spatial']`. Available: {stored}.")
             return {}
         return {library_id: every}
     if len(stored) > 1:
-        columns = [name for name in adata.obs if set(adata.obs[name].astype(str)) <= set(stored)]
+        columns = [name for name in adata.obs if set(column(adata.obs, name).astype(str)) <= set(stored)]
         remedy = f"library_key={columns[0]!r}" if columns else f"library_id={stored[0]!r}"
         problems.add(
             f"`adata.uns['spatial']` has {len(stored)} libraries, {stored}, and which spot is of which is not known. "

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from hadmst_sc.io.columns import YES, are_single, column, unclear, words
 from hadmst_sc.io.problems import MissingKeyError, Problems, WrongTypeError, logger
 
 DEFAULT_GENES = 200
 GENES = "gene expression"  # as Space Ranger and Xenium name them in `feature_types`
 FEATURE_TYPES = ("feature_types", "feature_type")
+FLAG = "highly_variable"
 SHOWN = 12  # names that a message lists in full
 
 
@@ -36,10 +38,10 @@ def gene_columns(var: pd.DataFrame, place: str = "", *, tell: bool = False) -> n
     place, tell
         Whether to warn of what is left out, and of which table.
     """
-    column = next((name for name in FEATURE_TYPES if name in var), None)
-    if column is None:
+    given = next((name for name in FEATURE_TYPES if name in var), None)
+    if given is None:
         return np.arange(len(var))
-    kinds = var[column].astype(object)
+    kinds = column(var, given).astype(object)
     known = kinds.notna().to_numpy()
     others = known & (kinds.astype(str).str.strip().str.lower() != GENES).to_numpy()
     if not others.any():
@@ -47,7 +49,7 @@ def gene_columns(var: pd.DataFrame, place: str = "", *, tell: bool = False) -> n
     counted = ", ".join(f"{n:,} {kind}" for kind, n in kinds[others].value_counts().items())
     if others.all():
         if tell:
-            logger.warning("%s: no feature is a gene by `var[%r]` (%s): all are taken", place, column, counted)
+            logger.warning("%s: no feature is a gene by `var[%r]` (%s): all are taken", place, given, counted)
         return np.arange(len(var))
     if tell:
         logger.warning(
@@ -79,9 +81,13 @@ def choose(
         return None
     genes = genes.item() if isinstance(genes, np.ndarray) and genes.ndim == 0 else genes
     named = not (genes is None or isinstance(genes, int | np.integer))
+    if not are_single(var, "var", FEATURE_TYPES, place, code, problems):
+        return None
     usable = gene_columns(var, place, tell=not named)
     if genes is None:
-        chosen = flags.index[flags["highly_variable"].eq(True)] if "highly_variable" in flags else []
+        if not are_single(flags, "var", [FLAG], place, code.removesuffix(".raw"), problems):
+            return None
+        chosen = _flagged(flags, place)
         flagged = usable[var.index[usable].isin(chosen)]
         if len(flagged):
             return Chosen(flagged, len(flagged))
@@ -95,6 +101,20 @@ def choose(
         )
         return None
     return Chosen(usable, int(genes))
+
+
+def _flagged(flags: pd.DataFrame, place: str) -> pd.Index:
+    """Names of the features that ``highly_variable`` marks, whatever type its truth values have."""
+    if FLAG not in flags:
+        return flags.index[:0]
+    if others := unclear(flags[FLAG]):
+        logger.warning(
+            "%s: var[%r] has the values %s, which are neither true nor false: these genes are not taken for marked",
+            place,
+            FLAG,
+            others[:5],
+        )
+    return flags.index[words(flags[FLAG]).isin(YES).to_numpy(bool)]
 
 
 def _by_name(
@@ -162,25 +182,26 @@ def _listed(names: Sequence[str]) -> str:
 
 def _meant(names: list[str], unknown: list[str], var: pd.DataFrame, code: str) -> str:
     """Where the unknown names are, or how they are written there; with code that runs if all are found."""
-    texts = [column for column in var if var[column].dtype.kind not in "biufcmM"]
+    single = var.loc[:, ~var.columns.duplicated(keep=False)]
+    texts = [name for name in single if single[name].dtype.kind not in "biufcmM"]
     few = len(names) <= SHOWN
-    for column in texts:
-        if all(name in set(var[column].astype(str)) for name in unknown):
-            found = _lookup(var[column], var.index)
+    for text in texts:
+        if all(name in set(var[text].astype(str)) for name in unknown):
+            found = _lookup(var[text], var.index)
             if few and all(name in found for name in unknown):
-                return f"`var[{column!r}]` has them. Pass `genes={_replaced(names, found)!r}`."
-            return f"`var[{column!r}]` has them. Pass `genes={code}.var_names[{code}.var[{column!r}].isin(genes)]`."
+                return f"`var[{text!r}]` has them. Pass `genes={_replaced(names, found)!r}`."
+            return f"`var[{text!r}]` has them. Pass `genes={code}.var_names[{code}.var[{text!r}].isin(genes)]`."
     spelt = _alike(unknown, var)
     if few and len(spelt) == len(unknown):
         return f"`var_names` has other spellings. Pass `genes={_replaced(names, spelt)!r}`."
     for change in ("upper", "capitalize", "lower"):
         if all(getattr(name, change)() in var.index for name in names):
             return f"They differ in case. Pass `genes=[name.{change}() for name in genes]`."
-    for column in texts if few else []:
-        found = _lookup(var[column], var.index, fold=True)
+    for text in texts if few else []:
+        found = _lookup(var[text], var.index, fold=True)
         if all(_plain(name) in found for name in unknown):
             one = {name: found[_plain(name)] for name in unknown}
-            return f"`var[{column!r}]` has other spellings. Pass `genes={_replaced(names, one)!r}`."
+            return f"`var[{text!r}]` has other spellings. Pass `genes={_replaced(names, one)!r}`."
     close = {
         name: [spelt[name]] if name in spelt else difflib.get_close_matches(name, var.index.astype(str), n=3)
         for name in unknown[:5]

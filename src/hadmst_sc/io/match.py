@@ -12,10 +12,10 @@ from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel, get_table_keys
 
+from hadmst_sc.io.columns import NO, are_single, column, unclear, words
 from hadmst_sc.io.problems import Problems
 
 IN_TISSUE = "in_tissue"  # column of `obs`, as Space Ranger's readers name it
-OFF_TISSUE = {"0", "0.0", "false", "no"}  # its values, whatever their type; a missing value is not known to be off
 _WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?")
 
 
@@ -37,6 +37,10 @@ def table_regions(
     if wrong or found is None:
         problems.add(f"tables/{table_key}: needs to annotate the spots, but {wrong}. {_annotation(sdata, table_key)}")
         return None
+    if not are_single(
+        table.obs, "obs", (*found[1:], IN_TISSUE), f"tables/{table_key}", f"sdata[{table_key!r}]", problems
+    ):
+        return None
     regions = [found[0]] if isinstance(found[0], str) else [str(one) for one in found[0]]
     return regions, found[1], found[2]
 
@@ -44,25 +48,25 @@ def table_regions(
 def _annotation(sdata: SpatialData, table_key: str) -> str:
     """Code that lets a table annotate the shapes whose ids it holds; words where no shapes or several fit."""
     table = sdata.tables[table_key]
-    columns = {"obs_names": table.obs_names, **{f"obs[{name!r}]": table.obs[name] for name in table.obs}}
+    columns = {"obs_names": table.obs_names, **{f"obs[{name!r}]": column(table.obs, name) for name in table.obs}}
     fitting: dict[bytes, tuple[str, str]] = {}
     for region, shapes in sdata.shapes.items():
-        for column, ids in columns.items():
+        for source, ids in columns.items():
             places = positions(np.asarray(ids), shapes.index) if shapes.index.is_unique else np.array([-1])
             if len(places) and (places >= 0).all() and len(set(places.tolist())) == len(places):
-                fitting.setdefault(region.encode() + places.tobytes(), (region, column))
+                fitting.setdefault(region.encode() + places.tobytes(), (region, source))
     if len(fitting) != 1:
         return (
             f"Say which shapes its rows are: `sdata.set_table_annotates_spatialelement({table_key!r}, region=..., "
             f"region_key=..., instance_key=...)` with columns of `obs` that hold the region's name and the ids of its "
             f"index. There are the shapes {list(sdata.shapes)} and the columns {list(table.obs)}."
         )
-    region, column = next(iter(fitting.values()))
+    region, source = next(iter(fitting.values()))
     here, lines = f"sdata[{table_key!r}]", []
-    named = [name for name in table.obs if (table.obs[name].astype(str) == region).all()]
-    region_key, instance_key = named[0] if named else "region", "spot_id" if column == "obs_names" else column[5:-2]
+    named = [name for name in table.obs if (column(table.obs, name).astype(str) == region).all()]
+    region_key, instance_key = named[0] if named else "region", "spot_id" if source == "obs_names" else source[5:-2]
     lines += [] if named else [f"{here}.obs['region'] = {region!r}"]
-    lines += [f"{here}.obs['spot_id'] = {here}.obs_names"] if column == "obs_names" else []
+    lines += [f"{here}.obs['spot_id'] = {here}.obs_names"] if source == "obs_names" else []
     keys = {"region": region, "region_key": region_key, "instance_key": instance_key}
     lines.append(f"{here}.uns[{TableModel.ATTRS_KEY!r}] = {keys}")
     return f"Call `{'; '.join(lines)}`."
@@ -107,6 +111,11 @@ def match(
             f"{shapes_key!r}. If the column is wrong, read all spots: `del sdata[{table_key!r}].obs[{IN_TISSUE!r}]`."
         )
         return None
+    if IN_TISSUE in table.obs and (others := unclear(table.obs[IN_TISSUE].iloc[rows])):
+        left_out.append(
+            f"tables/{table_key}: obs[{IN_TISSUE!r}] has the values {others[:5]}, which are neither 0 nor 1: these "
+            f"spots count as on tissue"
+        )
     if off.any():
         left_out.append(
             f"tables/{table_key}: {off.sum():,} of {len(off):,} spots have obs[{IN_TISSUE!r}] = 0 and are left out"
@@ -117,11 +126,10 @@ def match(
 
 
 def off_tissue(table: AnnData) -> np.ndarray:
-    """``(rows,)`` bool: those that are marked as off the tissue."""
+    """``(rows,)`` bool: those that are marked as off the tissue; a missing value is not known to be off."""
     if IN_TISSUE not in table.obs:
         return np.zeros(table.n_obs, bool)
-    values = table.obs[IN_TISSUE].astype(str).str.strip().str.lower()
-    return values.isin(OFF_TISSUE).to_numpy(bool)
+    return words(table.obs[IN_TISSUE]).isin(NO).to_numpy(bool)
 
 
 def positions(ids: np.ndarray, index: pd.Index) -> np.ndarray:
@@ -209,7 +217,8 @@ def _unmatched(
     """No id is there: which column, or which part of the ids, holds those of the shapes."""
     here, ids = f"sdata[{table_key!r}]", pd.Series(np.asarray(table.obs[instance_key])[rows])
     options = {f"{here}.obs_names": table.obs_names[rows]}
-    options |= {f"{here}.obs[{name!r}]": table.obs[name].to_numpy()[rows] for name in table.obs if name != instance_key}
+    others = {name: column(table.obs, name) for name in table.obs if name != instance_key}
+    options |= {f"{here}.obs[{name!r}]": values.to_numpy()[rows] for name, values in others.items()}
     if ids.map(lambda one: isinstance(one, str)).all():
         cut = ids.str.replace(r"-\d+$", "", regex=True)
         options[f"{here}.obs[{instance_key!r}].astype(str).str.replace(r'-\\d+$', '', regex=True)"] = cut.to_numpy()
