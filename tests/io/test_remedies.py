@@ -6,6 +6,7 @@ import ast
 import runpy
 from pathlib import Path
 
+import dask.dataframe
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -211,6 +212,34 @@ def points_without_size(sdata):
     sdata["S1"] = points
 
 
+def points(change, npartitions=1):
+    """Points for circles, after a change of their frame; their size is lost, and told in µm."""
+
+    def to_points(sdata):
+        places = sdata["S1"].geometry
+        frame = change(pd.DataFrame({"x": np.array(places.x), "y": np.array(places.y)}, index=places.index))
+        parts = [frame] if npartitions == 1 else [frame.iloc[:112], frame.iloc[112:].reset_index(drop=True)]
+        parts = dask.dataframe.concat([dask.dataframe.from_pandas(part, npartitions=1) for part in parts])
+        del sdata.shapes["S1"]
+        element = PointsModel.parse(parts, transformations={"S1": Identity()})
+        dict.__setitem__(sdata.points.data, "S1", element)
+
+    return to_points
+
+
+def lost_points(frame):
+    frame.loc[[4, 90], "x"], frame.loc[30, "y"] = np.nan, np.inf
+    return frame
+
+
+def infinite(sdata):
+    places = sdata["S1"].geometry.copy()
+    places.iloc[0] = Point(np.inf, 3)
+    sdata["S1"].geometry = places
+
+
+UM = {"spot_um": 55, "pitch_um": 100}
+
 # name: (change, arguments, words of the message, share of the spots that is left)
 REMEDIES = {
     "attributes are no dictionary": (attrs(3), {}, "is of type int, not a dictionary", 1.0),
@@ -224,7 +253,7 @@ REMEDIES = {
     "rows twice": (rows_twice, {}, "has duplicates (2 rows", 1.0),
     "shapes twice": (shapes_twice, {}, "its index has duplicates", 1.0),
     "places twice": (places_twice, {}, "2 of 227 lie exactly where another one lies", 1.0),
-    "no geometry": (without_geometry, {}, "3 of 225 is missing, empty or NaN", 222 / 225),
+    "no geometry": (without_geometry, {}, "3 of 225 is missing, empty or not finite", 222 / 225),
     "some radii lost": (radius(np.r_[np.nan, -1, np.full(223, 6.875)]), {}, "radius of 2 of 225", 1.0),
     "radii in text": (radius(["6.875 px"] * 225), {}, "radius of 225 of 225 spots is not, such as '6.875 px'", 1.0),
     "some radii in text": (radius(["7 px", *["6.875"] * 224]), {}, "radius of 1 of 225", 1.0),
@@ -239,6 +268,37 @@ REMEDIES = {
     "NaN in the spots' transformation": (not_a_number("S1"), {}, "shapes/S1: its transformation to 'S1' is not", 1.0),
     "singular, with another system": (flat, {"coordinate_system": "S1"}, "is singular", 1.0),
     "all off the tissue": (off_tissue_all, {}, "is 0 for all 225", 1.0),
+    "an infinite place": (infinite, {}, "1 of 225 is missing, empty or not finite", 224 / 225),
+    "points lost": (
+        points(lost_points),
+        UM,
+        "points/S1: needs a place for each spot, but the geometry of 3",
+        222 / 225,
+    ),
+    "points in one place": (
+        points(lambda frame: pd.concat([frame, frame.iloc[[3, 7]].set_index(pd.Index([1000, 1001]))])),
+        UM,
+        "points/S1: needs each spot in its own place, but 2 of 227",
+        1.0,
+    ),
+    "points twice": (
+        points(lambda frame: frame.iloc[[*range(225), 3, 7]]),
+        UM,
+        "points/S1: its index has duplicates (2 ids",
+        1.0,
+    ),
+    "points numbered in each partition": (
+        points(lambda frame: frame, npartitions=2),
+        UM,
+        "points/S1: its index has duplicates (112 ids",
+        1.0,
+    ),
+    "shapes numbered in each part": (
+        lambda sdata: sdata["S1"].set_index(pd.Index([*range(112), *range(113)]), inplace=True),
+        {},
+        "The table numbers all of them in their order",
+        1.0,
+    ),
     "points without size": (points_without_size, {}, "spots have no diameter on a hexagonal lattice", 1.0),
 }
 
@@ -298,6 +358,16 @@ def test_a_cut_image_takes_no_exchange_of_axes(x0, others, written, tmp_path):
     corner = 0 if obs.source.image_key == full else x0
     for name, place in zip(np.array(obs.spots)[whole], found[whole], strict=True):
         np.testing.assert_allclose(place, at[name] - [0, corner], atol=0.51)
+
+
+def test_an_index_with_a_gap_and_a_copy_is_not_numbered_anew():
+    sdata = visium_section()
+    sdata.shapes["S1"] = sdata["S1"].iloc[[*range(5), *range(6, 225), 3]]
+    expected = truth(visium_section())
+    obs, said = mend(sdata)
+    assert "If they are copies, keep the first of each" in said[0]
+    assert set(obs.spots) == set(expected) - {"spot-5"}
+    check(obs, {name: expected[name] for name in obs.spots})
 
 
 def test_a_square_lattice_may_be_cut_or_exchanged_and_both_are_told():

@@ -13,6 +13,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel, get_table_keys
 
 from hadmst_sc.io.columns import NO, are_single, column, unclear, words
+from hadmst_sc.io.keep import IDS, RENUMBERED, code, place
 from hadmst_sc.io.problems import Problems
 
 IN_TISSUE = "in_tissue"  # column of `obs`, as Space Ranger's readers name it
@@ -73,7 +74,7 @@ def _annotation(sdata: SpatialData, table_key: str) -> str:
 
 
 def match(
-    table: AnnData, table_key: str, index: pd.Index, shapes_key: str, keys: tuple[str, str], problems: Problems
+    table: AnnData, table_key: str, shapes: Any, shapes_key: str, keys: tuple[str, str], problems: Problems
 ) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
     """Rows of the table and of the shapes that belong together, in the order of the shapes, and what was left out.
 
@@ -89,19 +90,19 @@ def match(
             f"{there[:5]}.{remedy}"
         )
         return None
-    ids = np.asarray(table.obs[instance_key])[rows]
-    places = None if _repeated(table, table_key, index, shapes_key, keys, rows, problems) else positions(ids, index)
+    ids, index = np.asarray(table.obs[instance_key])[rows], shapes.index
+    places = None if _repeated(table, table_key, shapes, shapes_key, keys, rows, problems) else positions(ids, index)
     if places is None:
         return None
     found = places >= 0
     if not found.any():
-        problems.add(_unmatched(table, table_key, index, shapes_key, instance_key, rows))
+        problems.add(_unmatched(table, table_key, shapes, shapes_key, instance_key, rows))
         return None
     left_out = []
     if not found.all():
         left_out.append(
-            f"tables/{table_key}: {(~found).sum():,} of {len(ids):,} rows have no spot in shapes/{shapes_key} and are "
-            f"left out"
+            f"tables/{table_key}: {(~found).sum():,} of {len(ids):,} rows have no spot in {place(shapes, shapes_key)} "
+            f"and are left out"
         )
     rows, places = rows[found], places[found]
     off = off_tissue(table)[rows]
@@ -164,7 +165,7 @@ def _text(one: Any) -> str | None:
 def _repeated(
     table: AnnData,
     table_key: str,
-    index: pd.Index,
+    shapes: Any,
     shapes_key: str,
     keys: tuple[str, str],
     rows: np.ndarray,
@@ -172,18 +173,22 @@ def _repeated(
 ) -> bool:
     """Note ids that stand for several spots or rows, and how to keep the first where the others are copies."""
     before, here = len(problems.found), f"sdata[{table_key!r}]"
+    index, ids = shapes.index, pd.Series(np.asarray(table.obs[keys[1]])[rows])
     if not index.is_unique:
         twice = index[index.duplicated()].unique().tolist()
         problems.add(
-            f"shapes/{shapes_key}: its index has duplicates ({len(twice):,} ids, such as {twice[:3]}), so counts and "
-            f"spots cannot be matched one to one. If they are copies, keep the first of each: `sdata[{shapes_key!r}] = "
-            f"sdata[{shapes_key!r}][~sdata[{shapes_key!r}].index.duplicated()]`."
+            f"{place(shapes, shapes_key)}: its index has duplicates ({len(twice):,} ids, such as {twice[:3]}), so "
+            f"counts and spots cannot be matched one to one. "
+            + (
+                f"The table numbers all of them in their order; do the same: `{code(shapes, shapes_key, RENUMBERED)}`."
+                if _are_numbers(ids, index)
+                else f"If they are copies, keep the first of each: `{code(shapes, shapes_key, IDS)}`."
+            )
         )
-    ids = pd.Series(np.asarray(table.obs[keys[1]])[rows])
     if not ids.map(pd.api.types.is_hashable).all():
         problems.add(
             f"tables/{table_key}: `obs[{keys[1]!r}]` needs ids that are numbers or text, as the index of "
-            f"shapes/{shapes_key} has them, but some are lists or the like. Write the id of each spot into it."
+            f"{place(shapes, shapes_key)} has them, but some are lists or the like. Write the id of each spot into it."
         )
         return True
     twice = (ids.duplicated() & ids.notna()).to_numpy()
@@ -204,6 +209,15 @@ def _repeated(
     return len(problems.found) > before
 
 
+def _are_numbers(ids: pd.Series, index: pd.Index) -> bool:
+    """Whether ids number the spots from 0, where an index was made anew for each of several parts."""
+    if not (pd.api.types.is_integer_dtype(ids) and pd.api.types.is_integer_dtype(index)):
+        return False
+    own = np.asarray(index)
+    parts = own[0] == 0 and ((own[1:] == own[:-1] + 1) | (own[1:] == 0)).all()
+    return bool(parts and ids.is_unique and ids.between(0, len(own) - 1).all() and not ids.isin(own).all())
+
+
 def _equal_rows(x: Any, some: np.ndarray, others: np.ndarray) -> bool:
     if not (sparse.issparse(x) or isinstance(x, np.ndarray)):
         return False
@@ -212,9 +226,10 @@ def _equal_rows(x: Any, some: np.ndarray, others: np.ndarray) -> bool:
 
 
 def _unmatched(
-    table: AnnData, table_key: str, index: pd.Index, shapes_key: str, instance_key: str, rows: np.ndarray
+    table: AnnData, table_key: str, shapes: Any, shapes_key: str, instance_key: str, rows: np.ndarray
 ) -> str:
     """No id is there: which column, or which part of the ids, holds those of the shapes."""
+    index = shapes.index
     here, ids = f"sdata[{table_key!r}]", pd.Series(np.asarray(table.obs[instance_key])[rows])
     options = {f"{here}.obs_names": table.obs_names[rows]}
     others = {name: column(table.obs, name) for name in table.obs if name != instance_key}
@@ -223,10 +238,10 @@ def _unmatched(
         cut = ids.str.replace(r"-\d+$", "", regex=True)
         options[f"{here}.obs[{instance_key!r}].astype(str).str.replace(r'-\\d+$', '', regex=True)"] = cut.to_numpy()
     found: dict[bytes, str] = {}
-    for code, values in options.items():
+    for found_in, values in options.items():
         places = positions(np.asarray(values), index)
         if (places >= 0).mean() > 0.5 and len(set(places[places >= 0].tolist())) == (places >= 0).sum():
-            found.setdefault(places.tobytes(), code)
+            found.setdefault(places.tobytes(), found_in)
     remedy = (
         f"Call `{here}.obs[{instance_key!r}] = {next(iter(found.values()))}`."
         if len(found) == 1
@@ -234,6 +249,6 @@ def _unmatched(
         f"each row counted; nothing else in the table says which these are."
     )
     return (
-        f"tables/{table_key}: no value of `obs[{instance_key!r}]` is in the index of shapes/{shapes_key} (they start "
-        f"with {ids.tolist()[0]!r} and {index.tolist()[0] if len(index) else None!r}). {remedy}"
+        f"tables/{table_key}: no value of `obs[{instance_key!r}]` is in the index of {place(shapes, shapes_key)} (they "
+        f"start with {ids.tolist()[0]!r} and {index.tolist()[0] if len(index) else None!r}). {remedy}"
     )

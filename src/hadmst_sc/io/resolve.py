@@ -12,6 +12,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation, set_transformation
 
 from hadmst_sc.contract import PROVENANCE_KEY
+from hadmst_sc.io.keep import KIND, place
 from hadmst_sc.io.labels import spots_of_labels
 from hadmst_sc.io.match import match, table_regions
 from hadmst_sc.io.problems import MissingKeyError, Problems
@@ -106,11 +107,14 @@ def pair(
     if shapes is None:
         return None
     coordinate_system = choose_system(image, image_key, shapes, shapes_key, coordinate_system, problems)
-    matched = match(table, table_key, shapes.index, shapes_key, (columns[0], columns[1]), problems)
+    matched = match(table, table_key, shapes, shapes_key, (columns[0], columns[1]), problems)
     if coordinate_system is None or matched is None:
         return None
     image_affine, own_affine = affine(image, coordinate_system), affine(shapes, coordinate_system)
-    for kind, key, matrix in (("images", image_key, image_affine), ("shapes", shapes_key, own_affine)):
+    for kind, key, matrix in (
+        ("images", image_key, image_affine),
+        (shapes.attrs.get(KIND, "shapes"), shapes_key, own_affine),
+    ):
         if not invertible(matrix):
             problems.add(f"{kind}/{key}: {_not_invertible(key, matrix, coordinate_system, image, shapes)}")
     if not (invertible(image_affine) and invertible(own_affine)):
@@ -187,6 +191,8 @@ def _vectors(element: Any, key: str, problems: Problems) -> Any:
         vectors = GeoDataFrame(geometry=points_from_xy(points["x"], points["y"]), index=points.index)
     if vectors is not None and systems(element):
         set_transformation(vectors, systems(element), set_all=True)
+    if vectors is not None:
+        vectors.attrs[KIND] = "labels" if isinstance(element, xr.DataArray | xr.DataTree) else "points"
     return vectors
 
 
@@ -198,7 +204,7 @@ def choose_system(
     shared = [name for name in of_image if name in of_shapes]
     if not shared:
         problems.add(
-            f"images/{image_key}: has the coordinate systems {list(of_image)}, but shapes/{shapes_key} has "
+            f"images/{image_key}: has the coordinate systems {list(of_image)}, but {place(shapes, shapes_key)} has "
             f"{list(of_shapes)}; one must be shared. Call `spatialdata.transformations.set_transformation("
             f"sdata[{image_key!r}], transformation, to_coordinate_system={next(iter(of_shapes), 'global')!r})`."
         )

@@ -12,6 +12,7 @@ import pandas as pd
 import shapely
 from anndata import AnnData
 
+from hadmst_sc.io.keep import FINITE, PLACES, code, place
 from hadmst_sc.io.lattice import fitted_pitch, lattice
 from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resolve import transform
@@ -65,7 +66,7 @@ def footprints(shapes: Any, key: str, spots_to_px: np.ndarray, problems: Problem
     stretch = np.linalg.svd(spots_to_px[:2, :2], compute_uv=False)
     if not stretch[1] * (1 + SAME) >= stretch[0] > 0:
         problems.add(
-            f"shapes/{key}: needs a map to the image with one scale, but it stretches by {stretch[0]:.4g} and "
+            f"{place(shapes, key)}: needs a map to the image with one scale, but it stretches by {stretch[0]:.4g} and "
             f"{stretch[1]:.4g}, so spots become ellipses. Give image and spots transformations with equal factors "
             f"along x and y, or resample the image to square pixels."
         )
@@ -98,21 +99,20 @@ def _without_place(shapes: Any, key: str, problems: Problems) -> bool:
     if lost.any():
         first = shapes.index[lost].tolist()[:5]
         problems.add(
-            f"shapes/{key}: needs a place for each spot, but the geometry of {lost.sum():,} of {len(lost):,} is "
-            f"missing, empty or NaN (ids {first}). Leave them out: `sdata[{key!r}] = sdata[{key!r}]"
-            f"[sdata[{key!r}].bounds.notna().all(axis=1)]`."
+            f"{place(shapes, key)}: needs a place for each spot, but the geometry of {lost.sum():,} of {len(lost):,} "
+            f"is missing, empty or not finite (ids {first}). Leave them out: `{code(shapes, key, FINITE)}`."
         )
         return True
     corners = shapes.bounds.to_numpy()
     twice = pd.DataFrame(corners).duplicated().to_numpy()
     if twice.any():
         problems.add(
-            f"shapes/{key}: needs each spot in its own place, but {twice.sum():,} of {len(twice):,} lie exactly where "
-            f"another one lies (ids {shapes.index[twice].tolist()[:5]}). Keep the first of each: `sdata[{key!r}] = "
-            f"sdata[{key!r}][~sdata[{key!r}].bounds.duplicated()]`."
+            f"{place(shapes, key)}: needs each spot in its own place, but {twice.sum():,} of {len(twice):,} lie "
+            f"exactly where another one lies (ids {shapes.index[twice].tolist()[:5]}). Keep the first of each: "
+            f"`{code(shapes, key, PLACES)}`."
             if twice.sum() < len(twice) - 1
-            else f"shapes/{key}: all {len(twice):,} spots lie in one place, {corners[0, :2].tolist()}. Their positions "
-            f"were lost; read the section again from its files."
+            else f"{place(shapes, key)}: all {len(twice):,} spots lie in one place, {corners[0, :2].tolist()}. Their "
+            f"positions were lost; read the section again from its files."
         )
     return bool(twice.any())
 
