@@ -48,6 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not HAS_TORCH and item.get_closest_marker("torch"):
             item.add_marker(pytest.mark.skip(reason="needs torch"))
+        if item.get_closest_marker("exhaustive") and not os.environ.get("HADMST_EXHAUSTIVE"):
+            item.add_marker(pytest.mark.skip(reason="set HADMST_EXHAUSTIVE=1"))
 
 
 @pytest.fixture(scope="session")

@@ -214,7 +214,7 @@ def test_killed_at_any_operation_of_the_swap_nothing_is_lost_whatever_is_done_ne
     check_states(mode, stores, tmp_path, watch, swap_only=True)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mode", ["first", "overwrite"])
 def test_killed_at_any_operation_at_all_nothing_is_lost_whatever_is_done_next(mode, stores, tmp_path, watch):
     check_states(mode, stores, tmp_path, watch, swap_only=False)
@@ -233,7 +233,7 @@ def check_states(mode: str, stores: Path, work: Path, watch: Watch, *, swap_only
     assert ends["old"] > 10 and ends["new"] > 5
 
 
-@pytest.mark.parametrize("every", [20, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [20, pytest.param(3, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("mode", ["first", "overwrite"])
 def test_killed_in_the_recovery_the_next_call_recovers(mode, every, stores, tmp_path, watch):
     states = states_of_a_write(mode, stores, tmp_path, watch, swap_only=True)
@@ -316,11 +316,11 @@ def test_a_store_with_links_where_results_go_is_refused(place, stores, tmp_path)
 # --- interrupts ---
 
 
-SLOWLY = [pytest.param(0.02, marks=pytest.mark.slow), 0.1, pytest.param(0.5, marks=pytest.mark.slow)]
+SLOWLY = [pytest.param(0.02, marks=pytest.mark.exhaustive), 0.1, pytest.param(0.5, marks=pytest.mark.exhaustive)]
 
 
-@pytest.mark.parametrize("delay", [pytest.param(0.0, marks=pytest.mark.slow), *SLOWLY])
-@pytest.mark.parametrize("mode", [pytest.param("first", marks=pytest.mark.slow), "overwrite"])
+@pytest.mark.parametrize("delay", [pytest.param(0.0, marks=pytest.mark.exhaustive), *SLOWLY])
+@pytest.mark.parametrize("mode", [pytest.param("first", marks=pytest.mark.exhaustive), "overwrite"])
 def test_an_interrupt_at_any_write_leaves_the_old_result_or_the_new_one(
     mode, delay, stores, tmp_path, watch, monkeypatch
 ):
@@ -389,7 +389,9 @@ def processes():
 
 
 @pytest.mark.parametrize("keys", [("one", "one"), ("one", "two")], ids=["same key", "other key"])
-@pytest.mark.parametrize("apart", [0.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.05, 0.1, 0.2, 0.4))])
+@pytest.mark.parametrize(
+    "apart", [0.0, *(pytest.param(s, marks=pytest.mark.exhaustive) for s in (0.05, 0.1, 0.2, 0.4))]
+)
 def test_two_processes_at_once_both_end_whole(keys, apart, stores, tmp_path, processes):
     store, start = tmp_path / "s.zarr", time.time() + 3
     shutil.copytree(stores / "first.zarr", store)
