@@ -59,6 +59,8 @@ def digest(store: Path, results: bool) -> str:
     whole = hashlib.sha256()
     for file in sorted(path for path in store.rglob("*") if path.is_file()):
         place = file.relative_to(store)
+        if place.parts[0].startswith("."):  # where a killed run was moving its elements from, until the next call
+            continue
         is_result = any(part in RESULTS for part in place.parts)
         if is_result == results and (is_result or place.name != "zarr.json"):
             whole.update(str(place).encode() + file.read_bytes())
@@ -73,7 +75,9 @@ def values(store: Path) -> dict[str, np.ndarray]:
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    return one.keys() == other.keys() and all(np.allclose(one[name], other[name], rtol=1e-4) for name in one)
+    return one.keys() == other.keys() and all(
+        np.allclose(one[name], other[name], rtol=1e-4, equal_nan=True) for name in one
+    )
 
 
 @pytest.mark.slow
