@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from hadmst_sc.grid import Grid
 from hadmst_sc.io.channels import find_channels
 from hadmst_sc.io.problems import logger
+from hadmst_sc.io.resample import bin_colours
 from hadmst_sc.io.resolve import levels
+from hadmst_sc.io.tissue import near_spots
 from hadmst_sc.measurement import Measurement
 
 # Set by the public sections of the data folder and 30 phantoms: under their spots the median brightness is at least
@@ -48,13 +49,11 @@ def warn_of_doubts(image: Any, key: str, he: np.ndarray, grid: Grid, measurement
 
 def _unlike_he(he: np.ndarray, grid: Grid, measurement: Measurement, pitch_um: float) -> str:
     """In words, what no H&E shows; black padding, without any light, is no ground."""
-    ny, nx = grid.shape
-    rgb = he.reshape(3, ny, he.shape[1] // ny, nx, he.shape[2] // nx).mean((2, 4)) / 255
+    rgb = bin_colours(he, grid)
     light, covered = rgb.mean(0), measurement.coverage > 0
     if np.ptp(light) < FLAT or not covered.any():
         return ""
-    distance = cKDTree(measurement.centres).query(grid.centres())[0].reshape(grid.shape)
-    beside = light[(light > 0) & (distance > 1.5 * pitch_um / grid.bin_um)]
+    beside = light[(light > 0) & ~near_spots(grid, measurement, 1.5 * pitch_um / grid.bin_um)]
     under, ground = float(np.median(light[covered])), float(np.median(beside)) if len(beside) >= ENOUGH else 1.0
     if under < DARK:
         return f"most spots lie where it is dark ({under:.0%} of white)"

@@ -136,8 +136,6 @@ def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataF
 
 def _writable(var: pd.DataFrame) -> pd.DataFrame:
     """The same with names of columns that a store can hold, such as ``Gene_name`` for ``Gene name``."""
-    if not var.columns.is_unique:
-        var = var.loc[:, ~var.columns.duplicated()]
     names: dict[Any, str] = {}
     for column in var:
         name = sanitize_name(str(column), is_dataframe_column=True)

@@ -171,9 +171,13 @@ def read_observation(
             bin_um,
         )
     warn_of_doubts(sdata.images[image_key], image_key, he, geometry.grid, geometry.measurement, geometry.scale.pitch_um)
-    inside = _inside(
-        sdata, image_key, tissue_key, spots, geometry, he, total_counts(table, table_key, rows, layer), problems
-    )
+    if tissue_key is None:
+        totals = total_counts(table, table_key, rows, layer)
+        inside = detect_tissue(he, geometry.grid, geometry.measurement, geometry.scale.pitch_um, totals)
+    else:
+        image, system = sdata.images[image_key], spots.coordinate_system
+        inside = read_mask(sdata, tissue_key, image, system, geometry.grid, problems)
+        inside |= geometry.measurement.coverage > 0
     problems.raise_if_any()
     for note in (*spots.left_out, *_doubts(len(rows), geometry)):
         logger.warning(note)
@@ -273,20 +277,3 @@ def _doubts(n_spots: int, geometry: _Geometry) -> list[str]:
             f"measured. Pass `bin_um={spot_um / 2:g}`"
         )
     return doubts
-
-
-def _inside(
-    sdata: SpatialData,
-    image_key: str,
-    tissue_key: str | None,
-    spots: Paired,
-    geometry: _Geometry,
-    he: np.ndarray,
-    totals: np.ndarray,
-    problems: Problems,
-) -> np.ndarray:
-    grid, measurement = geometry.grid, geometry.measurement
-    if tissue_key is None:
-        return detect_tissue(he, grid, measurement, geometry.scale.pitch_um, totals)
-    mask = read_mask(sdata, tissue_key, sdata.images[image_key], spots.coordinate_system, grid, problems)
-    return mask | (measurement.coverage > 0)

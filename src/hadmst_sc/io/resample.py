@@ -168,6 +168,12 @@ class _Sums:
         return varies and (channels.alpha_named or self._extreme >= EXTREME * self._seen)
 
 
+def bin_colours(he: np.ndarray, grid: Grid) -> np.ndarray:
+    """``(3, ny, nx)`` mean colour of each bin, 0 to 1, of the H&E ``(3, ny * k, nx * k)`` uint8 on the grid."""
+    ny, nx = grid.shape
+    return np.asarray(he.reshape(3, ny, he.shape[1] // ny, nx, he.shape[2] // nx).mean((2, 4)) / 255)
+
+
 def _chunk_edges(image: xr.DataArray, n_rows: int) -> list[slice]:
     sizes = image.chunks[1] if image.chunks else (n_rows,)
     stops = np.cumsum(sizes)

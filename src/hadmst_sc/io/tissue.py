@@ -12,6 +12,7 @@ from skimage.filters import threshold_otsu
 
 from hadmst_sc.grid import Grid
 from hadmst_sc.io.problems import logger
+from hadmst_sc.io.resample import bin_colours
 from hadmst_sc.measurement import Measurement
 
 # Lengths in pitches. A hidden spot next to a known one ends at 1.28 pitches from that one's centre.
@@ -61,10 +62,16 @@ class Shade(NamedTuple):
     spread: float
 
 
+def spot_distance(grid: Grid, measurement: Measurement, reach: float) -> np.ndarray:
+    """``(ny, nx)`` distance of each bin to the nearest centre of a spot, in bins; 0 under a spot, infinite beyond."""
+    limit = reach * (1 + 1e-6)
+    distance = cKDTree(measurement.centres).query(grid.centres(), distance_upper_bound=limit)[0].reshape(grid.shape)
+    return np.where(measurement.coverage > 0, 0.0, distance)
+
+
 def near_spots(grid: Grid, measurement: Measurement, reach: float) -> np.ndarray:
     """``(ny, nx)`` bool: bins whose centre is within ``reach`` bins of a spot's centre, and every bin under a spot."""
-    distance = cKDTree(measurement.centres).query(grid.centres(), distance_upper_bound=reach * (1 + 1e-6))[0]
-    return np.isfinite(distance).reshape(grid.shape) | (measurement.coverage > 0)
+    return np.isfinite(spot_distance(grid, measurement, reach))
 
 
 def detect_tissue(
@@ -86,11 +93,11 @@ def detect_tissue(
     -------
     ``(ny, nx)`` bool.
     """
-    under, pitch = measurement.coverage > 0, pitch_um / grid.bin_um
-    glass = find_glass(he, grid, measurement, pitch_um, totals)
+    under, away = measurement.coverage > 0, _pitches_away(grid, measurement, pitch_um)
+    glass = _glass(he, grid, measurement, pitch_um, away, totals)
     if glass is None:
-        return near_spots(grid, measurement, SURE * pitch)
-    mask = (near_spots(grid, measurement, REACH * pitch) & ~glass) | under
+        return _surely_near(away)
+    mask = (np.isfinite(away) & ~glass) | under
     return _without_specks(mask, under, SPECK_UM2 / grid.bin_um**2)
 
 
@@ -112,8 +119,29 @@ def find_glass(
     -------
     ``(ny, nx)`` bool, or ``None``.
     """
+    return _glass(he, grid, measurement, pitch_um, _pitches_away(grid, measurement, pitch_um), totals)
+
+
+def _pitches_away(grid: Grid, measurement: Measurement, pitch_um: float) -> np.ndarray:
+    """:func:`spot_distance` in pitches, infinite beyond ``REACH``."""
+    pitch = pitch_um / grid.bin_um
+    return spot_distance(grid, measurement, REACH * pitch) / pitch
+
+
+def _surely_near(away: np.ndarray) -> np.ndarray:
+    return away <= SURE * (1 + 1e-6)
+
+
+def _glass(
+    he: np.ndarray,
+    grid: Grid,
+    measurement: Measurement,
+    pitch_um: float,
+    away: np.ndarray,
+    totals: np.ndarray | None,
+) -> np.ndarray | None:
     stain, blank = _stain(he, grid)
-    near = near_spots(grid, measurement, REACH * pitch_um / grid.bin_um)
+    near = np.isfinite(away)
     if np.ptp(stain[near]) < FLAT:
         logger.warning(
             "the image has no contrast: all bins within %.4g µm of a spot count as tissue. Pass `tissue_key=` to "
@@ -124,7 +152,7 @@ def find_glass(
     stain = gaussian_filter(stain, BLUR_UM / grid.bin_um)
     evidence = _evidence(measurement, totals)
     of_spots = evidence.shares @ stain.ravel()
-    shade = _shade_beyond(stain, blank, near_spots(grid, measurement, SURE * pitch_um / grid.bin_um), of_spots, grid)
+    shade = _shade_beyond(stain, blank, _surely_near(away), of_spots, grid)
     if shade is None:
         shade = _shade_of_lumina(stain, blank, near, evidence, grid)
     if shade is None:
@@ -232,7 +260,6 @@ def _stain(he: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 
     Padding has the stain 0.
     """
-    ny, nx = grid.shape
-    rgb = he.reshape(3, ny, he.shape[1] // ny, nx, he.shape[2] // nx).mean((2, 4)) / 255
+    rgb = bin_colours(he, grid)
     blank = rgb.max(0) < 0.05
     return np.where(blank, 0.0, np.ptp(rgb, axis=0) + 1 - rgb.mean(0)), blank
