@@ -137,7 +137,7 @@ def simulated_spots(*, section: str, n_genes: int, bin_um: float, blocks: Sequen
 @once
 def pseudo_spots(section: str, n_genes: int, bin_um: float) -> tuple[Observation, np.ndarray, AnnData]:
     """Spots of one half of the molecules, maps of the other half ``(genes, ny, nx)``, and the cells."""
-    return observe_cells(section, choose=lambda spots: _abundant(spots, n_genes), bin_um=bin_um)
+    return observe_cells(section, choose=lambda spots: abundant(spots, n_genes), bin_um=bin_um)
 
 
 def real_spots(*, n_genes: int, bin_um: float, blocks: Sequence[int], **options: Any) -> Case:
@@ -149,7 +149,7 @@ def real_spots(*, n_genes: int, bin_um: float, blocks: Sequence[int], **options:
 def neighbours(n_genes: int, bin_um: float) -> tuple[Observation, np.ndarray, AnnData]:
     """Real spots, maps of all molecules of the neighbouring section ``(genes, ny, nx)``, and its cells."""
     table, cells = load("xenium_breast_visium").tables["table"], load_cells("xenium_breast_crop")
-    genes = _abundant(table[:, table.var_names.intersection(cells.var_names)], n_genes)
+    genes = abundant(table[:, table.var_names.intersection(cells.var_names)], n_genes)
     obs = observe("xenium_breast_visium", genes=genes, bin_um=bin_um)
     return obs, bin_cells(cells[:, genes], obs.grid), cells
 
@@ -205,7 +205,8 @@ def where_known(obs: Observation, cells: AnnData) -> np.ndarray:
     return window
 
 
-def _abundant(table: AnnData, n_genes: int) -> list[str]:
+def abundant(table: AnnData, n_genes: int) -> list[str]:
+    """Names of the genes with the most counts, of those seen in enough spots; most abundant first."""
     counts = table.X.toarray() if hasattr(table.X, "toarray") else np.asarray(table.X)
     return table.var_names[abundant_genes(counts, n_genes)].tolist()
 
@@ -227,7 +228,7 @@ def abundant_genes(counts: np.ndarray, n_genes: int) -> np.ndarray:
 @once
 def load_section(name: str, n_genes: int, bin_um: float) -> Observation:
     """A public section with its most abundant genes."""
-    return observe(name, genes=_abundant(load(name).tables["table"], n_genes), bin_um=bin_um)
+    return observe(name, genes=abundant(load(name).tables["table"], n_genes), bin_um=bin_um)
 
 
 def holdout(*, section: str, n_genes: int, bin_um: float, n_folds: int = N_FOLDS, n_scored: int | None = None) -> Case:
@@ -268,7 +269,7 @@ PANEL = 200  # most abundant genes, from which the scored ones of a panel are ta
 @once
 def _panel(section: str, n_genes: int, n_scored: int, bin_um: float) -> Observation:
     """Scored genes first, then others drawn at random from all that are seen in enough spots."""
-    names = _abundant(load(section).tables["table"], 10**9)
+    names = abundant(load(section).tables["table"], 10**9)
     ranks = np.linspace(0, PANEL - 1, n_scored).round().astype(int)
     rest = np.setdiff1d(np.arange(len(names)), ranks)
     if n_genes - n_scored > len(rest):

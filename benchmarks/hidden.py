@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import records
-from cases import MIN_PREVALENCE, folds, phantom_plan
+from cases import abundant, folds, phantom_plan
 from plan import weights_path
 from scipy.ndimage import binary_opening, label
 from skimage.morphology import disk
@@ -112,14 +112,6 @@ def glass_of_phantoms(n_per_set: int) -> dict[str, float]:
     return {"glass": float(np.concatenate(kept).mean()), "n_lumina": n_lumina, "tissue": float(np.mean(tissue))}
 
 
-def abundant(name: str) -> list[str]:
-    """The most abundant genes, of those seen in enough spots."""
-    table = hd.datasets.load(name).tables["table"]
-    seen = np.flatnonzero(np.asarray((table.X > 0).mean(0)).ravel() >= MIN_PREVALENCE)
-    total = np.asarray(table.X.sum(0)).ravel()[seen]
-    return list(map(str, table.var_names[seen[np.argsort(-total, kind="stable")][:N_GENES]]))
-
-
 def score(name: str, *, closed_form: bool) -> dict[str, float]:
     """PCC of log1p counts and relative deviance, means over genes, at hidden spots of four folds pooled."""
     model = (
@@ -128,7 +120,7 @@ def score(name: str, *, closed_form: bool) -> dict[str, float]:
         else str(weights_path(f"training/{NOT_SEEN.get(name.split('_')[0], 'breast_only')}.safetensors"))
     )
     predicted, counts = None, None
-    for whole, part, hidden in splits(name, abundant(name)):
+    for whole, part, hidden in splits(name, abundant(hd.datasets.load(name).tables["table"], N_GENES)):
         maps = hd.tl.predict(part, model=model, n_samples=0, show_progress_bar=False).mean
         predicted = np.zeros_like(whole.counts) if predicted is None else predicted
         predicted[hidden] = degrade(np.asarray(maps), footprints(whole, part, np.flatnonzero(hidden)))

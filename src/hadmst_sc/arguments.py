@@ -69,12 +69,18 @@ TEXT = Requirement("a name, as text", lambda value: isinstance(value, str) and v
 SEED = whole(0)
 
 
-def _is_element_name(value: Any) -> bool:
-    ok = TEXT.is_met(value) and all(c.isalnum() or c in "_-." for c in value) and not value.startswith((".", "__"))
-    return bool(ok and len(value.encode()) <= 200)  # file systems take 255, and what is written has endings
+def is_element_name(value: Any) -> bool:
+    """Whether SpatialData takes a value as the name of an element, whatever its length."""
+    return bool(
+        TEXT.is_met(value) and all(c.isalnum() or c in "_-." for c in value) and not value.startswith((".", "__"))
+    )
 
 
-ELEMENT = Requirement("at most 200 letters, digits, '_', '-' and '.', without '.' or '__' in front", _is_element_name)
+ELEMENT = Requirement(
+    "at most 200 letters, digits, '_', '-' and '.', without '.' or '__' in front",
+    # File systems take 255, and what is written has endings.
+    lambda value: is_element_name(value) and len(value.encode()) <= 200,
+)
 
 
 def shown(value: Any) -> str:

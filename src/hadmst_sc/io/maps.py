@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 
 from hadmst_sc.contract import Box, Facts
-from hadmst_sc.io.contents import discard
+from hadmst_sc.io.contents import ROOT, discard
 from hadmst_sc.io.interrupts import interrupts_held, wait_for_zarr
 from hadmst_sc.io.problems import logger
 from hadmst_sc.io.untrusted import check_harmless
@@ -84,9 +84,12 @@ class MapStore:
         """Key of the run that is here; None if there is none, or something that no run leaves."""
         try:
             check_harmless(self.path)
-            return str(json.loads((self.path / RUN).read_text())["key"])
+            return self._owner()
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def _owner(self) -> str:
+        return str(json.loads((self.path / RUN).read_text())["key"])
 
     @property
     def finished(self) -> Facts:
@@ -105,7 +108,7 @@ class MapStore:
             If another run has taken the folder since: a worker can outlive the run that it worked for.
         """
         with _writing:
-            if self.key is not None and json.loads((self.path / RUN).read_text())["key"] != self.key:
+            if self.key is not None and self._owner() != self.key:
                 raise StaleError(f"{self.path} belongs to another run by now; these maps are not kept.")
             self._write(genes, box, mean, std, facts)
 
@@ -142,9 +145,9 @@ class MapStore:
             source = self.path / MAPS / mine
             ((place, _),) = zarr.open_group(images / name, mode="r").arrays()
             target = images / name / place
-            layout, described = (json.loads((array / "zarr.json").read_text()) for array in (source, target))
+            layout, described = (json.loads((array / ROOT).read_text()) for array in (source, target))
             # The names of its axes, for one, stay.
-            (target / "zarr.json").write_text(json.dumps(described | {part: layout[part] for part in LAYOUT}))
+            (target / ROOT).write_text(json.dumps(described | {part: layout[part] for part in LAYOUT}))
             shutil.copytree(source / "c", target / "c", copy_function=_link, dirs_exist_ok=True)
 
     def remove(self) -> None:

@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
+from hadmst_sc.arguments import is_element_name
 from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
 from hadmst_sc.io.again import free_key
 from hadmst_sc.io.contents import KINDS, elements_on_disk, reread, reread_table, runs_of
@@ -86,8 +87,7 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
 
 
 def _check_name(key_added: str) -> None:
-    name_ok = isinstance(key_added, str) and all(c.isalnum() or c in "_-." for c in key_added)
-    if not name_ok or not key_added or key_added.startswith((".", "__")):
+    if not is_element_name(key_added):
         raise ValueError(
             f"`key_added` needs letters, digits, '_', '-' and '.', not '.' or '__' in front, but is {key_added!r}. "
             f"It becomes the name of elements. Pass `key_added='superres'`."

@@ -9,6 +9,7 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, get_table_keys
 from spatialdata.transformations import get_transformation
 
+from hadmst_sc.arguments import is_element_name
 from hadmst_sc.io.result import find_result
 from hadmst_sc.threads import usual_errors
 
@@ -49,12 +50,7 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
     """
     result, name = find_result(sdata, key_added), shapes_key if shapes_key is not None else f"{key_added}_squares"
     (rows, row, column), ids = result.places, result.table.obs[get_table_keys(result.table)[2]].to_numpy()
-    if (
-        not isinstance(name, str)
-        or not name
-        or not all(c.isalnum() or c in "_-." for c in name)
-        or name.startswith((".", "__"))
-    ):
+    if not is_element_name(name):
         raise ValueError(
             f"`shapes_key` needs letters, digits, '_', '-' and '.', not '.' or '__' in front, but is {name!r}. "
             f"Pass `shapes_key='squares'`."

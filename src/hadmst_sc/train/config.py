@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from math import inf
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -147,10 +147,7 @@ def load_config(path: str | Path) -> TrainConfig:
 def _built(kind: type, values: dict[str, Any], where: str, problems: list[str]) -> Any:
     """A part of the configuration; ``None`` after a problem, which is noted."""
     before, known = len(problems), {one.name: one for one in fields(kind)}
-    if unknown := sorted(set(values) - set(known)):
-        close = [f"`{match[0]}`" for name in unknown if (match := difflib.get_close_matches(name, known, n=1))]
-        hint = f"Did you mean {' and '.join(close)}?" if close else "Remove them."
-        problems.append(f"`{where}` has unknown keys {unknown}; known are {sorted(known)}. {hint}")
+    problems += _unknown(values, known, where)
     needed = [name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         problems.append(f"`{where}` needs {missing}, which it lacks. Add `{missing[0]} = ...`.")
@@ -158,6 +155,17 @@ def _built(kind: type, values: dict[str, Any], where: str, problems: list[str]) 
     if len(problems) == before and kind is OwnConfig:
         problems += [f"`{where}`: {told}" for told in _own_contradictions(OwnConfig(**found))]
     return kind(**found) if len(problems) == before else None
+
+
+def _unknown(values: dict[str, Any], known: Iterable[str], where: str) -> list[str]:
+    """One problem for all keys that mean nothing, with what was perhaps meant; none where all are known."""
+    known = sorted(known)
+    unknown = sorted(set(values) - set(known))
+    if not unknown:
+        return []
+    close = [f"`{match[0]}`" for name in unknown if (match := difflib.get_close_matches(name, known, n=1))]
+    hint = f"Did you mean {' and '.join(close)}?" if close else "Remove them."
+    return [f"`{where}` has unknown keys {unknown}; known are {known}. {hint}"]
 
 
 def _part(kind: type, name: str, value: Any, where: str, problems: list[str]) -> Any:
@@ -230,11 +238,8 @@ def _model_problems(config: TrainConfig, where: str) -> list[str]:
 
     from hadmst_sc.models import HadmstModel, ModelSpec
 
-    known = sorted(one.name for one in fields(ModelSpec))
-    if unknown := sorted(set(config.model) - set(known)):
-        close = [f"`{match[0]}`" for name in unknown if (match := difflib.get_close_matches(name, known, n=1))]
-        hint = f"Did you mean {' and '.join(close)}?" if close else "Remove them."
-        return [f"`{where}.model` has unknown keys {unknown}; known are {known}. {hint}"]
+    if told := _unknown(config.model, [one.name for one in fields(ModelSpec)], f"{where}.model"):
+        return told
     try:
         with torch.device("meta"):
             model = HadmstModel(ModelSpec.from_dict(config.model))
