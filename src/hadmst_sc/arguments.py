@@ -33,13 +33,13 @@ def _is(value: Any, *kinds: type) -> bool:
 def whole(low: int, high: int = LARGEST) -> Requirement:
     """A whole number, both ends included. A float is refused even where it is whole, as Python's ``range`` does."""
     text = f"a whole number of at least {low}" if high == LARGEST else f"a whole number from {low:,} to {high:,}"
-    return Requirement(text, lambda value: _is(value, int) and low <= value <= high)
+    return Requirement(text, lambda value: _is(value, int) and low <= plain(value) <= high)
 
 
 def number(low: float, high: float = inf, *, text: str | None = None) -> Requirement:
     """A finite number, both ends included."""
     text = text or (f"a number of at least {low:g}" if high == inf else f"a number from {low:g} to {high:g}")
-    return Requirement(text, lambda value: _is(value, int, float) and low <= value <= min(high, 1e300))
+    return Requirement(text, lambda value: _is(value, int, float) and low <= plain(value) <= min(high, 1e300))
 
 
 def positive(unit: str = "number") -> Requirement:

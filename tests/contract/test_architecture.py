@@ -63,7 +63,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     # Reading footprints again would repeat `io`, which is as free of torch as `pl` must be.
     "pl": (
         SPATIAL | {"matplotlib", "mpl_toolkits", "spatialdata_plot"},
-        {"alignment", "contract", "grid", "io", "uncertainty"},
+        {"alignment", "arguments", "contract", "grid", "io", "uncertainty"},
     ),
     "tl": (
         SPATIAL | {"distributed", "torch", "tqdm"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import fields, replace
 from inspect import signature
 from types import SimpleNamespace
@@ -82,6 +83,13 @@ def test_scalars_of_numpy_are_those_of_python():
     record = settings.loaded().record()
     assert [type(record[name]) for name in ("n_samples", "gate", "random_state", "align")] == [int, bool, int, str]
     assert json.loads(json.dumps(record)) == record and record.keys() == OTHER.keys()
+
+
+def test_numbers_of_numpy_are_checked_without_a_warning():
+    """A bound that float32 cannot hold warned, which is an error where the caller wants it to be one."""
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert number(0).is_met(np.float32(0.5)) and not number(0).is_met(np.float32(-1))
 
 
 def test_all_that_is_wrong_is_told_at_once_with_the_section_and_a_value_that_can_be_passed():
