@@ -57,6 +57,12 @@ def one_of(*choices: Any) -> Requirement:
     return Requirement(f"one of {choices}", is_met)
 
 
+def is_pair(value: Any, low: float = -inf, high: float = inf) -> bool:
+    """Whether a value is two finite numbers between bounds, as a tuple, list or array."""
+    several = isinstance(value, tuple | list | np.ndarray) and np.shape(value) == (2,)
+    return bool(several and all(map(number(low, high).is_met, value)))
+
+
 def optional(requirement: Requirement) -> Requirement:
     """The same, or ``None``."""
     return Requirement(f"{requirement.text}, or None", lambda value: value is None or requirement.is_met(value))

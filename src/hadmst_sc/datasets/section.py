@@ -13,7 +13,7 @@ from spatialdata.models import Image2DModel, Labels2DModel, TableModel
 from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
 from hadmst_sc.allocator import memory_limit
-from hadmst_sc.arguments import FLAG, LENGTH, SEED, SIZE, Requirement, number, one_of, optional, whole
+from hadmst_sc.arguments import FLAG, LENGTH, SEED, SIZE, Requirement, is_pair, number, one_of, optional, whole
 from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.visium import visium_circles, visium_images
@@ -89,14 +89,8 @@ def _table(phantom: Phantom, seed: int) -> AnnData:
     return table
 
 
-def _numbers(value: Any, low: float, high: float) -> bool:
-    """Two numbers in a range."""
-    several = isinstance(value, tuple | list | np.ndarray) and np.shape(value) == (2,)
-    return several and all(map(number(low, high).is_met, value))
-
-
 def _is_shift(value: Any) -> bool:
-    return _numbers(value, -500, 500) or number(0, 500).is_met(value)
+    return is_pair(value, -500, 500) or number(0, 500).is_met(value)
 
 
 # Each with a value that meets it.
@@ -110,7 +104,7 @@ ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
     "he_um": (LENGTH, 2.5),
     "style": (optional(one_of(*TRAIN_STYLES, *HELD_OUT_STYLES)), None),
     "depth": (
-        Requirement("0 < low <= high counts per spot", lambda v: _numbers(v, 1e-9, 1e9) and v[0] <= v[1]),
+        Requirement("0 < low <= high counts per spot", lambda v: is_pair(v, 1e-9, 1e9) and v[0] <= v[1]),
         (0.15, 40.0),
     ),
     "misregistration_um": (optional(Requirement("a length or (dy, dx) up to 500 µm", _is_shift)), 0.0),

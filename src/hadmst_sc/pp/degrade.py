@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,12 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from hadmst_sc.arguments import SEED, Requirement, number, optional, positive
+from hadmst_sc.arguments import SEED, Requirement, is_pair, number, optional, positive
 from hadmst_sc.io.given import check_anndata
 from hadmst_sc.io.problems import Problems
 from hadmst_sc.threads import usual_errors
 
 MAX_PLACES = 10**7  # of the lattice
-
-
-def _is_point(value: Any) -> bool:
-    return (
-        isinstance(value, tuple | list | np.ndarray)
-        and np.shape(value) == (2,)
-        and all(map(number(-inf).is_met, value))
-    )
 
 
 ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
@@ -33,7 +24,7 @@ ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
     "um_per_unit": (positive(), 1.0),
     "split": (optional(number(1e-6, 1 - 1e-6, text="a share between 0 and 1")), 0.5),
     "random_state": (SEED, 0),
-    "origin": (optional(Requirement("a point (x, y)", _is_point)), None),
+    "origin": (optional(Requirement("a point (x, y)", is_pair)), None),
 }
 
 
