@@ -1,4 +1,4 @@
-"""What arguments need to be, and the sentence that names one that is not: shared by all public functions."""
+"""Requirements of arguments, and the message for one that does not meet them: shared by all public functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST = 2**53  # whole numbers up to here are exact wherever they go
 
 
 class Requirement(NamedTuple):
-    """What a value needs to be, in words that follow "needs", and whether one is."""
+    """A condition on a value: its text, which follows "needs" in messages, and its test."""
 
     text: str
     is_met: Callable[[Any], bool]
@@ -98,14 +98,14 @@ def shown(value: Any) -> str:
 
 
 def complaint(name: str, value: Any, requirement: Requirement, remedy: str) -> str | None:
-    """What is wrong with an argument, in one sentence and with the remedy; ``None`` where nothing is."""
+    """The message for an argument that does not meet its requirement, with the remedy; ``None`` if it does."""
     if requirement.is_met(value):
         return None
     return f"`{name}` needs {requirement.text}, but is {shown(value)}. {remedy}"
 
 
 def complaints(values: Mapping[str, Any], requirements: Mapping[str, tuple[Requirement, Any]]) -> dict[str, str]:
-    """What is wrong with some arguments, by name; the remedy is a value that can be passed.
+    """Messages for the arguments that do not meet their requirements, by name; the remedy is a value to pass.
 
     Parameters
     ----------

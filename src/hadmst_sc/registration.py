@@ -139,7 +139,7 @@ def agreement_of_turns(obs: Observation, *, he: np.ndarray | None = None) -> dic
 
 
 def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.ndarray) -> str | None:
-    """What to say where the counts show beyond doubt that the image was turned or flipped; else ``None``.
+    """The error for an image that was turned or flipped beyond doubt, by the counts; else ``None``.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ one_blas_thread = Shared(_limit_of_one)
 
 
 def _renew_pools_of_dask() -> None:
-    """Those of a forked process have no threads, and would wait for ever for what they are given."""
+    """Give a forked process new pools: the old ones have no threads there, and would wait for ever."""
     threaded = sys.modules.get("dask.threaded")
     with suppress(AttributeError):
         threaded.default_pool, threaded.pools_lock = None, Lock()  # type: ignore[union-attr]

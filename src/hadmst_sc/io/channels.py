@@ -1,4 +1,4 @@
-"""What the channels of an image are, which value means white, and how to make an image that can be read."""
+"""Channels of an image, the value that means white, and code that makes an image that can be read."""
 
 from __future__ import annotations
 

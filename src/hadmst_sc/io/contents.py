@@ -1,4 +1,4 @@
-"""What is in a store: its elements, the list of contents in its root document, and the provenance of its results."""
+"""Contents of a store: its elements, the list in its root document, and the provenance of its results."""
 
 from __future__ import annotations
 

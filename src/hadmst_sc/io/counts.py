@@ -42,7 +42,7 @@ def layers_of(table: AnnData) -> list[str]:
 
 
 def places_of(table: AnnData) -> list[str]:
-    """What ``layer`` can name: the layers, and ``"raw"`` where the table has a ``.raw``."""
+    """Valid values of ``layer``: the layers, and ``"raw"`` where the table has a ``.raw``."""
     layers = layers_of(table)
     return layers + [RAW] * (table.raw is not None and RAW not in layers)
 
@@ -95,7 +95,7 @@ def select_counts(
 
 
 def _name_index(matrix: Matrix) -> str:
-    """What to assign new names to: `.raw` has no setter."""
+    """The expression to assign new names to: `.raw` has no setter."""
     return f"{matrix.owner}.var.index" if matrix.owner.endswith(".raw") else f"{matrix.owner}.var_names"
 
 
@@ -223,7 +223,7 @@ def _are_counts(
 
 
 def _transformed(matrix: Matrix, rows: np.ndarray) -> Kind | None:
-    """What all genes look like, of which few may have been chosen."""
+    """The kind of values of all genes, of which few may have been chosen."""
     every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
     every.data[broken(every.data)] = 0
     return transformed(every)

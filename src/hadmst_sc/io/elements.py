@@ -156,7 +156,7 @@ def _free(name: str, columns: Container[str]) -> str:
 
 
 def _library(image: Any, source: Source, to_system: np.ndarray) -> dict[str, Any]:
-    """What squidpy and scanpy draw from: bin edge, scale factor, and the image in the coordinate system."""
+    """The entry of ``uns`` that squidpy and scanpy draw from: bin edge, scale factor, and the image."""
     edge = float(np.sqrt(abs(np.linalg.det(to_system[:2, :2]))))
     hires, scale = thumbnail(image, source.image_key, affine(image, source.coordinate_system))
     factors = {"spot_diameter_fullres": edge, "tissue_hires_scalef": scale}

@@ -181,7 +181,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _meant(names: list[str], unknown: list[str], var: pd.DataFrame, code: str) -> str:
-    """Where the unknown names are, or how they are written there; with code that runs if all are found."""
+    """A hint for unknown names: the column or spelling that has them, with code that runs if all are found."""
     single = var.loc[:, ~var.columns.duplicated(keep=False)]
     texts = [name for name in single if single[name].dtype.kind not in "biufcmM"]
     few = len(names) <= SHOWN

@@ -1,4 +1,4 @@
-"""What is handed over as ``sdata``: one check, with the way from what people have to a SpatialData."""
+"""Check of the argument ``sdata``; the error prints the code that makes a SpatialData from what was passed."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ RENUMBERED = ".reset_index(drop=True)"
 
 
 def place(shapes: Any, key: str) -> str:
-    """Where spots lie in the user's object: ``"shapes/visium"`` or ``"points/visium"``."""
+    """Path of the spots in the user's object: ``"shapes/visium"`` or ``"points/visium"``."""
     return f"{shapes.attrs.get(KIND, 'shapes')}/{key}"
 
 

@@ -16,7 +16,7 @@ FIT = 0.8  # structure factor of a lattice that fits; chance reaches it in 1 of 
 
 
 class Lattice(NamedTuple):
-    """What the distances and directions of neighbours say.
+    """The lattice as told by distances and directions of neighbours.
 
     Parameters
     ----------

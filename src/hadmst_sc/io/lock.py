@@ -40,7 +40,7 @@ _held: dict[Path, _Held] = {}
 
 
 def home(path: str | Path) -> Path:
-    """Where a store really is: links to it are the same store."""
+    """The real path of a store: links to it are the same store."""
     return Path(os.path.realpath(path))
 
 
@@ -145,7 +145,7 @@ def _busy(path: Path, key: str, file: Path) -> StoreError:
 
 
 def _owner(file: Path) -> str:
-    """Who holds a lock, and since when."""
+    """The owner of a lock in words, and since when it holds it."""
     try:
         pid, host = file.read_text().splitlines()[:2]
         since = datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "seconds")

@@ -75,7 +75,7 @@ def _fits(xy: np.ndarray, size: np.ndarray) -> bool:
 
 
 def _cut(image: Any, image_key: str, spots: Paired) -> str | None:
-    """Where the coordinates of the pixels tell that an image was cut, and its transformation lacks the offset."""
+    """The remedy for an image that its pixel coordinates show as cut, and whose transformation lacks the offset."""
     finest, cut = levels(image)[0], []
     for axis in ("x", "y"):
         at = np.asarray(finest.coords.get(axis, []))
@@ -96,7 +96,7 @@ def _cut(image: Any, image_key: str, spots: Paired) -> str | None:
 def _remedies(
     sdata: SpatialData, image_key: str, table_key: str, spots: Paired, own: np.ndarray, on: np.ndarray
 ) -> Iterator[str]:
-    """What puts the spots on the image, each tried; ``own`` are centres in the shapes' own coordinates."""
+    """Remedies that were tried and put the spots on the image; ``own`` are centres in the shapes' own coordinates."""
     image, key, system = sdata.images[image_key], spots.shapes_key, spots.coordinate_system
     size = _size(image)
     for name in systems(image).keys() & systems(spots.shapes).keys():
@@ -158,7 +158,7 @@ def _scale_factors(uns: Any) -> Iterator[tuple[str, float]]:
 
 
 def _crop(sdata: SpatialData, spots: Paired, own: np.ndarray, size: np.ndarray, on: np.ndarray) -> str | None:
-    """Where most spots lie on an image that is a part of the section: take these.
+    """The remedy for an image that shows a part of the section: keep the spots on it.
 
     A square lattice looks the same with its axes exchanged, so that the user has to tell.
     """

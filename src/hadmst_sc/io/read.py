@@ -41,7 +41,7 @@ OPTIONAL_KEYS = ("shapes_key", "coordinate_system", "layer", "tissue_key")
 
 
 def _requirements(sdata: SpatialData) -> dict[str, tuple[Requirement, Any]]:
-    """Of all arguments but ``genes``, each with a value that this section has."""
+    """Requirements of all arguments but ``genes``, each with a value that this section has."""
     keys = {"image_key": next(iter(sdata.images), "he"), "table_key": next(iter(sdata.tables), "table")}
     return {
         **{name: (TEXT, present) for name, present in keys.items()},
@@ -264,7 +264,7 @@ def _place(
 
 
 def _doubts(n_spots: int, geometry: _Geometry) -> list[str]:
-    """What a careful reader of the result should know."""
+    """Warnings that a careful reader of the result should have."""
     doubts, (bin_um, spot_um) = [], (geometry.grid.bin_um, geometry.scale.spot_um)
     if n_spots < MIN_SPOTS:
         doubts.append(

@@ -125,7 +125,7 @@ def pair(
 
 
 def _not_invertible(key: str, matrix: np.ndarray, system: str, image: Any, shapes: Any) -> str:
-    """What is wrong with a transformation, and another system, or how to set it anew."""
+    """The fault of a transformation, and the remedy: another system, or code that sets it anew."""
     found = "is singular" if np.isfinite(matrix).all() else "is not finite"
     shared = [name for name in systems(image) if name in systems(shapes) and name != system]
     good = [name for name in shared if invertible(affine(image, name)) and invertible(affine(shapes, name))]

@@ -60,13 +60,13 @@ class Result:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What the run recorded; empty where that is lost, or may be that of another section in the table."""
+        """Record of the run; empty where it is lost, or may be that of another section in the table."""
         record: Mapping[str, Any] = self.sdata.tables[self.table_key].uns.get(PROVENANCE_KEY, {})
         return record if "bin_um" in record and self._rows_of_region.all() else {}
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What the run recorded.
+        """Record of the run.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Where lazy arrays are computed while sections are read and written."""
+"""The Dask scheduler that computes lazy arrays while sections are read and written."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def check_room(path: Path, n_bytes: float) -> None:
 
 
 def _sibling(path: Path, key_added: str) -> Path:
-    """Where the new elements are written; whatever lies there without a living owner is rubbish."""
+    """Folder that new elements are written to; whatever lies there without a living owner is rubbish."""
     return beside(home(path), f"{key_added}.new")
 
 
@@ -196,7 +196,7 @@ class Swap:
     run: str
     """Id of the run, which each new element carries."""
     places: tuple[str, ...]
-    """Of all elements that are replaced or removed, as ``kind/name``."""
+    """All elements that are replaced or removed, as ``kind/name``."""
     new: tuple[str, ...]
     """Places of the new elements."""
     made: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What kind of numbers a matrix holds: counts, counts with a part removed, or counts that were transformed."""
+"""Kinds of numbers in a matrix: counts, counts with a part removed, or counts that were transformed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNDO = {
 
 
 class Kind(NamedTuple):
-    """What values that are not whole look like, in words after "look like", and how to get the counts back.
+    """A kind of values that are not whole, in words after "look like", and code that gets the counts back.
 
     ``undo`` has code with ``{}`` for a sparse and for another matrix; ``None`` where counts cannot be had back.
     """
@@ -89,7 +89,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 
 def transformed(counts: sparse.csr_matrix) -> Kind | None:
-    """What fractional values look like; ``None`` if they may be counts of which a part was removed.
+    """The kind of fractional values; ``None`` if they may be counts of which a part was removed.
 
     Counts keep two properties when ambient molecules or those of neighbouring spots are subtracted, and lose one of
     them in every usual transformation: depth varies between spots, and abundant genes scatter at least as counting

@@ -93,7 +93,7 @@ def channels_last(model: HadmstModel) -> HadmstModel:
 
 
 def frequencies() -> Tensor:
-    """Of the embedding of the noise level, ``(8,)``; on the CPU whatever the caller's default device."""
+    """Frequencies of the embedding of the noise level, ``(8,)``; on the CPU whatever the caller's default device."""
     return torch.linspace(math.log(0.25), math.log(8), 8, dtype=torch.float32, device="cpu").exp()
 
 

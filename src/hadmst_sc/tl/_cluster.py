@@ -74,7 +74,7 @@ class Cluster:
             raise self._gone(f"workers that answer, but lost them ({error}). Pass a new client") from error
 
     def threads(self) -> int:
-        """How many tasks can be done at a time."""
+        """Number of tasks that can be done at a time."""
         try:
             return sum(self._answer(self.client.ncores).values())
         except _Lost:  # `run` will see
@@ -101,7 +101,7 @@ class Cluster:
     def _round(
         self, work: Callable[[Any, Task], Result], shared: Any, tasks: dict[int, Task]
     ) -> Iterator[tuple[int, Result]]:
-        """What is done until all is done, or what was sent is lost."""
+        """Yield results until all tasks are done, or what was sent is lost."""
         while not self.look(again=True):
             time.sleep(10 * TICK)
         # To one worker; the others ask it, or each other.
@@ -143,7 +143,7 @@ class Cluster:
         raise self._gone(needs) from error
 
     def _answer(self, call: Callable[..., Result], *given: Any, **named: Any) -> Result:
-        """What a call of the client returns; if the client is closed or a worker dies meanwhile, it may never do so."""
+        """Result of a call of the client, which may never return if the client is closed or a worker dies meanwhile."""
         answer, there = _asked(call, *given, **named), self.there
         while not answer.done():
             gone = bool(there - self.there)
@@ -174,7 +174,7 @@ class Cluster:
         return not self.state
 
     def _state(self) -> str:
-        """What is wrong with the workers; empty if one takes tasks or computes."""
+        """The fault of the workers in words; empty if one takes tasks or computes."""
         answer = _asked(lambda: self.client.sync(self.client.scheduler.identity))
         wait_until([answer], LOOK)
         if self.client.status != "running" or not answer.done() or answer.exception() is not None:

@@ -1,4 +1,4 @@
-"""Where the network computes, and with how many threads."""
+"""Device and number of threads of the network."""
 
 from __future__ import annotations
 

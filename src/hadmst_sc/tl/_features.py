@@ -26,7 +26,7 @@ def check_features(features: ImageFeatures | None, problems: Problems) -> None:
 
 
 def _problem(maps: object) -> str | None:
-    """What keeps something from being maps, or ``None``."""
+    """The message for features that are no maps, or ``None``."""
     wanted = "`features` needs maps (features, y, x) over the extent of the image"
     try:
         values = np.asarray(maps)

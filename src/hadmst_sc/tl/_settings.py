@@ -55,7 +55,7 @@ SAME_MAPS = {"same_maps": True}  # of a setting that may change time and memory,
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """How a section is super-resolved; :func:`~hadmst_sc.tl.superresolve` explains each.
+    """Settings of a run; :func:`~hadmst_sc.tl.superresolve` explains each.
 
     Scalars of numpy become Python's. ``model`` is what the user passed until :meth:`loaded` replaces it.
     """

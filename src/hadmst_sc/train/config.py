@@ -209,7 +209,7 @@ def _own_contradictions(own: OwnConfig) -> list[str]:
 
 
 def _contradictions(config: TrainConfig, where: str) -> list[str]:
-    """What does not go together."""
+    """Settings that contradict each other."""
     found = []
     for number_of, kind in enumerate(config.bank.kinds, 1):
         n, place = round(kind.size_um / kind.bin_um), f"`{where}.bank.kinds[{number_of}]`"
