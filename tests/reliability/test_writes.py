@@ -316,13 +316,15 @@ def test_a_store_with_links_where_results_go_is_refused(place, stores, tmp_path)
 # --- interrupts ---
 
 
-SLOWLY = [pytest.param(0.02, marks=pytest.mark.exhaustive), 0.1, pytest.param(0.5, marks=pytest.mark.exhaustive)]
+SOME, EVERY = 9, None  # operations of a write that are interrupted
+AT_ANY = [(0.1, SOME), *(pytest.param(*one, marks=pytest.mark.exhaustive) for one in ((0.0, EVERY), (0.005, EVERY)))]
+AT_ANY += [pytest.param(delay, SOME, marks=pytest.mark.exhaustive) for delay in (0.02, 0.5)]
 
 
-@pytest.mark.parametrize("delay", [pytest.param(0.0, marks=pytest.mark.exhaustive), *SLOWLY])
+@pytest.mark.parametrize(("delay", "n_interrupts"), AT_ANY)
 @pytest.mark.parametrize("mode", [pytest.param("first", marks=pytest.mark.exhaustive), "overwrite"])
 def test_an_interrupt_at_any_write_leaves_the_old_result_or_the_new_one(
-    mode, delay, stores, tmp_path, watch, monkeypatch
+    mode, delay, n_interrupts, stores, tmp_path, watch, monkeypatch
 ):
     put, slow = zarr_files._put, threading.Event()
 
@@ -333,7 +335,8 @@ def test_an_interrupt_at_any_write_leaves_the_old_result_or_the_new_one(
 
     monkeypatch.setattr(zarr_files, "_put", slowly)
     n_all = sum(1 for _ in operations(mode, stores, tmp_path / "all", watch))
-    for at in [*range(1, n_all, n_all // 5), *range(n_all - 60, n_all, 15)]:
+    some = [*range(1, n_all, n_all // (SOME - 4)), *range(n_all - 60, n_all, 15)]  # more of the last, the swap
+    for at in some if n_interrupts else range(1, n_all):
         store, n = tmp_path / str(at) / "s.zarr", [0]
         shutil.copytree(stores / f"{mode}.zarr", store)
         sdata = sd.read_zarr(store)
@@ -359,6 +362,7 @@ def test_an_interrupt_at_any_write_leaves_the_old_result_or_the_new_one(
             assert genes in (None if mode == "first" else OLD, NEW)
             assert genes is None or genes == list(one["superres_table"].var_names)
         assert ("superres" in sdata) == ("superres" in fresh)
+        shutil.rmtree(store.parent)
 
 
 def operations(mode: str, stores: Path, work: Path, watch: Watch) -> list[str]:
@@ -389,9 +393,7 @@ def processes():
 
 
 @pytest.mark.parametrize("keys", [("one", "one"), ("one", "two")], ids=["same key", "other key"])
-@pytest.mark.parametrize(
-    "apart", [0.0, *(pytest.param(s, marks=pytest.mark.exhaustive) for s in (0.05, 0.1, 0.2, 0.4))]
-)
+@pytest.mark.parametrize("apart", [0.0, *(pytest.param(0.03 * i, marks=pytest.mark.exhaustive) for i in range(1, 20))])
 def test_two_processes_at_once_both_end_whole(keys, apart, stores, tmp_path, processes):
     store, start = tmp_path / "s.zarr", time.time() + 3
     shutil.copytree(stores / "first.zarr", store)
