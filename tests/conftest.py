@@ -23,6 +23,7 @@ NEEDS_TORCH = (
     "benchmarks",
     "cli",
     "e2e",
+    "golden",
     "gpu",
     "platforms",
     "property/test_diffusion.py",
