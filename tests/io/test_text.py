@@ -1,4 +1,4 @@
-"""Names as they are shown: on one line, printable, of a length that fits, and nothing is a command."""
+"""Names as they are printable: on one line, printable, of a length that fits, and nothing is a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import hadmst_sc as hd
-from hadmst_sc.io.text import LONGEST, shown
+from hadmst_sc.io.text import LONGEST_NAME, printable
 
 NAMES = [
     "$\\frac{$",
@@ -33,12 +33,12 @@ NAMES = [
     ],
 )
 def test_control_characters_are_shown_as_their_escapes_and_nothing_else_changes(name, expected):
-    assert shown(name) == expected
+    assert printable(name) == expected
 
 
 def test_long_names_keep_both_ends():
-    name = shown("a" * 200 + "b" * 200)
-    assert len(name) == LONGEST and name.startswith("aaa") and name.endswith("bbb") and "…" in name
+    name = printable("a" * 200 + "b" * 200)
+    assert len(name) == LONGEST_NAME and name.startswith("aaa") and name.endswith("bbb") and "…" in name
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_every_picture_is_drawn_whatever_genes_are_called(section):
     ):
         axes.ravel()[0].figure.canvas.draw()
     words = [text.get_text() for text in axes[1].get_yticklabels()]
-    assert set(words) == {shown(name) for name in NAMES}
+    assert set(words) == {printable(name) for name in NAMES}
     plt.close("all")
 
 

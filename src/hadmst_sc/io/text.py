@@ -1,11 +1,11 @@
-"""Names of genes and elements as they are shown to people: they may hold anything, also what commands a terminal."""
+"""Names of genes and elements as they are printable to people: they may hold anything, also what commands a terminal."""
 
 from __future__ import annotations
 
-LONGEST = 60  # characters
+LONGEST_NAME = 60  # characters
 
 
-def shown(name: object, longest: int = LONGEST) -> str:
+def printable(name: object, longest: int = LONGEST_NAME) -> str:
     """A name on one line: control characters as their escapes, and cut in the middle where it is long.
 
     Parameters

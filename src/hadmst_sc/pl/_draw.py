@@ -17,7 +17,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from hadmst_sc.io.again import again
 from hadmst_sc.io.problems import MissingKeyError
-from hadmst_sc.io.text import shown
+from hadmst_sc.io.text import printable
 from hadmst_sc.pl._section import Section, Spots
 
 Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
@@ -31,7 +31,7 @@ def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[st
     absent = [gene for gene in chosen if gene not in section.genes]
     if absent or not chosen:
         some = f"{section.genes[:10]}{' ...' if len(section.genes) > 10 else ''}"
-        found = [shown(gene) for gene in absent] or "an empty list"
+        found = [printable(gene) for gene in absent] or "an empty list"
         raise MissingKeyError(
             f"`genes` needs names that were super-resolved, but {found} is not in {section.result.key!r}. "
             f"Available: {some}. {_remedy(chosen, absent, section)}"
@@ -177,7 +177,7 @@ def finish(
         if row == 0:
             ax.set_title(titles[column], parse_math=False)
         if column == 0:
-            ax.set_ylabel(shown(genes[row]), fontsize="large", fontstyle="italic", parse_math=False)
+            ax.set_ylabel(printable(genes[row]), fontsize="large", fontstyle="italic", parse_math=False)
             if scale_bar:
                 draw_scale_bar(ax, box[1] - box[0])
         ax.set(xlim=box[:2], ylim=box[2:], aspect="equal", xticks=[], yticks=[])

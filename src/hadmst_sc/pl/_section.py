@@ -21,7 +21,7 @@ from hadmst_sc.io.resample import check_image, resample_rgb
 from hadmst_sc.io.resolve import affine, levels, pair, systems
 from hadmst_sc.io.result import find_result
 from hadmst_sc.io.spots import footprints, scale
-from hadmst_sc.io.text import shown
+from hadmst_sc.io.text import printable
 
 SAME = 1e-4  # relative difference of sums that rounding may make
 BORDER = 0.05  # the same for spots at the border of the image, of whose counts a run takes a share
@@ -227,7 +227,7 @@ class Section:
         if not having:
             others = [name for name, one in self.sdata.tables.items() if gene in one.var_names]
             problems = Problems("`panels='low'` cannot be drawn")
-            problems.missing("table_key", self.table_key, f"the tables with gene {shown(gene)!r}", others)
+            problems.missing("table_key", self.table_key, f"the tables with gene {printable(gene)!r}", others)
             problems.raise_if_any()
         bins_of_spot, expected = self.spots.area_um2 / self.bin_um**2, self._total_of_run(gene)
         for matrix in having:
@@ -236,7 +236,7 @@ class Section:
             if expected is None or -SAME * expected <= total - expected <= BORDER * expected:
                 return np.asarray(counts / bins_of_spot)
         raise ValueError(
-            f"tables/{self.table_key}: needs the counts that the run read, {expected:g} of {shown(gene)!r} in all "
+            f"tables/{self.table_key}: needs the counts that the run read, {expected:g} of {printable(gene)!r} in all "
             f"spots, but neither `X` nor a layer has them; they were probably normalised since. Leave the spots out: "
             f"`panels=['he', 'high']` of `pl.superresolve`, `spots=False` of `pl.compare`."
         )

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
-from hadmst_sc.io.text import shown
+from hadmst_sc.io.text import printable
 from hadmst_sc.pl._arguments import check, is_names
 from hadmst_sc.pl._draw import (
     add_scale,
@@ -80,7 +80,7 @@ def compare(
     """
     check(genes=genes, cmap=cmap, vmax_quantile=vmax_quantile, figsize=figsize)
     if not is_names(list(keys.values()) if isinstance(keys, Mapping) else keys):
-        raise ValueError(f"`keys` needs names of results, but is {shown(repr(keys))}. Try `keys=['superres']`.")
+        raise ValueError(f"`keys` needs names of results, but is {printable(repr(keys))}. Try `keys=['superres']`.")
     named = (
         dict(keys) if isinstance(keys, Mapping) else {key: key for key in ([keys] if isinstance(keys, str) else keys)}
     )

@@ -11,7 +11,7 @@ from spatialdata import SpatialData
 from hadmst_sc.contract import RELIABILITY
 from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.result import find_result
-from hadmst_sc.io.text import shown
+from hadmst_sc.io.text import printable
 from hadmst_sc.pl._arguments import check
 
 HELPS, DOES_NOT, GUESS = "#3b5bdb", "#c9a227", "#9e9e9e"
@@ -113,6 +113,6 @@ def _draw_gains(ax: Axes, genes: pd.DataFrame) -> None:
         colours[rows] = colour
     ax.barh(row, genes["gain_over_interpolation"], color=list(colours))
     ax.axvline(0, color="black", linewidth=0.5)
-    ax.set_yticks(row, [shown(gene) for gene in genes.index], fontsize="small", parse_math=False)
+    ax.set_yticks(row, [printable(gene) for gene in genes.index], fontsize="small", parse_math=False)
     ax.set(ylim=(len(genes) - 0.5, -0.5), xlabel="correlation added by the image")
     ax.spines[["top", "right"]].set_visible(False)

@@ -14,7 +14,7 @@ from hadmst_sc.alignment import Alignment
 from hadmst_sc.io.again import again
 from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.result import find_result
-from hadmst_sc.io.text import shown
+from hadmst_sc.io.text import printable
 from hadmst_sc.threads import usual_errors
 from hadmst_sc.uncertainty import doubt
 
@@ -63,12 +63,12 @@ class Summary:
         """The most and the least reliable genes."""
         few = len(self.genes) <= SHOWN
         table = self.genes if few else pd.concat([self.genes.head(SHOWN // 2), self.genes.tail(SHOWN // 2)])
-        return table.round(2).rename(index=shown)
+        return table.round(2).rename(index=printable)
 
     @property
     def _rest(self) -> str:
         hidden = len(self.genes) - SHOWN
-        return f"{hidden:,} genes between these are not shown" if hidden > 0 else ""
+        return f"{hidden:,} genes between these are not printable" if hidden > 0 else ""
 
 
 @usual_errors
