@@ -27,12 +27,12 @@ import torch
 from scores import of_rates
 
 from hadmst_sc import metrics, tl
-from hadmst_sc.components import CONTEXT
-from hadmst_sc.contract import Observation
-from hadmst_sc.datasets.simulate import Phantom, simulate
-from hadmst_sc.distill import Distilled
+from hadmst_sc.distillation.components import CONTEXT
+from hadmst_sc.distillation.genes import Distilled
 from hadmst_sc.models import HadmstModel, HEStudent
 from hadmst_sc.models.alignment import SpatialAlignment
+from hadmst_sc.phantom.simulate import Phantom, simulate
+from hadmst_sc.section.observation import Observation
 
 FIRST_SEED = 970_000  # neither training nor another benchmark draws these
 SIZE_UM = 1280.0

@@ -17,7 +17,7 @@ from regression import FLOOR, Fit, Section, additive, in_log, kriging, ridge, ri
 from scipy.interpolate import CloughTocher2DInterpolator, LinearNDInterpolator
 from scipy.spatial import cKDTree
 
-from hadmst_sc.contract import Observation
+from hadmst_sc.section.observation import Observation
 
 Maps = Callable[[Observation], np.ndarray]
 

@@ -20,7 +20,7 @@ from report import BETTER, TITLES
 
 import hadmst_sc
 
-WEIGHTS = Path(hadmst_sc.__file__).parent / "_weights" / "default.json"
+WEIGHTS = Path(hadmst_sc.__file__).parent / "models" / "_weights" / "default.json"
 KINDS = {"phantom": "Phantoms", "hr_sim": "Simulated spots", "hr_real": "Real spots", "holdout": "Spot hold-out"}
 # Baselines by family: of the variants of a family (link, consistency) each column shows the best.
 BASELINES = (
@@ -92,7 +92,7 @@ def render(card: dict[str, Any], found: Results, name: str = "default") -> str:
             LIMITS,
             "## Licence\n\nBSD-3-Clause, as the package.",
             "## Make it again\n\n```bash\nhadmst-sc train training/default.toml --out training/run "
-            f"--weights src/hadmst_sc/_weights/{name}.safetensors\npython benchmarks/card.py\n```",
+            f"--weights src/hadmst_sc/models/_weights/{name}.safetensors\npython benchmarks/card.py\n```",
             "Written by `python benchmarks/card.py`; no number was typed.",
         ]
     )

@@ -22,11 +22,11 @@ from anndata import AnnData
 from scores import Scores
 
 from hadmst_sc import metrics
-from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.observe import observe, observe_cells
 from hadmst_sc.datasets.public import bin_cells, load, load_cells
-from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
-from hadmst_sc.measurement import degrade
+from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
+from hadmst_sc.section.measurement import degrade
+from hadmst_sc.section.observation import Observation
 
 FIRST_TEST_SEED = 900_000  # training draws its phantoms from seeds below 100,000
 FOLD_SEED = 0

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from hadmst_sc.contract import Observation
+from hadmst_sc.section.observation import Observation
 
 __all__ = ["DISTURBANCES", "blur_image", "lattice_index", "shift_image", "shift_stain", "thin_counts", "widen_pitch"]
 

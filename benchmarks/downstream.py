@@ -12,8 +12,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
-from hadmst_sc.contract import Observation
-from hadmst_sc.measurement import Measurement
+from hadmst_sc.section.measurement import Measurement
+from hadmst_sc.section.observation import Observation
 
 __all__ = [
     "BREAST_MARKERS",

@@ -16,7 +16,7 @@ import records
 from scipy import ndimage
 
 from hadmst_sc import metrics, tl
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.phantom.simulate import simulate
 
 SCALES = (2, 4, 8, 16, 32)  # bins: half the wavelength, lower end of each octave
 N_DRAWS = 8

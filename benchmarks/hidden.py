@@ -28,11 +28,11 @@ from spatialdata import SpatialData
 
 import hadmst_sc as hd
 from hadmst_sc import metrics
-from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.public import available
-from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.io import read_observation
-from hadmst_sc.measurement import Measurement, degrade, discs
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.measurement import Measurement, degrade, discs
+from hadmst_sc.section.observation import Observation
 
 BIN_UM, N_GENES, N_FOLDS = 20.0, 200, 4
 LUMEN_UM = 100.0  # least width of a lumen that is judged

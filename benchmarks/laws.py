@@ -23,15 +23,15 @@ from spatialdata import read_zarr
 from spatialdata.transformations import Affine, Sequence, get_transformation, set_transformation
 
 from hadmst_sc import tl
-from hadmst_sc.contract import Observation, OutputNames, Prediction
 from hadmst_sc.datasets import phantom
-from hadmst_sc.distill import distill
-from hadmst_sc.grid import Grid
+from hadmst_sc.distillation.genes import distill
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.resolve import XY, affine, transform
-from hadmst_sc.measurement import discs, residual
-from hadmst_sc.models.hadmst import N_CHANNELS, SIGMA_MEAN, HadmstModel
-from hadmst_sc.weights import load_model
+from hadmst_sc.models.diffusion import N_CHANNELS, SIGMA_MEAN, HadmstModel
+from hadmst_sc.models.weights import load_model
+from hadmst_sc.section.grid import Grid
+from hadmst_sc.section.measurement import discs, residual
+from hadmst_sc.section.observation import Observation, OutputNames, Prediction
 
 SEED = 920_000  # a phantom that neither training nor the quality benchmark draws
 UNTILED, TILED = 160, 48  # cores in bins, multiples of the model's alignment; the phantom has 160 × 160 bins
@@ -47,7 +47,7 @@ def model() -> HadmstModel:
 @cache
 def section() -> Observation:
     """A phantom of 160 × 160 bins and 8 genes."""
-    from hadmst_sc.datasets.simulate import simulate
+    from hadmst_sc.phantom.simulate import simulate
 
     return simulate(SEED, size_um=1600.0, n_genes=8).observation
 

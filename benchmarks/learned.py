@@ -19,9 +19,9 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hadmst_sc.contract import Observation
-from hadmst_sc.features import he_features, standardised
-from hadmst_sc.measurement import pool
+from hadmst_sc.section.features import he_features, standardised
+from hadmst_sc.section.measurement import pool
+from hadmst_sc.section.observation import Observation
 
 SEED = 0
 

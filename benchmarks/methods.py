@@ -13,7 +13,7 @@ import baselines
 import numpy as np
 import peers
 
-from hadmst_sc.contract import Observation, Prediction
+from hadmst_sc.section.observation import Observation, Prediction
 
 Method = Callable[[Observation], Prediction]
 OURS, CLOSED_FORM, DRAW = "ours", "ours, closed form", "ours, one draw"

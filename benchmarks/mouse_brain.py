@@ -20,8 +20,8 @@ import records
 from scores import of_counts
 from spatialdata import SpatialData, read_zarr
 
-from hadmst_sc.contract import PROVENANCE_KEY, Observation, OutputNames
-from hadmst_sc.measurement import degrade, residual
+from hadmst_sc.section.measurement import degrade, residual
+from hadmst_sc.section.observation import PROVENANCE_KEY, Observation, OutputNames
 
 SECTION = "visium_mouse_brain"
 IMAGE_KEY = f"{SECTION}_full_image"

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
-from hadmst_sc.contract import Observation
-from hadmst_sc.measurement import degrade
+from hadmst_sc.section.measurement import degrade
+from hadmst_sc.section.observation import Observation
 
 HERE = Path(__file__).parent / "peers"
 HOME, PYTHON = "HADMST_PEERS", "HADMST_PEERS_PYTHON"
@@ -249,7 +249,7 @@ def run(peer: Peer, obs: Observation, *, timeout_s: float = TIMEOUT_S) -> np.nda
 
 def write_section(folder: Path, obs: Observation, *, text: bool = False) -> None:
     """What a runner reads; the fields are described in ``peers/README.md``."""
-    from hadmst_sc.features import he_features
+    from hadmst_sc.section.features import he_features
 
     bin_um = obs.grid.bin_um
     spots_um = obs.measurement.centres[:, ::-1] * bin_um  # x, y

@@ -46,7 +46,7 @@ def provenance(*, weights: str | None) -> dict[str, Any]:
 
 def bundled(name: str) -> Path | None:
     """File of the bundled weights of that name, found without torch; ``None`` if there are none."""
-    path = Path(hadmst_sc.__file__).parent / "_weights" / f"{name}.safetensors"
+    path = Path(hadmst_sc.__file__).parent / "models" / "_weights" / f"{name}.safetensors"
     return path if path.exists() else None
 
 

@@ -21,12 +21,8 @@ import records
 from cases import neighbours, where_known
 from scipy import ndimage
 
-from hadmst_sc.contract import Observation
-from hadmst_sc.datasets import available, load
-from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
-from hadmst_sc.io.read import read_observation
-from hadmst_sc.place import USUAL
-from hadmst_sc.registration import (
+from hadmst_sc.alignment.posterior import USUAL
+from hadmst_sc.alignment.register import (
     MAX_ERROR_UM,
     MIN_SIGMAS_FIELD,
     Alignment,
@@ -35,6 +31,10 @@ from hadmst_sc.registration import (
     doubt,
     estimate_alignment,
 )
+from hadmst_sc.datasets import available, load
+from hadmst_sc.io.read import read_observation
+from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
+from hadmst_sc.section.observation import Observation
 
 FIRST_SEED = 990_000  # neither training (below 100,000) nor the choice of the thresholds drew these
 SIZES_UM = (1200.0, 1600.0, 1920.0)  # in turn: few spots tell less

@@ -14,8 +14,8 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from hadmst_sc.contract import Observation
-from hadmst_sc.features import he_features
+from hadmst_sc.section.features import he_features
+from hadmst_sc.section.observation import Observation
 
 LENGTHS_UM = (80.0, 200.0, 500.0)
 NOISES = tuple(10.0 ** np.arange(-2, 2.1, 0.5))  # noise over signal variance, the ridge penalty of the H&E kernels

@@ -19,9 +19,9 @@ import records
 from scipy import stats
 
 from hadmst_sc import metrics, tl
-from hadmst_sc.contract import Observation, Prediction
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.uncertainty import LEVEL, covered, rate_interval
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.observation import Observation, Prediction
+from hadmst_sc.trust.intervals import LEVEL, covered, rate_interval
 
 TERTILES = ("rare", "middle", "abundant")
 CELLS = {

@@ -93,7 +93,7 @@ def _api() -> str:
 
 
 def _model_card() -> str:
-    card = ROOT / "src" / "hadmst_sc" / "_weights" / "default.md"
+    card = ROOT / "src" / "hadmst_sc" / "models" / "_weights" / "default.md"
     if not card.exists():
         return "# Model card\n\nThis checkout bundles no weights; `model=None` gives the closed form.\n"
     text = card.read_text()

@@ -23,9 +23,9 @@ from sections import SECTION, mirrored
 from spatialdata import read_zarr
 
 from hadmst_sc import tl
-from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.models import HadmstModel, HEStudent
+from hadmst_sc.section.observation import PROVENANCE_KEY
 
 # What processes of a cluster do beside the work, 10 to 100 times a second, took some 7 % of the time of two workers on
 # two cores: see docs/how_to/large_slides.md.

@@ -8,7 +8,7 @@ from scipy import sparse
 from spatialdata import SpatialData
 
 from hadmst_sc import datasets
-from hadmst_sc.datasets.section import as_visium
+from hadmst_sc.datasets.visium import as_visium
 
 SECTION = "visium_mouse_brain"
 

@@ -18,11 +18,11 @@ from torch._inductor import config
 from torch._inductor.exc import InductorError
 from torch.nn import functional
 
-from hadmst_sc.allocator import freed_memory_kept
+from hadmst_sc.inference.cost import shortest
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.models.hadmst import N_CHANNELS
-from hadmst_sc.tl._estimate import shortest
-from hadmst_sc.weights import load_model
+from hadmst_sc.models.diffusion import N_CHANNELS
+from hadmst_sc.models.weights import load_model
+from hadmst_sc.runtime import freed_memory_kept
 
 SIDE, GENES, REPEATS = 384, 4, 5
 SECONDS = 8.0  # that processes are given

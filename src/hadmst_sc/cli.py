@@ -220,10 +220,10 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, then stop.")] = False,
 ) -> None:
     """Train a model from a configuration file."""
+    from hadmst_sc.models.weights import load_model, save_model
     from hadmst_sc.train import loop
     from hadmst_sc.train.bank import check_sections
     from hadmst_sc.train.config import load_config
-    from hadmst_sc.weights import load_model, save_model
 
     settings = load_config(config)
     if dry_run:
@@ -275,10 +275,10 @@ def benchmark(
 
 def _training_sections(settings: Any, folder: Path, *, public: bool = True) -> dict[str, Any]:
     """Real sections of a configuration, read before training starts: all that is wrong is found at once."""
-    from hadmst_sc.contract import ContractError
     from hadmst_sc.datasets.observe import observe, observe_cells
     from hadmst_sc.datasets.own import own_section
     from hadmst_sc.datasets.public import cell_sections
+    from hadmst_sc.section.errors import ContractError
     from hadmst_sc.train.bank import RealSection
 
     sections, problems = {}, []
@@ -322,7 +322,7 @@ def demo(
 
     matplotlib.use("agg")
     from hadmst_sc import pl, tl
-    from hadmst_sc.datasets.section import phantom
+    from hadmst_sc.datasets.visium import phantom
 
     output.mkdir(parents=True, exist_ok=True)
     started = perf_counter()
@@ -350,7 +350,7 @@ def doctor(
 
     import torch
 
-    from hadmst_sc import weights
+    from hadmst_sc.models import weights
 
     typer.echo(f"hadmst_sc    {hadmst_sc.__version__}\npython       {sys.version.split()[0]}")
     for package in ("torch", "spatialdata", "anndata", "zarr", "numpy"):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hadmst_sc.contract import Observation
-from hadmst_sc.grid import Grid
-from hadmst_sc.measurement import discs
+from hadmst_sc.section.grid import Grid
+from hadmst_sc.section.measurement import discs
+from hadmst_sc.section.observation import Observation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.distill import Distilled
+from hadmst_sc.distillation.genes import Distilled
 from hadmst_sc.models import HadmstModel, HEStudent
 from hadmst_sc.models.alignment import SpatialAlignment
+from hadmst_sc.phantom.simulate import simulate
 
 PATCHED = ((HEStudent, "read"), (SpatialAlignment, "forward"), (HadmstModel, "encode"), (Distilled, "coexpression"))
 

@@ -86,7 +86,7 @@ def test_ridge_finds_a_gene_that_follows_the_image(make_section):
     from baselines import METHODS
     from scipy import ndimage
 
-    from hadmst_sc.features import he_features
+    from hadmst_sc.section.features import he_features
 
     blank = make_section(lambda y, x: np.array([1 + 0 * y]))
     driver = ndimage.gaussian_filter(he_features(blank)[0], 1)

@@ -70,7 +70,7 @@ def test_genes_are_the_most_abundant_of_those_seen_often_enough():
 def test_phantoms_are_never_those_of_training():
     from cases import phantom_plan
 
-    from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES
+    from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES
 
     plan = phantom_plan(20)
     seeds = [seed for _, seed, _ in plan]

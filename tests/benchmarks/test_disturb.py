@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from hadmst_sc.contract import Observation, Source
-from hadmst_sc.grid import Grid
-from hadmst_sc.measurement import discs
+from hadmst_sc.section.grid import Grid
+from hadmst_sc.section.measurement import discs
+from hadmst_sc.section.observation import Observation, Source
 
 NOTHING = {"misregistration_um": 0.0, "counts_share": 1.0, "blur_um": 0.0, "stain": 0.0, "pitch_factor": 1}
 SOME = {"misregistration_um": 45.0, "counts_share": 0.5, "blur_um": 20.0, "stain": 1.0, "pitch_factor": 2}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.phantom.simulate import simulate
 
 FITS = ["nearest_neighbours", "gradient_boosting"]
 MAPS = ["joint_bilateral", "unet_regression"]

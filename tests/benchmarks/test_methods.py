@@ -31,7 +31,7 @@ def names():
 def test_signature(section, name):
     from methods import methods
 
-    from hadmst_sc.contract import Prediction
+    from hadmst_sc.section.observation import Prediction
 
     before = section.counts.copy(), section.he.copy()
     found = methods()[name](section)

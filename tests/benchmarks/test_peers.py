@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hadmst_sc.measurement import degrade
+from hadmst_sc.section.measurement import degrade
 
 
 @pytest.fixture

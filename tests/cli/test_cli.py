@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 import hadmst_sc
 from hadmst_sc.cli import app
-from hadmst_sc.contract import ContractError
 from hadmst_sc.pp import validate as real_validate
+from hadmst_sc.section.errors import ContractError
 from hadmst_sc.tl import superresolve as real_superresolve
 
 
@@ -274,7 +274,7 @@ def put_weights(monkeypatch, **members: object) -> None:
         "read_card": lambda model: f"card of {model}",
         "self_test": lambda model, card: 1e-7,
     }
-    put_module(monkeypatch, "weights", **defaults | members)
+    put_module(monkeypatch, "models.weights", **defaults | members)
 
 
 @pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 1)])
@@ -345,7 +345,7 @@ def test_train_reads_the_configuration_and_resumes_by_default(training, tmp_path
 
 
 def test_train_writes_weights_that_load_with_a_card_that_says_how_they_were_made(training, tmp_path):
-    from hadmst_sc.weights import load_model, read_card
+    from hadmst_sc.models.weights import load_model, read_card
 
     config, weights = tmp_path / "c.toml", tmp_path / "mine.safetensors"
     config.write_text("steps = 3")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Affine, Sequence, get_transformation
 
-from hadmst_sc.contract import Prediction
 from hadmst_sc.io import as_spatialdata, read_observation, write_prediction
+from hadmst_sc.section.observation import Prediction
 
 HELPERS = runpy.run_path(str(Path(__file__).parents[1] / "io" / "conftest.py"))
 visium_section, stand_in = HELPERS["visium_section"], HELPERS["stand_in"]

@@ -15,8 +15,8 @@ from spatialdata import SpatialData, get_centroids, read_zarr
 from spatialdata.transformations import get_transformation
 
 from hadmst_sc import datasets
-from hadmst_sc.datasets.section import as_visium
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.datasets.visium import as_visium
+from hadmst_sc.phantom.simulate import simulate
 
 XY = ("x", "y")
 
@@ -171,7 +171,7 @@ def test_the_phantom_survives_disk(sdata, tmp_path):
 def test_reduced_images_have_exact_factors_where_the_size_is_no_multiple():
     drawn = simulate(0, size_um=600, n_genes=1, augment=False)
     image = drawn.observation.he[:, :237, :201]
-    from hadmst_sc.datasets.section import _table
+    from hadmst_sc.datasets.visium import _table
 
     sdata = as_visium("odd", image, _table(drawn, 0), 22.0)
     assert level(sdata["odd_hires_image"]).shape == (3, 118, 100)

@@ -15,8 +15,8 @@ from scipy.spatial import cKDTree
 from spatialdata.transformations import get_transformation
 
 from hadmst_sc import datasets
-from hadmst_sc.grid import Grid
 from hadmst_sc.io import read_observation
+from hadmst_sc.section.grid import Grid
 
 
 def write_section(folder: Path) -> None:

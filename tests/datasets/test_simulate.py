@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hadmst_sc.datasets.cells import draw_cells
-from hadmst_sc.datasets.fields import combed, enlarge, random_field, sample
-from hadmst_sc.datasets.genes import KINDS, splat
-from hadmst_sc.datasets.render import render
-from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
-from hadmst_sc.datasets.tissue import draw_layout
-from hadmst_sc.measurement import degrade
+from hadmst_sc.phantom.cells import draw_cells
+from hadmst_sc.phantom.fields import combed, enlarge, random_field, sample
+from hadmst_sc.phantom.genes import KINDS, splat
+from hadmst_sc.phantom.render import render
+from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
+from hadmst_sc.phantom.tissue import draw_layout
+from hadmst_sc.section.measurement import degrade
 
 SMALL = {"size_um": 600.0, "n_genes": 16}
 EVERY_STYLE = (*TRAIN_STYLES, *HELD_OUT_STYLES)
@@ -282,6 +282,6 @@ def test_bad_arguments_are_named(kwargs, message):
 
 def test_the_simulator_needs_neither_spatialdata_nor_torch():
     heavy = "('torch', 'spatialdata', 'pandas')"
-    code = f"import sys, hadmst_sc.datasets.simulate; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, hadmst_sc.phantom.simulate; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -15,7 +15,7 @@ from PIL import Image
 from spatialdata import SpatialData, deepcopy
 
 import hadmst_sc as hd
-from hadmst_sc.datasets.section import as_visium
+from hadmst_sc.datasets.visium import as_visium
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

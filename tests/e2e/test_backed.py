@@ -22,12 +22,14 @@ import pytest
 import spatialdata as sd
 
 import hadmst_sc as hd
+from hadmst_sc.inference import predict as _predict
+from hadmst_sc.inference import workers as _work
 from hadmst_sc.io import contents, elements
 from hadmst_sc.io import maps as maps_module
 from hadmst_sc.io import store as store_module
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.tl import _predict, _superresolve, _work
+from hadmst_sc.tl import superresolve as _superresolve
 
 IMAGE = "phantom_full_image"
 SETTINGS = {"bin_um": 20.0, "n_samples": 2, "batch_size": 2, "show_progress_bar": False}
@@ -287,7 +289,7 @@ def cluster():
 
 def test_workers_import_while_the_image_is_registered(backed, reference, cluster, monkeypatch):
     cluster.restart()
-    prepare, module = _predict.prepare, "hadmst_sc.tl._chunk"
+    prepare, module = _predict.prepare, "hadmst_sc.inference.chunk"
 
     def waiting(*given, **more):
         deadline = time.monotonic() + 60

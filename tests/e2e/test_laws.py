@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.measurement import degrade
-from hadmst_sc.tl import _chunk, predict
+from hadmst_sc.inference import chunk as _chunk
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.measurement import degrade
+from hadmst_sc.tl import predict
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import spatialdata as sd
 
 import hadmst_sc as hd
 from hadmst_sc import metrics
-from hadmst_sc.contract import Observation
-from hadmst_sc.datasets.simulate import Phantom, simulate
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.models import HadmstModel
+from hadmst_sc.phantom.simulate import Phantom, simulate
+from hadmst_sc.section.observation import Observation
 
 IMAGE = "phantom_full_image"
 N_GENES = 96

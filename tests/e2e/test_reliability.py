@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from hadmst_sc import datasets, tl
-from hadmst_sc.contract import RELIABILITY
-from hadmst_sc.tl._reliability import _shuffled
+from hadmst_sc.section.observation import RELIABILITY
+from hadmst_sc.tl.reliability import _shuffled
 
 IMAGE = "phantom_full_image"
 SETTINGS = {"model": None, "bin_um": 20.0}

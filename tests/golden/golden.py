@@ -15,17 +15,17 @@ import numpy as np
 import torch
 
 import hadmst_sc as hd
-from hadmst_sc.components import N_METAGENES
-from hadmst_sc.contract import Observation, Prediction
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.alignment.register import estimate_alignment
 from hadmst_sc.diffusion import keyed_noise, shared_noise
-from hadmst_sc.distill import PRIORS, distill
-from hadmst_sc.expression import Residual, closed_form
-from hadmst_sc.features import N_BASE, he_features
+from hadmst_sc.diffusion.denoiser import Residual, closed_form
+from hadmst_sc.distillation.components import N_METAGENES
+from hadmst_sc.distillation.genes import PRIORS, distill
 from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN
-from hadmst_sc.models.hadmst import gene_channels
-from hadmst_sc.registration import estimate_alignment
-from hadmst_sc.weights import load_model
+from hadmst_sc.models.diffusion import gene_channels
+from hadmst_sc.models.weights import load_model
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.features import N_BASE, he_features
+from hadmst_sc.section.observation import Observation, Prediction
 
 FILE = Path(__file__).with_name("golden.npz")
 PER_MAP = 12  # values kept of a map

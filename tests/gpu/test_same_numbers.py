@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.models.weights import load_model, self_test
+from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.tl import predict
-from hadmst_sc.weights import load_model, self_test
 
 pytestmark = [
     pytest.mark.gpu,

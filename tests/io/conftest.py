@@ -11,8 +11,8 @@ from spatialdata import SpatialData, get_pyramid_levels
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, get_transformation
 
-from hadmst_sc.contract import Observation, Prediction
 from hadmst_sc.io.counts import layers_of
+from hadmst_sc.section.observation import Observation, Prediction
 
 UM_PER_PX = 4.0
 SIZE = (400, 320)  # 80 x 64 bins of 20 µm: a whole number, so that flips keep the phase of the grid

@@ -15,9 +15,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from hadmst_sc.contract import ContractError
 from hadmst_sc.io import read_observation
 from hadmst_sc.io.values import transformed
+from hadmst_sc.section.errors import ContractError
 
 HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 visium_section, fingerprint = HELPERS["visium_section"], HELPERS["fingerprint"]

@@ -19,11 +19,11 @@ from PIL import Image
 from scipy import sparse
 
 from hadmst_sc import datasets, pp
-from hadmst_sc.contract import ContractError
-from hadmst_sc.datasets.simulate import simulate
 from hadmst_sc.io import from_anndata, open_store, read_observation
 from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.pixels import channels_first, read_pixels
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.errors import ContractError
 
 FOLDERS = runpy.run_path(str(Path(__file__).parents[1] / "platforms" / "folders.py"))
 HIRES = 0.5

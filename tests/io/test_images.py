@@ -14,8 +14,8 @@ import xarray as xr
 from spatialdata.models import Image2DModel, Image3DModel
 from spatialdata.transformations import Affine, Scale
 
-from hadmst_sc.contract import ContractError
 from hadmst_sc.io import read_observation
+from hadmst_sc.section.errors import ContractError
 
 HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 visium_section, fingerprint, tissue_image = (
@@ -268,7 +268,7 @@ def test_an_image_of_one_value_is_said_to_have_no_contrast(value, dtype, caplog)
 @pytest.mark.torch
 @pytest.mark.parametrize("change", [lambda x: x.astype(np.uint16) * 16, lambda x: x.astype(np.float32)])
 def test_plots_show_the_image_as_it_was_read(change, truth):
-    from hadmst_sc.pl._section import Section
+    from hadmst_sc.pl._result import Section
     from hadmst_sc.tl import superresolve
 
     sdata = section(change(HE))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hadmst_sc.io.lattice import fitted_pitch, lattice
-from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.spots import LEGACY, VISIUM, Footprints, scale
+from hadmst_sc.section.errors import Problems
 
 PITCH = 40.0
 

@@ -16,16 +16,15 @@ from skimage.draw import disk
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel
 from spatialdata.transformations import Affine, Identity, Scale
 
-from hadmst_sc.contract import ContractError
-from hadmst_sc.grid import Grid
 from hadmst_sc.io import read_observation
 from hadmst_sc.io.counts import most_informative
 from hadmst_sc.io.lattice import lattice
-from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resample import resample_he, resample_rgb
 from hadmst_sc.io.spots import Footprints, scale
 from hadmst_sc.io.tissue import detect_tissue
-from hadmst_sc.measurement import discs
+from hadmst_sc.section.errors import ContractError, Problems
+from hadmst_sc.section.grid import Grid
+from hadmst_sc.section.measurement import discs
 
 HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 visium_section, hexagonal = HELPERS["visium_section"], HELPERS["hexagonal"]

@@ -15,8 +15,8 @@ from shapely import Polygon, affinity, box
 from spatialdata.models import Image2DModel, Labels2DModel, PointsModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, set_transformation
 
-from hadmst_sc.contract import ContractError
 from hadmst_sc.io import read_observation
+from hadmst_sc.section.errors import ContractError
 
 HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 visium_section, fingerprint = HELPERS["visium_section"], HELPERS["fingerprint"]

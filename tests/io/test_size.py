@@ -16,8 +16,8 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Scale
 
 from hadmst_sc import pp
-from hadmst_sc.allocator import memory_limit
 from hadmst_sc.io import read_observation
+from hadmst_sc.runtime import memory_limit
 
 visium_section = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["visium_section"]
 IMAGE = "S1_full_image"
@@ -92,7 +92,7 @@ def test_the_limit_is_that_of_the_machine_or_of_the_shell():
     assert 0 < memory_limit() <= psutil.virtual_memory().total * 1.01
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31));"
-        "from hadmst_sc.allocator import memory_limit; print(memory_limit())"
+        "from hadmst_sc.runtime import memory_limit; print(memory_limit())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) <= 2**31

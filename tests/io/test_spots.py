@@ -20,7 +20,7 @@ from spatialdata.transformations import Affine, Identity, Scale, set_transformat
 
 from hadmst_sc.io import read_observation
 from hadmst_sc.io.match import positions
-from hadmst_sc.measurement import squares
+from hadmst_sc.section.measurement import squares
 
 HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 visium_section = HELPERS["visium_section"]

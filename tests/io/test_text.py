@@ -1,4 +1,4 @@
-"""Names as they are printable: on one line, printable, of a length that fits, and nothing is a command."""
+"""Names as people see them: on one line, printable, of a length that fits, and nothing is a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import hadmst_sc as hd
-from hadmst_sc.io.text import LONGEST_NAME, printable
+from hadmst_sc.section.arguments import LONGEST_NAME, printable
 
 NAMES = [
     "$\\frac{$",

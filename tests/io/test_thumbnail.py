@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from spatialdata.models import Image2DModel
 
-from hadmst_sc.io import thumbnail as module
-from hadmst_sc.io.thumbnail import thumbnail
+from hadmst_sc.io import resample as module
+from hadmst_sc.io.resample import thumbnail
 
 HEIGHT, WIDTH = 120, 200
 BRIGHT = np.array([150.0, 40.0])  # (x, y) centre of 16 × 16 pixels

@@ -9,11 +9,11 @@ from scipy.spatial.distance import cdist
 from skimage.morphology import disk
 
 from hadmst_sc import datasets
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.grid import Grid
 from hadmst_sc.io import read_observation
 from hadmst_sc.io.tissue import detect_tissue
-from hadmst_sc.measurement import discs
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.grid import Grid
+from hadmst_sc.section.measurement import discs
 
 
 def bright_disc(counts_within):

@@ -16,10 +16,10 @@ import spatialdata as sd
 from spatialdata.models import Image2DModel, get_table_keys
 from spatialdata.transformations import Affine, get_transformation, set_transformation
 
-from hadmst_sc.contract import Prediction
 from hadmst_sc.io import as_spatialdata, check_output, check_size, read_observation, write_prediction
 from hadmst_sc.io import write as write_module
 from hadmst_sc.io.elements import plain
+from hadmst_sc.section.observation import Prediction
 
 HELPERS = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 visium_section, stand_in, fingerprint = (HELPERS[name] for name in ("visium_section", "stand_in", "fingerprint"))
@@ -403,7 +403,7 @@ def test_every_system_of_the_image_is_a_system_of_the_result():
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_stored_background_shows_the_spot_where_the_table_says_it_is(mirrored, monkeypatch):
-    monkeypatch.setattr("hadmst_sc.io.thumbnail.THUMBNAIL", 100)
+    monkeypatch.setattr("hadmst_sc.io.resample.THUMBNAIL", 100)
     image = np.zeros((3, 400, 320), np.uint8)
     image[:, 240:248, 80:88] = 255
     sdata = visium_section(image=image)

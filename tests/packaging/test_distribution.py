@@ -62,7 +62,12 @@ def test_wheel_holds_the_package_with_its_weights_and_nothing_else(wheel, root):
     assert {name: digest for name, digest in found.items() if not name.startswith(about)} == ours
     told = {name.removeprefix(about) for name in set(found) - set(ours)}
     assert told == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
-    needed = ("py.typed", "_weights/default.safetensors", "_weights/default.json", "_weights/default.md")
+    needed = (
+        "py.typed",
+        "models/_weights/default.safetensors",
+        "models/_weights/default.json",
+        "models/_weights/default.md",
+    )
     assert {f"hadmst_sc/{name}" for name in needed} <= set(found)
 
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.collections import EllipseCollection
 
 import hadmst_sc as hd
-from hadmst_sc.alignment import Alignment, Field
+from hadmst_sc.alignment.record import Alignment, Field
 from hadmst_sc.io.elements import plain
 
 SPOTS_UM = np.array([[60.0, 50.0], [160.0, 50.0], [110.0, 130.0]])  # (x, y)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import hadmst_sc as hd
-from hadmst_sc.uncertainty import rate_interval
+from hadmst_sc.trust.intervals import rate_interval
 
 INSIDE = np.zeros((18, 24), bool)
 INSIDE[2:-2, 2:-2] = True

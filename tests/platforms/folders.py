@@ -14,7 +14,7 @@ import zarr
 from PIL import Image
 from scipy import sparse
 
-from hadmst_sc.datasets.simulate import Phantom
+from hadmst_sc.phantom.simulate import Phantom
 
 UM_PER_PX = 2.5  # of the H&E
 GLASS_PX = 160  # of glass around the tissue of Visium

@@ -12,7 +12,7 @@ import spatialdata as sd
 
 import hadmst_sc as hd
 from hadmst_sc import metrics
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.phantom.simulate import simulate
 
 spatialdata_io = pytest.importorskip("spatialdata_io")
 folders = runpy.run_path(str(Path(__file__).with_name("folders.py")))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hadmst_sc import datasets, pp
+from hadmst_sc.alignment.register import estimate_alignment
 from hadmst_sc.io import read_observation
-from hadmst_sc.registration import estimate_alignment
 
 IMPOSED = (30.0, -20.0)
 

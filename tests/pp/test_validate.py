@@ -13,10 +13,10 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
 
 from hadmst_sc import datasets, pp
-from hadmst_sc.features import he_features
+from hadmst_sc.alignment.register import AFFINES, TURNS
 from hadmst_sc.io import read_observation
-from hadmst_sc.measurement import pool
-from hadmst_sc.registration import AFFINES, TURNS
+from hadmst_sc.section.features import he_features
+from hadmst_sc.section.measurement import pool
 
 IMAGE = "phantom_full_image"
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hadmst_sc.diffusion import Footprints, consistent, keyed_noise, sample, shared_noise, sigma_schedule, tiled, tiles
-from hadmst_sc.expression import Residual
-from hadmst_sc.measurement import discs, squares
-from hadmst_sc.tl._chunk import SIGMA_START
+from hadmst_sc.diffusion.denoiser import Residual
+from hadmst_sc.inference.chunk import SIGMA_START
+from hadmst_sc.section.measurement import discs, squares
 
 
 def gaussian(sd: float):

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hadmst_sc.grid import Grid, area_weights, windows
-from hadmst_sc.measurement import degrade, discs, pool, squares
+from hadmst_sc.section.grid import Grid, area_weights, windows
+from hadmst_sc.section.measurement import degrade, discs, pool, squares
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)

@@ -17,11 +17,10 @@ import torch
 
 import hadmst_sc as hd
 from hadmst_sc import tl
-from hadmst_sc.io.problems import logger, warnings_heard
 from hadmst_sc.io.scheduler import computed_here
-from hadmst_sc.threads import Shared
-from hadmst_sc.tl._progress import progress
-from hadmst_sc.weights import load_model, self_test
+from hadmst_sc.models.weights import load_model, self_test
+from hadmst_sc.runtime import Shared, progress
+from hadmst_sc.section.errors import logger, warnings_heard
 
 IMAGE = "phantom_full_image"
 HOW = {"bin_um": 20.0, "n_samples": 2, "show_progress_bar": False}

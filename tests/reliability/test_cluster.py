@@ -14,10 +14,10 @@ import pytest
 import spatialdata as sd
 
 import hadmst_sc as hd
+from hadmst_sc.inference import cluster as _cluster
+from hadmst_sc.inference.cluster import SETTING, Cluster
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.store import scratch
-from hadmst_sc.tl import _cluster
-from hadmst_sc.tl._cluster import SETTING, Cluster
 
 distributed = pytest.importorskip("distributed")
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hadmst_sc import datasets
 from hadmst_sc.cli import app
 from hadmst_sc.models import HadmstModel, ModelSpec
-from hadmst_sc.weights import load_model, save_model
+from hadmst_sc.models.weights import load_model, save_model
 
 N_MUTATED = 2000
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hadmst_sc import tl
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.tl import _memory
+from hadmst_sc.inference import workers as _memory
+from hadmst_sc.phantom.simulate import simulate
 
 ERRORS = {
     "processor": RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hadmst_sc.train.settings import BankConfig, SectionKind, StudentConfig, TrainConfig
+from hadmst_sc.train.config import BankConfig, SectionKind, StudentConfig, TrainConfig
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def student(tiny):
 @pytest.fixture(scope="session")
 def real():
     """A phantom that stands for a real section: nobody looks at its rate."""
-    from hadmst_sc.datasets.simulate import simulate
+    from hadmst_sc.phantom.simulate import simulate
     from hadmst_sc.train.bank import RealSection
 
     obs = simulate(70_000, size_um=800.0, n_genes=6, depth=(2.0, 40.0)).observation

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from hadmst_sc.contract import ContractError
+from hadmst_sc.section.errors import ContractError
 from hadmst_sc.train.config import (
     REQUIREMENTS,
     BankConfig,

@@ -9,11 +9,10 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import load_file
 
+from hadmst_sc.models.adversary import ChannelDiscriminator, fooling_loss, judge_loss
 from hadmst_sc.train.data import draw_batch
-from hadmst_sc.train.discriminator import ChannelDiscriminator, fooling_loss, judge_loss
-from hadmst_sc.train.draws import N_BANDS, bands, energy_score
 from hadmst_sc.train.loop import build_model, train
-from hadmst_sc.train.losses import TrainingStep
+from hadmst_sc.train.losses import N_BANDS, TrainingStep, bands, energy_score
 from hadmst_sc.train.pictures import COLUMNS, GAP
 
 EVERYWHERE = torch.ones(32, 32)

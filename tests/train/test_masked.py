@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hadmst_sc.components import CONTEXT
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.distillation.components import CONTEXT
+from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.train.bank import RealSection, StoredSection, make_masked
 from hadmst_sc.train.data import _turned, draw_batch
 from hadmst_sc.train.losses import pooled_deviance

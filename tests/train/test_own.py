@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 import hadmst_sc as hd
 from hadmst_sc.cli import app
-from hadmst_sc.contract import ContractError
 from hadmst_sc.datasets.own import own_section
 from hadmst_sc.io import read_observation
+from hadmst_sc.models.weights import BUNDLED, load_model, read_card, save_model
+from hadmst_sc.section.errors import ContractError
 from hadmst_sc.train.bank import RealSection, check_sections
 from hadmst_sc.train.config import BankConfig, OwnConfig, TrainConfig, load_config
 from hadmst_sc.train.loop import build_model, train
-from hadmst_sc.weights import BUNDLED, load_model, read_card, save_model
 
 IMAGE, UM_PER_PX = "phantom_full_image", 2.5
 TRUTH = {"truth_key": "cells", "um_per_unit": UM_PER_PX}

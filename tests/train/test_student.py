@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.features import N_BASE
 from hadmst_sc.models import HEStudent
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.features import N_BASE
 from hadmst_sc.train.config import SectionKind
 from hadmst_sc.train.loop import train
 from hadmst_sc.train.student import draw_lesson, make_lesson, readout, restained, student_loss, teacher_maps

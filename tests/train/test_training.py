@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
-from hadmst_sc.components import CONTEXT
-from hadmst_sc.distill import PRIORS, TOKEN
-from hadmst_sc.expression import Residual
+from hadmst_sc.diffusion.denoiser import Residual
+from hadmst_sc.distillation.components import CONTEXT
+from hadmst_sc.distillation.genes import PRIORS, TOKEN
 from hadmst_sc.train.bank import make_masked, make_phantom
 from hadmst_sc.train.config import TrainConfig, load_config
 from hadmst_sc.train.data import draw_batch, without_he
@@ -119,7 +119,7 @@ def test_deviance_is_zero_at_the_target_and_positive_elsewhere():
 
 def test_residual_scale_makes_errors_of_order_one(bank):
     section = bank.phantom(0)
-    from hadmst_sc.expression import closed_form
+    from hadmst_sc.diffusion.denoiser import closed_form
 
     base = closed_form(torch.from_numpy(section["priors"].astype(np.float32)))
     x = Residual(base).encode(torch.from_numpy(section["target"].astype(np.float32)))

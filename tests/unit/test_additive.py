@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.additive import MIXES, NO_HE, RIDGES, AdditiveRegression, Choice, HEDesign, Recipe, Solution, recipes
-from hadmst_sc.kriging import CANDIDATES, Kernel, Lattice, SpotPrecision
-from hadmst_sc.measurement import Measurement, discs
+from hadmst_sc.regression.additive import (
+    MIXES,
+    NO_HE,
+    RIDGES,
+    AdditiveRegression,
+    Choice,
+    HEDesign,
+    Recipe,
+    Solution,
+    recipes,
+)
+from hadmst_sc.regression.kriging import CANDIDATES, Kernel, Lattice, SpotPrecision
+from hadmst_sc.section.measurement import Measurement, discs
 
 PITCH, DIAMETER = 10.0, 6.0  # bins
 
@@ -86,7 +96,7 @@ def test_maps_do_not_depend_on_how_many_bins_are_made_at_once(parts, mix, monkey
     _, design, _ = parts
     weights = design.unmixed(mix, np.random.default_rng(2).standard_normal((design.at_spots(mix).shape[1], 3)))
     whole = design.to_bins(weights)
-    monkeypatch.setattr("hadmst_sc.additive.BINS_AT_ONCE", 97)
+    monkeypatch.setattr("hadmst_sc.regression.additive.BINS_AT_ONCE", 97)
     np.testing.assert_allclose(design.to_bins(weights), whole, atol=1e-4)
 
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from hadmst_sc.alignment import Alignment, Field, align_image, align_spots
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.alignment.record import Alignment, Field, align_image, align_spots
 from hadmst_sc.io.elements import plain
+from hadmst_sc.phantom.simulate import simulate
 
 STILL = Alignment(0.0, 0.0, 0.0, 0.0, True, centre_um=(300.0, 300.0))
 POINTS = np.random.default_rng(0).uniform(0, 600, (40, 2))

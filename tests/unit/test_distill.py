@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc import components
-from hadmst_sc.contract import Observation
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.distill import FLOOR, PRIORS, TOKEN, distill, gamma_shape
-from hadmst_sc.features import CLIP_SD, MAX_EXTRAPOLATION, he_features, separate_stains, stain_vectors
-from hadmst_sc.measurement import degrade, pool
+from hadmst_sc.distillation import components
+from hadmst_sc.distillation.genes import FLOOR, PRIORS, TOKEN, distill, gamma_shape
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.features import CLIP_SD, MAX_EXTRAPOLATION, he_features, separate_stains, stain_vectors
+from hadmst_sc.section.measurement import degrade, pool
+from hadmst_sc.section.observation import Observation
 
 
 @pytest.fixture(scope="module")

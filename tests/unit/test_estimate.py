@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import hadmst_sc as hd
-from hadmst_sc.contract import Observation
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.inference import cost as _estimate
+from hadmst_sc.inference.cost import Estimate, estimate
+from hadmst_sc.inference.settings import Settings
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.tl import _estimate, _superresolve
-from hadmst_sc.tl._estimate import Estimate, estimate
-from hadmst_sc.tl._settings import Settings
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.observation import Observation
+from hadmst_sc.tl import superresolve as _superresolve
 
 HOW = Settings(n_samples=0, gate=False, align=False, device="cpu")
 

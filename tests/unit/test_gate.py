@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.measurement import degrade
-from hadmst_sc.tl._gate import (
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.measurement import degrade
+from hadmst_sc.trust.gate import (
     FOLDS_USED,
     MAX_GENES,
     MIN_SPOTS,
@@ -53,8 +53,8 @@ def test_spots_that_judge_were_not_given(phantom):
 
 def test_wide_sections_are_judged_on_parts(phantom, monkeypatch):
     """Each a section of its own: what its spots counted, and of the maps what lies there."""
-    monkeypatch.setattr("hadmst_sc.tl._gate.N_PARTS", 2)
-    monkeypatch.setattr("hadmst_sc.tl._gate.PART_SPOTS", 30)
+    monkeypatch.setattr("hadmst_sc.trust.gate.N_PARTS", 2)
+    monkeypatch.setattr("hadmst_sc.trust.gate.PART_SPOTS", 30)
     obs, truth, seen = phantom.observation, phantom.rate, []
     assert len(obs.spots) > 2 * 30
     flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside

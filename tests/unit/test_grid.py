@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.grid import Grid, area_weights, windows
+from hadmst_sc.section.grid import Grid, area_weights, windows
 
 
 @pytest.mark.parametrize(

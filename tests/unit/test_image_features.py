@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.alignment import Alignment
-from hadmst_sc.datasets.simulate import simulate
+from hadmst_sc.alignment.record import Alignment
+from hadmst_sc.inference.prepare import image_features
+from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.tl import predict
-from hadmst_sc.tl._features import image_features
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.kriging import CANDIDATES, N_NEIGHBORS, Kernel, Lattice, Neighbourhoods, SpotPrecision, pitch_of
+from hadmst_sc.regression.kriging import (
+    CANDIDATES,
+    N_NEIGHBORS,
+    Kernel,
+    Lattice,
+    Neighbourhoods,
+    SpotPrecision,
+    pitch_of,
+)
 
 
 def hexagonal(n: int = 8) -> np.ndarray:

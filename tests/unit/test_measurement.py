@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from hadmst_sc.measurement import Measurement, degrade, discs, pool, residual, squares
+from hadmst_sc.section.measurement import Measurement, degrade, discs, pool, residual, squares
 
 SHAPE = (12, 10)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.components import Panel
-from hadmst_sc.measurement import Measurement, discs
-from hadmst_sc.metagenes import metagenes
+from hadmst_sc.distillation.components import Panel
+from hadmst_sc.distillation.metagenes import metagenes
+from hadmst_sc.section.measurement import Measurement, discs
 
 N_SPOTS = 144
 
@@ -55,8 +55,8 @@ def test_programmes_that_made_the_counts_are_found(panel, truth):
 
 def test_genes_beyond_those_that_are_factorised_are_mixed_too(panel, monkeypatch):
     full = metagenes(panel, 3)
-    monkeypatch.setattr("hadmst_sc.components.MAX_BASIS", 25)
-    monkeypatch.setattr("hadmst_sc.components.GENES_AT_ONCE", 7)
+    monkeypatch.setattr("hadmst_sc.distillation.components.MAX_BASIS", 25)
+    monkeypatch.setattr("hadmst_sc.distillation.components.GENES_AT_ONCE", 7)
     few = metagenes(panel, 3)
     np.testing.assert_allclose(few.counts.sum(1), panel.counts.sum(1), rtol=1e-4)
     one, other = (found.counts @ found.shares.T for found in (full, few))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hadmst_sc.distill import PRIORS
-from hadmst_sc.features import N_BASE
+from hadmst_sc.distillation.genes import PRIORS
 from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
-from hadmst_sc.models.hadmst import N_CHANNELS, gene_channels
-from hadmst_sc.models.unet import plus_repeated, reach_of
-from hadmst_sc.models.windows import in_windows
+from hadmst_sc.models.diffusion import N_CHANNELS, gene_channels
+from hadmst_sc.models.local import in_windows, plus_repeated, reach_of
+from hadmst_sc.section.features import N_BASE
 
 SPEC = ModelSpec()
 

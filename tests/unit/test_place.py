@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc import place
-from hadmst_sc.agreement import Agreement, Pooled, metagenes
-from hadmst_sc.alignment import Alignment
-from hadmst_sc.contract import Observation
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.features import he_features
-from hadmst_sc.place import USUAL, Posterior, lattice, rotations, translations
-from hadmst_sc.registration import MAX_ERROR_UM, doubt, estimate_alignment
+from hadmst_sc.alignment import posterior as place
+from hadmst_sc.alignment.evidence import Agreement, Pooled, metagenes
+from hadmst_sc.alignment.posterior import USUAL, Posterior, lattice, rotations, translations
+from hadmst_sc.alignment.record import Alignment
+from hadmst_sc.alignment.register import MAX_ERROR_UM, doubt, estimate_alignment
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.features import he_features
+from hadmst_sc.section.observation import Observation
 
 NONE = Alignment(0.0, 0.0, 0.0, 0.0, False)
 

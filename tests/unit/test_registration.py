@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.agreement import RIDGES, Agreement, Pooled, _splines, loo_errors, metagenes
-from hadmst_sc.datasets.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
-from hadmst_sc.deformation import MAX_FIELD_STEPS, _lattice
-from hadmst_sc.features import he_features
-from hadmst_sc.measurement import Measurement, pool
-from hadmst_sc.registration import Alignment, align_image, estimate_alignment
+from hadmst_sc.alignment.evidence import RIDGES, Agreement, Pooled, _splines, loo_errors, metagenes
+from hadmst_sc.alignment.register import Alignment, align_image, estimate_alignment
+from hadmst_sc.alignment.warp import MAX_FIELD_STEPS, _lattice
+from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
+from hadmst_sc.section.features import he_features
+from hadmst_sc.section.measurement import Measurement, pool
 
 STYLES = TRAIN_STYLES + HELD_OUT_STYLES
 FIRST_SEED = 960_000
@@ -220,7 +220,7 @@ def test_of_many_spots_some_tell_translation_and_rotation_and_all_the_field(monk
             return plain(self, moved_um, *more)
 
         monkeypatch.setattr(Agreement, name, seen)
-    monkeypatch.setattr("hadmst_sc.registration.MAX_WITNESSES", 300)
+    monkeypatch.setattr("hadmst_sc.alignment.register.MAX_WITNESSES", 300)
     p = rich(rotation_deg=3.0)
     found = estimate_alignment(p.observation)
     n_spots = len(p.observation.spots)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc import reliability as module
-from hadmst_sc.contract import RELIABILITY
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.distill import distill
-from hadmst_sc.reliability import _correlations, _neighbours, _resampled, _taken_together, reliability
+from hadmst_sc.distillation.genes import distill
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.observation import RELIABILITY
+from hadmst_sc.trust import reliability as module
+from hadmst_sc.trust.reliability import _correlations, _neighbours, _resampled, _taken_together, reliability
 
 N_REAL = 12
 
@@ -73,7 +73,7 @@ def test_a_gene_too_rare_for_single_spots_is_supported_by_averages(section):
 
 def test_the_order_of_genes_and_blocks_of_them_do_not_matter(section, found, monkeypatch):
     order = np.random.default_rng(4).permutation(len(section.genes))
-    monkeypatch.setattr("hadmst_sc.components.GENES_AT_ONCE", 5)
+    monkeypatch.setattr("hadmst_sc.distillation.components.GENES_AT_ONCE", 5)
     other = reliability(distill(section.subset_genes(order)))
     np.testing.assert_allclose(other["reliability"], found["reliability"][order], atol=1e-4)
 

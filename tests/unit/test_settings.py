@@ -13,11 +13,10 @@ import pytest
 import torch
 
 import hadmst_sc as hd
-from hadmst_sc.arguments import number
-from hadmst_sc.contract import ContractError
-from hadmst_sc.io.problems import Problems
-from hadmst_sc.tl._settings import REQUIREMENTS, SAME_MAPS, Settings
-from hadmst_sc.weights import load_model
+from hadmst_sc.inference.settings import REQUIREMENTS, SAME_MAPS, Settings
+from hadmst_sc.models.weights import load_model
+from hadmst_sc.section.arguments import number
+from hadmst_sc.section.errors import ContractError, Problems
 
 FEATURES = np.zeros((2, 8, 8), np.float32)
 # Another value of every setting; a new field needs one here, else `test_every_setting_has_another_value` fails.

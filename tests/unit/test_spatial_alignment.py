@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hadmst_sc.components import CONTEXT, N_METAGENES
-from hadmst_sc.distill import PRIORS
+from hadmst_sc.distillation.components import CONTEXT, N_METAGENES
+from hadmst_sc.distillation.genes import PRIORS
 from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.alignment import SpatialAlignment, aligned
-from hadmst_sc.models.hadmst import gene_channels
+from hadmst_sc.models.diffusion import gene_channels
 
 
 def smooth(n: int, seed: int, channels: int = 1) -> torch.Tensor:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from hadmst_sc import threads
-from hadmst_sc.threads import MOST, cores, one_blas_thread, side_by_side
+from hadmst_sc import runtime as threads
+from hadmst_sc.runtime import MOST, cores, one_blas_thread, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def test_what_a_piece_raises_is_raised():
 
 LATER = """
 import os, numpy
-from hadmst_sc.threads import cores, side_by_side
+from hadmst_sc.runtime import cores, side_by_side
 os.environ["OMP_NUM_THREADS"] = "1"
 print(side_by_side(int, "1"), cores())
 """

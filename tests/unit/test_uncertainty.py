@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hadmst_sc.uncertainty import FACTORS, LEVEL, calibrate, covered, doubt, rate_interval
+from hadmst_sc.trust.intervals import FACTORS, LEVEL, calibrate, covered, doubt, rate_interval
 
 SHAPE = (4000, 5)
 

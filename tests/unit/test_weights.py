@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hadmst_sc.models import HadmstModel, ModelSpec
-from hadmst_sc.weights import BUNDLED, bundled_models, load_model, read_card, save_model, self_test
+from hadmst_sc.models.weights import BUNDLED, bundled_models, load_model, read_card, save_model, self_test
 
 
 @pytest.fixture

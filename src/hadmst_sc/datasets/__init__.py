@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "phantom": "section",
+    "phantom": "visium",
     "available": "public",
     "load": "public",
     "load_cells": "public",

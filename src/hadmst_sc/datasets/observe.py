@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from anndata import AnnData
 
-from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.public import bin_cells, load, load_cells
-from hadmst_sc.datasets.section import as_visium
+from hadmst_sc.datasets.visium import as_visium
+from hadmst_sc.section.observation import Observation
 
 BLANK_UM = 10.0  # µm per pixel of the grey image that stands for "no image"
 _IMAGE_OF = {"xenium_breast_crop": "xenium_breast_visium", "xenium_breast_rep1": "xenium_breast_visium"}

@@ -11,15 +11,15 @@ from anndata import AnnData
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
-from hadmst_sc.contract import Observation
 from hadmst_sc.datasets.public import bin_cells
 from hadmst_sc.io import open_store, read_observation
 from hadmst_sc.io.counts import matrix_of, places_of, rows_as_csr
 from hadmst_sc.io.genes import FEATURE_TYPES, gene_columns
-from hadmst_sc.io.problems import MissingKeyError, Problems, logger
 from hadmst_sc.io.resolve import levels, pair, transform
 from hadmst_sc.pp.add_spots import add_spots
 from hadmst_sc.pp.degrade import degrade
+from hadmst_sc.section.errors import MissingKeyError, Problems, logger
+from hadmst_sc.section.observation import Observation
 
 MAX_GENES = 600  # of a truth: its maps are dense, and training takes no more of a section
 STORE_MARKS = ("zarr.json", ".zgroup")

@@ -15,8 +15,8 @@ from PIL import Image
 from scipy import sparse
 from spatialdata import SpatialData
 
-from hadmst_sc.datasets.section import as_visium
-from hadmst_sc.grid import Grid
+from hadmst_sc.datasets.visium import as_visium
+from hadmst_sc.section.grid import Grid
 
 _PIXEL_BUDGET = 400_000_000  # checked in the header, before an image is decoded
 
@@ -223,7 +223,7 @@ def bin_cells(cells: AnnData, grid: Grid) -> np.ndarray:
     Examples
     --------
     >>> from anndata import AnnData
-    >>> from hadmst_sc.grid import Grid
+    >>> from hadmst_sc.section.grid import Grid
     >>> places = np.array([[1.0, 1.0], [2.0, 3.0], [12.0, 1.0]])
     >>> cells = AnnData(np.array([[1], [2], [4]]), obsm={"spatial": places})
     >>> hd.datasets.bin_cells(cells, Grid(shape=(1, 2), bin_um=10.0, px_per_bin=10.0))

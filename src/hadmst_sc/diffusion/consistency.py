@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hadmst_sc.diffusion.denoiser import Denoiser
-from hadmst_sc.expression import Residual
-from hadmst_sc.measurement import Measurement
+from hadmst_sc.diffusion.denoiser import Denoiser, Residual
+from hadmst_sc.section.measurement import Measurement
 
 RULES = ("soft", "hard", "off")
 SEEN = 8.0  # times the k of unseen spots: on phantoms best for the closed form, within 0.001 PCC of it for the network

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hadmst_sc.diffusion.denoiser import Denoiser
-from hadmst_sc.threads import side_by_side
+from hadmst_sc.runtime import side_by_side
 
 
 def sigma_schedule(n_steps: int, sigma_max: float, sigma_min: float = 0.05, rho: float = 7.0) -> Tensor:

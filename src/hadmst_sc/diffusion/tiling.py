@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hadmst_sc.diffusion.denoiser import Denoiser
-from hadmst_sc.grid import Window, windows
+from hadmst_sc.section.grid import Window, windows
 
 
 def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int, halo: int, align: int) -> Denoiser:
@@ -31,7 +31,7 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
         ``(ny, nx)`` bool. The state is zero outside the tissue, before and after: windows shrink to their tissue, and
         those without any cost nothing.
     core, halo, align
-        As for :func:`hadmst_sc.grid.windows`.
+        As for :func:`hadmst_sc.section.grid.windows`.
     """
     boxes = tiles(inside, core=core, halo=halo, align=align)
     mask, missing = torch.from_numpy(inside), to_multiples(inside.shape, align)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from hadmst_sc.io.contents import open_store
 from hadmst_sc.io.from_anndata import from_anndata
 from hadmst_sc.io.read import read_observation
-from hadmst_sc.io.untrusted import open_store
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
 
 __all__ = [

@@ -11,8 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from hadmst_sc.io.genes import choose, gene_columns
-from hadmst_sc.io.problems import MissingKeyError, Problems, logger
 from hadmst_sc.io.values import MOST, Kind, broken, fractional, plain, rounded, transformed
+from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 
 RAW = "raw"  # as a layer: the matrix in `.raw`
 SEEN = 0.05  # share of spots a gene must be seen in to be ranked by its variance

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from hadmst_sc.grid import Grid
 from hadmst_sc.io.channels import find_channels
-from hadmst_sc.io.problems import logger
 from hadmst_sc.io.resample import bin_colours
 from hadmst_sc.io.resolve import levels
 from hadmst_sc.io.tissue import near_spots
-from hadmst_sc.measurement import Measurement
+from hadmst_sc.section.errors import logger
+from hadmst_sc.section.grid import Grid
+from hadmst_sc.section.measurement import Measurement
 
 # Set by the public sections of the data folder and 30 phantoms: under their spots the median brightness is at least
 # 0.29 (on real sections 0.39), and the median of red minus green at least 0.015.

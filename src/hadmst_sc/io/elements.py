@@ -15,11 +15,11 @@ from spatialdata import SpatialData, sanitize_name
 from spatialdata.models import Image2DModel, Labels2DModel, TableModel
 from spatialdata.transformations import Scale, Sequence
 
-from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
 from hadmst_sc.io.counts import matrix_of
-from hadmst_sc.io.problems import logger
+from hadmst_sc.io.resample import thumbnail
 from hadmst_sc.io.resolve import XY, affine, systems
-from hadmst_sc.io.thumbnail import thumbnail
+from hadmst_sc.section.errors import logger
+from hadmst_sc.section.observation import PROVENANCE_KEY, OutputNames, Prediction, Source
 
 CHUNKS = (1, 1024, 1024)  # one gene reads in 0.08 s; with all genes in a chunk it takes 9.6 s
 PYRAMID_FROM = 2048  # bins along a side

@@ -18,8 +18,8 @@ from hadmst_sc.io.columns import column
 from hadmst_sc.io.given import check_anndata
 from hadmst_sc.io.lattice import lattice
 from hadmst_sc.io.pixels import channels_first, read_pixels
-from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.visium import visium_circles, visium_images
+from hadmst_sc.section.errors import Problems, logger
 
 ROW, COLUMN = "pxl_row_in_fullres", "pxl_col_in_fullres"  # of Space Ranger's positions
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hadmst_sc.io.columns import YES, are_single, column, unclear, words
-from hadmst_sc.io.problems import MissingKeyError, Problems, WrongTypeError, logger
+from hadmst_sc.section.errors import MissingKeyError, Problems, WrongTypeError, logger
 
 DEFAULT_GENES = 200
 GENES = "gene expression"  # as Space Ranger and Xenium name them in `feature_types`

@@ -9,8 +9,8 @@ from pathlib import Path
 from anndata import AnnData
 from spatialdata import SpatialData
 
-from hadmst_sc.contract import PROVENANCE_KEY
-from hadmst_sc.io.problems import WrongTypeError
+from hadmst_sc.section.errors import WrongTypeError
+from hadmst_sc.section.observation import PROVENANCE_KEY
 
 NONE_OF_THESE = "It is no zarr store, no .h5ad file, and no folder of Space Ranger. Pass one of these."
 COUNTS = "feature_bc_matrix.h5"  # how Space Ranger's files of counts end

@@ -6,7 +6,7 @@ import numpy as np
 import shapely
 from geopandas import GeoDataFrame
 
-from hadmst_sc.io.problems import Problems
+from hadmst_sc.section.errors import Problems
 
 DISC = 5  # pixels across, from which a disc can be told from a square
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import filelock
+from zarr.core.sync import sync
 
-from hadmst_sc.io.interrupts import interrupts_held
-from hadmst_sc.io.problems import logger
+from hadmst_sc.section.errors import logger
 
 WAIT, POLL = 60.0, 0.05  # seconds that a write waits for another one to end, and between two looks
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -202,3 +204,49 @@ def gone(path: Path) -> StoreError:
         f"`sdata` needs the store that it was read from, but {path} is gone: deleted or renamed. Nothing was written. "
         f"Read it from where it is now, as in `sdata = spatialdata.read_zarr('moved.zarr')`."
     )
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], None]]:
+    """Let SIGINT wait until the end of the block.
+
+    Outside the main thread, where Python delivers no signals, this does nothing.
+
+    Yields
+    ------
+    A function that lets a waiting interrupt through; for moments at which the block may be left.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield lambda: None
+        return
+    waiting: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        waiting.append(number)
+
+    def let_through() -> None:
+        if waiting:
+            waiting.clear()
+            signal.signal(signal.SIGINT, before)
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                signal.signal(signal.SIGINT, note)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield let_through
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
+
+
+def wait_for_zarr() -> None:
+    """Wait until zarr's thread writes nothing any more: where one write fails, those begun with it go on."""
+    sync(_others())
+
+
+async def _others() -> None:
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)

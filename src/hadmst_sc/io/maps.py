@@ -17,11 +17,10 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from hadmst_sc.contract import Box, Facts
-from hadmst_sc.io.contents import ROOT, discard
-from hadmst_sc.io.interrupts import interrupts_held, wait_for_zarr
-from hadmst_sc.io.problems import logger
-from hadmst_sc.io.untrusted import check_harmless
+from hadmst_sc.io.contents import ROOT, check_harmless, discard
+from hadmst_sc.io.lock import interrupts_held, wait_for_zarr
+from hadmst_sc.section.errors import logger
+from hadmst_sc.section.observation import Box, Facts
 
 RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
 EDGE = 1024  # bins along the side of a chunk
@@ -36,7 +35,7 @@ class StaleError(RuntimeError):
 
 
 class MapStore:
-    """A :class:`~hadmst_sc.contract.MapSink` in a folder; it holds only path and key, and so can be sent to workers."""
+    """A :class:`~hadmst_sc.section.observation.MapSink` in a folder; it can be sent to workers."""
 
     def __init__(self, path: Path, key: str | None = None) -> None:
         self.path, self.key = Path(path), key
@@ -100,7 +99,7 @@ class MapStore:
         return found
 
     def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
-        """See :class:`~hadmst_sc.contract.MapSink`.
+        """See :class:`~hadmst_sc.section.observation.MapSink`.
 
         Raises
         ------
@@ -157,7 +156,7 @@ class MapStore:
             discard(self.path)
 
     def maps(self) -> tuple[Any, Any]:
-        """See :class:`~hadmst_sc.contract.MapSink`."""
+        """See :class:`~hadmst_sc.section.observation.MapSink`."""
         root = zarr.open_group(self.path / MAPS, mode="r")
         mean, std = (
             da.map_blocks(np.nan_to_num, da.from_zarr(root[name]), dtype=np.float32) if name in root else None

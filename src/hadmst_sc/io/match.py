@@ -14,7 +14,7 @@ from spatialdata.models import TableModel, get_table_keys
 
 from hadmst_sc.io.columns import NO, are_single, column, unclear, words
 from hadmst_sc.io.keep import IDS, RENUMBERED, code, place
-from hadmst_sc.io.problems import Problems
+from hadmst_sc.section.errors import Problems
 
 IN_TISSUE = "in_tissue"  # column of `obs`, as Space Ranger's readers name it
 _WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?")

@@ -9,8 +9,7 @@ from pathlib import Path
 from spatialdata import SpatialData
 
 from hadmst_sc.io.contents import KINDS, ROOT, discard, elements_on_disk, runs_of
-from hadmst_sc.io.interrupts import interrupts_held
-from hadmst_sc.io.lock import beside, home, locked
+from hadmst_sc.io.lock import beside, home, interrupts_held, locked
 from hadmst_sc.io.store import kinds_of, write_all
 
 

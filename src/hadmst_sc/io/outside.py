@@ -11,8 +11,8 @@ from geopandas import GeoDataFrame
 from spatialdata import SpatialData
 
 from hadmst_sc.io.lattice import lattice
-from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resolve import Paired, affine, choose_system, invertible, levels, systems, transform
+from hadmst_sc.section.errors import Problems
 
 # A scan that is cropped too closely loses a row or column of a Visium array (78 x 64 places) at each of its borders.
 MAX_SHARE = 0.05

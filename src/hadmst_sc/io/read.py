@@ -9,24 +9,22 @@ from typing import Any
 import numpy as np
 from spatialdata import SpatialData
 
-from hadmst_sc.arguments import LENGTH, SIZE, TEXT, Requirement, optional, plain
-from hadmst_sc.contract import Observation, Source
-from hadmst_sc.grid import Grid
 from hadmst_sc.io.counts import select_counts, total_counts
 from hadmst_sc.io.doubt import warn_of_doubts
 from hadmst_sc.io.given import check_sdata
-from hadmst_sc.io.mask import read_mask
 from hadmst_sc.io.outside import keep_on_image
-from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
 from hadmst_sc.io.scheduler import computed_here
 from hadmst_sc.io.size import check_sizes
 from hadmst_sc.io.spots import Footprints, Scale, footprints, overlap, scale, stated_sizes
-from hadmst_sc.io.tissue import detect_tissue
-from hadmst_sc.measurement import Measurement, discs, squares
-from hadmst_sc.registration import MIN_SPOTS
-from hadmst_sc.threads import usual_errors
+from hadmst_sc.io.tissue import detect_tissue, read_mask
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.arguments import LENGTH, SIZE, TEXT, Requirement, optional, plain
+from hadmst_sc.section.errors import Problems, logger
+from hadmst_sc.section.grid import Grid
+from hadmst_sc.section.measurement import Measurement, discs, squares
+from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation, Source
 
 MAX_OVERLAP = 1.2  # diameter of circles in their distance
 MAX_BIN = 2  # distances of spots along a bin
@@ -266,10 +264,10 @@ def _place(
 def _doubts(n_spots: int, geometry: _Geometry) -> list[str]:
     """Warnings that a careful reader of the result should have."""
     doubts, (bin_um, spot_um) = [], (geometry.grid.bin_um, geometry.scale.spot_um)
-    if n_spots < MIN_SPOTS:
+    if n_spots < ENOUGH_SPOTS:
         doubts.append(
-            f"the section has {n_spots} spots: with fewer than {MIN_SPOTS} nothing can tell whether image and counts "
-            f"fit, and held-out spots say little about the error"
+            f"the section has {n_spots} spots: with fewer than {ENOUGH_SPOTS} nothing can tell whether image and "
+            f"counts fit, and held-out spots say little about the error"
         )
     if bin_um > spot_um * (1 + 1e-6):
         doubts.append(

@@ -11,11 +11,11 @@ from geopandas import GeoDataFrame, points_from_xy
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation, set_transformation
 
-from hadmst_sc.contract import PROVENANCE_KEY
 from hadmst_sc.io.keep import KIND, place
 from hadmst_sc.io.labels import spots_of_labels
 from hadmst_sc.io.match import match, table_regions
-from hadmst_sc.io.problems import MissingKeyError, Problems
+from hadmst_sc.section.errors import MissingKeyError, Problems
+from hadmst_sc.section.observation import PROVENANCE_KEY
 
 XY = ("x", "y")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import dask
 
-from hadmst_sc.threads import Shared
+from hadmst_sc.runtime import Shared
 
 OF_CLUSTERS = ("dask.distributed", "distributed")
 

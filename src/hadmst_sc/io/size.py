@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hadmst_sc.allocator import memory_limit
-from hadmst_sc.grid import Grid
-from hadmst_sc.io.problems import Problems
 from hadmst_sc.io.resample import level_to_read
 from hadmst_sc.io.resolve import Paired, affine, levels, transform
+from hadmst_sc.runtime import memory_limit
+from hadmst_sc.section.errors import Problems
+from hadmst_sc.section.grid import Grid
 
 PER_BIN = 2000  # bytes of the leanest run; `tl` estimates what one of given settings takes
 MAX_BINS = 10**8  # where the system does not tell how much memory there is

@@ -14,9 +14,9 @@ from anndata import AnnData
 
 from hadmst_sc.io.keep import FINITE, PLACES, code, place
 from hadmst_sc.io.lattice import fitted_pitch, lattice
-from hadmst_sc.io.problems import Problems, logger
 from hadmst_sc.io.resolve import transform
 from hadmst_sc.io.values import numbers
+from hadmst_sc.section.errors import Problems, logger
 
 SAME = 0.02  # relative difference below which sizes count as equal
 # Space Ranger draws Visium's 55 µm spots 0.55 to 0.70 pitches wide (`spot_diameter_fullres`: 0.60 for 11 mm CytAssist,

@@ -28,10 +28,9 @@ import dask
 from dask.system import CPU_COUNT
 from spatialdata import SpatialData
 
-from hadmst_sc.contract import PROVENANCE_KEY, OutputNames
 from hadmst_sc.io.contents import ROOT, discard, hide, relist, runs_of
-from hadmst_sc.io.interrupts import interrupts_held, wait_for_zarr
-from hadmst_sc.io.lock import StoreError, beside, gone, home, locked, named
+from hadmst_sc.io.lock import StoreError, beside, gone, home, interrupts_held, locked, named, wait_for_zarr
+from hadmst_sc.section.observation import PROVENANCE_KEY, OutputNames
 
 JOURNAL = "swap.json"
 OURS = ("images", "labels", "tables")  # kinds of elements that a result has

@@ -11,16 +11,15 @@ import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
-from hadmst_sc.arguments import is_element_name
-from hadmst_sc.contract import PROVENANCE_KEY, OutputNames, Prediction, Source
-from hadmst_sc.io.again import free_key
 from hadmst_sc.io.contents import KINDS, elements_on_disk, reread, reread_table, runs_of
 from hadmst_sc.io.elements import bins_table, plain, pyramid_steps, raster_elements
 from hadmst_sc.io.given import check_sdata
-from hadmst_sc.io.interrupts import interrupts_held
-from hadmst_sc.io.lock import WAIT
+from hadmst_sc.io.lock import WAIT, interrupts_held
 from hadmst_sc.io.maps import MapStore
+from hadmst_sc.io.result import free_key
 from hadmst_sc.io.store import check_room, claimed, kinds_of, recover, replace_on_disk
+from hadmst_sc.section.arguments import is_element_name
+from hadmst_sc.section.observation import PROVENANCE_KEY, OutputNames, Prediction, Source
 
 MAX_IN_MEMORY = 2 * 10**9  # bytes
 MAX_ROWS = 2 * 10**6  # tables are never lazy

@@ -1,6 +1,12 @@
-"""Exactly the parameters that ship in the weights file; tensors only."""
+"""The four parts of the method, and their weights: exactly the parameters that ship in the weights file.
 
-from hadmst_sc.models.encoder import HEStudent
-from hadmst_sc.models.hadmst import SIGMA_DRAW, SIGMA_MEAN, HadmstModel, ModelSpec
+:mod:`.distillation` is the semantic distillation network, :mod:`.alignment` the spatial alignment module,
+:mod:`.adversary` the channel-aware adversarial learner (training only), :mod:`.diffusion` the conditional diffusion
+model that contains the first two.
+"""
 
-__all__ = ["SIGMA_DRAW", "SIGMA_MEAN", "HEStudent", "HadmstModel", "ModelSpec"]
+from hadmst_sc.models.diffusion import SIGMA_DRAW, SIGMA_MEAN, HadmstModel, ModelSpec
+from hadmst_sc.models.distillation import HEStudent
+from hadmst_sc.models.weights import load_model
+
+__all__ = ["SIGMA_DRAW", "SIGMA_MEAN", "HEStudent", "HadmstModel", "ModelSpec", "load_model"]

@@ -1,8 +1,8 @@
 """Spatial alignment: where in the image each bin should look, from the agreement of H&E and spots around it.
 
-Registration (:mod:`hadmst_sc.registration`) has moved the image as a whole; what is left are local errors of a few
-bins. The module compares what the image says of the leading metagenes with what the spots say, and bends whatever came
-from the image by a bounded, smooth offset per bin.
+Registration (:mod:`hadmst_sc.alignment.register`) has moved the image as a whole; what is left are local errors of a
+few bins. The module compares the leading metagenes as the image tells them with those of the spots, and bends whatever
+came from the image by a bounded, smooth offset per bin.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hadmst_sc.models.unet import silence
+from hadmst_sc.models.local import silence
 
 CELL = 4  # bins: offsets are estimated on a lattice of this spacing, and interpolated
 TRIED = 2  # bins: shifts up to this far are compared, each way

@@ -8,19 +8,20 @@ import numpy as np
 from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
-from hadmst_sc.io.text import printable
-from hadmst_sc.pl._arguments import check, is_names
 from hadmst_sc.pl._draw import (
     add_scale,
     axes_for,
+    check,
     choose_genes,
     draw_map,
     draw_spots,
     finish,
+    is_names,
     tissue_box,
     upper_end,
 )
-from hadmst_sc.pl._section import Section
+from hadmst_sc.pl._result import Section
+from hadmst_sc.section.arguments import printable
 
 
 def compare(

@@ -8,11 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.quiver import Quiver
 from spatialdata import SpatialData
 
-from hadmst_sc.alignment import Alignment
-from hadmst_sc.io.again import again
-from hadmst_sc.pl._arguments import check
-from hadmst_sc.pl._draw import Box, draw_he, draw_outline, draw_scale_bar, footprints, tissue_box
-from hadmst_sc.pl._section import Section
+from hadmst_sc.alignment.record import Alignment
+from hadmst_sc.io.result import again
+from hadmst_sc.pl._draw import Box, check, draw_he, draw_outline, draw_scale_bar, footprints, tissue_box
+from hadmst_sc.pl._result import Section
 
 
 def registration(

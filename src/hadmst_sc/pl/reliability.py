@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from spatialdata import SpatialData
 
-from hadmst_sc.contract import RELIABILITY
-from hadmst_sc.io.problems import MissingKeyError
 from hadmst_sc.io.result import find_result
-from hadmst_sc.io.text import printable
-from hadmst_sc.pl._arguments import check
+from hadmst_sc.pl._draw import check
+from hadmst_sc.section.arguments import printable
+from hadmst_sc.section.errors import MissingKeyError
+from hadmst_sc.section.observation import RELIABILITY
 
 HELPS, DOES_NOT, GUESS = "#3b5bdb", "#c9a227", "#9e9e9e"
 

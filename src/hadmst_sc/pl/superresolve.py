@@ -10,11 +10,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
-from hadmst_sc.pl._arguments import check
 from hadmst_sc.pl._draw import (
     Box,
     add_scale,
     axes_for,
+    check,
     choose_genes,
     draw_he,
     draw_map,
@@ -23,7 +23,7 @@ from hadmst_sc.pl._draw import (
     tissue_box,
     upper_end,
 )
-from hadmst_sc.pl._section import Section
+from hadmst_sc.pl._result import Section
 
 PANELS = {"he": "H&E", "low": "measured spots", "high": "super-resolved", "std": "standard deviation"}
 

@@ -8,18 +8,9 @@ import numpy as np
 from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
-from hadmst_sc.pl._arguments import check
-from hadmst_sc.pl._draw import (
-    add_scale,
-    axes_for,
-    choose_genes,
-    draw_map,
-    finish,
-    tissue_box,
-    upper_end,
-)
-from hadmst_sc.pl._section import Section
-from hadmst_sc.uncertainty import LEVEL, doubt, rate_interval
+from hadmst_sc.pl._draw import add_scale, axes_for, check, choose_genes, draw_map, finish, tissue_box, upper_end
+from hadmst_sc.pl._result import Section
+from hadmst_sc.trust.intervals import LEVEL, doubt, rate_interval
 
 
 def uncertainty(

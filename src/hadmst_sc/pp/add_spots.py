@@ -8,10 +8,10 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import get_transformation
 
-from hadmst_sc.arguments import ELEMENT, TEXT
 from hadmst_sc.io.given import check_anndata, check_sdata
-from hadmst_sc.io.problems import MissingKeyError, Problems
-from hadmst_sc.threads import usual_errors
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.arguments import ELEMENT, TEXT
+from hadmst_sc.section.errors import MissingKeyError, Problems
 
 
 @usual_errors

@@ -10,10 +10,10 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from hadmst_sc.arguments import SEED, Requirement, is_pair, number, optional, positive
 from hadmst_sc.io.given import check_anndata
-from hadmst_sc.io.problems import Problems
-from hadmst_sc.threads import usual_errors
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.arguments import SEED, Requirement, is_pair, number, optional, positive
+from hadmst_sc.section.errors import Problems
 
 MAX_PLACES = 10**7  # of the lattice
 

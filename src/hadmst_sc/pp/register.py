@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from spatialdata import SpatialData
 
-from hadmst_sc.arguments import number
-from hadmst_sc.io.problems import Problems
+from hadmst_sc.alignment.register import Alignment, estimate_alignment
 from hadmst_sc.io.read import read_observation
-from hadmst_sc.registration import Alignment, estimate_alignment
-from hadmst_sc.threads import usual_errors
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.arguments import number
+from hadmst_sc.section.errors import Problems
 
 REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time grows with its square
 

@@ -11,17 +11,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from spatialdata import SpatialData
 
-from hadmst_sc.alignment import Alignment
-from hadmst_sc.arguments import FLAG
-from hadmst_sc.contract import ContractError, Observation
-from hadmst_sc.features import he_features
+from hadmst_sc.alignment.record import Alignment
+from hadmst_sc.alignment.register import agreement_of_turns, doubt, estimate_alignment, turned
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
-from hadmst_sc.io.problems import Problems, WrongTypeError, warnings_heard
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
-from hadmst_sc.registration import MIN_SPOTS, agreement_of_turns, doubt, estimate_alignment, turned
-from hadmst_sc.threads import usual_errors
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.arguments import FLAG
+from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
+from hadmst_sc.section.features import he_features
+from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
 
 RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
@@ -236,7 +236,7 @@ def _of_alignment(found: Alignment) -> dict[str, Any]:
 
 def _about(found: Alignment, turns: dict[str, float]) -> Finding:
     if not turns:
-        return Finding("note", f"how the H&E lies can be told by {MIN_SPOTS} spots or more; it is left where it is.")
+        return Finding("note", f"how the H&E lies can be told by {ENOUGH_SPOTS} spots or more; it is left where it is.")
     if doubted := doubt(turns, found):
         return Finding("warning", doubted)
     if found.applied:
@@ -248,7 +248,7 @@ def _cost(obs: Observation, sdata: SpatialData) -> str:
     """Of a run with these genes and the other arguments at their defaults."""
     if find_spec("torch") is None:
         return "unknown: torch is not installed"
-    from hadmst_sc.tl._estimate import estimate
-    from hadmst_sc.tl._settings import Settings
+    from hadmst_sc.inference.cost import estimate
+    from hadmst_sc.inference.settings import Settings
 
     return str(estimate(obs, Settings().loaded(), backed=sdata.is_backed()))

@@ -21,13 +21,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 
-from hadmst_sc.contract import ContractError, Observation
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.distill import Distilled, distill
-from hadmst_sc.features import N_BASE, he_features
-from hadmst_sc.measurement import Measurement
+from hadmst_sc.distillation.genes import Distilled, distill
 from hadmst_sc.models import HEStudent
-from hadmst_sc.train.settings import BankConfig, TrainConfig
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.errors import ContractError
+from hadmst_sc.section.features import N_BASE, he_features
+from hadmst_sc.section.measurement import Measurement
+from hadmst_sc.section.observation import Observation
+from hadmst_sc.train.config import BankConfig, TrainConfig
 
 MIN_SPOTS = 24  # of a real section: of fewer, what is hidden tells nothing
 MIN_PREVALENCE = 0.05  # of the spots, for a gene of a real section to be trained on

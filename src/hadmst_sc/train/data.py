@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hadmst_sc.components import CONTEXT, N_METAGENES
-from hadmst_sc.distill import PRIORS, TOKEN
+from hadmst_sc.distillation.components import CONTEXT, N_METAGENES
+from hadmst_sc.distillation.genes import PRIORS, TOKEN
 from hadmst_sc.train.bank import MAPS, SHARED, Bank, StoredSection
-from hadmst_sc.train.settings import TrainConfig
+from hadmst_sc.train.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from hadmst_sc.allocator import freed_memory_kept
 from hadmst_sc.models import HadmstModel, ModelSpec
-from hadmst_sc.models.hadmst import channels_last
+from hadmst_sc.models.adversary import ChannelDiscriminator, fooling_loss, judge_loss
+from hadmst_sc.models.diffusion import channels_last
+from hadmst_sc.models.weights import load_model
+from hadmst_sc.runtime import freed_memory_kept
 from hadmst_sc.train.bank import Bank, RealSection, check_sections
+from hadmst_sc.train.config import TrainConfig
 from hadmst_sc.train.data import draw_batch
-from hadmst_sc.train.discriminator import ChannelDiscriminator, fooling_loss, judge_loss
 from hadmst_sc.train.losses import Drawn, Losses, TrainingStep
 from hadmst_sc.train.pictures import maps_of, save_grid
 from hadmst_sc.train.schedule import cosine, ema
-from hadmst_sc.train.settings import TrainConfig
 from hadmst_sc.train.student import train_student
-from hadmst_sc.weights import load_model
 
 logger = logging.getLogger("hadmst_sc")
 LOSSES = (*Losses._fields, "adversary", "judge")

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hadmst_sc.diffusion import shared_noise
-from hadmst_sc.expression import Residual, closed_form
+from hadmst_sc.diffusion.denoiser import Residual, closed_form
 from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN, HadmstModel
-from hadmst_sc.models.hadmst import LOG_CHANGE, gene_channels
+from hadmst_sc.models.diffusion import LOG_CHANGE, gene_channels
 from hadmst_sc.train.data import Batch
-from hadmst_sc.train.draws import energy_score
 
 RESIDUAL_RANGE = (-6.0, 8.0)  # of the target in model space: one impossible bin must not own the batch
 
@@ -180,3 +180,64 @@ class TrainingStep(nn.Module):
             has_any = closed > 0  # a crop may hold no hidden spot
             ratio = torch.cat([(hidden / (closed + share).clamp(min=1e-6))[has_any], ratio])
         return ratio.mean()
+
+
+N_BANDS = 5  # details of 1, 2, 4 and 8 bins, and the rest of 16
+
+
+def bands(maps: Tensor, inside: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Details from fine to coarse and what is left, each with the share of tissue in its cells.
+
+    Parameters
+    ----------
+    maps
+        ``(..., g, n, n)``, ``n`` a multiple of 16.
+    inside
+        ``(n, n)`` 0 or 1.
+
+    Returns
+    -------
+    ``N_BANDS`` pairs ``(..., g, m, m)`` and ``(m, m)``, ``m`` halving. A detail is a map less its mean in 2 × 2 cells.
+    """
+    flat, weight = (maps * inside).reshape(-1, 1, *maps.shape[-2:]), inside[None, None]
+    out = []
+    for band in range(N_BANDS):
+        here = flat / weight.clamp(min=1e-6)
+        if band == N_BANDS - 1:
+            out.append((here, weight))
+            break
+        flat, above = functional.avg_pool2d(flat, 2), functional.avg_pool2d(weight, 2)
+        coarse = functional.interpolate(flat / above.clamp(min=1e-6), scale_factor=2, mode="nearest")
+        out.append((here - coarse, weight))
+        weight = above
+    return [(values.reshape(*maps.shape[:-2], *values.shape[-2:]), weight[0, 0]) for values, weight in out]
+
+
+def energy_score(draws: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
+    """Score of two draws of one crop, over the score of a draw that is zero everywhere; lower is better.
+
+    Parameters
+    ----------
+    draws
+        ``(2, g, n, n)``.
+    truth
+        ``(g, n, n)``, same unit.
+    inside
+        ``(n, n)`` 0 or 1.
+
+    Returns
+    -------
+    Scalar: mean over bands, half from each gene alone and half from the vector of all genes.
+    """
+    total = truth.new_zeros(())
+    for (drawn, weight), (true, _) in zip(bands(draws, inside), bands(truth, inside), strict=True):
+        for length in (torch.abs, _norm):
+            errors = length(drawn - true).mean(0) - length(drawn[0] - drawn[1]) / 2
+            unit = (length(true) * weight).mean().clamp(min=1e-3)
+            total = total + (errors * weight).mean() / unit / (2 * N_BANDS)
+    return total
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    """Length over genes, ``(..., g, n, n)`` to ``(..., 1, n, n)``; its gradient at zero is zero."""
+    return (vectors.square().sum(-3, keepdim=True) + 1e-8).sqrt()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hadmst_sc.expression import Residual
+from hadmst_sc.diffusion.denoiser import Residual
 from hadmst_sc.models import SIGMA_MEAN
 from hadmst_sc.train.data import Batch
 from hadmst_sc.train.losses import TrainingStep

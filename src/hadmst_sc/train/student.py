@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from hadmst_sc.contract import Observation
-from hadmst_sc.datasets.fields import random_field
-from hadmst_sc.datasets.simulate import simulate
-from hadmst_sc.features import N_BASE, he_features
 from hadmst_sc.models import HEStudent, ModelSpec
+from hadmst_sc.phantom.fields import random_field
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.features import N_BASE, he_features
+from hadmst_sc.section.observation import Observation
+from hadmst_sc.train.config import SectionKind, StudentConfig
 from hadmst_sc.train.schedule import cosine, ema
-from hadmst_sc.train.settings import SectionKind, StudentConfig
 
 logger = logging.getLogger("hadmst_sc")
 

@@ -1,0 +1,280 @@
+"""Agreement of image and spots: how well features under footprints predict the metagenes of spots left out.
+
+What registration climbs. A place of the image is right where the errors at left-out spots are least. The image alone is
+compared in pairs, so that hard spots cancel; beside a smooth map, which takes what neighbours know, as a likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from scipy import linalg, sparse
+
+from hadmst_sc.regression.additive import Solution
+from hadmst_sc.regression.kriging import KERNELS, NUGGETS, Kernel, SpotPrecision, pitch_of
+from hadmst_sc.section.measurement import Measurement
+from hadmst_sc.section.observation import Observation
+
+N_METAGENES = 8
+RIDGES = (0.02, 0.1, 0.5, 2.0, 8.0)
+
+Bins = tuple[int, int]
+
+
+def metagenes(obs: Observation) -> np.ndarray:
+    """Leading principal components of the square-root rates, ``(spots, N_METAGENES)``: mean zero, own variances."""
+    area = obs.measurement.area[:, None]
+    # Counting noise of sqrt(counts) is 1/2 for every gene; the mean area keeps it so.
+    roots = np.sqrt(obs.counts / area * area.mean())
+    roots = roots - roots.mean(0)
+    wide = roots.shape[1] > roots.shape[0]
+    gram = (roots @ roots.T if wide else roots.T @ roots).astype(float)
+    n = len(gram)
+    variance, vectors = linalg.eigh(gram, subset_by_index=[max(0, n - N_METAGENES), n - 1])
+    return vectors * np.sqrt(variance.clip(0)) if wide else roots @ vectors
+
+
+class Pooled:
+    """Features under footprints that were moved; what is beyond the border repeats it.
+
+    Parameters
+    ----------
+    measurement
+        Where the footprints lie.
+    maps
+        ``(features, ny, nx)``.
+    """
+
+    def __init__(self, measurement: Measurement, maps: np.ndarray) -> None:
+        self._maps = np.ascontiguousarray(maps.reshape(len(maps), -1).T)  # (bins, features)
+        self._look(measurement)
+
+    def through(self, measurement: Measurement) -> Pooled:
+        """The same features under other footprints."""
+        other = copy(self)
+        other._look(measurement)
+        return other
+
+    def _look(self, measurement: Measurement) -> None:
+        matrix = measurement.matrix
+        self._shape, self._indptr, self._size = measurement.shape, matrix.indptr, matrix.shape
+        self._y, self._x = np.divmod(matrix.indices, measurement.shape[1])
+        self._spot = np.repeat(np.arange(len(measurement)), np.diff(matrix.indptr))
+        # Of the maps' type: else each product would first make a copy of all maps.
+        self._weights = (matrix.data / measurement.area[self._spot]).astype(self._maps.dtype)
+        self._seen: dict[Bins, np.ndarray] = {}
+
+    def __call__(self, shift: Bins) -> np.ndarray:
+        """All footprints moved by the same whole number of bins, ``(spots, features)``."""
+        if shift not in self._seen:  # translations are tried by the hundred, between a few dozen whole ones
+            self._seen[shift] = self._at(*shift)
+        return self._seen[shift]
+
+    def nearest(self, moved: np.ndarray) -> np.ndarray:
+        """Each footprint moved by the whole number of bins next to ``moved``, ``(spots, 2)``; ``(spots, features)``."""
+        return self._at(*np.rint(moved).astype(int)[self._spot].T)
+
+    def displaced(self, moved: np.ndarray) -> np.ndarray:
+        """Each footprint moved on its own, by ``moved`` ``(spots, 2)`` bins and fractions of them; ``(spots, f)``.
+
+        Between whole bins by quadratic B-splines: their blur is the same at every fraction, none included, where linear
+        interpolation would be kinder to fractions, and make a move look better than it is.
+        """
+        (wy, wx), _ = _splines(moved - np.rint(moved))
+        return self._between(moved, [(wy, wx)])[0]
+
+    def with_slopes(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`displaced`, and the slopes of these values along y and x, ``(2, spots, features)`` per bin."""
+        (wy, wx), (vy, vx) = _splines(moved - np.rint(moved))
+        values, *slopes = self._between(moved, [(wy, wx), (vy, wx), (wy, vx)])
+        return values, np.stack(slopes)
+
+    def _between(self, moved: np.ndarray, weights: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """Sums over the 3 × 3 whole moves around ``moved``, by weights ``(spots, 3)`` along y and along x."""
+        whole = np.rint(moved).astype(int)
+        together = bool((whole == whole[0]).all())
+        dy, dx = whole[0].tolist() if together else whole[self._spot].T
+        sums = [np.zeros((len(moved), self._maps.shape[1])) for _ in weights]
+        for j in range(3):
+            for i in range(3):
+                shift = (dy + j - 1, dx + i - 1)
+                there = self(shift) if together else self._at(*shift)
+                for one, (along_y, along_x) in zip(sums, weights, strict=True):
+                    one += (along_y[:, j] * along_x[:, i])[:, None] * there
+        return sums
+
+    def _at(self, dy: np.ndarray | int, dx: np.ndarray | int) -> np.ndarray:
+        ny, nx = self._shape
+        bins = np.clip(self._y + dy, 0, ny - 1) * nx + np.clip(self._x + dx, 0, nx - 1)
+        return (sparse.csr_matrix((self._weights, bins, self._indptr), self._size) @ self._maps).astype(float)
+
+
+def _splines(offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quadratic B-splines at ``(spots, 2)`` offsets of up to half a bin: weights and slopes, ``(2, spots, 3)`` each."""
+    t = offset.T
+    weights = np.stack([(0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2], -1)
+    return weights, np.stack([t - 0.5, -2 * t, t + 0.5], -1)
+
+
+class Basis(NamedTuple):
+    """By how many µm a unit of each parameter moves each footprint, ``(spots, parameters)`` each."""
+
+    along_y: sparse.csr_matrix
+    along_x: sparse.csr_matrix
+
+    def __call__(self, parameters: np.ndarray) -> np.ndarray:
+        """Displacements ``(spots, 2)``, µm."""
+        return np.stack([self.along_y @ parameters, self.along_x @ parameters], 1)
+
+
+class Agreement:
+    """Errors at spots left out, wherever the image is supposed to lie, and the way down from there.
+
+    Parameters
+    ----------
+    pooled
+        Features under moved footprints.
+    values
+        ``(spots, K)`` metagenes.
+    centres_um
+        ``(spots, 2)`` of the footprints as (y, x), from the corner of the grid.
+    bin_um
+        Edge of a bin.
+    """
+
+    def __init__(self, pooled: Pooled, values: np.ndarray, centres_um: np.ndarray, bin_um: float) -> None:
+        self._pooled, self._values, self._bin_um = pooled, values, bin_um
+        self.centres_um, self.n_metagenes = centres_um, values.shape[1]
+
+    def errors(self, moved_um: np.ndarray, *, rough: bool = False) -> np.ndarray:
+        """Squared leave-one-out errors ``(spots,)`` with footprints moved by ``(spots, 2)`` µm, if rough whole bins."""
+        moved = moved_um / self._bin_um
+        return loo_errors(self._pooled.nearest(moved) if rough else self._pooled.displaced(moved), self._values)
+
+    def log_likelihood(self, moved_um: np.ndarray) -> float:
+        """Of the metagenes with footprints moved by ``(spots, 2)`` µm, up to a constant.
+
+        Features and a smooth map are fitted together, and each metagene has its own noise: what is left of it at spots
+        left out. What neighbours know already does not speak for a place, nor do the errors that they share.
+        """
+        left = [np.log(errors.mean(0)).sum() for errors, _ in self._beside_maps(moved_um)]
+        return -len(moved_um) / 2 * float(np.sum(left))
+
+    def errors_beside_map(self, moved_um: np.ndarray) -> np.ndarray:
+        """As :meth:`errors`, with a smooth map beside the image, and each metagene in units of its noise."""
+        return np.sum([(errors / noise).sum(1) for errors, noise in self._beside_maps(moved_um)], 0)
+
+    def _beside_maps(self, moved_um: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Squared leave-one-out errors ``(spots, k)`` of some of the metagenes, and their noise ``(k,)``."""
+        design = _design(self._pooled.displaced(moved_um / self._bin_um))[0]
+        for root, columns, noise in self._maps:
+            yield _least_errors(root, design, self._values[:, columns]), noise
+
+    @cached_property
+    def _maps(self) -> list[tuple[sparse.csr_matrix, list[int], np.ndarray]]:
+        """Roots of the spots' precision, each with the metagenes that it suits where the image is, and their noise."""
+        design = _design(self._pooled((0, 0)))[0]
+        noise = np.stack([_least_errors(root, design, self._values).mean(0) for root in self._roots])
+        best = noise.argmin(0)
+        return [
+            (self._roots[one], list(np.flatnonzero(best == one)), noise[one][best == one]) for one in np.unique(best)
+        ]
+
+    @cached_property
+    def _roots(self) -> list[sparse.csr_matrix]:
+        precision = SpotPrecision(self.centres_um / pitch_of(self.centres_um))
+        return [precision.root(Kernel(KERNELS[-1], nugget)) for nugget in NUGGETS]
+
+    def of_spots(self, rows: np.ndarray, measurement: Measurement) -> Agreement:
+        """As some of the spots see it, rows of the section's ``measurement``."""
+        few = measurement.subset(rows)
+        return Agreement(self._pooled.through(few), self._values[rows], self.centres_um[rows], self._bin_um)
+
+    def of_metagenes(self, columns: slice) -> Agreement:
+        """On some of the metagenes alone."""
+        part = copy(self)
+        part._values, part.n_metagenes = self._values[:, columns], self._values[:, columns].shape[1]
+        part.__dict__.pop("_maps", None)  # of all metagenes; `_roots` hold for any
+        return part
+
+    def score(self, errors: np.ndarray) -> float:
+        """R² of leave-one-out errors."""
+        return 1 - float(errors.sum() / (self._values**2).sum())
+
+    def step(self, moved_um: np.ndarray, basis: Basis, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Normal equations of the parameters that move the footprints further, around ``moved_um``.
+
+        What the regression leaves unexplained, against the slope of its prediction under each footprint. Its weights
+        are solved for along with the parameters rather than held (variable projection; Golub & Pereyra 1973, as Kaufman
+        1975 approximates it): else displacement and weights would chase each other. Metagenes weigh by their noise.
+
+        Parameters
+        ----------
+        moved_um
+            ``(spots, 2)``.
+        basis
+            What a unit of each parameter moves.
+        rows
+            ``(spots,)`` bool, the spots to look at.
+
+        Returns
+        -------
+        ``(parameters, parameters)`` and ``(parameters,)``: the step solves the one for the other.
+        """
+        features, slopes = self._pooled.with_slopes(moved_um / self._bin_um)
+        values, by_y, by_x = self._values[rows], basis.along_y[rows], basis.along_x[rows]
+        x, scale = _design(features[rows])
+        solution = Solution(None, x, values)
+        ridge = min(RIDGES, key=lambda one: float((solution.errors(one) ** 2).sum()))
+        noise = np.maximum((solution.errors(ridge) ** 2).mean(0), 1e-12 * (values**2).mean() + 1e-300)
+        beta = solution.weights(ridge, list(range(values.shape[1])))
+        along_y, along_x = slopes[:, rows] @ (beta[1:] / (scale * self._bin_um))
+        gram = x.T @ x
+        shrunk = np.linalg.inv(gram + ridge * np.eye(len(gram)))
+        # What the weights can follow is taken off the slopes; it spans few columns, so it is taken off the products.
+        followed = 2 * shrunk - shrunk @ gram @ shrunk
+        left = values - x @ beta
+        left -= x @ (shrunk @ (x.T @ left))
+        yy, yx, xx = (
+            sparse.diags((a * b / noise).sum(1))
+            for a, b in ((along_y, along_y), (along_y, along_x), (along_x, along_x))
+        )
+        cross = by_y.T @ yx @ by_x
+        normal = (by_y.T @ yy @ by_y + cross + cross.T + by_x.T @ xx @ by_x).toarray()
+        right = by_y.T @ (along_y * left / noise).sum(1) + by_x.T @ (along_x * left / noise).sum(1)
+        for k, variance in enumerate(noise):
+            slope = by_y.T @ (along_y[:, k, None] * x) + by_x.T @ (along_x[:, k, None] * x)
+            normal -= slope @ followed @ slope.T / variance
+        return normal, right
+
+
+def _design(features: np.ndarray) -> tuple[np.ndarray, float]:
+    """Regressors ``(spots, 1 + features)``, the constant first, and the scale that the features were divided by."""
+    x = features - features.mean(0)
+    scale = float(np.sqrt(max((x**2).sum(1).mean(), 1e-12)))  # unit mean squared norm: a ridge means the same anywhere
+    return np.concatenate([np.ones((len(x), 1)), x / scale], 1), scale
+
+
+def loo_errors(features: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Squared leave-one-out errors of ridge regression, ``(spots,)`` summed over columns, best of ``RIDGES``."""
+    solution = Solution(None, _design(features)[0], values)
+    return min(((solution.errors(ridge) ** 2).sum(1) for ridge in RIDGES), key=np.sum)
+
+
+def _least_errors(root: sparse.csr_matrix, design: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Squared leave-one-out errors ``(spots, K)``, each metagene with the best of ``RIDGES`` for it; never all zero."""
+    solution = Solution(root, design, values)
+    errors = np.stack([solution.errors(ridge) ** 2 for ridge in RIDGES])
+    best = errors.mean(1).argmin(0)
+    return errors[best, :, np.arange(len(best))].T + 1e-12 * (values**2).mean() + 1e-300
+
+
+def sigmas_less(errors: np.ndarray, reference: np.ndarray) -> float:
+    """By how many standard errors squared errors are below others of the same spots."""
+    gain = np.sqrt(reference) - np.sqrt(errors)  # roots, as squares have heavy tails
+    spread = gain.std() / np.sqrt(len(gain))
+    return float(gain.mean() / spread) if spread > 0 else 0.0

@@ -1,0 +1,1 @@
+"""Closed-form distillation: components of a section, regressed on H&E and space, and the genes decoded from them."""

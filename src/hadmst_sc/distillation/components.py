@@ -1,0 +1,234 @@
+"""What a section is distilled to, whatever its genes: components over genes, each regressed on the H&E and on space.
+
+Counts are variance-stabilised (square root) and rotated to principal components over genes (*metagenes*), so noise
+that genes do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E,
+on space and on both (:mod:`hadmst_sc.regression.additive`). There is no iteration and no random start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import linalg, ndimage, sparse
+from scipy.spatial import cKDTree
+
+from hadmst_sc.regression.additive import AdditiveRegression, HEDesign
+from hadmst_sc.regression.kriging import Lattice, pitch_of
+from hadmst_sc.section.features import N_BASE, he_features, standardised
+from hadmst_sc.section.measurement import Measurement
+from hadmst_sc.section.observation import Observation
+
+MAX_COMPONENTS = 64
+MAX_BASIS = 2000  # genes that components are made of; beyond, more only add noise, time and memory
+GENES_AT_ONCE = 256  # in what is computed of every gene: memory does not grow with the panel
+MARGIN = 16  # bins around the tissue where priors are evaluated too, so that windows at the edge see no cliff
+N_METAGENES = 8
+SOURCES = ("he", "space", "joint")
+SPREAD_PITCHES = 0.5  # reach of the spots' log-ratios into the gaps
+SPREAD_NEIGHBORS = 12
+
+
+@dataclass(frozen=True)
+class ContextLayout:
+    """Channels of the context: leading metagenes as the image, space and both tell them, then the stain maps."""
+
+    sources: tuple[str, ...] = ("texture", "space", "joint")
+
+    @property
+    def n_metagenes(self) -> int:
+        """Channels before the stain maps."""
+        return len(self.sources) * N_METAGENES
+
+    @property
+    def n_channels(self) -> int:
+        """All channels."""
+        return self.n_metagenes + N_BASE
+
+    def of(self, source: str) -> slice:
+        """Channels of the metagenes as a source tells them."""
+        first = self.sources.index(source) * N_METAGENES
+        return slice(first, first + N_METAGENES)
+
+    @property
+    def from_image(self) -> list[int]:
+        """Channels that the image alone makes."""
+        return [*range(N_METAGENES), *range(self.n_metagenes, self.n_channels)]
+
+
+CONTEXT = ContextLayout()
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Counts at the spots as rates, in units of each gene's mean, and as square roots of these; some genes at a time.
+
+    Parameters
+    ----------
+    counts
+        ``(spots, genes)`` measured.
+    measurement
+        The operator of the spots.
+    """
+
+    counts: np.ndarray
+    measurement: Measurement
+    mean: np.ndarray = field(init=False)  # (genes,) counts per whole bin
+
+    def __post_init__(self) -> None:
+        area = self.measurement.area[:, None]
+        per_bin = [(self.counts[:, block] / area).mean(0) for block in self.blocks()]
+        object.__setattr__(self, "mean", np.maximum(np.concatenate(per_bin), 1e-9))
+
+    def blocks(self) -> Iterator[slice]:
+        """All genes, some at a time."""
+        n = self.counts.shape[1]
+        return (slice(start, min(start + GENES_AT_ONCE, n)) for start in range(0, n, GENES_AT_ONCE))
+
+    def rates(self, genes: np.ndarray | slice) -> np.ndarray:
+        """``(spots, len(genes))`` float64."""
+        return self.counts[:, genes] / self.measurement.area[:, None] / self.mean[genes]
+
+    def roots(self, genes: np.ndarray | slice) -> np.ndarray:
+        """``(spots, len(genes))`` float64: noise of counting is the same at every spot."""
+        return np.sqrt(self.rates(genes))
+
+    @property
+    def root_depth(self) -> np.ndarray:
+        """``(genes,)``: times this, roots of all genes have the same noise of counting, 1/2."""
+        return np.sqrt(self.mean * self.measurement.area.mean())
+
+    def basis(self) -> np.ndarray:
+        """The genes (index, rising) whose roots vary most beside counting noise: all of a panel of the usual size."""
+        variance = np.concatenate([self.roots(block).var(0) for block in self.blocks()]) * self.root_depth**2
+        return np.sort(np.argsort(-variance, kind="stable")[:MAX_BASIS])
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """A section as components, from which any gene that was counted at its spots can be decoded.
+
+    Parameters
+    ----------
+    active
+        ``(ny, nx)`` bool: bins where maps are evaluated.
+    context
+        ``(CONTEXT.n_channels, ny, nx)`` float32: see :class:`ContextLayout`.
+    bin_um, pitch
+        Edge of a bin in µm; distance of the spots in bins.
+    scores
+        ``(spots, K)``: unit variance, no correlation.
+    left_out
+        ``(3, spots, K)`` leave-one-out predictions of the scores, in the order of ``SOURCES``.
+    maps
+        ``(4, K, active bins)`` float32 in the order of ``SOURCES``, then the texture.
+    spread
+        ``(active bins, spots)``: how values at the spots go into the gaps.
+    """
+
+    active: np.ndarray
+    context: np.ndarray
+    bin_um: float
+    pitch: float
+    scores: np.ndarray
+    left_out: np.ndarray
+    maps: np.ndarray
+    spread: sparse.csr_matrix
+
+
+def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Principal components over genes of ``(spots, genes)``, mean zero.
+
+    Returns
+    -------
+    Scores ``(spots, K)`` of unit variance, and their standard deviations ``(K,)``.
+    """
+    by_gene = values.shape[1] <= len(values)  # of the two matrices of products the smaller: spots or genes can be many
+    products = values.T @ values if by_gene else values @ values.T
+    n = min(MAX_COMPONENTS, len(products))
+    squares, vectors = linalg.eigh(products, subset_by_index=[len(products) - n, len(products) - 1])
+    singular, vectors = np.sqrt(squares[::-1].clip(0)), vectors[:, ::-1]
+    kept = singular > 1e-6 * max(singular[0], 1e-12)
+    singular, vectors = singular[kept], vectors[:, kept]
+    u = values @ vectors / singular if by_gene else vectors
+    root = np.sqrt(len(values))
+    # A component has no sign of its own; this one does not depend on the order of genes or spots.
+    return u * np.where((u**3).sum(0) < 0, -1.0, 1.0) * root, singular / root
+
+
+def _context(prior_maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Leading metagenes as each source tells them, in one basis, above the stain maps.
+
+    The basis are the principal directions of the joint prior (unit variance, sign fixed by the haematoxylin), so that
+    what image and spots say of the same metagene can be compared bin by bin.
+    """
+    scaled = singular[:, None].astype(np.float32)
+    of_source = dict(zip((*SOURCES, "texture"), prior_maps, strict=True))
+    joint = of_source["joint"] * scaled
+    joint = joint - joint.mean(1, keepdims=True)
+    _, vectors = np.linalg.eigh((joint @ joint.T).astype(float))
+    basis = vectors[:, ::-1][:, :N_METAGENES].T.astype(np.float32)
+    leading = basis @ joint
+    sign = np.where((leading * he[0][active]).sum(1, keepdims=True) < 0, -1, 1)
+    unit = sign / np.maximum(leading.std(1, keepdims=True), 1e-6)
+    out = np.zeros((CONTEXT.n_channels, *active.shape), np.float32)
+    for source in CONTEXT.sources:
+        maps = unit * ((basis * scaled.T) @ of_source[source])
+        maps = maps - maps.mean(1, keepdims=True)
+        out[CONTEXT.of(source)][: len(maps), active] = np.clip(maps, -4, 4)
+    out[CONTEXT.n_metagenes :] = np.clip(he[:N_BASE], -4, 4)
+    return out
+
+
+def _gaussian_spread(spots: np.ndarray, bins: np.ndarray) -> sparse.csr_matrix:
+    """Gaussian weights of the nearest spots, ``(bins, spots)``, rows sum to one; positions in pitches."""
+    n = min(SPREAD_NEIGHBORS, len(spots))
+    distance, index = (a.reshape(len(bins), n) for a in cKDTree(spots).query(bins, n))
+    log_weight = -0.5 * (distance / SPREAD_PITCHES) ** 2
+    weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
+    weight /= weight.sum(1, keepdims=True)
+    rows = np.repeat(np.arange(len(bins)), n)
+    return sparse.csr_matrix((weight.ravel(), (rows, index.ravel())), (len(bins), len(spots)))
+
+
+def _regressors(maps: np.ndarray, features: np.ndarray | None, obs: Observation) -> np.ndarray:
+    """Hand-made maps and, with the same total variance, those from elsewhere."""
+    if features is None or not len(features):
+        return maps
+    balance = np.float32(np.sqrt(len(maps) / len(features)))
+    return np.concatenate([maps, balance * standardised(features, obs)])
+
+
+def components(
+    obs: Observation,
+    panel: Panel,
+    *,
+    he: np.ndarray | None = None,
+    features: np.ndarray | None = None,
+    margin: int = MARGIN,
+    use_he: bool = True,
+) -> Components:
+    """Components of a section; arguments are those of :func:`~hadmst_sc.distillation.genes.distill` and its counts."""
+    measurement, pitch = obs.measurement, pitch_of(obs.measurement.centres)
+    basis = panel.basis()
+    roots = panel.roots(basis)
+    scores, singular = _components((roots - roots.mean(0)) * panel.root_depth[basis])
+    active = ndimage.binary_dilation(obs.inside, iterations=margin) if margin else obs.inside
+    he_maps = he_features(obs) if he is None else he
+    if not use_he:
+        he_maps = np.zeros_like(he_maps)
+    lattice = Lattice(measurement.centres, pitch, active)
+    regressors = _regressors(he_maps, features if use_he else None, obs)
+    regression = AdditiveRegression(HEDesign(regressors, measurement, active), measurement.centres / pitch, lattice)
+    choices, maps = regression.fit(scores)  # in the order of SOURCES
+    return Components(
+        active=active,
+        context=_context(maps, singular, he_maps, active),
+        bin_um=obs.grid.bin_um,
+        pitch=pitch,
+        scores=scores,
+        left_out=np.stack([choice.loo for choice in choices]),
+        maps=maps,
+        spread=_gaussian_spread(measurement.centres / pitch, (np.argwhere(active) + 0.5) / pitch),
+    )

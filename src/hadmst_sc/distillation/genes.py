@@ -1,0 +1,207 @@
+"""Closed-form distillation on the user's own section: H&E and spots in, per-gene priors and honest scores out.
+
+The section becomes components (:mod:`hadmst_sc.distillation.components`); genes are decoded from them, one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from hadmst_sc.distillation.components import MARGIN, N_METAGENES, SOURCES, Components, Panel, components
+from hadmst_sc.runtime import side_by_side
+from hadmst_sc.section.measurement import Measurement
+from hadmst_sc.section.observation import Observation
+
+PRIORS = ("he", "space", "joint", "spread", "texture")
+TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
+FLOOR = 0.02  # of a gene's mean: no prior claims that a gene is impossible in a bin
+
+
+def gamma_shape(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Shape ``k`` of the Gamma–Poisson law of counts around leave-one-out predictions, per gene, by moments.
+
+    Large when predictions are as good as counting noise allows (the counts then add nothing), small when they are poor.
+    """
+    excess = ((counts - expected) ** 2 - expected).sum(0)
+    return np.where(excess > 0, (expected**2).sum(0) / np.maximum(excess, 1e-9), 1e4).clip(0.05, 1e4)
+
+
+def _r2(loo: np.ndarray, values: np.ndarray) -> np.ndarray:
+    variance = values.var(0)
+    return np.where(variance > 1e-12, 1 - ((values - loo) ** 2).mean(0) / np.maximum(variance, 1e-12), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """Priors of all genes of a section, kept as components and decoded gene by gene.
+
+    Parameters
+    ----------
+    section
+        The components; priors are evaluated in its active bins, elsewhere they are one (the gene's mean).
+    panel
+        What was counted at the spots.
+    token
+        ``(genes, len(TOKEN))`` float32: what conditions the network on a gene.
+    shape
+        ``(genes,)`` Gamma shape ``k`` of the soft consistency.
+    r2
+        ``(3, genes)`` leave-one-out R² of the priors H&E, space and joint on square-root rates.
+    """
+
+    section: Components
+    panel: Panel
+    token: np.ndarray
+    shape: np.ndarray
+    r2: np.ndarray
+    _loadings: np.ndarray  # (K, genes)
+    _offset: np.ndarray  # (genes,) mean square-root rate
+
+    @property
+    def gene_mean(self) -> np.ndarray:
+        """``(genes,)`` mean rate, counts per whole bin."""
+        return self.panel.mean
+
+    @property
+    def measurement(self) -> Measurement:
+        """The operator of the spots."""
+        return self.panel.measurement
+
+    def coexpression(self, genes: np.ndarray) -> np.ndarray:
+        """Loadings of genes on the leading components, ``(len(genes), N_METAGENES)``, rows of length at most one.
+
+        The product of two rows is what the leading components explain of the correlation of two genes' square-root
+        counts; counting noise is in the denominator. What the estimate misses of two genes correlates in the same way
+        (slope 1.0, correlation 0.5 to 0.7 over pairs of genes of three phantoms), so draws share noise by it.
+        """
+        loadings = self._loadings[:, np.asarray(genes)]
+        length = np.sqrt((loadings**2).sum(0))
+        out = np.zeros((loadings.shape[1], N_METAGENES), np.float32)
+        leading = loadings[:N_METAGENES] / np.maximum(length, 1e-9)
+        out[:, : len(leading)] = leading.T
+        return out
+
+    def left_out(self, genes: np.ndarray | slice, source: str) -> np.ndarray:
+        """Counts of some genes at each spot as a source foretells them without it, ``(spots, len(genes))``."""
+        roots = self._offset[genes] + self.section.left_out[SOURCES.index(source)] @ self._loadings[:, genes]
+        return _expected(roots, self.panel, genes)
+
+    def priors(self, genes: np.ndarray) -> np.ndarray:
+        """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""
+        genes = np.asarray(genes)
+        out = np.ones((len(genes), len(PRIORS), self.section.active.size), np.float32)
+        loadings = self._loadings[:, genes].T.astype(np.float32)
+        offset = self._offset[genes, None].astype(np.float32)
+
+        def decode(maps: np.ndarray, index: int) -> None:
+            rates = np.square(np.maximum(offset + loadings @ maps, 0))
+            out[:, index, self._where] = np.maximum(rates * self._total_factor(rates, genes), FLOOR)
+
+        # All but the spread prior, which follows from the first.
+        side_by_side(decode, self.section.maps, (0, 1, 2, 4))
+        out[:, 3, self._where] = self._spread_prior(genes, out[:, 0, self._where])
+        return out.reshape(len(genes), len(PRIORS), *self.section.active.shape)
+
+    def _total_factor(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """What makes the spots' total right, ``(g, 1)``: squaring a mean of roots loses their variance."""
+        predicted = rates @ self._covered + self._beyond.sum()
+        measured = (self.panel.rates(genes) * self.measurement.area[:, None]).sum(0)
+        return (measured / np.maximum(predicted, 1e-9)).clip(0.1, 10)[:, None].astype(np.float32)
+
+    def _spread_prior(self, genes: np.ndarray, he: np.ndarray) -> np.ndarray:
+        """The H&E prior times the spots' shrunken ratios, spread log-linearly into the gaps; ``(g, active bins)``."""
+        area = self.measurement.area[:, None]
+        depth = self.gene_mean[genes] * area
+        expected = (self._on_active @ he.T + self._beyond[:, None]) / area * depth
+        k = self.shape[genes]
+        ratio = (self.panel.rates(genes) * depth + k) / (expected + k)
+        return he * np.exp(self.section.spread @ np.log(ratio)).T.astype(np.float32)
+
+    @cached_property
+    def _where(self) -> np.ndarray:
+        """Active bins, flat indices."""
+        return np.flatnonzero(self.section.active)
+
+    @cached_property
+    def _on_active(self) -> sparse.csr_matrix:
+        """The operator of the spots on active bins."""
+        return self.measurement.matrix[:, self._where].astype(np.float32)
+
+    @cached_property
+    def _covered(self) -> np.ndarray:
+        """``(active bins,)`` share of each that is under some footprint."""
+        return self.measurement.coverage.ravel()[self._where].astype(np.float32)
+
+    @cached_property
+    def _beyond(self) -> np.ndarray:
+        """``(spots,)`` area on bins that are not active, where all priors are one."""
+        return (self.measurement.area - np.asarray(self._on_active.sum(1)).ravel()).clip(min=0)
+
+    def spot_maps(self, genes: np.ndarray) -> np.ndarray:
+        """Measured rates painted onto the bins under the spots, ``(len(genes), ny, nx)`` float32, zero in the gaps."""
+        matrix, coverage = self.measurement.matrix, self.measurement.coverage
+        painted = (matrix.T @ self.panel.rates(genes)).T.reshape(-1, *coverage.shape)
+        return (painted / np.where(coverage > 0, coverage, 1)).astype(np.float32)
+
+
+def distill(
+    obs: Observation,
+    *,
+    he: np.ndarray | None = None,
+    features: np.ndarray | None = None,
+    margin: int = MARGIN,
+    use_he: bool = True,
+) -> Distilled:
+    """Distil the H&E of a section against its own spots.
+
+    Parameters
+    ----------
+    obs
+        The section.
+    he
+        ``he_features(obs)``, from a caller who has them.
+    features
+        ``(f, ny, nx)`` further image features on the grid of ``obs``, of any scale: those of the bundled student, of a
+        pathology model. They are regressed on beside the hand-made ones, with as much say.
+    margin
+        Bins around the tissue where priors are still evaluated; the network was trained with the default.
+    use_he
+        False replaces every H&E feature by zero: what can be had from the spots alone.
+
+    Returns
+    -------
+    Priors, context and tokens of every gene of ``obs``.
+    """
+    panel = Panel(obs.counts, obs.measurement)
+    return decoder(components(obs, panel, he=he, features=features, margin=margin, use_he=use_he), panel)
+
+
+def _expected(roots: np.ndarray, panel: Panel, genes: np.ndarray | slice) -> np.ndarray:
+    """Counts at the spots from square-root rates ``(spots, len(genes))``, with the total that was counted."""
+    expected = np.maximum(roots, np.sqrt(FLOOR)) ** 2 * panel.mean[genes] * panel.measurement.area[:, None]
+    return expected * (panel.counts[:, genes].sum(0) / expected.sum(0))
+
+
+def decoder(section: Components, panel: Panel) -> Distilled:
+    """How the genes of a panel are decoded from components; the panel need not be the one that these are made of."""
+    n = len(panel.mean)
+    offset, loadings = np.empty(n), np.empty((section.scores.shape[1], n))
+    r2, shape = np.empty((len(SOURCES), n)), np.empty(n)
+    area = panel.measurement.area[:, None]
+    for block in panel.blocks():
+        roots, counts = panel.roots(block), panel.counts[:, block]
+        offset[block] = roots.mean(0)
+        # Scores have unit variance and no correlation, so this is the regression of every gene on them.
+        loadings[:, block] = section.scores.T @ (roots - offset[block]) / len(roots)
+        left_out = [offset[block] + scores @ loadings[:, block] for scores in section.left_out]
+        r2[:, block] = [_r2(one, roots) for one in left_out]
+        shape[block] = gamma_shape(counts, _expected(left_out[SOURCES.index("joint")], panel, block))
+    depth = np.log10(panel.mean * area.mean() + 0.01)
+    lengths = (section.bin_um, section.pitch)
+    geometry = [np.full(n, np.log2(length / 10)) for length in lengths]
+    token = np.stack([*r2.clip(-0.2, 1), depth, 0.5 * np.log10(shape), *geometry], 1)  # in the order of TOKEN
+    return Distilled(section, panel, token.astype(np.float32), shape, r2, loadings, offset)

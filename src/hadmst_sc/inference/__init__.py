@@ -1,0 +1,1 @@
+"""Observation in, prediction out: settings, preparation, and the genes in chunks."""

@@ -1,0 +1,109 @@
+"""What a run will take, told before it starts: its work is counted, and a sample of it timed on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from hadmst_sc.diffusion import tiles
+from hadmst_sc.inference.by_metagenes import N_LANDMARKS
+from hadmst_sc.inference.settings import Settings
+from hadmst_sc.inference.shared import tissue_crop
+from hadmst_sc.models import SIGMA_MEAN, HadmstModel
+from hadmst_sc.models.diffusion import N_CHANNELS
+from hadmst_sc.runtime import pick_device
+from hadmst_sc.section.observation import Observation
+from hadmst_sc.trust.gate import distillations, judges
+
+UNITS = {"h": 3600, "min": 60}
+SAMPLE = 128  # edge of the map whose evaluation is timed, bins
+GENES = 4
+# Outside the network, in Gaussian filters of a map of the size of the grid, as measured on a mouse brain: a
+# distillation, a registration, a gene.
+DISTILLATION, REGISTRATION, PER_GENE = 2000, 2500, 17
+# Peak bytes, fitted to sections of 60,000 to two million bins: the libraries, a window in the network, each bin.
+LIBRARIES, WINDOW, PER_BIN = 0.5e9, 3000, 4000
+
+
+class Estimate(NamedTuple):
+    """Of one run."""
+
+    seconds: float
+    memory: float  # peak bytes of the process
+    disk: float  # bytes at most, packed maps take about half
+
+    def __str__(self) -> str:
+        unit, size = next(((unit, size) for unit, size in UNITS.items() if self.seconds >= 2 * size), ("s", 1))
+        stored = f", at most {self.disk / 1e9:.1f} GB of disk" if self.disk else ""
+        return f"about {self.seconds / size:.0f} {unit}, {self.memory / 1e9:.1f} GB of memory{stored}"
+
+
+def estimate(
+    obs: Observation,
+    settings: Settings,
+    *,
+    backed: bool,
+) -> Estimate:
+    """Before anything is computed; the model of ``settings`` is loaded."""
+    network, window, device = settings.network, settings.window, pick_device(settings.device)
+    n_genes, n_bins = len(obs.genes), obs.grid.n_bins
+    draws = settings.n_draws
+    again = distillations(len(obs.spots)) if settings.gate and network is not None else 0
+    filters = DISTILLATION * (1 + again) + REGISTRATION * bool(settings.align) + PER_GENE * n_genes
+    seconds, area = filters * n_bins * _seconds_of_a_filter(), 0
+    if network is not None:
+        halo, align = network.spec.halo, network.spec.align
+        inside = obs.inside[tissue_crop(obs.inside, align)]
+        outer = (tile.outer for tile in tiles(inside, core=window, halo=halo, align=align))
+        area = sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in outer)
+        per_gene, few = 1 + draws * settings.n_steps, 0
+        evaluations: float = n_genes * per_gene
+        if settings.n_metagenes is not None:
+            few = settings.n_metagenes + N_LANDMARKS
+            evaluations = few + N_LANDMARKS * per_gene * (draws > 0)
+        evaluations += again * (few + len(judges(obs)) * per_gene)
+        seconds += evaluations * area * _seconds_of_an_evaluation(network, device)
+    stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + (draws > 0))
+    memory = LIBRARIES + WINDOW * GENES * min(area, (window + 64) ** 2) / 4 + PER_BIN * n_bins
+    memory += obs.counts.nbytes + (0 if backed else stored)
+    return Estimate(seconds, memory, stored if backed else 0)
+
+
+def _seconds_of_a_filter() -> float:
+    """Per bin."""
+    sample = np.zeros((512, 512), np.float32)
+    return shortest(lambda: ndimage.gaussian_filter(sample, 2.0)) / sample.size
+
+
+@torch.inference_mode()
+def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> float:
+    """Per bin and gene."""
+    channels = (1, network.spec.encoder[1], N_CHANNELS)
+    how: Any = {"dtype": torch.float32, "device": device}
+    x, *maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, **how) for n in channels)
+    condition = network.condition(*maps)  # once for a gene: its time is in PER_GENE
+    level = torch.full((GENES,), SIGMA_MEAN, **how)
+    token = torch.zeros(GENES, network.spec.token, **how)
+
+    def evaluate() -> None:
+        network.denoise(x, level, condition, token, x + 1)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return shortest(evaluate) / (GENES * SAMPLE**2)
+
+
+def shortest(call: Callable[[], object], repeats: int = 3) -> float:
+    """Seconds of the quickest of some calls."""
+    call()  # the first has things to set up
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)

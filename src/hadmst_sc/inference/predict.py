@@ -1,0 +1,186 @@
+"""Arrays in, arrays out: registration and distillation once, then the genes in chunks."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from hadmst_sc.alignment.record import Alignment
+from hadmst_sc.distillation.components import Panel
+from hadmst_sc.distillation.genes import Distilled, distill
+from hadmst_sc.inference.by_metagenes import mixed
+from hadmst_sc.inference.prepare import prepare
+from hadmst_sc.inference.settings import Settings
+from hadmst_sc.inference.shared import Limits, SharedSection, tissue_crop
+from hadmst_sc.inference.workers import MISFITS, Arrays, warm_up, work
+from hadmst_sc.runtime import alone_after_fork, freed_memory_kept, give_back, pick_device, progress, usual_errors
+from hadmst_sc.section.errors import logger
+from hadmst_sc.section.observation import Box, MapSink, Observation, Prediction
+from hadmst_sc.trust.gate import Foretold, Gate, Verdict, fit_gate
+from hadmst_sc.trust.reliability import reliability
+
+MAX_LOSS = 0.02  # of deviance at held-out spots, by metagenes
+
+
+def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> SharedSection:
+    """A section distilled and encoded; ``features`` are the student's and the user's."""
+    network = settings.network
+    distilled = distill(obs, he=he, features=features)
+    give_back()  # what its threads have left
+    crop = tissue_crop(obs.inside, network.spec.align if network else 1)
+    return SharedSection(
+        distilled,
+        network,
+        obs.genes,
+        obs.inside[crop],
+        crop,
+        obs.measurement.cropped(crop),
+        None if network is None else network.read(distilled.section.context[(slice(None), *crop)]),
+        1.0,
+        1.0,
+        settings.light(),
+        Limits(settings.window),
+    )
+
+
+def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings, client: Any) -> Verdict:
+    """Judge closed form, metagenes, network and the spread of its draws on held-out spots.
+
+    Consistency cannot reach those, and is left out.
+    """
+    n_draws, gene_chunk = settings.n_draws, settings.batch_size
+    settings = replace(settings, n_samples=0, consistency="off")
+    obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # of which the section's components are made
+
+    def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Foretold:
+        at = (slice(None), *box)
+        section = _shared(given, he[at], None if features is None else features[at], settings)
+        sections = [replace(section, model=None)]
+        if settings.n_metagenes is not None:
+            sections.append(mixed(section, without=genes, client=client))
+        drawing = replace(section.settings, n_samples=n_draws, keep_draws=bool(n_draws))
+        sections.append(replace(section, settings=drawing))
+        found = [Arrays((len(genes), *given.grid.shape), False, 0) for _ in sections[:-1]]
+        found += [Arrays((len(genes), *given.grid.shape), bool(n_draws), n_draws)]
+        rows = np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk))
+        rows_of = {int(genes[some[0]]): some for some in rows}
+        for arrays, one in zip(found, sections, strict=True):
+            # Only the network is worth the way to a worker and back.
+            own = client if one.model is not None else None
+            for chunk, maps, _ in work(one, [genes[some] for some in rows], None, own):
+                assert maps is not None  # for types: they go nowhere else
+                arrays.take(rows_of[int(chunk[0])], section.crop, maps)
+        return Foretold([arrays.mean for arrays in found], found[-1].draws)
+
+    return fit_gate(obs, maps_of)
+
+
+def _metagene_loss(judged: list[Gate]) -> float | None:
+    """By how much metagenes are worse than the network gene by gene, at held-out spots; ``None`` where not judged."""
+    return judged[0].deviance / judged[1].deviance - 1 if len(judged) == 2 else None
+
+
+def _warn_of_loss(judged: list[Gate]) -> None:
+    loss = _metagene_loss(judged)
+    if loss is not None and loss > MAX_LOSS:
+        logger.warning(
+            "metagenes foretell held-out spots %.1f %% worse than the network gene by gene; for a few hundred genes, "
+            "pass n_metagenes=None",
+            100 * loss,
+        )
+
+
+@freed_memory_kept()
+@usual_errors
+def run(
+    obs: Observation, settings: Settings, into: MapSink | None, client: Any, *, show_progress_bar: bool
+) -> Prediction:
+    """Run on an observation, with settings that were checked and weights that are loaded; see ``tl.predict``."""
+    network, clock = settings.network, {"start": time.perf_counter()}
+    if network is None:
+        settings = replace(settings, n_samples=0)
+    alone_after_fork()
+    _importing = None if client is None else warm_up(client)  # held: Dask forgets tasks that nobody holds
+    if client is None:  # workers look for a device of their own
+        settings = replace(settings, device=str(pick_device(settings.device)))
+    obs, he, regressors, found = prepare(obs, network, align=settings.align, features=settings.features)
+    clock["aligned"] = time.perf_counter()
+    verdict = Verdict([], None)
+    if network is not None and settings.gate:  # before the section is distilled: memory then holds one at a time
+        verdict = _gate(obs, he, regressors, settings, client)
+        _warn_of_loss(verdict.gates)
+    clock["gated"] = time.perf_counter()
+    section = _shared(obs, he, regressors, settings)
+    if verdict.gates:
+        section = replace(section, share=verdict.gates[0].share, spread=verdict.spread)
+    clock["distilled"] = time.perf_counter()
+    if settings.n_metagenes is not None:
+        section = mixed(section, client=client)
+    clock["mixed"] = time.perf_counter()
+    n, n_draws, gene_chunk = len(obs.genes), settings.n_draws, settings.batch_size
+    arrays = None
+    if into is None:
+        arrays = Arrays((n, *obs.grid.shape), n_draws > 0, n_draws if settings.keep_draws else 0)
+    done = dict(into.finished) if into is not None else {}
+    left = np.array([gene for gene in range(n) if gene not in done], int)
+    chunks = [left[i : i + gene_chunk] for i in range(0, len(left), gene_chunk)]
+    with (
+        progress(n, len(done), show=show_progress_bar) as advance,
+        closing(work(section, chunks, into, client)) as results,  # whatever is raised here, nothing goes on elsewhere
+    ):
+        for chunk, maps, facts in results:
+            if arrays is not None and maps is not None:
+                arrays.take(chunk, section.crop, maps)
+            done |= facts
+            advance(len(chunk))
+    clock["predicted"] = time.perf_counter()
+    if into is not None:
+        mean, std, draws = *into.maps(), None
+    else:
+        assert arrays is not None  # for types
+        mean, std, draws = arrays.mean, arrays.std, arrays.draws
+    mean_misfit, max_misfit = (np.array([done[gene][name] for gene in range(n)]) for name in MISFITS)
+    misfits = {"max_spot_residual": float(max_misfit.max()), "mean_spot_residual": float(mean_misfit.mean())}
+    return Prediction(
+        obs.grid,
+        obs.genes,
+        mean,
+        std,
+        obs.inside,
+        obs.measurement.coverage.clip(0, 1).astype(np.float32),  # spots may overlap
+        _gene_stats(section.distilled, mean_misfit),
+        _provenance(settings, found, verdict, clock) | misfits,
+        draws,
+    )
+
+
+def _gene_stats(distilled: Distilled, spot_residual: np.ndarray) -> dict[str, np.ndarray]:
+    he, space, joint = distilled.r2
+    return reliability(distilled) | {
+        "loo_r2_he": he,
+        "loo_r2_space": space,
+        "loo_r2": joint,
+        "mean_counts_per_bin": distilled.gene_mean,
+        "spot_residual": spot_residual,
+    }
+
+
+def _provenance(
+    settings: Settings, found: Alignment | None, verdict: Verdict, clock: dict[str, float]
+) -> dict[str, Any]:
+    return settings.record() | {
+        "model_sha256": settings.network.sha256 if settings.network else "",
+        "registration": asdict(found) if found is not None else "off",
+        "gate": verdict.gates[0]._asdict() if verdict.gates else "off",
+        "calibration": verdict.calibration._asdict() if verdict.calibration else "off",
+        "metagene_loss": _metagene_loss(verdict.gates),
+        "seconds_align": round(clock["aligned"] - clock["start"], 3),
+        "seconds_gate": round(clock["gated"] - clock["aligned"], 3),
+        "seconds_distill": round(clock["distilled"] - clock["gated"], 3),
+        "seconds_metagenes": round(clock["mixed"] - clock["distilled"], 3),
+        "seconds_predict": round(clock["predicted"] - clock["mixed"], 3),
+    }

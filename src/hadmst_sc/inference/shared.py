@@ -1,0 +1,138 @@
+"""What all chunks of genes of a section share, and what comes of a chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from hadmst_sc.diffusion import keyed_noise
+from hadmst_sc.distillation.components import N_METAGENES
+from hadmst_sc.distillation.genes import Distilled
+from hadmst_sc.inference.settings import Settings
+from hadmst_sc.models import HadmstModel
+from hadmst_sc.section.errors import logger
+from hadmst_sc.section.measurement import Measurement
+from hadmst_sc.section.observation import Box
+
+DRAWS_KEPT = 4  # whose shared noise stays in memory, the default number
+MIN_WINDOW = 64  # bins
+
+
+def tissue_crop(inside: np.ndarray, align: int) -> Box:
+    """Bounding box of the tissue, starting on a multiple of the network's alignment so that no phase changes."""
+    box = []
+    for axis in (1, 0):
+        where = np.flatnonzero(inside.any(axis))
+        box.append(slice(int(where[0]) // align * align, int(where[-1]) + 1))
+    return box[0], box[1]
+
+
+class Maps(NamedTuple):
+    """What comes of a chunk: ``(genes, ny, nx)``, draws ``(n_samples, genes, ny, nx)``."""
+
+    mean: np.ndarray
+    std: np.ndarray | None = None
+    draws: np.ndarray | None = None
+
+
+def joined(parts: list[Maps]) -> Maps:
+    """Maps of several chunks as those of one."""
+    mean, stds, draws = zip(*parts, strict=True)
+    return Maps(
+        np.concatenate(mean),
+        None if stds[0] is None else np.concatenate(stds),
+        None if draws[0] is None else np.concatenate(draws, 1),
+    )
+
+
+@dataclass
+class Limits:
+    """How much may be in memory at once; lowered where it turns out to be too much. Results do not depend on it."""
+
+    window: int  # bins
+    genes: int = 2**31
+
+    def lower(self, n: int) -> None:
+        """After ``n`` genes were too many: half of them, or half the window.
+
+        Raises
+        ------
+        MemoryError
+            If there is nothing left to halve.
+        """
+        if n == 1 and self.window <= MIN_WINDOW:
+            raise MemoryError(
+                "one gene in the smallest window is more than there is memory for. Pass a larger `bin_um=`, or a "
+                "`tissue_key=` that marks a part."
+            )
+        if n > 1:
+            self.genes = n // 2
+        else:
+            self.window = max(MIN_WINDOW, self.window // 2 // 4 * 4)
+        logger.warning(
+            "out of memory: going on with %d gene%s at a time and windows of %d bins; the result is the same",
+            min(n, self.genes),
+            "s" * (min(n, self.genes) > 1),
+            self.window,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What stands for the network where it does not see every gene.
+
+    Parameters
+    ----------
+    maps
+        ``(K, ny, nx)`` of metagenes, expected counts per bin.
+    shares
+        ``(genes, K)`` which part of them is a gene's.
+    change
+        ``(L, ny, nx)`` what the network did to the closed form of some genes, in the logarithm.
+    spread
+        ``(L, ny, nx)`` standard deviation of draws of these in model space; ``None`` without draws.
+    likeness
+        ``(genes, L)`` how much a gene is like them, rows sum to one.
+    """
+
+    maps: np.ndarray
+    shares: np.ndarray
+    change: np.ndarray
+    spread: np.ndarray | None
+    likeness: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class SharedSection:
+    """What every gene chunk shares; small enough to send to a worker. Maps are cropped to the tissue."""
+
+    distilled: Distilled
+    model: HadmstModel | None
+    genes: tuple[str, ...]
+    inside: np.ndarray
+    crop: Box
+    measurement: Measurement
+    encoded: tuple[Tensor, Tensor] | None  # features and offsets
+    share: float  # of the network in the estimate
+    spread: float  # by which the standard deviation of draws is scaled; in a mixture it is already
+    settings: Settings  # without model and features
+    limits: Limits
+    mixture: Mixture | None = None  # takes the place of the model
+    _shared_noise: dict[int, Tensor] = field(default_factory=dict)
+
+    def noise(self, names: list[str], draw: int) -> Tensor:
+        """Noise of that name on the cropped grid, the same whatever the crop."""
+        whole = keyed_noise(self.distilled.section.active.shape, names, self.settings.random_state, draw)
+        return whole[(slice(None), *self.crop)].clone()
+
+    def shared_noise(self, draw: int) -> Tensor:
+        """What all genes share of a draw; of the first draws kept, as every chunk asks for it."""
+        found = self._shared_noise.get(draw)
+        if found is None:
+            found = self.noise([f"\0component {k}" for k in range(N_METAGENES)], draw)
+            if len(self._shared_noise) < DRAWS_KEPT:
+                self._shared_noise[draw] = found
+        return found

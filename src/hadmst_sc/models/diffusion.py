@@ -1,0 +1,264 @@
+"""The network as a denoiser: what it is given, and the preconditioning that makes it one.
+
+Gene-agnostic: a gene is one item of the batch, known by its own maps and its token. Equation numbers are those of
+Karras et al. 2022 (*Elucidating the design space of diffusion-based generative models*).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hadmst_sc.diffusion.denoiser import Residual
+from hadmst_sc.distillation.components import CONTEXT
+from hadmst_sc.distillation.genes import PRIORS, TOKEN
+from hadmst_sc.models.alignment import SpatialAlignment, aligned
+from hadmst_sc.models.distillation import HEStudent
+from hadmst_sc.models.local import LocalUNet, in_windows, silence
+from hadmst_sc.section.features import N_BASE
+
+SIGMA_MEAN = 80.0
+"""At this noise level the state says nothing, and the denoiser returns the posterior mean of the *counts*."""
+
+SIGMA_DRAW = 40.0
+"""At this noise level the denoiser is a sampler of one evaluation: noise in, a draw out. See `train.losses`.
+
+Like ``SIGMA_MEAN`` it lies far above what denoising is trained on, so the level itself tells the network what to do.
+"""
+
+ALIGN = 4  # bins: two levels of down-sampling
+MAX_SIZE = 4096  # of everything in a spec: far more than a network of maps needs
+LOG_CHANGE = 5.0  # the mean stays within e^5 of the closed form: a bound for bad input, far beyond what training shows
+N_CHANNELS = len(PRIORS) + 4  # see `gene_channels`
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that is needed to build the network; travels in the weights file.
+
+    Examples
+    --------
+    >>> spec = hd.models.ModelSpec(widths=(8, 16, 16))
+    >>> hd.models.ModelSpec.from_dict(spec.to_dict()) == spec
+    True
+    """
+
+    context: int = CONTEXT.n_channels
+    token: int = len(TOKEN)
+    student: tuple[int, int, int] = (24, 40, 64)  # widths
+    student_branches: tuple[int, int] = (16, 4)  # features, nuisance
+    alignment: int = 24  # hidden channels
+    offset: float = 3.0  # bins that the alignment may bend at most
+    encoder: tuple[int, int] = (48, 16)  # hidden, features
+    widths: tuple[int, int, int] = (24, 40, 64)
+    embed: int = 64
+    sigma_data: float = 1.0  # standard deviation of the residual over the training phantoms
+    halo: int = 32  # bins; at least the measured reach, and a multiple of `align`
+    align: int = ALIGN
+
+    def __post_init__(self) -> None:
+        # A spec comes from a file: what it holds may be anything.
+        for one in fields(self):
+            value, like = getattr(self, one.name), one.default
+            sizes, wanted = (value, like) if isinstance(like, tuple) else ((value,), (like,))
+            fits = isinstance(sizes, tuple) and len(sizes) == len(wanted)
+            if not fits or not all(type(n) in (int, type(wanted[0])) and 0 < n <= MAX_SIZE for n in sizes):
+                raise ValueError(f"`{one.name}` needs values like {like!r}, but is {value!r:.80}.")
+        if self.align != ALIGN or self.halo % ALIGN:
+            raise ValueError(
+                f"`align` needs to be {ALIGN} and `halo` a multiple, but they are {self.align, self.halo}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelSpec:
+        """Inverse of :meth:`to_dict`; unknown keys are an error."""
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**plain)
+
+
+def channels_last(model: HadmstModel) -> HadmstModel:
+    """The same model with its convolutions laid out as processors like them best (1.4 × on a CPU)."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def frequencies() -> Tensor:
+    """Frequencies of the embedding of the noise level, ``(8,)``; on the CPU whatever the caller's default device."""
+    return torch.linspace(math.log(0.25), math.log(8), 8, dtype=torch.float32, device="cpu").exp()
+
+
+def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """Per-gene input maps in log space.
+
+    Parameters
+    ----------
+    priors
+        ``(b, len(PRIORS), ny, nx)`` in the order of ``distill.PRIORS``, rates in gene means.
+    spots
+        ``(b, ny, nx)`` measured rates under the spots, zero in the gaps.
+    coverage
+        ``(ny, nx)`` or ``(b, ny, nx)`` share of each bin under a spot.
+    offsets
+        Of :meth:`HadmstModel.encode`: what the image alone says is read there.
+
+    Returns
+    -------
+    ``(b, N_CHANNELS, ny, nx)``
+    """
+    coverage = coverage.expand(spots.shape)
+    measured = (coverage > 0).to(spots.dtype)
+    logs = priors.log()
+    if offsets is not None:
+        from_image = [PRIORS.index("he"), PRIORS.index("texture")]
+        logs[:, from_image] = aligned(logs[:, from_image], offsets)
+    surprise = (spots.log1p() - priors[:, 2].log1p()) * measured
+    extra = torch.stack([surprise, spots.log1p() * measured, coverage, logs[:, 0] - logs[:, 1]], 1)
+    return torch.cat([logs, extra], 1)
+
+
+class HEEncoder(nn.Module):
+    """Distilled H&E context to features; local, with a reach of two bins.
+
+    The context already carries the distillation against this section's own spots (its leading metagenes); the encoder
+    learns what of their neighbourhood matters. No normalisation over space: tiles must equal the slide.
+    """
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(hidden, out_channels, 1),
+        )
+
+    def forward(self, context: Tensor) -> Tensor:
+        """``(b, in_channels, ny, nx)`` to ``(b, out_channels, ny, nx)``."""
+        return self.layers(context)
+
+
+class HadmstModel(nn.Module):
+    """Conditional diffusion model of one gene's map given the section.
+
+    Examples
+    --------
+    Loaded once, for several calls of ``tl.superresolve(..., model=model)``:
+
+    >>> model = hd.models.load_model("default")
+    >>> isinstance(model, hd.models.HadmstModel), model.name
+    (True, 'default')
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.name, self.sha256 = "unnamed", ""  # of the weights file, for provenance
+        hidden, features = spec.encoder
+        self.student = HEStudent(N_BASE, spec.student, *spec.student_branches)
+        self.alignment = SpatialAlignment(spec.alignment, spec.offset)
+        self.encoder = HEEncoder(spec.context, hidden, features)
+        self.embedding = nn.Sequential(
+            nn.Linear(16 + 1 + spec.token, spec.embed), nn.SiLU(), nn.Linear(spec.embed, spec.embed), nn.SiLU()
+        )
+        self.unet = LocalUNet(1 + N_CHANNELS + features, spec.widths, spec.embed)
+        silence(self.unet.head)  # at initialisation the network is the closed form
+        self.register_buffer("frequencies", frequencies(), persistent=False)
+
+    def encode(self, context: Tensor, *, align: bool = True) -> tuple[Tensor, Tensor]:
+        """What all genes of a section share; no gene and no noise level in here.
+
+        Parameters
+        ----------
+        context
+            ``(b, context, ny, nx)`` of :func:`hadmst_sc.distillation.genes.distill`.
+        align
+            False reads the image where it lies.
+
+        Returns
+        -------
+        Features ``(b, features, ny, nx)``, and the offsets ``(b, 2, ny, nx)`` at which the image was read.
+        """
+        offsets = self.alignment(context[:, CONTEXT.of("texture")], context[:, CONTEXT.of("space")])
+        if not align:
+            offsets = torch.zeros_like(offsets)
+        bent = aligned(context[:, CONTEXT.from_image], offsets)
+        context = context.clone()
+        context[:, CONTEXT.from_image] = bent
+        return self.encoder(context), offsets
+
+    def read(self, context: np.ndarray) -> tuple[Tensor, Tensor]:
+        """:meth:`encode` of a slide's context ``(context, ny, nx)``, once for all its genes; on the CPU."""
+        features, offsets = in_windows(self.encode, context, next(self.parameters()).device)
+        return features, offsets
+
+    def _embed(self, sigma: Tensor, token: Tensor) -> Tensor:
+        phase = (sigma.log() / 4)[:, None] * self.frequencies  # c_noise
+        is_mean = (sigma >= SIGMA_MEAN).to(token.dtype)[:, None]
+        return self.embedding(torch.cat([phase.sin(), phase.cos(), is_mean, token], 1))
+
+    def condition(self, features: Tensor, channels: Tensor) -> Tensor:
+        """What the first layer makes of all but the state: once for a gene, however often it is evaluated.
+
+        Parameters
+        ----------
+        features
+            ``(b, features, ny, nx)`` from :meth:`encode`.
+        channels
+            ``(b, N_CHANNELS, ny, nx)`` of :func:`gene_channels`.
+
+        Returns
+        -------
+        ``(b, widths[0], ny, nx)``
+        """
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in (channels, features)]
+        stem = self.unet.stem
+        return functional.conv2d(torch.cat(parts, 1), stem.weight[:, 1:], stem.bias, padding=1)
+
+    def network(self, x: Tensor, sigma: Tensor, condition: Tensor, token: Tensor) -> Tensor:
+        """The raw network ``F`` (Eq. 7): ``(b, 1, ny, nx)``; the state enters scaled by c_in."""
+        c_in = torch.rsqrt(sigma**2 + self.spec.sigma_data**2)[:, None, None, None]
+        state = (c_in * x).contiguous(memory_format=torch.channels_last)
+        first = condition + functional.conv2d(state, self.unet.stem.weight[:, :1], padding=1)
+        return self.unet.above(first, self._embed(sigma, token))
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor, base: Tensor
+    ) -> Tensor:
+        """:meth:`denoise` under a condition that serves this once."""
+        return self.denoise(x, sigma, self.condition(features, channels), token, base)
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor, token: Tensor, base: Tensor) -> Tensor:
+        """Denoised state ``D(x; sigma)``.
+
+        Parameters
+        ----------
+        x
+            ``(b, 1, ny, nx)`` noisy residual; zero at ``SIGMA_MEAN``.
+        sigma
+            ``(b,)`` noise levels, all below ``SIGMA_MEAN`` or all equal to it. At ``SIGMA_DRAW`` this is a draw.
+        condition
+            Of :meth:`condition`.
+        token
+            ``(b, token)``.
+        base
+            ``(b, 1, ny, nx)`` closed-form rate around which the residual lives.
+        """
+        raw = self.network(x, sigma, condition, token)
+        if bool((sigma >= SIGMA_MEAN).all()):
+            # Here F is the log-ratio of the expected rate to the closed form: trained on the Poisson deviance, so the
+            # estimate is a mean of counts, which a mean of log residuals would not be.
+            return Residual(base).encode(base * raw.clamp(-LOG_CHANGE, LOG_CHANGE).exp())
+        s2, d2 = (sigma**2)[:, None, None, None], self.spec.sigma_data**2
+        return d2 / (s2 + d2) * x + (s2.sqrt() * self.spec.sigma_data * torch.rsqrt(s2 + d2)) * raw

@@ -1,0 +1,68 @@
+"""The semantic distillation network: features of the H&E from which expression can be read off linearly.
+
+It runs once per slide, for every gene alike. The closed form (:mod:`hadmst_sc.distillation.genes`) fits the linear
+readout on the user's own spots.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hadmst_sc.models.local import LocalUNet, in_windows
+
+
+class HEStudent(nn.Module):
+    """Stain maps to expression-predictive features and, beside them, what stain and light did to the image.
+
+    Trained by :mod:`hadmst_sc.train.student`. Local, with no normalisation over space: tiles equal the slide.
+
+    Parameters
+    ----------
+    in_channels
+        Base maps of :func:`hadmst_sc.section.features.he_features`.
+    widths
+        Of the U-Net.
+    features, nuisance
+        Channels of the two branches. The second exists so that the first need not carry it; inference drops it.
+
+    Examples
+    --------
+    >>> student = hd.models.HEStudent(14, (8, 16, 16), features=4, nuisance=2)
+    >>> student.read(np.zeros((14, 20, 24), np.float32), bin_um=10.0).shape
+    (4, 20, 24)
+    """
+
+    EMBED = 8
+
+    def __init__(self, in_channels: int, widths: tuple[int, int, int], features: int, nuisance: int) -> None:
+        super().__init__()
+        self.features = features
+        self.embedding = nn.Sequential(nn.Linear(1, self.EMBED), nn.SiLU())
+        self.unet = LocalUNet(in_channels, widths, self.EMBED, features + nuisance)
+
+    def forward(self, stains: Tensor, log_bin_um: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``(b, features, ny, nx)`` and nuisance ``(b, nuisance, ny, nx)``.
+
+        Parameters
+        ----------
+        stains
+            ``(b, in_channels, ny, nx)``, any size: it is padded to a multiple of 4.
+        log_bin_um
+            ``(b, 1)``, ``log2(bin / 10 µm)``: how much tissue a bin is.
+        """
+        ny, nx = stains.shape[-2:]
+        padded = functional.pad(stains, (0, -nx % 4, 0, -ny % 4))
+        both = self.unet(padded.contiguous(memory_format=torch.channels_last), self.embedding(log_bin_um))
+        return both[:, : self.features, :ny, :nx], both[:, self.features :, :ny, :nx]
+
+    def read(self, stains: np.ndarray, bin_um: float) -> np.ndarray:
+        """Features of one section, ``(features, ny, nx)`` float32, from its stain maps ``(in_channels, ny, nx)``."""
+        device = next(self.parameters()).device
+        log_bin = torch.full((1, 1), math.log2(bin_um / 10), dtype=torch.float32, device=device)
+        (features,) = in_windows(lambda maps: self(maps, log_bin)[:1], stains, device)
+        return features[0].numpy()

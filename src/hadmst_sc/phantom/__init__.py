@@ -1,0 +1,1 @@
+"""Simulated sections whose expression is known in every bin."""

@@ -1,0 +1,292 @@
+"""Phantoms: tissue sections whose expression is known in every bin, as arrays.
+
+A section is drawn as anatomy, cells, H&E and genes; spots then sample it. Every part has a random stream of its own, so
+that imposing one thing (a misregistration, an image resolution) leaves the others as they were. The point of a phantom
+is breadth: what is learnt on a narrow prior does not carry over to real tissue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from hadmst_sc.phantom.cells import CLARITIES, Cells, draw_cells
+from hadmst_sc.phantom.fields import LAYOUT_UM, PX_UM, random_field, sample
+from hadmst_sc.phantom.genes import KINDS, binned, express
+from hadmst_sc.phantom.render import render
+from hadmst_sc.phantom.spots import count, efficiencies, lattice, working
+from hadmst_sc.phantom.tissue import HELD_OUT_STYLES, TRAIN_STYLES, Layout, draw_layout
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.grid import Grid, area_weights
+from hadmst_sc.section.measurement import Measurement, degrade, discs
+from hadmst_sc.section.observation import Observation
+
+__all__ = ["HELD_OUT_STYLES", "KINDS", "TRAIN_STYLES", "Phantom", "simulate"]
+
+Rng = np.random.Generator
+_SOMA_UM = (3.0, 6.0)  # how far the molecules of a cell reach beyond the square it is binned as
+_CLARITY_ODDS = (0.12, 0.68, 0.2)  # of CLARITIES
+_DEFORMATION_SCALE_UM = 800.0
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A section with its truth.
+
+    Parameters
+    ----------
+    observation
+        What a user would have.
+    rate
+        ``(genes, ny, nx)`` float32, true expected counts per bin: what the spots sampled, bleed and ambient RNA
+        included, zero outside ``observation.inside``. ``A @ rate`` are the expected counts before ``efficiency``.
+    efficiency
+        ``(spots,)`` share of its expected counts that each spot caught, mean one.
+    kinds
+        What drives each gene, of :data:`KINDS`.
+    style
+        How the regions were drawn.
+    clarity
+        How much the H&E tells: ``"blank"``, ``"partial"`` or ``"clear"``.
+    regions
+        ``(ny, nx)`` int, -1 off the tissue.
+    cell_um, cell_type
+        ``(cells, 2)`` positions as (y, x) in µm, ``(cells,)`` int.
+    visible
+        ``(types,)`` bool: the H&E can tell this type from all others.
+    misregistration_um
+        ``(dy, dx)``: the part of ``displacement_um`` that is one translation.
+    displacement_um
+        ``(2, ny, nx)`` float32 as (dy, dx): the image shows at ``p + displacement_um`` what the spots saw at ``p``, the
+        centre of a bin. Translation, rotation and deformation together.
+    array_index
+        ``(spots, 2)`` int, row and column on the capture array (columns of a hexagonal array count half pitches).
+    """
+
+    observation: Observation
+    rate: np.ndarray
+    efficiency: np.ndarray
+    kinds: tuple[str, ...]
+    style: str
+    clarity: str
+    regions: np.ndarray
+    cell_um: np.ndarray
+    cell_type: np.ndarray
+    visible: np.ndarray
+    misregistration_um: tuple[float, float]
+    displacement_um: np.ndarray
+    array_index: np.ndarray
+
+
+@usual_errors
+def simulate(
+    seed: int,
+    *,
+    size_um: float = 1920.0,
+    bin_um: float = 10.0,
+    spot_um: float = 55.0,
+    pitch_um: float = 100.0,
+    he_um: float = 2.5,
+    n_genes: int = 64,
+    style: str | None = None,
+    depth: tuple[float, float] = (0.15, 40.0),
+    misregistration_um: float | tuple[float, float] | None = None,
+    rotation_deg: float = 0.0,
+    deformation_um: float = 0.0,
+    augment: bool = True,
+) -> Phantom:
+    """Draw one section, the same for the same arguments.
+
+    Parameters
+    ----------
+    seed
+        Of everything.
+    size_um
+        Edge of the square section, a multiple of ``bin_um``.
+    bin_um, spot_um, pitch_um
+        Edge of a bin; diameter and distance of the spots. From a pitch of 150 µm on the array is square, as legacy ST.
+    he_um
+        µm per pixel that the image resolves at best.
+    n_genes
+        Number of genes, spread evenly over :data:`KINDS`.
+    style
+        One of :data:`TRAIN_STYLES` or :data:`HELD_OUT_STYLES`; ``None`` draws one of the first.
+    depth
+        Mean counts per spot, log-uniform over genes between these.
+    misregistration_um
+        ``(dy, dx)``, or a length in a random direction, rounded to whole pixels of 2.5 µm; ``None`` draws none in half
+        of the augmented sections and up to ±20 µm per axis in the others.
+    rotation_deg
+        The image is turned by this about the section's centre, from y towards x.
+    deformation_um
+        The image is bent by a smooth random field (800 µm) with this root mean square length.
+    augment
+        Domain randomisation of tissue damage, image quality, spot efficiency, bleed, ambient RNA, over-dispersion and
+        missing spots. Without it only anatomy, genes and Poisson noise are random.
+    """
+    _check(size_um, bin_um, n_genes, depth)
+    streams = np.random.default_rng(seed).spawn(8)
+    for_layout, for_cells, for_image, for_genes, for_array, for_shift, for_counts, for_field = streams
+    layout = draw_layout(for_layout, int(np.ceil(size_um / LAYOUT_UM)), style, augment=augment)
+    clarity = str(for_cells.choice(CLARITIES, p=_CLARITY_ODDS)) if augment else "partial"
+    cells = draw_cells(for_cells, layout, clarity)
+    image, seen_um = render(for_image, layout, cells, clarity=clarity, he_um=he_um, augment=augment)
+    shift_px = _shift_px(for_shift, misregistration_um, augment=augment)
+    bent_um = _bent(for_field, layout.tissue.shape, rotation_deg, deformation_um)
+    image = _shifted(image, shift_px) if bent_um is None else _resampled(image, bent_um, shift_px)
+
+    n = round(size_um / bin_um)
+    grid = Grid((n, n), float(bin_um), float(np.clip(np.floor(bin_um / max(PX_UM, he_um)), 1, 8)))
+    spots_um, index = lattice(for_array, size_um, spot_um, pitch_um, turned=augment)
+    measurement = discs(spots_um / bin_um, spot_um / bin_um, grid.shape)
+    tissue = _tissue_bins(layout, grid)
+    kept = working(for_array, measurement, tissue, index, augment=augment)
+    measurement, spots_um, index = measurement.subset(kept), spots_um[kept], index[kept]
+    inside = tissue | (measurement.coverage > 0)
+
+    expression, kinds = express(for_genes, cells, layout.tissue.shape, n_genes)
+    rate = _rate(for_genes, expression, cells, grid, inside, augment=augment)
+    rate *= _depth_factors(for_genes, rate[:, inside], measurement, depth)[:, None, None]
+    efficiency = np.ones(len(measurement))
+    if augment:
+        efficiency = efficiencies(for_counts, spots_um, _crowding(cells, measurement, grid), layout.tissue.shape)
+    counts = count(for_counts, degrade(rate, measurement) * efficiency[:, None], augment=augment)
+    observation = Observation(
+        grid=grid,
+        he=_on_grid(image, grid),
+        he_um=seen_um,
+        measurement=measurement,
+        counts=counts,
+        genes=tuple(f"{kind}_{g:03d}" for g, kind in enumerate(kinds)),
+        spots=tuple(f"spot_{row:03d}_{column:03d}" for row, column in index),
+        inside=inside,
+    )
+    return Phantom(
+        observation=observation,
+        rate=rate,
+        efficiency=efficiency,
+        kinds=kinds,
+        style=layout.style,
+        clarity=clarity,
+        regions=np.where(tissue, sample(layout.regions, grid.centres() * bin_um).reshape(grid.shape), -1),
+        cell_um=cells.position_um,
+        cell_type=cells.type,
+        visible=cells.visible,
+        misregistration_um=tuple((shift_px * PX_UM).tolist()),
+        displacement_um=_displacement(bent_um, shift_px, grid),
+        array_index=index,
+    )
+
+
+def _check(size_um: float, bin_um: float, n_genes: int, depth: tuple[float, float]) -> None:
+    n = max(1, round(size_um / bin_um))
+    if abs(n * bin_um - size_um) > 1e-6 * size_um:
+        raise ValueError(
+            f"`size_um` needs to be a multiple of `bin_um`={bin_um:g}, but is {size_um:g}. Bins tile the section. "
+            f"Pass `size_um={n * bin_um:g}`."
+        )
+    if n_genes < 1:
+        raise ValueError(f"`n_genes` needs to be at least 1, but is {n_genes}.")
+    if not 0 < depth[0] <= depth[1]:
+        raise ValueError(f"`depth` needs 0 < low <= high counts per spot, but is {depth}. Pass `depth=(0.15, 40)`.")
+
+
+def _tissue_bins(layout: Layout, grid: Grid) -> np.ndarray:
+    """Bins of which at least half is tissue, bool."""
+    weights = area_weights(len(layout.tissue), grid.bin_um / LAYOUT_UM, grid.shape[0])
+    return (weights @ (weights @ layout.tissue.astype(float)).T).T >= 0.5
+
+
+def _rate(
+    rng: Rng, expression: np.ndarray, cells: Cells, grid: Grid, inside: np.ndarray, *, augment: bool
+) -> np.ndarray:
+    """Relative expected counts per bin, zero outside: cells, their bleed and ambient RNA."""
+    bleed_um, ambient = (rng.uniform(0, 12), rng.uniform(0, 0.03)) if augment else (0.0, 0.0)
+    blur_um = float(np.hypot(rng.uniform(*_SOMA_UM), bleed_um))
+    rate = binned(expression, cells, grid.shape, grid.bin_um, blur_um) * inside
+    rate += (ambient * rate[:, inside].mean(1)).astype(np.float32)[:, None, None] * inside
+    return rate
+
+
+def _depth_factors(rng: Rng, rate: np.ndarray, measurement: Measurement, depth: tuple[float, float]) -> np.ndarray:
+    """Factor per gene that brings ``rate``, ``(genes, bins inside)``, to its mean counts per spot.
+
+    The mean is the section's, not the spots': these may miss a sparse gene, whose map would then explode.
+    """
+    goal = np.exp(rng.uniform(np.log(depth[0]), np.log(depth[1]), len(rate)))
+    return (goal / measurement.area.mean() / np.maximum(rate.mean(1), 1e-12)).astype(np.float32)
+
+
+def _crowding(cells: Cells, measurement: Measurement, grid: Grid) -> np.ndarray:
+    """Number of cells in each spot."""
+    y, x = (cells.position_um / grid.bin_um).astype(int).T
+    on = (y < grid.shape[0]) & (x < grid.shape[1])
+    number = np.bincount(y[on] * grid.shape[1] + x[on], minlength=grid.n_bins)
+    return measurement.matrix @ number.astype(float)
+
+
+def _shift_px(rng: Rng, imposed: float | tuple[float, float] | None, *, augment: bool) -> np.ndarray:
+    """Misregistration in whole pixels of the rendered image, (y, x)."""
+    shift = rng.uniform(-20, 20, 2) * rng.integers(2) * augment
+    angle = rng.uniform(0, 2 * np.pi)
+    if imposed is not None:
+        direction = np.array([np.sin(angle), np.cos(angle)]) if np.ndim(imposed) == 0 else 1.0
+        shift = np.asarray(imposed, float) * direction
+    return np.round(shift / PX_UM).astype(int)
+
+
+def _shifted(image: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
+    """``(3, h, w)`` moved by whole pixels, mirrored at the border."""
+    margin = int(np.abs(shift_px).max())
+    padded = np.pad(image, ((0, 0), (margin, margin), (margin, margin)), mode="symmetric")
+    y0, x0 = margin - shift_px
+    return padded[:, y0 : y0 + image.shape[1], x0 : x0 + image.shape[2]]
+
+
+def _bent(rng: Rng, shape: tuple[int, int], rotation_deg: float, deformation_um: float) -> np.ndarray | None:
+    """Displacement ``(2, y, x)`` in µm at the layout's cells by rotation and deformation; ``None`` for none."""
+    if not (rotation_deg or deformation_um):
+        return None
+    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5 - np.array(shape)[:, None, None] / 2
+    sin, cos = np.sin(np.radians(rotation_deg)), np.cos(np.radians(rotation_deg))
+    turned = LAYOUT_UM * np.stack([(cos - 1) * y - sin * x, sin * y + (cos - 1) * x])
+    field = np.stack([random_field(rng, shape, _DEFORMATION_SCALE_UM / LAYOUT_UM) for _ in range(2)])
+    return turned + deformation_um * field / np.sqrt((field**2).sum(0).mean())
+
+
+def _at(bent_um: np.ndarray, points_um: np.ndarray) -> np.ndarray:
+    """Displacement ``(2, ...)`` at points ``(2, ...)``, linear between the layout's cells and constant beyond them."""
+    index = points_um / LAYOUT_UM - 0.5
+    return np.stack([ndimage.map_coordinates(one, index, order=1, mode="nearest") for one in bent_um])
+
+
+def _resampled(image: np.ndarray, bent_um: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
+    """``(3, h, w)`` moved by displacement and shift, mirrored at the border."""
+    seen = PX_UM * (np.mgrid[: image.shape[1], : image.shape[2]] + 0.5 - shift_px[:, None, None])
+    source = seen
+    for _ in range(8):  # what is seen at q came from p = q - d(p); d is so smooth that each round gains a digit
+        source = seen - _at(bent_um, source)
+    index = source / PX_UM - 0.5
+    planes = [ndimage.map_coordinates(p.astype(np.float32), index, order=1, mode="reflect") for p in image]
+    return np.rint(planes).astype(np.uint8)
+
+
+def _displacement(bent_um: np.ndarray | None, shift_px: np.ndarray, grid: Grid) -> np.ndarray:
+    """Displacement of the image at the centres of all bins, ``(2, ny, nx)`` in µm."""
+    total = np.repeat(shift_px * PX_UM, grid.n_bins).reshape(2, *grid.shape)
+    if bent_um is not None:
+        total = total + _at(bent_um, grid.bin_um * grid.centres().T.reshape(2, *grid.shape))
+    return total.astype(np.float32)
+
+
+def _on_grid(image: np.ndarray, grid: Grid) -> np.ndarray:
+    """Rendered image to the grid's whole pixels per bin, by exact area averages."""
+    side = round(grid.shape[0] * grid.px_per_bin)
+    step = grid.um_per_px / PX_UM
+    if step == 1:
+        return np.ascontiguousarray(image[:, :side, :side])
+    weights = area_weights(image.shape[1], step, side)
+    planes = [(weights @ (weights @ plane.astype(np.float32)).T).T for plane in image]
+    return np.round(planes).astype(np.uint8)

@@ -1,0 +1,247 @@
+"""What the panels show, read back from the elements that `io.write` made, in µm from the corner of the grid.
+
+Drawing in the frame of the grid, rather than in a coordinate system of the object, keeps bins square and upright
+whatever rotation or reflection the image carries; only the spots have to be transformed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from spatialdata import SpatialData
+
+from hadmst_sc.io.counts import matrix_of, places_of, rows_as_csr
+from hadmst_sc.io.resample import check_image, resample_rgb
+from hadmst_sc.io.resolve import affine, levels, pair, systems
+from hadmst_sc.io.result import again, find_result
+from hadmst_sc.io.spots import footprints, scale
+from hadmst_sc.section.arguments import printable
+from hadmst_sc.section.errors import MissingKeyError, Problems
+from hadmst_sc.section.observation import OutputNames
+
+SAME = 1e-4  # relative difference of sums that rounding may make
+BORDER = 0.05  # the same for spots at the border of the image, of whose counts a run takes a share
+Extent = tuple[float, float, float, float]  # left, right, bottom, top in µm, as `imshow(origin="upper")` wants it
+
+
+@dataclass(frozen=True, eq=False)
+class Spots:
+    """Footprints of the observations.
+
+    Parameters
+    ----------
+    centres
+        ``(spots, 2)`` as (x, y), in µm.
+    size_um
+        Diameter of a disc or edge of a square.
+    square
+        Whether the footprints are squares.
+    angle
+        Of the edges of a square against the x axis, towards y, radians.
+    rows
+        ``(spots,)`` their rows in the table.
+    """
+
+    centres: np.ndarray
+    size_um: float
+    square: bool
+    angle: float
+    rows: np.ndarray
+
+    @property
+    def area_um2(self) -> float:
+        """Area of one footprint."""
+        return self.size_um**2 * (1.0 if self.square else np.pi / 4)
+
+
+class Section:
+    """One super-resolved result inside a SpatialData object.
+
+    Parameters
+    ----------
+    sdata
+        Holds the result.
+    key
+        Name of the result.
+    image_key, table_key
+        Elements to show instead of the ones the result was made from.
+
+    Raises
+    ------
+    KeyError
+        If the result or what it was made from is not in ``sdata``.
+    """
+
+    def __init__(self, sdata: SpatialData, key: str, image_key: str | None, table_key: str | None) -> None:
+        self.sdata, self.result = sdata, find_result(sdata, key)
+        self._he: dict[tuple[int, int], np.ndarray] = {}
+        self.provenance, self.inside = self.result.provenance, np.asarray(self.result.labels.data) > 0
+        self.image_key = image_key or self.result.source("image_key", sdata.images)
+        self.table_key = table_key or self.result.source("table_key", sdata.tables)
+        self._is_own_table = table_key is None
+        self.shapes_key = self.result.source("shapes_key", sdata)
+        self.bin_um = float(self.provenance["bin_um"])
+        self.corner = (0.0, 0.0)  # (x, y) of the grid, in µm
+        problems, self.system = Problems("`superresolve` cannot be drawn"), self.result.system
+        if image_key is not None and image_key not in sdata.images:
+            problems.missing("image_key", image_key, "sdata.images", list(sdata.images))
+        if table_key is not None and table_key not in sdata.tables:
+            problems.missing("table_key", table_key, "sdata.tables", list(sdata.tables))
+        problems.raise_if_any()
+
+    def in_frame_of(self, other: Section) -> Section:
+        """The same section, drawn in µm from the corner of another grid."""
+        x, y = (other._to_um @ self.result.to_system(other.system))[:2, 2].round(6)
+        self.corner = (float(x), float(y))
+        return self
+
+    @cached_property
+    def genes(self) -> list[str]:
+        """Names of the channels."""
+        return [str(gene) for gene in self.result.image().coords["c"].values]
+
+    @property
+    def has_std(self) -> bool:
+        """Whether the run drew samples."""
+        return self.result.std_key is not None
+
+    @property
+    def has_he(self) -> bool:
+        """Whether the image is there, in the coordinate system of the run."""
+        return self.image_key in self.sdata.images and self.system in systems(self.sdata.images[self.image_key])
+
+    @property
+    def has_spots(self) -> bool:
+        """Whether spots and their counts are there."""
+        return self.shapes_key in self.sdata and self.table_key in self.sdata.tables
+
+    def check_std(self, what: str) -> None:
+        """Say how to get a standard deviation, if there is none."""
+        if not self.has_std:
+            raise MissingKeyError(
+                f"{what} needs {OutputNames(self.result.key).std!r}, which is not in `sdata.images`. It is written "
+                f"when draws are made. {again(self.result, n_samples=4)}"
+            )
+
+    def check_he(self, what: str) -> None:
+        """Say which images could be drawn, if that of the run is gone."""
+        if not self.has_he:
+            shared = [name for name, image in self.sdata.images.items() if self.system in systems(image)]
+            problems = Problems(f"{what} cannot be drawn")
+            problems.missing("image_key", self.image_key, f"sdata.images of system {self.system!r}", shared)
+            problems.raise_if_any()
+
+    def check_spots(self, what: str) -> None:
+        """Say which of shapes and table is gone, if one is."""
+        problems = Problems(f"{what} cannot be drawn")
+        if self.table_key not in self.sdata.tables:
+            problems.missing("table_key", self.table_key, "sdata.tables", list(self.sdata.tables))
+        if self.shapes_key not in self.sdata:
+            problems.missing("shapes_key", self.shapes_key, "sdata.shapes", list(self.sdata.shapes))
+        problems.raise_if_any()
+
+    @cached_property
+    def _to_um(self) -> np.ndarray:
+        """``(3, 3)`` affine on (x, y, 1) from the run's coordinate system to µm from the corner of the grid."""
+        return np.diag([self.bin_um, self.bin_um, 1]) @ np.linalg.inv(self.result.to_system(self.system))
+
+    @cached_property
+    def moved_um(self) -> np.ndarray:
+        """(x, y) of the corner of the grid in the grid of the run: not zero where the section was cropped since."""
+        rows, y, x = self.result.places
+        if not len(rows) or not {"array_row", "array_col"} <= set(self.result.table.obs):
+            return np.zeros(2)
+        first = self.result.table.obs[["array_col", "array_row"]].iloc[rows[0]].to_numpy(float)
+        return (first - [x[0], y[0]]) * self.bin_um
+
+    @property
+    def extent(self) -> Extent:
+        """Of the grid."""
+        (ny, nx), (x, y) = self.inside.shape, self.corner
+        return x, x + nx * self.bin_um, y + ny * self.bin_um, y
+
+    def _stated(self, parameter: str) -> Any:
+        """A parameter of the run; stores keep ``None`` as its name."""
+        value = self.provenance.get(parameter)
+        return None if value in (None, "none") else value
+
+    def channel(self, gene: str, std: bool = False) -> np.ma.MaskedArray:
+        """One gene's map, ``(ny, nx)`` counts per bin, masked outside the tissue.
+
+        Picks the channel before touching the data: the others are never read.
+        """
+        values = np.asarray(self.result.image(std=std).sel(c=gene).data)
+        return np.ma.masked_where(~self.inside | np.isnan(values), values)
+
+    def he(self, um_per_px: float) -> tuple[np.ndarray, np.ndarray]:
+        """H&E at the coarsest level whose pixels are no larger than ``um_per_px``, else the finest.
+
+        Returns
+        -------
+        ``(y, x, 3)`` pixels, and the ``(3, 3)`` affine on (x, y, 1) that takes them to µm.
+        """
+        element = self.sdata.images[self.image_key]
+        problems = Problems("`panels='he'` cannot be drawn")
+        check_image(element, self.image_key, problems)
+        problems.raise_if_any()
+        to_um = self._to_um @ affine(element, self.system)
+        finest = levels(element)[0]
+        for level in reversed(levels(element)):
+            # Levels are not exact halves, so each has its own factor per axis.
+            shrink = np.diag([finest.sizes["x"] / level.sizes["x"], finest.sizes["y"] / level.sizes["y"], 1])
+            if np.linalg.norm(to_um[:2, :2] @ shrink[:2, :2], 2) <= um_per_px or level is finest:
+                break
+        size = level.sizes["y"], level.sizes["x"]
+        if size not in self._he:  # every row shows it, and a level that is not on disk is made from the finest
+            pixels = resample_rgb(level, self.image_key, (1.0, 1.0), size, problems)  # as the run reads them
+            problems.raise_if_any()
+            self._he[size] = np.moveaxis(pixels, 0, -1)
+        return self._he[size], to_um @ shrink
+
+    @cached_property
+    def spots(self) -> Spots:
+        """Footprints that the result was made from."""
+        problems, bins = Problems("`panels='low'` cannot be drawn"), self.result.image_key
+        assert bins is not None  # channels are read first
+        # The map lies in every system of the H&E, so its pixels do as well; the H&E may be gone.
+        paired = pair(self.sdata, bins, self.table_key, self.shapes_key, self.system, problems)
+        prints = footprints(paired.shapes, self.shapes_key, paired.spots_to_px, problems) if paired else None
+        problems.raise_if_any()
+        assert paired and prints  # each is None only after a problem
+        # The circles of a reader can be wider than the spots (see `io.spots`), so a known platform decides on the size.
+        known = scale(prints, self.shapes_key, self._stated("spot_um"), self._stated("pitch_um"), Problems(""))
+        size_um = known.spot_um if known else prints.size * self.bin_um
+        centres = prints.xy[paired.places] - self.result.offset
+        return Spots(centres * self.bin_um, size_um, prints.square, prints.angle, paired.rows)
+
+    def low(self, gene: str) -> np.ndarray:
+        """``(spots,)`` measured counts of one gene per bin of the footprint: the same unit as the maps."""
+        table, layer = self.sdata.tables[self.table_key], self._stated("layer")
+        places = dict.fromkeys([layer if layer in places_of(table) else None, None, *places_of(table)])
+        found = (matrix_of(table, self.table_key, place) for place in places)
+        having = [one for one in found if one.values is not None and gene in one.var.index]
+        if not having:
+            others = [name for name, one in self.sdata.tables.items() if gene in one.var_names]
+            problems = Problems("`panels='low'` cannot be drawn")
+            problems.missing("table_key", self.table_key, f"the tables with gene {printable(gene)!r}", others)
+            problems.raise_if_any()
+        bins_of_spot, expected = self.spots.area_um2 / self.bin_um**2, self._total_of_run(gene)
+        for matrix in having:
+            counts = rows_as_csr(matrix.values, self.spots.rows, matrix.var.index.get_indexer([gene])).toarray().ravel()
+            total = counts.sum(dtype=float)
+            if expected is None or -SAME * expected <= total - expected <= BORDER * expected:
+                return np.asarray(counts / bins_of_spot)
+        raise ValueError(
+            f"tables/{self.table_key}: needs the counts that the run read, {expected:g} of {printable(gene)!r} in all "
+            f"spots, but neither `X` nor a layer has them; they were probably normalised since. Leave the spots out: "
+            f"`panels=['he', 'high']` of `pl.superresolve`, `spots=False` of `pl.compare`."
+        )
+
+    def _total_of_run(self, gene: str) -> float | None:
+        """Counts in all spots as the run read them; ``None`` where these are not the spots of the run."""
+        var, column = self.result.table.var, "spot_counts"
+        all_spots = self._is_own_table and len(self.spots.rows) == self.provenance.get("n_spots")
+        return float(var.at[gene, column]) if all_spots and column in var and gene in var.index else None

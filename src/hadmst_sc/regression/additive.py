@@ -1,0 +1,286 @@
+"""Additive regression at the spots: linear in the H&E, Gaussian process in space, and both at once.
+
+A value is an intercept, a weighted sum of H&E features, a smooth map and noise. With ``Q`` the precision of map plus
+noise and ``Φ`` the features, whose weights have variance ``1 / ρ``, the precision of the whole is
+
+    ``P = Q - QΦ (ΦᵀQΦ + ρI)⁻¹ ΦᵀQ``
+
+and the error at a spot that was left out, exactly and without a refit, is ``Pz / diag P`` (Rasmussen & Williams 2006,
+Eq. 5.12). Without a map ``Q`` is the identity and this is ridge regression; without features it is kriging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy import ndimage, sparse
+
+from hadmst_sc.regression.kriging import CANDIDATES, Kernel, Lattice, SpotPrecision
+from hadmst_sc.runtime import each_in_turn, side_by_side
+from hadmst_sc.section.measurement import Measurement, pool
+
+N_FOURIER = 192
+FOURIER_SEED = 20_261_122  # fixed: the closed form is a function of the section alone
+Mix = tuple[float, float]
+NO_HE: Mix = (0.0, 0.0)
+MIXES: tuple[Mix, ...] = ((1.0, 0.0), (0.5, 0.5), (0.2, 0.8))  # linear and Fourier shares of the H&E kernel
+BINS_AT_ONCE = 2**13
+RIDGES = (0.05, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a component is made of.
+
+    Parameters
+    ----------
+    kernel
+        Of the smooth map; ``None`` without one.
+    mix
+        Linear and Fourier shares of the H&E; :data:`NO_HE` without it.
+    ridge
+        ``ρ``: variance of the map (of the noise without a map) over that of the H&E's part.
+    """
+
+    kernel: Kernel | None
+    mix: Mix
+    ridge: float
+
+
+def recipes(*, he: bool, space: bool) -> Iterator[tuple[Kernel | None, Mix]]:
+    """Kernels and mixes that a prior may use: of the H&E, of space, or of either and both."""
+    for kernel, mix in product((None, *CANDIDATES) if space else (None,), (NO_HE, *MIXES) if he else (NO_HE,)):
+        if kernel is not None or mix != NO_HE:
+            yield kernel, mix
+
+
+class Choice:
+    """The best leave-one-out prediction so far of each component, and the recipe that made it (at first the mean)."""
+
+    def __init__(self, values: np.ndarray, *, he: bool, space: bool) -> None:
+        self.allowed = frozenset(recipes(he=he, space=space))
+        self.values = values
+        self.loo = np.zeros_like(values)  # (spots, K)
+        self.error = (values**2).mean(0)  # (K,)
+        self.recipe: list[Recipe | None] = [None] * values.shape[1]
+
+    def offer(self, loo: np.ndarray, recipe: Recipe) -> None:
+        """Take the components that this recipe predicts better, if the recipe is allowed at all."""
+        if (recipe.kernel, recipe.mix) in self.allowed:
+            self._take(loo, ((self.values - loo) ** 2).mean(0), [recipe] * len(self.recipe))
+
+    def merge(self, other: Choice) -> None:
+        """Take the components that another choice predicts better."""
+        self._take(other.loo, other.error, other.recipe)
+
+    def _take(self, loo: np.ndarray, error: np.ndarray, recipes: Sequence[Recipe | None]) -> None:
+        # A thousandth of the error is no reason to change: near-ties would be decided by rounding.
+        for column in np.flatnonzero(error < self.error * (1 - 1e-3)).tolist():
+            self.error[column], self.recipe[column] = error[column], recipes[column]
+            self.loo[:, column] = loo[:, column]
+
+    def groups(self) -> list[tuple[Recipe, list[int]]]:
+        """Recipes in use, each with its components."""
+        used = dict.fromkeys(recipe for recipe in self.recipe if recipe is not None)
+        return [(recipe, [c for c, r in enumerate(self.recipe) if r == recipe]) for recipe in used]
+
+
+class HEDesign:
+    """The features of one section as regressors at spots and bins: a constant, a linear and a random Fourier block.
+
+    Weights are learnt on averages over footprints, so they are applied to averages of the same width around each bin: a
+    Gaussian with the standard deviation of a disc, a quarter of its diameter. Finer texture is for the network; to a
+    regression that never saw its effect it is an extrapolation.
+
+    Parameters
+    ----------
+    maps
+        ``(f, ny, nx)`` features.
+    measurement
+        The operator, for what the spots saw of them.
+    active
+        ``(ny, nx)`` bool: the bins that are wanted.
+    """
+
+    def __init__(self, maps: np.ndarray, measurement: Measurement, active: np.ndarray) -> None:
+        rng = np.random.default_rng(FOURIER_SEED)
+        f = len(maps)
+        self._frequency = (rng.standard_normal((f, N_FOURIER)) / np.sqrt(f)).astype(np.float32)
+        self._phase = rng.uniform(0, 2 * np.pi, N_FOURIER).astype(np.float32)
+        self._maps, self._active = maps, active
+        self._width = np.sqrt(np.median(measurement.area) / np.pi) / 2  # bins
+        spots = pool(maps, measurement)
+        blocks = (spots, self._fourier(spots))
+        self._centres = [block.mean(0) for block in blocks]
+        # Unit mean squared norm, so that a penalty means the same for both blocks and for any number of features.
+        self._scales = [
+            np.sqrt(max(((block - centre) ** 2).sum(1).mean(), 1e-12))
+            for block, centre in zip(blocks, self._centres, strict=True)
+        ]
+        self._at_spots = self._normalised(blocks)
+
+    def _fourier(self, features: np.ndarray) -> np.ndarray:
+        return np.cos(features @ self._frequency + self._phase)
+
+    def _normalised(self, blocks: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        parts = zip(blocks, self._centres, self._scales, strict=True)
+        return [(block - centre) / scale for block, centre, scale in parts]
+
+    @property
+    def n_columns(self) -> int:
+        """Regressors: the constant, and those of both blocks."""
+        return 1 + sum(block.shape[1] for block in self._at_spots)
+
+    def at_spots(self, mix: Mix) -> np.ndarray:
+        """Regressors at the spots, ``(spots, columns)``: the constant, then the blocks that the mix has."""
+        shares = [np.sqrt(share) * block for share, block in zip(mix, self._at_spots, strict=True) if share]
+        return np.concatenate([np.ones((len(self._at_spots[0]), 1)), *shares], 1)
+
+    def unmixed(self, mix: Mix, weights: np.ndarray) -> np.ndarray:
+        """Weights ``(columns, K)`` of a mix as weights of all regressors, ``(all columns, K)``."""
+        parts, first = [weights[:1]], 1
+        for share, block in zip(mix, self._at_spots, strict=True):
+            n = block.shape[1]
+            parts.append(np.sqrt(share) * weights[first : first + n] if share else np.zeros((n, weights.shape[1])))
+            first += n if share else 0
+        return np.concatenate(parts)
+
+    def to_bins(self, weights: np.ndarray, *, smooth: bool = True, out: np.ndarray | None = None) -> np.ndarray:
+        """Weights of all regressors to maps ``(K, active bins)`` float32, at the width of a footprint or of a bin."""
+        weights, features = weights.T.astype(np.float32), self._features(smooth=smooth)
+        maps = np.empty((len(weights), features.shape[1]), np.float32) if out is None else out
+
+        def fill(start: int) -> None:
+            here = slice(start, start + BINS_AT_ONCE)
+            blocks = self._normalised((features[:, here].T, self._fourier(features[:, here].T)))
+            maps[:, here] = weights[:, :1] + weights[:, 1:] @ np.concatenate(blocks, 1, dtype=np.float32).T
+
+        side_by_side(fill, range(0, maps.shape[1], BINS_AT_ONCE))  # regressors of all bins would be large
+        return maps
+
+    def _features(self, *, smooth: bool) -> np.ndarray:
+        """``(f, active bins)``."""
+        if not smooth:
+            return self._maps[:, self._active]
+
+        def smoothed(one: np.ndarray) -> np.ndarray:
+            return np.asarray(ndimage.gaussian_filter(one, self._width, mode="nearest")[self._active])
+
+        return np.stack(side_by_side(smoothed, self._maps))
+
+
+class Solution:
+    """Weights of the features and errors left out, for all penalties at once.
+
+    ``root`` is ``L`` with ``LᵀL = Q``; ``None`` is the identity.
+    """
+
+    def __init__(self, root: sparse.csr_matrix | None, design: np.ndarray, values: np.ndarray) -> None:
+        white = design if root is None else root @ design
+        white_values = values if root is None else root @ values
+        eigenvalues, self._vectors = np.linalg.eigh(white.T @ white)
+        self._eigenvalues = eigenvalues.clip(0)
+        self._projected = self._vectors.T @ (white.T @ white_values)
+        self._precise = white @ self._vectors if root is None else (root.T @ white) @ self._vectors  # QΦ, rotated
+        self._values = values if root is None else root.T @ white_values  # Qz
+        self._diagonal = np.ones(len(values)) if root is None else np.asarray(root.power(2).sum(0)).ravel()
+
+    def errors(self, ridge: float) -> np.ndarray:
+        """``(spots, K)`` errors at spots left out."""
+        shrunk = 1 / (self._eigenvalues + ridge)
+        residual = self._values - self._precise @ (shrunk[:, None] * self._projected)
+        # The precision of a spot given all others is positive; the bound is for rounding.
+        own = np.maximum(self._diagonal - self._precise**2 @ shrunk, 1e-3 * self._diagonal)
+        return residual / own[:, None]
+
+    def forget_spots(self) -> Solution:
+        """Keep what :meth:`weights` needs: its size is that of the features, not of the section."""
+        del self._precise, self._values, self._diagonal
+        return self
+
+    def weights(self, ridge: float, columns: list[int]) -> np.ndarray:
+        """``(features, columns)``."""
+        return self._vectors @ (self._projected[:, columns] / (self._eigenvalues + ridge)[:, None])
+
+
+class AdditiveRegression:
+    """All recipes on one section.
+
+    Parameters
+    ----------
+    design
+        H&E regressors.
+    spots
+        ``(spots, 2)`` in pitches.
+    lattice
+        Where maps are kriged.
+    """
+
+    def __init__(self, design: HEDesign, spots: np.ndarray, lattice: Lattice) -> None:
+        self._design, self._lattice = design, lattice
+        self._precision = SpotPrecision(spots)
+
+    def fit(self, values: np.ndarray) -> tuple[list[Choice], np.ndarray]:
+        """Fit ``(spots, K)`` components, mean zero, from the H&E alone, from space alone, and from both.
+
+        Returns
+        -------
+        For each of the three the choices with their leave-one-out predictions; maps ``(4, K, active bins)`` float32 of
+        the three, and the first again from the features of single bins: *texture*, finer than anything that the weights
+        were learnt on, and so no estimate.
+        """
+        choices, solutions = self._choices(values), dict[tuple[Kernel | None, Mix], Solution]()
+        mixes: dict[Kernel | None, list[Mix]] = {}
+        for kernel, mix in recipes(he=True, space=True):
+            mixes.setdefault(kernel, []).append(mix)
+        fits = each_in_turn(lambda kernel, of_kernel: self._fit(kernel, of_kernel, values), mixes, mixes.values())
+        for some, some_solutions in fits:
+            for choice, one in zip(choices, some, strict=True):
+                choice.merge(one)
+            solutions |= some_solutions
+        return choices, self._maps(choices, solutions)
+
+    @staticmethod
+    def _choices(values: np.ndarray) -> list[Choice]:
+        return [Choice(values, he=he, space=space) for he, space in ((True, False), (False, True), (True, True))]
+
+    def _fit(
+        self, kernel: Kernel | None, mixes: list[Mix], values: np.ndarray
+    ) -> tuple[list[Choice], dict[tuple[Kernel | None, Mix], Solution]]:
+        """Choices among the recipes of one kernel."""
+        choices, solutions = self._choices(values), {}
+        root = None if kernel is None else self._precision.root(kernel)
+        for mix in mixes:
+            solution = Solution(root, self._design.at_spots(mix), values)
+            for ridge in RIDGES if mix != NO_HE else (1.0,):
+                loo = values - solution.errors(ridge)
+                for choice in choices:
+                    choice.offer(loo, Recipe(kernel, mix, ridge))
+            solutions[kernel, mix] = solution.forget_spots()
+        return choices, solutions
+
+    def _maps(self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], Solution]) -> np.ndarray:
+        n = choices[0].values.shape[1]
+        maps = np.empty((len(choices) + 1, n, int(self._lattice.active.sum())), np.float32)
+        of_he = np.zeros((self._design.n_columns, len(choices), n))
+        jobs: dict[Kernel | None, list[tuple[np.ndarray, list[int], np.ndarray]]] = {}
+        for number, choice in enumerate(choices):
+            for recipe, columns in choice.groups():
+                weights = solutions[recipe.kernel, recipe.mix].weights(recipe.ridge, columns)
+                of_he[:, number, columns] = self._design.unmixed(recipe.mix, weights)
+                rest = choice.values[:, columns] - self._design.at_spots(recipe.mix) @ weights
+                jobs.setdefault(recipe.kernel, []).append((maps[number], columns, rest))
+        self._design.to_bins(of_he.reshape(len(of_he), -1), out=maps[:-1].reshape(-1, maps.shape[-1]))
+        self._design.to_bins(of_he[:, 0], smooth=False, out=maps[-1])
+        # The choices draw on the same kernels: solve each once, for all the components that chose it.
+        for kernel, parts in jobs.items():
+            if kernel is None:
+                continue
+            kriged = self._lattice.krige(kernel, np.concatenate([rest for *_, rest in parts], 1))
+            for own, columns, _ in parts:
+                own[columns] += kriged[: len(columns)]
+                kriged = kriged[len(columns) :]
+        return maps

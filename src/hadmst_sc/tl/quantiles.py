@@ -1,0 +1,94 @@
+"""Quantiles of the rate of every bin, as layers of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import dask.array as da
+import numpy as np
+from spatialdata import SpatialData
+
+from hadmst_sc.io.elements import at_bins
+from hadmst_sc.io.result import Result, again, find_result
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.errors import MissingKeyError, logger
+from hadmst_sc.trust.intervals import doubt, rate_quantile
+
+
+@usual_errors
+def quantiles(
+    sdata: SpatialData, quantiles: Sequence[float] = (0.05, 0.95), *, key_added: str = "superres"
+) -> dict[str, str]:
+    """Add quantiles of every bin's expected counts to the table of a result, from the images of estimate and spread.
+
+    Between ``layers["q0.05"]`` and ``layers["q0.95"]`` the expected counts of a bin lie with a probability of 90 %, on
+    average over bins and genes; the standard deviation is calibrated for that at held-out spots. Where it could not be,
+    a warning says why. Counts of single molecules scatter more, by counting noise. ``X`` of the table is not used and
+    may be normalised by then.
+
+    Parameters
+    ----------
+    sdata
+        Holds the result; its table receives the layers, in memory (write the table to keep them).
+    quantiles
+        Between 0 and 1.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    Names of the layers, by quantile.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, it has no standard deviation, or its images or labels are gone.
+    ValueError
+        If a quantile does not lie between 0 and 1.
+
+    Examples
+    --------
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
+    >>> hd.tl.quantiles(sdata)
+    {'0.05': 'q0.05', '0.95': 'q0.95'}
+    """
+    if not isinstance(quantiles, Iterable) or isinstance(quantiles, str):
+        quantiles = (quantiles,)
+    wrong = [one for one in quantiles if not isinstance(one, int | float | np.number) or not 0 < one < 1]
+    if wrong:
+        raise ValueError(f"`quantiles` needs numbers between 0 and 1, but has {wrong}. Try `quantiles=(0.05, 0.95)`.")
+    result = find_result(sdata, key_added)
+    if result.std_key is None and "std" not in result.table.layers:
+        raise MissingKeyError(
+            f"tables/{result.table_key}: has no layer 'std', which needs draws. {again(result, n_samples=4)}"
+        )
+    refused = doubt(result.record) if result.record else "as far as the table tells, which has lost its record"
+    if refused:
+        logger.warning("the quantiles of %r may be too close or too far apart: not calibrated, %s", key_added, refused)
+    names = {f"{quantile:g}": f"q{quantile:g}" for quantile in quantiles}
+    mean, std = (_at_bins(result, std=which) for which in (False, True))
+    for quantile, layer in zip(quantiles, names.values(), strict=True):
+        result.set_layer(layer, _quantile(mean, std, quantile))
+    return names
+
+
+def _at_bins(result: Result, *, std: bool) -> np.ndarray | da.Array:
+    """A map of every gene at the places of the bins, from its image: the table may have been normalised."""
+    image, (_, *place) = result.image(std=std), result.places
+    channels = [str(gene) for gene in image.coords["c"].values]
+    if unknown := [gene for gene in result.table.var_names if gene not in channels]:
+        raise MissingKeyError(
+            f"tables/{result.table_key}: `var_names` needs genes of images/{result.key}, but {unknown[:5]} are none. "
+            f"Names as the run wrote them: {channels[:5]}. Set `var_names` back to them for this call."
+        )
+    order = [channels.index(gene) for gene in result.table.var_names]
+    values = at_bins(image.data if order == list(range(len(channels))) else image.data[order], *place)
+    return da.asarray(values) if isinstance(result.table.X, da.Array) else np.asarray(values)
+
+
+def _quantile(mean: np.ndarray | da.Array, std: np.ndarray | da.Array, quantile: float) -> np.ndarray | da.Array:
+    if isinstance(mean, da.Array):
+        return da.map_blocks(_quantile, mean, std, quantile, dtype=np.float32)
+    columns = zip(np.asarray(mean, float).T, np.asarray(std, float).T, strict=True)  # a gene at a time: less memory
+    return np.stack([rate_quantile(*column, quantile).astype(np.float32) for column in columns], 1)

@@ -1,0 +1,162 @@
+"""Which genes to believe, from SpatialData; and whether the image would have said the same about another tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from spatialdata import SpatialData
+
+from hadmst_sc.distillation.genes import distill
+from hadmst_sc.inference.prepare import ImageFeatures, Prepared, prepare
+from hadmst_sc.inference.settings import Settings
+from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.result import find_result
+from hadmst_sc.models import HadmstModel
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.arguments import ELEMENT, FLAG
+from hadmst_sc.section.errors import MissingKeyError, Problems, logger
+from hadmst_sc.section.observation import PROVENANCE_KEY
+from hadmst_sc.trust.reliability import reliability as of_genes
+
+BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres")}
+
+
+@usual_errors
+def reliability(
+    sdata: SpatialData,
+    image_key: str,
+    *,
+    table_key: str = "table",
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    layer: str | None = None,
+    genes: Sequence[str] | int | None = None,
+    bin_um: float = 10.0,
+    spot_um: float | None = None,
+    pitch_um: float | None = None,
+    tissue_key: str | None = None,
+    model: str | Path | HadmstModel | None = "default",
+    align: bool | Literal["spots"] = True,
+    features: ImageFeatures | None = None,
+    device: str = "auto",
+    controls: bool = False,
+    random_state: int = 0,
+    key_added: str = "superres",
+) -> pd.DataFrame:
+    """Which genes to believe: every spot foretold by all others and the image, and compared with what it counted.
+
+    :func:`superresolve` does this in passing; here it is to be had before a run, and with controls. Where ``sdata`` has
+    a result of these genes, its table receives the columns.
+
+    Parameters
+    ----------
+    sdata
+        The section.
+    image_key, table_key, shapes_key, coordinate_system, layer, genes, bin_um, spot_um, pitch_um, tissue_key
+        As for :func:`superresolve`.
+    model, align, features, device
+        As for :func:`superresolve`; of the model, the student's image features take part.
+    controls
+        Score again with the image cut into pieces that are shuffled, and with the image shifted by half of the tissue:
+        what remains of ``image_helps`` then is chance. If the true image helps no more genes, a warning says so.
+    random_state
+        Seed of the resampling and of the shuffling.
+    key_added
+        Name of the result whose table receives the columns.
+
+    Returns
+    -------
+    One row per gene: ``reliability`` (Pearson correlation over spots of log1p counts with those foretold) between
+    ``reliability_low`` and ``reliability_high`` (90 %), ``gain_over_interpolation``, ``image_helps``, ``finest_um``
+    (see :func:`hadmst_sc.trust.reliability.reliability`); with ``controls`` also ``reliability_shuffled``,
+    ``image_helps_shuffled``, ``reliability_shifted`` and ``image_helps_shifted``.
+
+    Raises
+    ------
+    KeyError, ContractError, ValueError
+        As :func:`superresolve`.
+
+    Examples
+    --------
+    >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> found = hd.tl.reliability(sdata, "phantom_full_image", bin_um=20.0, model=None)
+    >>> bool((found["reliability_low"] <= found["reliability"]).all())
+    True
+    """
+    problems = Problems("cannot judge this section")
+    settings = Settings(model=model, align=align, features=features, device=device, random_state=random_state)
+    settings.check(problems)
+    problems.check({"controls": controls, "key_added": key_added}, BESIDE)
+    obs = read_observation(
+        sdata,
+        image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        layer=layer,
+        genes=genes,
+        bin_um=bin_um,
+        spot_um=spot_um,
+        pitch_um=pitch_um,
+        tissue_key=tissue_key,
+        problems=problems,
+    )
+    section = prepare(obs, settings.loaded().network, align=settings.align, features=features)
+    random_state = settings.random_state
+    found = pd.DataFrame(_score(section, lambda maps: maps, random_state), index=list(obs.genes))
+    helped = {"image": float(found["image_helps"].mean())}
+    if controls:
+        for name, move in _controls(section, random_state).items():
+            control = _score(section, move, random_state)
+            found[f"reliability_{name}"], found[f"image_helps_{name}"] = control["reliability"], control["image_helps"]
+            helped[name] = float(control["image_helps"].mean())
+        if helped["image"] <= max(helped["shuffled"], helped["shifted"]):
+            logger.warning(
+                "the image helps %.0f %% of the genes, and no fewer (%.0f %%, %.0f %%) when it is shuffled or shifted: "
+                "it adds nothing to the spots. See `pp.validate`",
+                *(100 * helped[name] for name in ("image", "shuffled", "shifted")),
+            )
+    _record(sdata, key_added, found, helped)
+    return found
+
+
+def _score(section: Prepared, move: Callable[[np.ndarray], np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    features = None if section.features is None else move(section.features)
+    return of_genes(distill(section.obs, he=move(section.he), features=features), seed=seed)
+
+
+def _controls(section: Prepared, seed: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """What is done to maps ``(f, ny, nx)`` of the image so that they say nothing about the spots any more."""
+    where = np.nonzero(section.obs.inside)
+    half = tuple(int(np.ptp(index) + 1) // 2 for index in where)
+    edge = max(1, round(2 * np.sqrt(np.median(section.obs.measurement.area) / np.pi)))  # a spot's diameter
+    y, x = _shuffled(section.obs.inside.shape, edge, seed)
+    return {"shuffled": lambda maps: maps[:, y, x], "shifted": lambda maps: np.roll(maps, half, (1, 2))}
+
+
+def _shuffled(shape: tuple[int, int], edge: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns from which bins come when squares of some edge change places; what is left over stays."""
+    ny, nx = (side // edge for side in shape)
+    order = np.random.default_rng(seed).permutation(ny * nx).reshape(ny, nx)
+    y, x = np.indices(shape)
+    whole = (slice(ny * edge), slice(nx * edge))
+    source = np.repeat(np.repeat(order, edge, 0), edge, 1)
+    y[whole] = source // nx * edge + y[whole] % edge
+    x[whole] = source % nx * edge + x[whole] % edge
+    return y, x
+
+
+def _record(sdata: SpatialData, key_added: str, found: pd.DataFrame, helped: dict[str, float]) -> None:
+    try:
+        table = sdata.tables[find_result(sdata, key_added).table_key]
+    except MissingKeyError:  # nothing to add to
+        return
+    if not table.var_names.isin(found.index).all():
+        return
+    for name, column in found.items():
+        table.var[name] = column.reindex(table.var_names).to_numpy()
+    table.uns.setdefault(PROVENANCE_KEY, {})["image_helps"] = helped

@@ -1,0 +1,151 @@
+"""What a run made, with what, and how much of it to believe: told by the result itself, also long after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pandas as pd
+from spatialdata import SpatialData
+
+from hadmst_sc.alignment.record import Alignment
+from hadmst_sc.io.result import again, find_result
+from hadmst_sc.runtime import usual_errors
+from hadmst_sc.section.arguments import printable
+from hadmst_sc.section.errors import MissingKeyError
+from hadmst_sc.trust.intervals import doubt
+
+COLUMNS = ("reliability", "gain_over_interpolation", "image_helps", "finest_um")
+SHOWN = 10  # genes in print
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A result in a few lines; prints as text, and as a table in notebooks.
+
+    Parameters
+    ----------
+    facts
+        What was made, with what, by name.
+    genes
+        Per gene what left-out spots say of it, the most reliable first.
+
+    Examples
+    --------
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
+    >>> told = hd.tl.summary(sdata)
+    >>> told.facts["genes"], told.genes.columns[0]
+    ('4', 'reliability')
+    """
+
+    facts: dict[str, str]
+    genes: pd.DataFrame
+
+    def __str__(self) -> str:
+        width = max(len(name) for name in self.facts)
+        lines = [f"{name:<{width}}  {value}" for name, value in self.facts.items()]
+        return "\n".join([*lines, "", self._ends().to_string(), self._rest]).rstrip()
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in self.facts.items()
+        )
+        return f"<div><table>{''.join(rows)}</table>{self._ends().to_html()}{escape(self._rest)}</div>"
+
+    def _ends(self) -> pd.DataFrame:
+        """The most and the least reliable genes."""
+        few = len(self.genes) <= SHOWN
+        table = self.genes if few else pd.concat([self.genes.head(SHOWN // 2), self.genes.tail(SHOWN // 2)])
+        return table.round(2).rename(index=printable)
+
+    @property
+    def _rest(self) -> str:
+        hidden = len(self.genes) - SHOWN
+        return f"{hidden:,} genes between these are not shown" if hidden > 0 else ""
+
+
+@usual_errors
+def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
+    """Tell what a run made, with what, and which of its genes left-out spots support.
+
+    Parameters
+    ----------
+    sdata
+        Holds the result.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    Facts, and genes by reliability.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, or the record of its run is lost.
+
+    Examples
+    --------
+    On the section of the example of :func:`hadmst_sc.tl.superresolve`:
+
+    >>> hd.tl.summary(sdata).facts["H&E"]
+    'in place: nothing applied'
+    """
+    result = find_result(sdata, key_added)
+    table, told = result.table, result.provenance
+    if missing := [column for column in COLUMNS if column not in table.var]:
+        raise MissingKeyError(f"tables/{result.table_key}: `var` lacks {missing}. {again(result)}")
+    genes = table.var[list(COLUMNS)]
+    facts = {
+        "image": f"{result.source('image_key', sdata.images)}, {told['um_per_px']:.3g} µm per pixel",
+        "spots": f"{told['n_spots']:,} of {result.source('shapes_key', sdata)}, "
+        f"counts of {result.source('table_key', sdata.tables)}",
+        "bins": f"{table.n_obs:,} in tissue, {told['bin_um']:g} µm wide",
+        "genes": f"{table.n_vars:,}",
+        "model": _model(told),
+        "H&E": _registration(told["registration"]),
+        "to believe": _believed(genes),
+        "intervals": _intervals(told),
+        "made": f"{told['date']} by hadmst_sc {told['versions']['hadmst_sc']}, in {_seconds(told):.0f} s",
+    }
+    return Summary(facts, genes.sort_values("reliability", ascending=False))
+
+
+def _model(told: Mapping[str, Any]) -> str:
+    if not told["model_sha256"]:
+        return "closed form, no network"
+    gate = told["gate"]
+    share = f", {float(gate['share']):.0%} of the way from the closed form" if isinstance(gate, Mapping) else ""
+    return f"{told['model']} ({told['model_sha256'][:8]}), {told['n_samples']} draws{share}"
+
+
+def _registration(record: Mapping[str, Any] | str) -> str:
+    return Alignment.from_record(record).told if isinstance(record, Mapping) else "taken as it lies"
+
+
+def _believed(genes: pd.DataFrame) -> str:
+    finest = genes["finest_um"]
+    widths = [f"{(finest <= width).sum():,} at {width:.0f} µm" for width in sorted(finest.dropna().unique())]
+    helped = f"the image helps {int(genes['image_helps'].sum()):,} of {len(genes):,} genes"
+    return f"supported by left-out spots: {', '.join(widths) or 'none'}; {helped}"
+
+
+def _intervals(told: Mapping[str, Any]) -> str:
+    record, refused = told["calibration"], doubt(told)
+    if not isinstance(record, Mapping):
+        return f"not calibrated: {refused}"
+    before, after = (f"{float(record[name]):.0%}" for name in ("coverage_before", "coverage"))
+    factor, n_spots = float(record["factor"]), int(record["n_spots"])
+    held = f"90 % intervals contain {after} of the counts at {n_spots:,} held-out spots"
+    held += f" ({before} before calibration; standard deviation × {factor:.2g})"
+    return f"not calibrated: {refused}; {held}" if refused else held
+
+
+def _seconds(told: Mapping[str, Any]) -> float:
+    return sum(float(value) for name, value in told.items() if name.startswith("seconds_"))

@@ -1,0 +1,191 @@
+"""The gate: how far the estimate goes from the closed form to the network, as held-out spots of this section decide.
+
+A network that was trained on other tissue can be wrong on this one, and nobody but the section's own spots can tell. So
+a part of them is hidden, both maps of some genes foretell it, and the section takes the mix of the two that was right.
+One share for all genes: a gene's own spots are too few to choose one for itself. The same spots tell how wide errors
+are, and so by how much the spread of the draws is to be scaled. Wide sections are judged on parts of the size of a
+slide, which have spots enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+from scipy.spatial import cKDTree
+
+from hadmst_sc.regression.kriging import pitch_of
+from hadmst_sc.section.errors import logger
+from hadmst_sc.section.measurement import degrade
+from hadmst_sc.section.observation import Box, Observation
+from hadmst_sc.trust.intervals import Calibration, calibrate
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the network, in the logarithm
+UNKNOWN = 0.75  # the share where nothing can be judged
+N_FOLDS, FOLDS_USED = 4, 2  # a quarter of the spots is hidden at a time, as in our benchmarks; half of them judge,
+MANY_SPOTS = 500  # or a quarter, where that is so many
+N_PARTS, PART_SPOTS = 2, 2500  # of a section with more spots than these have
+MAX_GENES = 40  # that judge: more would say the same
+MIN_SPOTS = 24  # fewer cannot tell
+N_ALIKE = 8  # hidden spots over which the relative variance of draws is averaged
+
+
+class Gate(NamedTuple):
+    """What held-out spots decided."""
+
+    share: float  # of the network, 0 to 1
+    deviance: float  # at held-out spots, relative to the closed form's, mean over genes: below 1 is better
+    n_spots: int  # that judged
+
+
+class Verdict(NamedTuple):
+    """Of the spots of a section that were hidden."""
+
+    gates: list[Gate]  # of what was judged beside the closed form
+    calibration: Calibration | None  # of the draws' spread; where there were draws and enough spots
+
+    @property
+    def spread(self) -> float:
+        """By which the standard deviation of draws is to be scaled."""
+        return self.calibration.factor if self.calibration else 1.0
+
+
+class Foretold(NamedTuple):
+    """Maps of some genes of a section with fewer spots, ``(genes, ny, nx)`` counts per bin."""
+
+    maps: list[np.ndarray]  # the closed form, then the others, such as the network
+    draws: np.ndarray | None = None  # ``(n_samples, genes, ny, nx)``
+
+
+def judges(obs: Observation) -> np.ndarray:
+    """Columns of the genes that judge: evenly spaced from the most to the least abundant, whatever their order."""
+    total = obs.counts.sum(0)
+    ranked = sorted(range(len(obs.genes)), key=lambda gene: (-total[gene], obs.genes[gene]))
+    return spaced(np.array(ranked), MAX_GENES)
+
+
+def spaced(ranked: np.ndarray, n: int) -> np.ndarray:
+    """At most ``n`` of what is ranked, evenly from the first to the last."""
+    return ranked[np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)]
+
+
+def parts(obs: Observation) -> list[Box]:
+    """What is judged of a section: all of it, or squares of ``PART_SPOTS`` spots or more around spots at random."""
+    centres, shape = obs.measurement.centres, obs.grid.shape
+    if len(centres) <= N_PARTS * PART_SPOTS:
+        return [(slice(0, shape[0]), slice(0, shape[1]))]
+    tree, reach, boxes = cKDTree(centres), pitch_of(centres), []
+    for middle in np.random.default_rng(0).choice(centres, N_PARTS, replace=False):
+        near = centres[tree.query(middle, PART_SPOTS, p=np.inf)[1]]
+        low, high = (near.min(0) - reach).clip(0).astype(int), np.minimum(near.max(0) + reach, shape).astype(int)
+        boxes.append((slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))))
+    return boxes
+
+
+def distillations(n_spots: int) -> float:
+    """How many times the work on all of a section the gate does, but for the number of genes."""
+    return folds_used(n_spots) * min(1.0, N_PARTS * PART_SPOTS / max(n_spots, 1))
+
+
+def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box], Foretold]) -> Verdict:
+    """Judge the closed form and what there is beside it by spots that none of them saw.
+
+    Parameters
+    ----------
+    obs
+        The section.
+    maps_of
+        Foretells some genes (columns) of a box of the section with fewer spots.
+
+    Returns
+    -------
+    One gate for each map but the closed form, and what the draws' spread is worth; a single gate of ``n_spots`` 0 and
+    no calibration where there are too few spots to judge.
+    """
+    n_spots, genes = len(obs.spots), judges(obs)
+    if n_spots < MIN_SPOTS:
+        logger.warning(
+            "%d spots are too few to judge the network and its standard deviation, which needs %d: the estimate goes "
+            "%.0f%% of the way from the closed form to the network, and intervals are not calibrated",
+            *(n_spots, MIN_SPOTS, 100 * UNKNOWN),
+        )
+        return Verdict([Gate(UNKNOWN, 1.0, 0)], None)
+    hidden = [one for box in parts(obs) for one in _at_hidden(obs, genes, box, maps_of)]
+    counts = np.concatenate([one.counts for one in hidden])
+    gates = []
+    for number in range(len(hidden[0].mixes)):
+        mixes = np.concatenate([one.mixes[number] for one in hidden], 1)
+        gates.append(decide(np.stack([_deviance(counts, mix) for mix in mixes]), len(counts)))
+    if not gates or hidden[0].std is None:
+        return Verdict(gates, None)
+    means = [one.mixes[0][SHARES.index(gates[0].share)] for one in hidden]
+    stds = [_alike(one.std, mean, one.centres) for one, mean in zip(hidden, means, strict=True) if one.std is not None]
+    calibration = calibrate(counts, np.concatenate(means), np.concatenate(stds))
+    if calibration.refused:
+        logger.warning(
+            "the standard deviation could not be calibrated at %d held-out spots (%s): it is multiplied by %.2g, and "
+            "intervals may be too narrow or too wide",
+            *(calibration.n_spots, calibration.refused, calibration.factor),
+        )
+    return Verdict(gates, calibration)
+
+
+class _Hidden(NamedTuple):
+    """Spots that were hidden: what they counted ``(spots, genes)``, and what was foretold of it."""
+
+    counts: np.ndarray
+    mixes: list[np.ndarray]  # (len(SHARES), spots, genes) each, from the closed form to another map
+    std: np.ndarray | None  # of the draws' sums
+    centres: np.ndarray  # (spots, 2)
+
+
+def _at_hidden(
+    obs: Observation, genes: np.ndarray, box: Box, maps_of: Callable[[Observation, np.ndarray, Box], Foretold]
+) -> Iterator[_Hidden]:
+    """Each time that spots of a box are hidden."""
+    part = obs.cropped(box)
+    fold = np.random.default_rng(0).permutation(len(part.spots)) % N_FOLDS
+    for k in range(folds_used(len(part.spots))):
+        rows = fold == k
+        measurement = part.measurement.subset(rows)
+        (closed, *others), draws = maps_of(part.subset_spots(~rows), genes, box)
+        mixes = [np.stack([degrade(_mixed(closed, one, share), measurement) for share in SHARES]) for one in others]
+        std = None if draws is None else np.std([degrade(draw, measurement) for draw in draws], axis=0, ddof=1)
+        yield _Hidden(part.counts[rows][:, genes], mixes, std, measurement.centres)
+
+
+def _alike(std: np.ndarray, mean: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Standard deviations ``(spots, genes)`` whose square, relative to the mean's, is averaged over spots near by.
+
+    Of four draws it is rough; left so, it would take too large a factor for intervals to hold.
+    """
+    near = cKDTree(centres).query(centres, min(N_ALIKE, len(centres)))[1].reshape(len(centres), -1)
+    return mean * np.sqrt(((std / np.maximum(mean, 1e-9)) ** 2)[near].mean(1))
+
+
+def folds_used(n_spots: int) -> int:
+    """How often spots are hidden: not at all where they are too few to judge."""
+    if n_spots < MIN_SPOTS:
+        return 0
+    return 1 if n_spots // N_FOLDS >= MANY_SPOTS else FOLDS_USED
+
+
+def decide(errors: np.ndarray, n_spots: int) -> Gate:
+    """The share with the least of ``(len(SHARES), genes)`` deviances over ``n_spots`` held-out spots."""
+    relative = ((errors + 1e-9) / (errors[0] + 1e-9)).mean(1)
+    best = int(relative.argmin())
+    return Gate(SHARES[best], float(relative[best]), n_spots)
+
+
+def _mixed(closed: np.ndarray, network: np.ndarray, share: float) -> np.ndarray:
+    if share in (0.0, 1.0):
+        return network if share else closed
+    return np.maximum(closed, 0) ** (1 - share) * np.maximum(network, 0) ** share
+
+
+def _deviance(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Half the Poisson deviance of each gene, summed over ``(spots, genes)``."""
+    expected = np.maximum(expected, 1e-6)
+    return (special.xlogy(counts, counts / expected) - counts + expected).sum(0)
