@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,8 @@ from hadmst_sc.io import maps as maps_module
 from hadmst_sc.io import store as store_module
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.models import HadmstModel
-from hadmst_sc.tl import superresolve as _superresolve
+
+_superresolve = import_module("hadmst_sc.tl.superresolve")  # the module: the package has the function of that name
 
 IMAGE = "phantom_full_image"
 SETTINGS = {"bin_um": 20.0, "n_samples": 2, "batch_size": 2, "show_progress_bar": False}
@@ -339,7 +341,7 @@ def test_the_network_runs_on_the_workers_alone(template, cluster, monkeypatch):
     def elsewhere(*_) -> None:
         raise AssertionError("the network was evaluated in this process")
 
-    monkeypatch.setattr(HadmstModel, "denoise", elsewhere)
+    monkeypatch.setattr(HadmstModel, "network", elsewhere)
     obs = hd.io.read_observation(sd.read_zarr(template), IMAGE, bin_um=20.0)
     made = hd.tl.predict(obs, n_samples=2, client=cluster)
     assert made.provenance["gate"]["n_spots"] > 0 and made.std.any()

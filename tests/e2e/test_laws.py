@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.inference import chunk as _chunk
+from hadmst_sc.inference import estimators
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.measurement import degrade
 from hadmst_sc.tl import predict
@@ -55,7 +55,7 @@ def test_another_seed_changes_the_spread_but_not_the_mean(obs, reference):
 def test_half_precision_as_on_a_gpu_changes_little(obs, monkeypatch):
     one = replace(obs, counts=obs.counts[:, :1], genes=obs.genes[:1])
     full = predict(one, gate=False, align=False)
-    monkeypatch.setattr(_chunk, "HALF_PRECISION_ON", ("cpu",))
+    monkeypatch.setattr(estimators, "HALF_PRECISION_ON", ("cpu",))
     half = predict(one, gate=False, align=False)
     assert half.mean.dtype == np.float32
     assert 0 < np.abs(half.mean - full.mean).max() <= 1e-2 * full.mean.max()

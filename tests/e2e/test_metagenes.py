@@ -60,13 +60,13 @@ def test_spots_are_agreed_with_as_gene_by_gene(by_gene, mixed):
 
 
 def test_the_network_sees_metagenes_and_landmarks_only(obs, monkeypatch):
-    seen, denoise = [], HadmstModel.denoise
+    seen, log_change = [], HadmstModel.log_change
 
-    def counting(self, x, *given):
-        seen.append(len(x))
-        return denoise(self, x, *given)
+    def counting(self, condition, token):
+        seen.append(len(token))
+        return log_change(self, condition, token)
 
-    monkeypatch.setattr(HadmstModel, "denoise", counting)
+    monkeypatch.setattr(HadmstModel, "log_change", counting)
     hd.tl.predict(obs, align=False, gate=False, n_metagenes=16)
     assert sum(seen) == 16 + 48
 

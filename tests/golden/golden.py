@@ -20,7 +20,6 @@ from hadmst_sc.diffusion import keyed_noise, shared_noise
 from hadmst_sc.diffusion.denoiser import Residual, closed_form
 from hadmst_sc.distillation.components import N_METAGENES
 from hadmst_sc.distillation.genes import PRIORS, distill
-from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN
 from hadmst_sc.models.diffusion import gene_channels
 from hadmst_sc.models.weights import load_model
 from hadmst_sc.phantom.simulate import simulate
@@ -80,10 +79,11 @@ def parts_of(obs: Observation) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         channels = gene_channels(priors, spots, coverage, offsets)
         condition = model.condition(features.expand(len(genes), -1, -1, -1)[..., :ny, :nx], channels[..., :ny, :nx])
-        for sigma in (SIGMA_MEAN, SIGMA_DRAW, 0.7):
-            given = (state[..., :ny, :nx] * (sigma < SIGMA_MEAN), torch.full((len(genes),), sigma))
-            token = torch.from_numpy(distilled.token[genes])
-            evaluated[f"network at {sigma:g}"] = model.denoise(*given, condition, token, base[..., :ny, :nx]).numpy()
+        token, here = torch.from_numpy(distilled.token[genes]), base[..., :ny, :nx]
+        evaluated["mean"] = Residual(here).encode(model.mean(condition, token, here)).numpy()
+        evaluated["sample"] = model.draw(noise[:, None, :ny, :nx], condition, token).numpy()
+        level = torch.full((len(genes),), 0.7)
+        evaluated["denoised"] = model.denoise(state[..., :ny, :nx], level, condition, token).numpy()
     registered = [found.dy_um, found.dx_um, found.rotation_deg, found.score_here, found.score_there, found.error_um]
     return {
         "features": thin(he),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from hadmst_sc.inference.settings import Settings
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.observation import Observation
-from hadmst_sc.tl import superresolve as _superresolve
+
+_superresolve = import_module("hadmst_sc.tl.superresolve")  # the module: the package has the function of that name
 
 HOW = Settings(n_samples=0, gate=False, align=False, device="cpu")
 
@@ -29,7 +31,7 @@ def obs() -> Observation:
 
 @pytest.fixture(scope="module")
 def network() -> HadmstModel:
-    return hd.weights.load_model("default", torch.device("cpu"))
+    return hd.models.load_model("default", torch.device("cpu"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hadmst_sc.distillation.genes import PRIORS
-from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
+from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.diffusion import N_CHANNELS, gene_channels
 from hadmst_sc.models.local import in_windows, plus_repeated, reach_of
 from hadmst_sc.section.features import N_BASE
@@ -33,23 +33,23 @@ def inputs(n: int = 16, genes: int = 2):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("sigma", [SIGMA_MEAN, 3.0, 0.1])
-def test_untrained_model_is_the_closed_form(sigma):
+def test_untrained_model_is_the_closed_form():
     model = HadmstModel(SPEC)
     priors, channels, context, token = inputs()
     features = model.encode(context)[0].expand(2, -1, -1, -1)
-    x = torch.zeros(2, 1, 16, 16)
-    out = model(x, torch.full((2,), sigma), features, channels, token, priors[:, 2:3])
-    assert out.abs().max() == 0
+    x, base = torch.zeros(2, 1, 16, 16), priors[:, 2:3]
+    for sigma in (3.0, 0.1):
+        assert model(x, torch.full((2,), sigma), features, channels, token).abs().max() == 0
+    assert torch.equal(model.mean(model.condition(features, channels), token, base), base)
 
 
 @torch.no_grad()
 def test_preconditioning_trusts_a_clean_state():
     model = randomised()
-    priors, channels, context, token = inputs()
+    _priors, channels, context, token = inputs()
     features = model.encode(context)[0].expand(2, -1, -1, -1)
     x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    out = model(x, torch.full((2,), 1e-4), features, channels, token, priors[:, 2:3])
+    out = model(x, torch.full((2,), 1e-4), features, channels, token)
     assert (out - x).abs().max() < 1e-2
 
 
@@ -77,12 +77,12 @@ def test_reach_grows_when_a_layer_is_added():
 @torch.no_grad()
 def test_genes_of_a_batch_do_not_see_each_other():
     model = randomised()
-    priors, channels, context, token = inputs(genes=3)
+    _priors, channels, context, token = inputs(genes=3)
     features, _ = model.encode(context)
     sigma = torch.full((3,), 0.7)
     x = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    together = model(x, sigma, features.expand(3, -1, -1, -1), channels, token, priors[:, 2:3])
-    alone = model(x[1:2], sigma[:1], features, channels[1:2], token[1:2], priors[1:2, 2:3])
+    together = model(x, sigma, features.expand(3, -1, -1, -1), channels, token)
+    alone = model(x[1:2], sigma[:1], features, channels[1:2], token[1:2])
     torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -104,14 +104,8 @@ def test_mean_stays_within_its_bound_of_the_closed_form():
     model = randomised()
     model.unet.head.bias.fill_(1e9)
     priors, channels, context, token = inputs()
-    out = model(
-        torch.zeros(2, 1, 16, 16),
-        torch.full((2,), SIGMA_MEAN),
-        model.encode(context)[0].expand(2, -1, -1, -1),
-        channels,
-        token,
-        priors[:, 2:3],
-    )
+    condition = model.condition(model.encode(context)[0].expand(2, -1, -1, -1), channels)
+    out = model.mean(condition, token, priors[:, 2:3])
     assert torch.isfinite(out).all()
 
 
@@ -136,9 +130,9 @@ def test_repeated_bins_are_added_as_if_they_were_written_out(layout):
 
 def test_with_and_without_gradients_the_network_says_the_same():
     model = randomised()
-    priors, channels, context, token = inputs()
+    _priors, channels, context, token = inputs()
     given = (torch.full((2,), 1.0), model.encode(context)[0].detach().expand(2, -1, -1, -1), channels, token)
     x = torch.randn(2, 1, 16, 16)
     with torch.no_grad():
-        without = model(x, *given, priors[:, 2:3])
-    assert torch.allclose(model(x, *given, priors[:, 2:3]), without, atol=1e-6)
+        without = model(x, *given)
+    assert torch.allclose(model(x, *given), without, atol=1e-6)

@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hadmst_sc.models import HadmstModel, ModelSpec
+from hadmst_sc.models.diffusion import INPUTS, N_CHANNELS
 from hadmst_sc.models.weights import BUNDLED, bundled_models, load_model, read_card, save_model, self_test
+from hadmst_sc.section.features import N_BASE
 
 
 @pytest.fixture
@@ -66,6 +68,39 @@ def test_another_architecture_is_refused(saved):
     saved.with_suffix(".json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="does not hold the network"):
         load_model(saved)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("change", ["swapped", "missing", "renamed"])
+def test_weights_trained_on_other_inputs_are_refused(saved, kind, change):
+    card = read_card(saved)
+    names = card["inputs"][kind]
+    card["inputs"][kind] = {
+        "swapped": [names[1], names[0], *names[2:]],
+        "missing": names[:-1],
+        "renamed": ["other", *names[1:]],
+    }[change]
+    saved.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=rf"m\.safetensors was trained on {kind} .*Train the weights again"):
+        load_model(saved)
+
+
+def test_every_input_has_a_name_of_its_own():
+    spec = ModelSpec()
+    assert {kind: len(set(names)) for kind, names in INPUTS.items()} == {
+        "features": N_BASE,
+        "context": spec.context,
+        "channels": N_CHANNELS,
+        "token": spec.token,
+    }
+
+
+def test_the_bundled_card_names_its_inputs_and_a_card_of_the_format_before_is_read(saved):
+    assert read_card(BUNDLED / "default.safetensors")["inputs"] == INPUTS
+    card = read_card(saved) | {"format": 2}
+    del card["inputs"]
+    saved.with_suffix(".json").write_text(json.dumps(card))
+    assert load_model(saved).name == "m"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 99}'])

@@ -60,3 +60,7 @@ class Residual:
     def decode(self, x: Tensor) -> Tensor:
         """Model space to rates. The inverse of :meth:`encode`; what lies below a rate of zero is zero."""
         return torch.expm1((self._log + x * self.scale).clamp(min=0))
+
+    def slope(self, rate: Tensor) -> Tensor:
+        """Derivative of the rate with respect to the model-space value, at some rates."""
+        return (1 + rate) * self.scale

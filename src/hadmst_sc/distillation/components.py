@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from hadmst_sc.regression.additive import AdditiveRegression, HEDesign
 from hadmst_sc.regression.kriging import Lattice, pitch_of
-from hadmst_sc.section.features import N_BASE, he_features, standardised
+from hadmst_sc.section.features import BASE, N_BASE, he_features, standardised
 from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
 
@@ -45,6 +45,11 @@ class ContextLayout:
     def n_channels(self) -> int:
         """All channels."""
         return self.n_metagenes + N_BASE
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the channels, in their order."""
+        return [f"{source} {k}" for source in self.sources for k in range(N_METAGENES)] + list(BASE)
 
     def of(self, source: str) -> slice:
         """Channels of the metagenes as a source tells them."""

@@ -101,9 +101,9 @@ class Distilled:
             rates = np.square(np.maximum(offset + loadings @ maps, 0))
             out[:, index, self._where] = np.maximum(rates * self._total_factor(rates, genes), FLOOR)
 
-        # All but the spread prior, which follows from the first.
-        side_by_side(decode, self.section.maps, (0, 1, 2, 4))
-        out[:, 3, self._where] = self._spread_prior(genes, out[:, 0, self._where])
+        side_by_side(decode, self.section.maps, [PRIORS.index(name) for name in (*SOURCES, "texture")])
+        he = out[:, PRIORS.index("he"), self._where]
+        out[:, PRIORS.index("spread"), self._where] = self._spread_prior(genes, he)
         return out.reshape(len(genes), len(PRIORS), *self.section.active.shape)
 
     def _total_factor(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
@@ -201,7 +201,9 @@ def decoder(section: Components, panel: Panel) -> Distilled:
         r2[:, block] = [_r2(one, roots) for one in left_out]
         shape[block] = gamma_shape(counts, _expected(left_out[SOURCES.index("joint")], panel, block))
     depth = np.log10(panel.mean * area.mean() + 0.01)
-    lengths = (section.bin_um, section.pitch)
-    geometry = [np.full(n, np.log2(length / 10)) for length in lengths]
-    token = np.stack([*r2.clip(-0.2, 1), depth, 0.5 * np.log10(shape), *geometry], 1)  # in the order of TOKEN
+    entries = {f"r2_{source}": row for source, row in zip(SOURCES, r2.clip(-0.2, 1), strict=True)}
+    entries |= {"log_depth": depth, "log_shape": 0.5 * np.log10(shape)}
+    for name, length in (("log_bin_um", section.bin_um), ("log_pitch", section.pitch)):
+        entries[name] = np.full(n, np.log2(length / 10))
+    token = np.stack([entries[name] for name in TOKEN], 1)
     return Distilled(section, panel, token.astype(np.float32), shape, r2, loadings, offset)

@@ -1,9 +1,8 @@
-"""Many genes by way of few: the network sees metagenes and some genes, and tells from these what it would do to others.
+"""Run the network on metagenes and a few landmark genes, and transfer its correction to all other genes.
 
-Two things are known of a gene that the network does not see: its mixture of the metagenes' maps, and what the network
-did to genes like it, whose counts are as deep, as predictable and in the same places. The closed form moves towards
-both. Draws lack a mixture's own part of a gene; their spread is therefore that of genes alike, in model space, where
-errors of all genes have one size.
+Two things are known about a gene that the network does not see: its shares of the metagenes, and what the network did
+to genes like it (similar depth and predictability, same places). The closed form moves towards both. Samples of
+metagenes lack what a gene has of its own, so the standard deviation is that of similar genes.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from hadmst_sc.diffusion.denoiser import Residual, closed_form
 from hadmst_sc.distillation.components import Panel
 from hadmst_sc.distillation.genes import Distilled, decoder
 from hadmst_sc.distillation.metagenes import metagenes
-from hadmst_sc.inference.chunk import slope
-from hadmst_sc.inference.shared import Mixture, SharedSection, joined
+from hadmst_sc.inference.estimators import ByMetagenes, ClosedForm
+from hadmst_sc.inference.shared import SharedSection, joined
 from hadmst_sc.inference.workers import work
 from hadmst_sc.trust.gate import spaced
 
@@ -29,11 +28,11 @@ PLACES = 3.0  # log-weight of genes in the same places
 TINY = 1e-9  # counts
 
 
-def mixed(section: SharedSection, *, without: np.ndarray | None = None, client: Any = None) -> SharedSection:
-    """The section with metagenes and some landmark genes, none of those ``without``, in place of the network."""
+def by_metagenes(section: SharedSection, *, without: np.ndarray | None = None, client: Any = None) -> SharedSection:
+    """The section with metagenes and landmark genes, none of those ``without``, in place of the network."""
     distilled, settings = section.distilled, section.settings
     n, gene_chunk = settings.n_metagenes, settings.batch_size
-    assert n is not None  # for types: asked for
+    assert n is not None  # for types: `n_metagenes` was passed
     found = metagenes(distilled.panel, n)
     alone = replace(settings, n_samples=0, consistency="off")  # genes have their own
     seen = replace(section, share=1.0, settings=alone)
@@ -41,13 +40,14 @@ def mixed(section: SharedSection, *, without: np.ndarray | None = None, client: 
     few = replace(seen, distilled=decoder(distilled.section, panel), genes=tuple(f"metagene {k}" for k in range(n)))
     maps = _maps(few, np.arange(n), gene_chunk, client)[0]
     genes = landmarks(distilled.panel, without)
-    network, closed = (_maps(one, genes, gene_chunk, client)[0] for one in (seen, replace(seen, model=None)))
+    closed_form = replace(seen, estimator=ClosedForm())
+    network, closed = (_maps(one, genes, gene_chunk, client)[0] for one in (seen, closed_form))
     change = np.log(np.maximum(network, TINY) / np.maximum(closed, TINY))
-    spread = None
+    deviation = None
     if settings.n_samples > 1:
-        spread = _spread(section, genes, *_maps(section, genes, gene_chunk, client))
-    mixture = Mixture(maps, found.shares, change, spread, likeness(distilled, genes))
-    return replace(section, model=None, encoded=None, mixture=mixture)
+        deviation = _deviation(section, genes, *_maps(section, genes, gene_chunk, client))
+    estimator = ByMetagenes(maps, found.shares, change, deviation, likeness(distilled, genes))
+    return replace(section, estimator=estimator)
 
 
 def landmarks(panel: Panel, without: np.ndarray | None = None) -> np.ndarray:
@@ -67,18 +67,18 @@ def _maps(
     return joined(parts)[:2]
 
 
-def _spread(section: SharedSection, genes: np.ndarray, mean: np.ndarray, std: np.ndarray | None) -> np.ndarray:
+def _deviation(section: SharedSection, genes: np.ndarray, mean: np.ndarray, std: np.ndarray | None) -> np.ndarray:
     """A standard deviation of counts as one in model space."""
-    assert std is not None  # for types: there are draws
+    assert std is not None  # for types: there are samples
     distilled = section.distilled
     priors = torch.from_numpy(distilled.priors(genes)[(..., *section.crop)])
     residual, scale = Residual(closed_form(priors)), torch.from_numpy(distilled.gene_mean[genes, None, None])
     rate = torch.from_numpy(mean) / scale
-    return (torch.from_numpy(std) / (slope(rate, residual) * scale)).numpy().astype(np.float32)
+    return (torch.from_numpy(std) / (residual.slope(rate) * scale)).numpy().astype(np.float32)
 
 
 def likeness(distilled: Distilled, genes: np.ndarray) -> np.ndarray:
-    """How much every gene is like some, by what the network knows of it: ``(genes, len(genes))``, rows sum to one."""
+    """Similarity of every gene to some, by token and places: ``(genes, len(genes))``, rows sum to one."""
     token = (distilled.token - distilled.token.mean(0)) / np.maximum(distilled.token.std(0), 1e-6)
     distance = ((token[:, None] - token[genes]) ** 2).sum(2)
     places = distilled.coexpression(np.arange(len(token)))

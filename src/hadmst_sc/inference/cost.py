@@ -14,7 +14,7 @@ from hadmst_sc.diffusion import tiles
 from hadmst_sc.inference.by_metagenes import N_LANDMARKS
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.inference.shared import tissue_crop
-from hadmst_sc.models import SIGMA_MEAN, HadmstModel
+from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.diffusion import N_CHANNELS
 from hadmst_sc.runtime import pick_device
 from hadmst_sc.section.observation import Observation
@@ -50,13 +50,13 @@ def estimate(
     backed: bool,
 ) -> Estimate:
     """Before anything is computed; the model of ``settings`` is loaded."""
-    network, window, device = settings.network, settings.window, pick_device(settings.device)
+    window, device = settings.window, pick_device(settings.device)
     n_genes, n_bins = len(obs.genes), obs.grid.n_bins
     draws = settings.n_draws
-    again = distillations(len(obs.spots)) if settings.gate and network is not None else 0
+    again = distillations(len(obs.spots)) if settings.is_gated else 0
     filters = DISTILLATION * (1 + again) + REGISTRATION * bool(settings.align) + PER_GENE * n_genes
     seconds, area = filters * n_bins * _seconds_of_a_filter(), 0
-    if network is not None:
+    for network in settings.networks:
         halo, align = network.spec.halo, network.spec.align
         inside = obs.inside[tissue_crop(obs.inside, align)]
         outer = (tile.outer for tile in tiles(inside, core=window, halo=halo, align=align))
@@ -83,15 +83,13 @@ def _seconds_of_a_filter() -> float:
 @torch.inference_mode()
 def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> float:
     """Per bin and gene."""
-    channels = (1, network.spec.encoder[1], N_CHANNELS)
     how: Any = {"dtype": torch.float32, "device": device}
-    x, *maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, **how) for n in channels)
+    maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, **how) for n in (network.spec.encoder[1], N_CHANNELS))
     condition = network.condition(*maps)  # once for a gene: its time is in PER_GENE
-    level = torch.full((GENES,), SIGMA_MEAN, **how)
     token = torch.zeros(GENES, network.spec.token, **how)
 
     def evaluate() -> None:
-        network.denoise(x, level, condition, token, x + 1)
+        network.log_change(condition, token)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

@@ -12,11 +12,13 @@ import numpy as np
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.distillation.components import Panel
 from hadmst_sc.distillation.genes import Distilled, distill
-from hadmst_sc.inference.by_metagenes import mixed
+from hadmst_sc.inference.by_metagenes import by_metagenes
+from hadmst_sc.inference.estimators import ClosedForm, estimator_of
 from hadmst_sc.inference.prepare import prepare
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.inference.shared import Limits, SharedSection, tissue_crop
 from hadmst_sc.inference.workers import MISFITS, Arrays, warm_up, work
+from hadmst_sc.models.diffusion import ALIGN
 from hadmst_sc.runtime import alone_after_fork, freed_memory_kept, give_back, pick_device, progress, usual_errors
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.observation import Box, MapSink, Observation, Prediction
@@ -28,22 +30,18 @@ MAX_LOSS = 0.02  # of deviance at held-out spots, by metagenes
 
 def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> SharedSection:
     """A section distilled and encoded; ``features`` are the student's and the user's."""
-    network = settings.network
     distilled = distill(obs, he=he, features=features)
     give_back()  # what its threads have left
-    crop = tissue_crop(obs.inside, network.spec.align if network else 1)
+    crop = tissue_crop(obs.inside, ALIGN)
     return SharedSection(
-        distilled,
-        network,
-        obs.genes,
-        obs.inside[crop],
-        crop,
-        obs.measurement.cropped(crop),
-        None if network is None else network.read(distilled.section.context[(slice(None), *crop)]),
-        1.0,
-        1.0,
-        settings.light(),
-        Limits(settings.window),
+        distilled=distilled,
+        genes=obs.genes,
+        inside=obs.inside[crop],
+        crop=crop,
+        measurement=obs.measurement.cropped(crop),
+        settings=settings.light(),
+        limits=Limits(settings.window),
+        estimator=estimator_of(settings.network, distilled.section.context[(slice(None), *crop)]),
     )
 
 
@@ -59,21 +57,21 @@ def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, setting
     def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Foretold:
         at = (slice(None), *box)
         section = _shared(given, he[at], None if features is None else features[at], settings)
-        sections = [replace(section, model=None)]
+        by_one = {"closed form": (replace(section, estimator=ClosedForm()), None)}
         if settings.n_metagenes is not None:
-            sections.append(mixed(section, without=genes, client=client))
-        drawing = replace(section.settings, n_samples=n_draws, keep_draws=bool(n_draws))
-        sections.append(replace(section, settings=drawing))
-        found = [Arrays((len(genes), *given.grid.shape), False, 0) for _ in sections[:-1]]
-        found += [Arrays((len(genes), *given.grid.shape), bool(n_draws), n_draws)]
+            by_one["metagenes"] = (by_metagenes(section, without=genes, client=client), None)
+        sampling = replace(section.settings, n_samples=n_draws, keep_draws=bool(n_draws))
+        by_one["network"] = (replace(section, settings=sampling), client)  # alone worth the way to a worker and back
+        found = []
         rows = np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk))
         rows_of = {int(genes[some[0]]): some for some in rows}
-        for arrays, one in zip(found, sections, strict=True):
-            # Only the network is worth the way to a worker and back.
-            own = client if one.model is not None else None
-            for chunk, maps, _ in work(one, [genes[some] for some in rows], None, own):
+        for one, workers in by_one.values():
+            n = one.settings.n_samples
+            arrays = Arrays((len(genes), *given.grid.shape), n > 0, n)
+            for chunk, maps, _ in work(one, [genes[some] for some in rows], None, workers):
                 assert maps is not None  # for types: they go nowhere else
                 arrays.take(rows_of[int(chunk[0])], section.crop, maps)
+            found.append(arrays)
         return Foretold([arrays.mean for arrays in found], found[-1].draws)
 
     return fit_gate(obs, maps_of)
@@ -100,17 +98,15 @@ def run(
     obs: Observation, settings: Settings, into: MapSink | None, client: Any, *, show_progress_bar: bool
 ) -> Prediction:
     """Run on an observation, with settings that were checked and weights that are loaded; see ``tl.predict``."""
-    network, clock = settings.network, {"start": time.perf_counter()}
-    if network is None:
-        settings = replace(settings, n_samples=0)
+    clock = {"start": time.perf_counter()}
     alone_after_fork()
     _importing = None if client is None else warm_up(client)  # held: Dask forgets tasks that nobody holds
     if client is None:  # workers look for a device of their own
         settings = replace(settings, device=str(pick_device(settings.device)))
-    obs, he, regressors, found = prepare(obs, network, align=settings.align, features=settings.features)
+    obs, he, regressors, found = prepare(obs, settings)
     clock["aligned"] = time.perf_counter()
     verdict = Verdict([], None)
-    if network is not None and settings.gate:  # before the section is distilled: memory then holds one at a time
+    if settings.is_gated:  # before the section is distilled: memory then holds one at a time
         verdict = _gate(obs, he, regressors, settings, client)
         _warn_of_loss(verdict.gates)
     clock["gated"] = time.perf_counter()
@@ -119,7 +115,7 @@ def run(
         section = replace(section, share=verdict.gates[0].share, spread=verdict.spread)
     clock["distilled"] = time.perf_counter()
     if settings.n_metagenes is not None:
-        section = mixed(section, client=client)
+        section = by_metagenes(section, client=client)
     clock["mixed"] = time.perf_counter()
     n, n_draws, gene_chunk = len(obs.genes), settings.n_draws, settings.batch_size
     arrays = None

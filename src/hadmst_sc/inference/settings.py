@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from hadmst_sc.diffusion import RULES
-from hadmst_sc.inference.prepare import ImageFeatures, check_features
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.weights import bundled_models, load_model, read_card
 from hadmst_sc.runtime import pick_device
@@ -28,6 +27,10 @@ WINDOW = 384  # bins; a Visium slide of 20 µm bins in one piece. Activations of
 MANY = 10_000  # samples, steps: a slip of the keyboard beyond it
 MAX_THREADS = 1024
 
+LARGEST = 1e12  # of a feature: the squares of larger values would leave float32
+ImageFeatures = np.ndarray | Callable[[np.ndarray, float], np.ndarray]
+"""``(f, h, w)`` over the extent of the image, or what makes that of the image ``(3, y, x)`` uint8 and its µm per pixel.
+"""
 ModelLike = str | Path | HadmstModel
 MODEL = Requirement(
     "a bundled name, a path, a loaded model or None", lambda value: value is None or isinstance(value, ModelLike)
@@ -81,6 +84,11 @@ class Settings:
             object.__setattr__(self, one.name, plain(getattr(self, one.name)))
 
     @property
+    def networks(self) -> list[HadmstModel]:
+        """The loaded model, or nothing for the closed form."""
+        return [] if self.network is None else [self.network]
+
+    @property
     def network(self) -> HadmstModel | None:
         """The loaded model; ``None`` for the closed form."""
         assert not isinstance(self.model, str | Path), "not loaded"
@@ -90,6 +98,11 @@ class Settings:
     def n_draws(self) -> int:
         """Samples behind the standard deviation: none without a network, and none for one sample."""
         return self.n_samples if self.model is not None and self.n_samples > 1 else 0
+
+    @property
+    def is_gated(self) -> bool:
+        """True if held-out spots decide how far the estimate goes from the closed form to the network."""
+        return self.gate and self.model is not None
 
     def check(self, problems: Problems, names: Mapping[str, str] | None = None) -> None:
         """Note every setting of a wrong type or value; nothing is loaded.
@@ -129,8 +142,10 @@ class Settings:
             )
 
     def loaded(self) -> Settings:
-        """With the model's weights in memory, on the device."""
-        return self if self.model is None else replace(self, model=load_model(self.model, pick_device(self.device)))
+        """With the model's weights in memory, on the device; without samples for the closed form, which has none."""
+        if self.model is None:
+            return replace(self, n_samples=0)
+        return replace(self, model=load_model(self.model, pick_device(self.device)))
 
     def light(self) -> Settings:
         """Without model and features, as the work on a chunk of genes needs it; small enough to send to a worker."""
@@ -163,6 +178,32 @@ def _check_model(model: str | Path, problems: Problems) -> None:
         if "`" not in told:  # no permission, a name too long or empty
             told = f"`model={str(model)!r}` cannot be read: {error}. Pass `model='default'`."
         problems.add(told, FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)
+
+
+def check_features(features: ImageFeatures | None, problems: Problems) -> None:
+    """Note what is wrong with maps; what a callable makes is looked at when it has made it."""
+    if features is not None and not callable(features) and (told := features_problem(features)):
+        problems.add(told, ValueError)
+
+
+def features_problem(maps: object) -> str | None:
+    """The message for features that are no maps, or ``None``."""
+    wanted = "`features` needs maps (features, y, x) over the extent of the image"
+    try:
+        values = np.asarray(maps)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors on a device or with gradients
+        return f"{wanted}, but {shown(maps)} is no array. Pass `features=np.asarray(maps)`."
+    if values.dtype.kind not in "biuf":
+        return f"{wanted}, but holds {shown(maps)} of type {values.dtype}. Pass numbers, or `features=None`."
+    if values.ndim != 3 or not values.size:
+        return f"{wanted}, but they have shape {values.shape}. Put the channels first."
+    wrong = int((~(np.abs(values) <= LARGEST)).sum())  # also NaN, which compares false
+    if wrong:
+        return (
+            f"`features` needs finite values of at most {LARGEST:g}, but {wrong:,} are not. Pass "
+            f"`features=np.nan_to_num(features, posinf=0, neginf=0).clip(-1e6, 1e6)`."
+        )
+    return None
 
 
 def check_client(client: Any, problems: Problems) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -12,10 +12,12 @@ from hadmst_sc.diffusion import keyed_noise
 from hadmst_sc.distillation.components import N_METAGENES
 from hadmst_sc.distillation.genes import Distilled
 from hadmst_sc.inference.settings import Settings
-from hadmst_sc.models import HadmstModel
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Box
+
+if TYPE_CHECKING:
+    from hadmst_sc.inference.estimators import Estimator
 
 DRAWS_KEPT = 4  # whose shared noise stays in memory, the default number
 MIN_WINDOW = 64  # bins
@@ -81,46 +83,43 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
-    """What stands for the network where it does not see every gene.
+class SharedSection:
+    """Everything that the chunks of genes share; small enough to send to a worker. Maps are cropped to the tissue.
 
     Parameters
     ----------
-    maps
-        ``(K, ny, nx)`` of metagenes, expected counts per bin.
-    shares
-        ``(genes, K)`` which part of them is a gene's.
-    change
-        ``(L, ny, nx)`` what the network did to the closed form of some genes, in the logarithm.
+    distilled
+        Priors, tokens and context of all genes, on the whole grid.
+    genes
+        Names of the genes.
+    inside
+        ``(ny, nx)`` bool, in tissue.
+    crop
+        The box of the grid that the maps cover.
+    measurement
+        The operator of the spots on the crop.
+    settings
+        Without model and features.
+    limits
+        How much may be in memory at once.
+    estimator
+        Closed form, network or metagenes.
+    share
+        Blend of closed form (0) and estimator (1), in the logarithm.
     spread
-        ``(L, ny, nx)`` standard deviation of draws of these in model space; ``None`` without draws.
-    likeness
-        ``(genes, L)`` how much a gene is like them, rows sum to one.
+        Factor of the samples' standard deviation, from held-out spots.
     """
 
-    maps: np.ndarray
-    shares: np.ndarray
-    change: np.ndarray
-    spread: np.ndarray | None
-    likeness: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class SharedSection:
-    """What every gene chunk shares; small enough to send to a worker. Maps are cropped to the tissue."""
-
     distilled: Distilled
-    model: HadmstModel | None
     genes: tuple[str, ...]
     inside: np.ndarray
     crop: Box
     measurement: Measurement
-    encoded: tuple[Tensor, Tensor] | None  # features and offsets
-    share: float  # of the network in the estimate
-    spread: float  # by which the standard deviation of draws is scaled; in a mixture it is already
-    settings: Settings  # without model and features
+    settings: Settings
     limits: Limits
-    mixture: Mixture | None = None  # takes the place of the model
+    estimator: Estimator
+    share: float = 1.0
+    spread: float = 1.0
     _shared_noise: dict[int, Tensor] = field(default_factory=dict)
 
     def noise(self, names: list[str], draw: int) -> Tensor:

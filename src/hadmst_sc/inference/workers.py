@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -72,8 +71,7 @@ def work(
     if client is None:
         yield from _here(section, chunks, into)
         return
-    on_cpu = None if section.model is None else copy.deepcopy(section.model).cpu()  # each has a device of its own
-    cluster, shared = Cluster(client, into), (replace(section, model=on_cpu), into)
+    cluster, shared = Cluster(client, into), (replace(section, estimator=section.estimator.on_cpu()), into)
     for task, done in cluster.run(_on_worker, shared, tasks_of(chunks, cluster.threads())):
         for chunk, one in zip(task, done, strict=True):
             yield chunk, *one

@@ -5,8 +5,8 @@
 model that contains the first two.
 """
 
-from hadmst_sc.models.diffusion import SIGMA_DRAW, SIGMA_MEAN, HadmstModel, ModelSpec
+from hadmst_sc.models.diffusion import HadmstModel, ModelSpec
 from hadmst_sc.models.distillation import HEStudent
 from hadmst_sc.models.weights import load_model
 
-__all__ = ["SIGMA_DRAW", "SIGMA_MEAN", "HEStudent", "HadmstModel", "ModelSpec", "load_model"]
+__all__ = ["HEStudent", "HadmstModel", "ModelSpec", "load_model"]

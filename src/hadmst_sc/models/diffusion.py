@@ -15,27 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hadmst_sc.diffusion.denoiser import Residual
 from hadmst_sc.distillation.components import CONTEXT
 from hadmst_sc.distillation.genes import PRIORS, TOKEN
 from hadmst_sc.models.alignment import SpatialAlignment, aligned
 from hadmst_sc.models.distillation import HEStudent
 from hadmst_sc.models.local import LocalUNet, in_windows, silence
-from hadmst_sc.section.features import N_BASE
+from hadmst_sc.section.features import BASE, N_BASE
 
-SIGMA_MEAN = 80.0
-"""At this noise level the state says nothing, and the denoiser returns the posterior mean of the *counts*."""
-
-SIGMA_DRAW = 40.0
-"""At this noise level the denoiser is a sampler of one evaluation: noise in, a draw out. See `train.losses`.
-
-Like ``SIGMA_MEAN`` it lies far above what denoising is trained on, so the level itself tells the network what to do.
-"""
+# Noise levels far above what denoising is trained on. There the network has other tasks, which the level tells it: the
+# posterior mean of the counts, and one sample from noise alone (see `train.losses`).
+_LEVEL_OF_MEAN, _LEVEL_OF_SAMPLE = 80.0, 40.0
 
 ALIGN = 4  # bins: two levels of down-sampling
 MAX_SIZE = 4096  # of everything in a spec: far more than a network of maps needs
 LOG_CHANGE = 5.0  # the mean stays within e^5 of the closed form: a bound for bad input, far beyond what training shows
-N_CHANNELS = len(PRIORS) + 4  # see `gene_channels`
+CHANNELS = (*PRIORS, "surprise", "measured", "coverage", "he less space")  # see `gene_channels`
+N_CHANNELS = len(CHANNELS)
+# Names of all inputs in their order. Weights are worth nothing with another: cards hold it, and it is checked at load.
+INPUTS = {"features": [*BASE], "context": CONTEXT.names, "channels": [*CHANNELS], "token": [*TOKEN]}
 
 
 @dataclass(frozen=True)
@@ -120,9 +117,11 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tens
     if offsets is not None:
         from_image = [PRIORS.index("he"), PRIORS.index("texture")]
         logs[:, from_image] = aligned(logs[:, from_image], offsets)
-    surprise = (spots.log1p() - priors[:, 2].log1p()) * measured
-    extra = torch.stack([surprise, spots.log1p() * measured, coverage, logs[:, 0] - logs[:, 1]], 1)
-    return torch.cat([logs, extra], 1)
+    maps = dict(zip(PRIORS, logs.unbind(1), strict=True))
+    maps["surprise"] = (spots.log1p() - priors[:, PRIORS.index("joint")].log1p()) * measured
+    maps["measured"], maps["coverage"] = spots.log1p() * measured, coverage
+    maps["he less space"] = maps["he"] - maps["space"]
+    return torch.stack([maps[name] for name in CHANNELS], 1)
 
 
 class HEEncoder(nn.Module):
@@ -205,7 +204,7 @@ class HadmstModel(nn.Module):
 
     def _embed(self, sigma: Tensor, token: Tensor) -> Tensor:
         phase = (sigma.log() / 4)[:, None] * self.frequencies  # c_noise
-        is_mean = (sigma >= SIGMA_MEAN).to(token.dtype)[:, None]
+        is_mean = (sigma >= _LEVEL_OF_MEAN).to(token.dtype)[:, None]
         return self.embedding(torch.cat([phase.sin(), phase.cos(), is_mean, token], 1))
 
     def condition(self, features: Tensor, channels: Tensor) -> Tensor:
@@ -233,32 +232,58 @@ class HadmstModel(nn.Module):
         first = condition + functional.conv2d(state, self.unet.stem.weight[:, :1], padding=1)
         return self.unet.above(first, self._embed(sigma, token))
 
-    def forward(
-        self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor, base: Tensor
-    ) -> Tensor:
-        """:meth:`denoise` under a condition that serves this once."""
-        return self.denoise(x, sigma, self.condition(features, channels), token, base)
+    def log_change(self, condition: Tensor, token: Tensor) -> Tensor:
+        """Logarithm of the posterior mean rate relative to the closed form, ``(b, 1, ny, nx)``.
 
-    def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor, token: Tensor, base: Tensor) -> Tensor:
-        """Denoised state ``D(x; sigma)``.
+        Trained on the Poisson deviance, so the estimate is a mean of counts; a mean of log residuals would not be.
+
+        Parameters
+        ----------
+        condition
+            ``(b, widths[0], ny, nx)`` of :meth:`condition`.
+        token
+            ``(b, token)``.
+        """
+        nothing = condition.new_zeros(len(token), 1, *condition.shape[-2:])
+        level = token.new_full((len(token),), _LEVEL_OF_MEAN)
+        return self.network(nothing, level, condition, token).clamp(-LOG_CHANGE, LOG_CHANGE)
+
+    def mean(self, condition: Tensor, token: Tensor, base: Tensor) -> Tensor:
+        """Posterior mean rate, ``(b, 1, ny, nx)`` in the unit of ``base``; arguments as for :meth:`denoise`."""
+        return base * self.log_change(condition, token).exp()
+
+    def draw(self, noise: Tensor, condition: Tensor, token: Tensor) -> Tensor:
+        """One sample of the residual from one evaluation, ``(b, 1, ny, nx)``.
+
+        Parameters
+        ----------
+        noise
+            ``(b, 1, ny, nx)`` standard normal.
+        condition, token
+            As for :meth:`denoise`.
+        """
+        level = token.new_full((len(token),), _LEVEL_OF_SAMPLE)
+        state = noise * (_LEVEL_OF_SAMPLE**2 + self.spec.sigma_data**2) ** 0.5
+        return self.denoise(state, level, condition, token)
+
+    def forward(self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor) -> Tensor:
+        """:meth:`denoise` under a condition that is used once."""
+        return self.denoise(x, sigma, self.condition(features, channels), token)
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor, token: Tensor) -> Tensor:
+        """Denoised state ``D(x; sigma)`` (Eq. 7).
 
         Parameters
         ----------
         x
-            ``(b, 1, ny, nx)`` noisy residual; zero at ``SIGMA_MEAN``.
+            ``(b, 1, ny, nx)`` noisy residual.
         sigma
-            ``(b,)`` noise levels, all below ``SIGMA_MEAN`` or all equal to it. At ``SIGMA_DRAW`` this is a draw.
+            ``(b,)`` noise levels.
         condition
-            Of :meth:`condition`.
+            ``(b, widths[0], ny, nx)`` of :meth:`condition`.
         token
             ``(b, token)``.
-        base
-            ``(b, 1, ny, nx)`` closed-form rate around which the residual lives.
         """
         raw = self.network(x, sigma, condition, token)
-        if bool((sigma >= SIGMA_MEAN).all()):
-            # Here F is the log-ratio of the expected rate to the closed form: trained on the Poisson deviance, so the
-            # estimate is a mean of counts, which a mean of log residuals would not be.
-            return Residual(base).encode(base * raw.clamp(-LOG_CHANGE, LOG_CHANGE).exp())
         s2, d2 = (sigma**2)[:, None, None, None], self.spec.sigma_data**2
         return d2 / (s2 + d2) * x + (s2.sqrt() * self.spec.sigma_data * torch.rsqrt(s2 + d2)) * raw

@@ -18,15 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hadmst_sc.diffusion.denoiser import Residual
 from hadmst_sc.distillation.components import CONTEXT
 from hadmst_sc.distillation.genes import PRIORS, TOKEN
-from hadmst_sc.models import SIGMA_MEAN, HadmstModel, ModelSpec
-from hadmst_sc.models.diffusion import channels_last, frequencies, gene_channels
+from hadmst_sc.models.diffusion import INPUTS, HadmstModel, ModelSpec, channels_last, frequencies, gene_channels
 from hadmst_sc.runtime import alone_after_fork
 from hadmst_sc.section.features import N_BASE
 
 BUNDLED = Path(__file__).parent / "_weights"
-FORMAT = 2  # 2: with the student and the alignment
+FORMAT = 3  # 3: with the names of the inputs
+READABLE = (2, FORMAT)
 SELF_TEST_TOLERANCE = 1e-4
 MAX_CARD = 10_000_000  # bytes of JSON; that of the bundled model has 25,000
 REMEDY = "Install the weights again, or try `model='default'`."
@@ -75,6 +76,7 @@ def load_model(model: str | Path | HadmstModel = "default", device: str | torch.
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _refused(model, f"{path} cannot be read: {error}") from error
+    _check_inputs(path.name, card)
     if found != card["sha256"]:
         raise ValueError(f"`model`: {path.name} does not have the sha256 of its card: it is damaged. {REMEDY}")
     loaded = _built(path, card)
@@ -85,6 +87,18 @@ def load_model(model: str | Path | HadmstModel = "default", device: str | torch.
         except ValueError as error:
             raise ValueError(f"`model`: {path.name} does not compute what its card says: {error}") from error
     return loaded.to(device)
+
+
+def _check_inputs(name: str, card: dict[str, Any]) -> None:
+    """Refuse weights that were trained on inputs of other names or in another order; cards of format 2 name none."""
+    named = card.get("inputs", INPUTS)
+    for kind, ours in INPUTS.items():
+        theirs = named.get(kind) if isinstance(named, dict) else None
+        if theirs != ours:
+            raise ValueError(
+                f"`model`: {name} was trained on {kind} {theirs!r:.300}, but this version computes {ours}. "
+                f"Train the weights again, or try `model='default'`."
+            )
 
 
 def _built(path: Path, card: dict[str, Any]) -> HadmstModel:
@@ -162,7 +176,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
         if card_path.stat().st_size > MAX_CARD:
             raise ValueError("too large")
         card = json.loads(card_path.read_bytes())
-        complete = card["format"] == FORMAT and {"sha256", "spec", "self_test"} <= set(card)
+        complete = card["format"] in READABLE and {"sha256", "spec", "self_test"} <= set(card)
     except OSError as error:
         raise _refused(path, f"{card_path} cannot be read: {error}") from error
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -189,6 +203,7 @@ def save_model(model: HadmstModel, path: str | Path, *, card: dict[str, Any]) ->
     save_file({k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}, path)
     record = card | {
         "format": FORMAT,
+        "inputs": INPUTS,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "spec": model.spec.to_dict(),
         "n_parameters": sum(p.numel() for p in model.parameters()),
@@ -229,11 +244,10 @@ def _outputs(model: HadmstModel, patch: dict[str, Tensor]) -> Tensor:
     channels = gene_channels(patch["priors"], patch["spots"], patch["coverage"], offsets)
     learned, _ = model.student(patch["context"][:, -N_BASE:], features.new_zeros(1, 1))
     outputs = [learned.flatten()[:: learned.numel() // 16]]
-    for level in (SIGMA_MEAN, 0.7):
-        sigma = features.new_full((1,), level)
-        x = patch["x"] * (level < SIGMA_MEAN)
-        denoised = model(x, sigma, features, channels, patch["token"], patch["priors"][:, 2:3])
-        outputs.append(denoised.flatten()[:: _SIZE * _SIZE // 16])
+    condition, base = model.condition(features, channels), patch["priors"][:, 2:3]
+    mean = Residual(base).encode(model.mean(condition, patch["token"], base))
+    denoised = model.denoise(patch["x"], features.new_full((1,), 0.7), condition, patch["token"])
+    outputs += [maps.flatten()[:: _SIZE * _SIZE // 16] for maps in (mean, denoised)]
     return torch.cat(outputs).cpu()
 
 

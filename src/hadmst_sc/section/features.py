@@ -73,10 +73,32 @@ def separate_stains(he: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.
     return amounts[:, 0].reshape(inside.shape), amounts[:, 1].reshape(inside.shape)
 
 
+BASE = (
+    "haematoxylin",
+    "eosin",
+    "background",
+    "nuclear area",
+    "blobs of 3 um",
+    "blobs of 5 um",
+    "blobs of 9 um",
+    "edges",
+    "spread of haematoxylin",
+    "spread of eosin",
+    "fibres",
+    "eosin x haematoxylin",
+    "eosin squared",
+    "smooth eosin x haematoxylin",
+)
+"""The base maps in their order, which is part of the weights: cards name it."""
+N_BASE = len(BASE)
+
+Named = Iterator[tuple[str, np.ndarray]]
+
+
 def _maps(
     h: np.ndarray, e: np.ndarray, um_per_px: float, to_bins: Callable[[np.ndarray], np.ndarray]
 ) -> list[np.ndarray]:
-    """The base maps, each taken to bins at once: a slide's worth of them at full resolution need not be in memory."""
+    """The base maps in the order of ``BASE``. Each is pooled to bins at once: few fit in memory at full resolution."""
 
     def px(um: float) -> float:
         return max(um / um_per_px, 0.7)
@@ -87,39 +109,35 @@ def _maps(
     def spread(image: np.ndarray, mean: np.ndarray, um: float) -> np.ndarray:
         return np.sqrt(np.maximum(smooth(image * image, um) - mean * mean, 0))
 
-    def stains() -> Iterator[np.ndarray]:
-        yield h
-        yield e
-        yield np.minimum(h, 0.4)  # background haematoxylin, nuclei taken out
-        yield (h > 0.5).astype(np.float32)  # nuclear area
+    def stains() -> Named:
+        yield "haematoxylin", h
+        yield "eosin", e
+        yield "background", np.minimum(h, 0.4)  # haematoxylin without nuclei
+        yield "nuclear area", (h > 0.5).astype(np.float32)
 
-    def blobs() -> Iterator[np.ndarray]:
-        yield -ndimage.gaussian_laplace(h, px(3.0), mode="nearest")
-        for um in (5.0, 8.75):  # the size of small and large nuclei
-            yield np.maximum(-ndimage.gaussian_laplace(h, px(um), mode="nearest"), 0)
+    def blobs() -> Named:
+        yield "blobs of 3 um", -ndimage.gaussian_laplace(h, px(3.0), mode="nearest")
+        for name, um in (("blobs of 5 um", 5.0), ("blobs of 9 um", 8.75)):  # the size of small and large nuclei
+            yield name, np.maximum(-ndimage.gaussian_laplace(h, px(um), mode="nearest"), 0)
 
-    def slopes() -> Iterator[np.ndarray]:
+    def slopes() -> Named:
         gy, gx = np.gradient(smooth(h, 2.5))
-        yield np.hypot(gy, gx)
+        yield "edges", np.hypot(gy, gx)
         jxx, jyy, jxy = (smooth(product, 12.5) for product in (gx * gx, gy * gy, gx * gy))
-        yield np.sqrt((jxx - jyy) ** 2 + 4 * jxy**2) / (jxx + jyy + 1e-4)  # alignment of edges: fibres
+        yield "fibres", np.sqrt((jxx - jyy) ** 2 + 4 * jxy**2) / (jxx + jyy + 1e-4)  # edges that are parallel
 
-    def neighbourhoods() -> Iterator[np.ndarray]:
+    def neighbourhoods() -> Named:
         h_mean, e_mean = smooth(h, 7.5), smooth(e, 7.5)
-        yield spread(h, h_mean, 7.5)
-        yield spread(e, e_mean, 7.5)
-        yield e * h
-        yield e * e
-        yield e_mean * h_mean
+        yield "spread of haematoxylin", spread(h, h_mean, 7.5)
+        yield "spread of eosin", spread(e, e_mean, 7.5)
+        yield "eosin x haematoxylin", e * h
+        yield "eosin squared", e * e
+        yield "smooth eosin x haematoxylin", e_mean * h_mean
 
     parts = (slopes, neighbourhoods, blobs, stains)  # the longest first
-    (slope, fibres), (h_spread, e_spread, *products), blob, stained = side_by_side(
-        lambda part: [to_bins(one) for one in part()], parts
-    )
-    return [*stained, *blob, slope, h_spread, e_spread, fibres, *products]
-
-
-N_BASE = 14
+    by_part = side_by_side(lambda part: {name: to_bins(one) for name, one in part()}, parts)
+    by_name = {name: one for maps in by_part for name, one in maps.items()}
+    return [by_name[name] for name in BASE]
 
 
 def he_features(obs: Observation) -> np.ndarray:

@@ -105,7 +105,7 @@ def reliability(
         tissue_key=tissue_key,
         problems=problems,
     )
-    section = prepare(obs, settings.loaded().network, align=settings.align, features=features)
+    section = prepare(obs, settings.loaded())
     random_state = settings.random_state
     found = pd.DataFrame(_score(section, lambda maps: maps, random_state), index=list(obs.genes))
     helped = {"image": float(found["image_helps"].mean())}

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from hadmst_sc.diffusion import shared_noise
 from hadmst_sc.diffusion.denoiser import Residual, closed_form
-from hadmst_sc.models import SIGMA_DRAW, SIGMA_MEAN, HadmstModel
-from hadmst_sc.models.diffusion import LOG_CHANGE, gene_channels
+from hadmst_sc.models import HadmstModel
+from hadmst_sc.models.diffusion import gene_channels
 from hadmst_sc.train.data import Batch
 
 RESIDUAL_RANGE = (-6.0, 8.0)  # of the target in model space: one impossible bin must not own the batch
@@ -108,17 +108,15 @@ class TrainingStep(nn.Module):
         features, channels, base, offsets = inputs
         first, rest = slice(0, n_mean), slice(n_mean, None)
 
-        at_mean = torch.full((n_mean,), SIGMA_MEAN, device=base.device)
-        zero = torch.zeros_like(base[first])
         condition = self.model.condition(features[first], channels[first])
-        change = self.model.network(zero, at_mean, condition, batch.token[first])
         log_base = base[first, 0].log()
-        mean_loss = self._mean_loss(log_base + change[:, 0].clamp(-LOG_CHANGE, LOG_CHANGE), log_base, batch)
+        log_rate = log_base + self.model.log_change(condition, batch.token[first])[:, 0]
+        mean_loss = self._mean_loss(log_rate, log_base, batch)
 
         clean = Residual(base[rest]).encode(batch.target[rest, None]).clamp(*RESIDUAL_RANGE)
         mask = batch.inside[rest, None]
         noisy = (clean + sigma[:, None, None, None] * noise) * mask
-        denoised = self.model(noisy, sigma, features[rest], channels[rest], batch.token[rest], base[rest])
+        denoised = self.model(noisy, sigma, features[rest], channels[rest], batch.token[rest])
         data = self.model.spec.sigma_data
         weight = (sigma**2 + data**2) / (sigma * data) ** 2
         error = mean_inside(((denoised - clean) ** 2)[:, 0], mask[:, 0])
@@ -150,20 +148,9 @@ class TrainingStep(nn.Module):
         if not n:
             return Drawn(truth.new_zeros(2, *truth.shape), truth, base.log1p(), token, inside)
         noise = shared_noise(noise[:, :n], noise[:, n:], batch.coexpression[chosen]) * inside
-        state = noise * (SIGMA_DRAW**2 + self.model.spec.sigma_data**2) ** 0.5
-        level = torch.full((2 * n,), SIGMA_DRAW, device=base.device)
-
-        def twice(values: Tensor) -> Tensor:
-            return torch.cat([values, values])
-
-        out = self.model(
-            state.flatten(0, 1)[:, None],
-            level,
-            twice(inputs.features[chosen]),
-            twice(inputs.channels[chosen]),
-            twice(token),
-            twice(base[:, None]),
-        )
+        condition = self.model.condition(inputs.features[chosen], inputs.channels[chosen])
+        both = (torch.cat([condition, condition]), torch.cat([token, token]))
+        out = self.model.draw(noise.flatten(0, 1)[:, None], *both)
         draws = residual.encode(residual.decode(out.view(2, n, *base.shape[1:])))  # no rate below zero
         return Drawn(draws, truth, base.log1p(), token, inside)
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hadmst_sc.diffusion.denoiser import Residual
-from hadmst_sc.models import SIGMA_MEAN
 from hadmst_sc.train.data import Batch
 from hadmst_sc.train.losses import TrainingStep
 
@@ -23,11 +22,10 @@ def maps_of(module: TrainingStep, batch: Batch, draw_noise: Tensor) -> Tensor:
     """Maps of the genes that are drawn, ``(g, len(COLUMNS), n, n)`` in gene means; noise as for the module."""
     chosen, inputs = batch.drawn, module.inputs(batch)
     features, channels, base = (part[chosen] for part in inputs[:3])
-    residual = Residual(base[:, 0])
-    level = torch.full((len(chosen),), SIGMA_MEAN, device=base.device)
-    at_mean = module.model(torch.zeros_like(base), level, features, channels, batch.token[chosen], base)[:, 0]
+    residual, model = Residual(base[:, 0]), module.model
+    mean = model.mean(model.condition(features, channels), batch.token[chosen], base)[:, 0]
     draws = residual.decode(module.draw(batch, inputs, draw_noise).draws)
-    maps = [batch.spots[chosen], residual.base, residual.decode(at_mean), *draws, batch.target[chosen]]
+    maps = [batch.spots[chosen], residual.base, mean, *draws, batch.target[chosen]]
     return torch.stack(maps, 1) * batch.inside[chosen][:, None]
 
 

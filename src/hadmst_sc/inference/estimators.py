@@ -1,0 +1,233 @@
+"""Closed form, network, or metagenes in place of the network: three ways to the maps of some genes."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hadmst_sc.diffusion import Denoiser, sample, sigma_schedule, tiled, to_multiples
+from hadmst_sc.diffusion.denoiser import Residual
+from hadmst_sc.inference.chunk import Chunk
+from hadmst_sc.inference.shared import Maps
+from hadmst_sc.models import HadmstModel
+from hadmst_sc.models.diffusion import gene_channels
+from hadmst_sc.section.grid import Window
+
+# Samples of several steps start at this noise level, around the estimate. With four steps the spread of a Gaussian then
+# comes out within 6 % (tests/property/test_diffusion.py); from 80, as in Karras et al. 2022, it would need many more.
+SIGMA_START = 3.0
+# Devices on which the network computes in bfloat16: convolutions are several times faster on a GPU, and slower on many
+# CPUs.
+HALF_PRECISION_ON = ("cuda",)
+# How far a gene that the network does not see moves to its metagenes, and as genes like it moved. Tuned at held-out
+# spots of mouse brain and olfactory bulb; phantoms would move less.
+TO_METAGENES, OF_OTHERS = 0.5, 0.5
+# Bins over which the relative variance of samples is averaged: of four samples it is rough, and where it is low by
+# chance intervals would be too narrow. `benchmarks/trust.py` measures the coverage.
+SPREAD_SMOOTH = 1.5
+
+Evaluation = Callable[[Tensor, float, Tensor, Tensor, Tensor], Tensor]
+"""``(x, sigma, condition, token, base)`` of some genes in a window to a map in model space."""
+
+
+class Estimator(ABC):
+    """A way to the maps of some genes."""
+
+    @abstractmethod
+    def maps(self, chunk: Chunk) -> Maps:
+        """Mean, and where it is known the standard deviation, counts per bin."""
+
+    def on_cpu(self) -> Estimator:
+        """The same for a worker, which picks a device of its own."""
+        return self
+
+
+def estimator_of(network: HadmstModel | None, context: np.ndarray) -> Estimator:
+    """The network with its features of a section's context ``(context, ny, nx)``, or the closed form without one."""
+    return ClosedForm() if network is None else Network(network, *network.read(context))
+
+
+class ClosedForm(Estimator):
+    """The closed form alone; it has no standard deviation."""
+
+    def maps(self, chunk: Chunk) -> Maps:
+        """The closed form, consistent with the counts."""
+        estimate = chunk.estimate(chunk.residual.base)
+        return Maps(chunk.counts(chunk.residual.decode(estimate)).cpu().numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class Network(Estimator):
+    """The conditional diffusion model, gene by gene.
+
+    Parameters
+    ----------
+    model
+        The model.
+    features, offsets
+        ``(1, features, ny, nx)`` and ``(1, 2, ny, nx)`` of :meth:`~hadmst_sc.models.HadmstModel.read`.
+    """
+
+    model: HadmstModel
+    features: Tensor
+    offsets: Tensor
+
+    def on_cpu(self) -> Estimator:
+        """With a copy of the model on the CPU."""
+        return replace(self, model=copy.deepcopy(self.model).cpu())
+
+    def maps(self, chunk: Chunk) -> Maps:
+        """The estimate, and with two samples or more their standard deviation."""
+        residual, model, settings = chunk.residual, self.model.to(chunk.device), chunk.section.settings
+        over_tissue = self._windows(chunk, model)
+        nothing = torch.zeros_like(residual.base)
+
+        def mean(x: Tensor, sigma: float, condition: Tensor, token: Tensor, base: Tensor) -> Tensor:
+            return Residual(base).encode(model.mean(condition, token, base))
+
+        def draw(x: Tensor, sigma: float, condition: Tensor, token: Tensor, base: Tensor) -> Tensor:
+            return model.draw(x, condition, token)
+
+        def denoise(x: Tensor, sigma: float, condition: Tensor, token: Tensor, base: Tensor) -> Tensor:
+            level = torch.full((len(x),), float(sigma), dtype=x.dtype, device=x.device)
+            return model.denoise(x, level, condition, token)
+
+        estimate = chunk.estimate(residual.decode(over_tissue(mean)(nothing, 0.0)))
+        rate = residual.decode(estimate)
+        expected = chunk.counts(rate)
+        if settings.n_samples < 2:
+            return Maps(expected.cpu().numpy())
+        one_step = chunk.agreed(over_tissue(draw))
+        steps, sigmas = chunk.agreed(over_tissue(denoise)), sigma_schedule(settings.n_steps, SIGMA_START)
+        moments, kept = RunningMoments(), []
+        for number in range(settings.n_samples):
+            noise = chunk.noise(number)
+            if settings.n_steps == 1:
+                x = one_step(noise, 0.0)
+            else:
+                x = sample(steps, noise, sigmas, estimate, model.spec.sigma_data)
+            drawn = chunk.counts(residual.decode(x))
+            moments.update(drawn)
+            if settings.keep_draws:
+                kept.append(drawn.cpu().numpy())
+        std = chunk.section.spread * smoothed(moments.std, expected, chunk.inside)
+        return Maps(expected.cpu().numpy(), std.cpu().numpy(), np.stack(kept) if kept else None)
+
+    def _windows(self, chunk: Chunk, model: HadmstModel) -> Callable[[Evaluation], Denoiser]:
+        """A function that runs an evaluation of the network in windows over the tissue.
+
+        The condition is computed once for the chunk; all maps are padded once, by what a window may stick out.
+        """
+        section = chunk.section
+        distilled, spec = section.distilled, model.spec
+        spots = chunk.tensor(distilled.spot_maps(chunk.genes)[(slice(None), *section.crop)])
+        coverage = chunk.tensor(distilled.measurement.coverage[section.crop].clip(0, 1))
+        channels = gene_channels(chunk.priors, spots, coverage, self.offsets.to(chunk.device))
+        token, base = chunk.tensor(distilled.token[chunk.genes]), chunk.residual.base[:, None]
+        pad = to_multiples(section.inside.shape, spec.align)
+        half = chunk.device.type in HALF_PRECISION_ON
+        autocast = partial(torch.autocast, chunk.device.type, torch.bfloat16, enabled=half)
+        with autocast():
+            features = functional.pad(self.features.to(chunk.device), pad).expand(len(base), -1, -1, -1)
+            condition = model.condition(features, functional.pad(channels, pad))
+        base = functional.pad(base, pad, value=1.0)
+
+        def over_tissue(evaluate: Evaluation) -> Denoiser:
+            def local(window: Window) -> Denoiser:
+                cut = (..., *window.read)
+
+                def denoise(x: Tensor, sigma: float) -> Tensor:
+                    with autocast():
+                        return evaluate(x[:, None], sigma, condition[cut], token, base[cut])[:, 0].float()
+
+                return denoise
+
+            return tiled(local, section.inside, core=section.limits.window, halo=spec.halo, align=spec.align)
+
+        return over_tissue
+
+
+@dataclass(frozen=True, eq=False)
+class ByMetagenes(Estimator):
+    """Metagenes and a few landmark genes that the network has seen, in place of the network.
+
+    Parameters
+    ----------
+    of_metagenes
+        ``(K, ny, nx)`` expected counts per bin of the metagenes.
+    shares
+        ``(genes, K)`` share of a gene in each metagene's counts.
+    change
+        ``(L, ny, nx)`` logarithm of network over closed form, of the landmark genes.
+    deviation
+        ``(L, ny, nx)`` standard deviation of their samples in model space; ``None`` without samples.
+    likeness
+        ``(genes, L)`` weights of the landmark genes for each gene, rows sum to one.
+    """
+
+    of_metagenes: np.ndarray
+    shares: np.ndarray
+    change: np.ndarray
+    deviation: np.ndarray | None
+    likeness: np.ndarray
+
+    def maps(self, chunk: Chunk) -> Maps:
+        """The closed form moved towards the gene's metagenes, and as the network moved genes like it."""
+        base, likeness = chunk.residual.base, chunk.tensor(self.likeness[chunk.genes])
+        mean = chunk.section.distilled.gene_mean[chunk.genes]
+        shares = chunk.tensor(self.shares[chunk.genes] / mean[:, None])
+        blend = torch.einsum("gk,kyx->gyx", shares, chunk.tensor(self.of_metagenes)).clamp(min=1e-9)
+        change = torch.einsum("gl,lyx->gyx", likeness, chunk.tensor(self.change))
+        moved = base * (TO_METAGENES * (blend / base).log() + OF_OTHERS * change).exp()
+        rate = chunk.residual.decode(chunk.estimate(moved))
+        expected = chunk.counts(rate).cpu().numpy()
+        if self.deviation is None:
+            return Maps(expected)
+        # In model space errors of all genes have one size, so a gene can have those of others.
+        deviation = torch.einsum("gl,lyx->gyx", likeness, chunk.tensor(self.deviation))
+        return Maps(expected, chunk.counts(deviation * chunk.residual.slope(rate)).cpu().numpy())
+
+
+class RunningMoments:
+    """Mean and standard deviation as a stream (Welford 1962): memory does not grow with the draws."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
+
+    def update(self, values: Tensor) -> None:
+        """Take in one draw."""
+        self.n += 1
+        delta = values - self.mean
+        self.mean = self.mean + delta / self.n
+        self._squares = self._squares + delta * (values - self.mean)
+
+    @property
+    def std(self) -> Tensor:
+        """Sample standard deviation (n - 1)."""
+        if self.n < 2:
+            raise ValueError(f"A standard deviation needs at least 2 draws, but there are {self.n}.")
+        return (self._squares / (self.n - 1)) ** 0.5
+
+
+def smoothed(std: Tensor, mean: Tensor, inside: Tensor) -> Tensor:
+    """Standard deviations ``(genes, ny, nx)`` whose square, relative to the mean's, is averaged over bins inside."""
+    reach = round(3 * SPREAD_SMOOTH)
+    at = torch.arange(-reach, reach + 1, device=std.device, dtype=std.dtype)
+    kernel = torch.exp(-0.5 * (at / SPREAD_SMOOTH) ** 2)
+
+    def blur(maps: Tensor) -> Tensor:
+        across = functional.conv2d(maps[:, None], kernel.reshape(1, 1, 1, -1), padding=(0, reach))
+        return functional.conv2d(across, kernel.reshape(1, 1, -1, 1), padding=(reach, 0))[:, 0]
+
+    relative = torch.where(inside & (mean > 0), std / mean.clamp(min=1e-12), 0.0) ** 2
+    return mean * (blur(relative) / blur(inside[None].to(std.dtype)).clamp(min=1e-12)).sqrt()
