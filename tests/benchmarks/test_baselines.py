@@ -112,7 +112,7 @@ def test_left_out_predictions_are_those_of_a_fit_without_the_spot(make_section, 
         rest = section.rates[others] - section.rates.mean(0)
         solved = np.linalg.solve(covariance[np.ix_(others, others)] + 0.3 * np.eye(63), rest)
         expected = section.rates.mean(0) + covariance[spot, others] @ solved
-        np.testing.assert_allclose(found.left_out[spot], expected, rtol=1e-4)
+        np.testing.assert_allclose(found.held_out[spot], expected, rtol=1e-4)
 
 
 def test_random_features_need_no_luck(make_section):
@@ -128,7 +128,7 @@ def test_log_link_keeps_the_sum_over_the_spots_left_out(make_section):
 
     section = Section.of(make_section(lambda y, x: np.array([1 + y / 5, 0.1 + 0 * y]), noise=True))
     found = in_log(section, kriging)
-    np.testing.assert_allclose(found.left_out.sum(0), section.rates.sum(0), rtol=1e-6)
+    np.testing.assert_allclose(found.held_out.sum(0), section.rates.sum(0), rtol=1e-6)
 
 
 def test_soft_consistency_brings_spot_sums_to_the_counts_where_k_is_small(make_section):

@@ -116,13 +116,13 @@ def test_left_out_follows_the_other_spots_and_never_the_spot_itself(make_section
         monkeypatch.setattr(learned, grid, only)
     section = Section.of(make_section(lambda y, x: np.array([5 + y / 10, 5 + np.sin(x / 4)]), noise=True))
     fitter = getattr(learned, name)
-    before = fitter(section).left_out
+    before = fitter(section).held_out
     for spot in (0, 17, 63):
         own, others = section.rates.copy(), section.rates.copy()
         own[spot] *= 10
         others[np.arange(64) != spot] *= 1.5
-        np.testing.assert_array_equal(fitter(replace(section, rates=own)).left_out[spot], before[spot])
-        assert (fitter(replace(section, rates=others)).left_out[spot] > 1.2 * before[spot]).all()
+        np.testing.assert_array_equal(fitter(replace(section, rates=own)).held_out[spot], before[spot])
+        assert (fitter(replace(section, rates=others)).held_out[spot] > 1.2 * before[spot]).all()
 
 
 def test_left_out_neighbours_are_those_of_a_fit_without_the_spot(make_section, monkeypatch):
@@ -135,7 +135,7 @@ def test_left_out_neighbours_are_those_of_a_fit_without_the_spot(make_section, m
     apart = ((spots[:, None] - spots) ** 2).sum(2)
     np.fill_diagonal(apart, np.inf)
     expected = section.rates[apart.argmin(1)]
-    np.testing.assert_allclose(learned.nearest_neighbours(section).left_out, expected)
+    np.testing.assert_allclose(learned.nearest_neighbours(section).held_out, expected)
 
 
 def test_bilateral_is_a_mean_of_spots_so_it_stays_between_them(make_section):

@@ -50,10 +50,10 @@ def test_errors_left_out_equal_those_of_a_refit_without_the_spot(parts, kernel: 
         covariance += kernel(np.linalg.norm(spots[:, None] - spots, axis=-1))
     root = None if kernel is None else SpotPrecision(spots).root(kernel)
     errors = Solution(root, columns, values).errors(ridge)
-    for left_out in (0, 7, 24):
-        rest = np.arange(len(spots)) != left_out
+    for held_out in (0, 7, 24):
+        rest = np.arange(len(spots)) != held_out
         solved = np.linalg.solve(covariance[np.ix_(rest, rest)] + noise * np.eye(rest.sum()), values[rest])
-        np.testing.assert_allclose(errors[left_out], values[left_out] - covariance[left_out, rest] @ solved, atol=1e-4)
+        np.testing.assert_allclose(errors[held_out], values[held_out] - covariance[held_out, rest] @ solved, atol=1e-4)
 
 
 def test_joint_is_never_worse_left_out_than_the_h_and_e_or_space_alone(parts):

@@ -16,7 +16,7 @@ from hadmst_sc.trust.gate import (
     N_FOLDS,
     SHARES,
     UNKNOWN,
-    Foretold,
+    Predicted,
     decide,
     fit_gate,
     judges,
@@ -32,9 +32,9 @@ def phantom():
 def test_the_truth_wins_whichever_side_it_is_on(phantom):
     obs, truth = phantom.observation, phantom.rate
     flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
-    ((as_network,), nothing) = fit_gate(obs, lambda _, genes, box: Foretold([flat[genes], truth[genes]]))
+    ((as_network,), nothing) = fit_gate(obs, lambda _, genes, box: Predicted([flat[genes], truth[genes]]))
     assert as_network.share >= 0.75 and as_network.deviance < 1 and nothing is None
-    ((as_closed,), _) = fit_gate(obs, lambda _, genes, box: Foretold([truth[genes], flat[genes]]))
+    ((as_closed,), _) = fit_gate(obs, lambda _, genes, box: Predicted([truth[genes], flat[genes]]))
     assert as_closed.share <= 0.25 and as_closed.deviance <= 1
 
 
@@ -43,7 +43,7 @@ def test_spots_that_judge_were_not_given(phantom):
 
     def maps_of(given, genes, box):
         seen.append(set(given.spots))
-        return Foretold([phantom.rate[genes], phantom.rate[genes]])
+        return Predicted([phantom.rate[genes], phantom.rate[genes]])
 
     ((gate,), _) = fit_gate(obs, maps_of)
     hidden = [set(obs.spots) - given for given in seen]
@@ -65,7 +65,7 @@ def test_wide_sections_are_judged_on_parts(phantom, monkeypatch):
         np.testing.assert_array_equal(given.he, obs.he[(slice(None), *_pixels(obs, box))])
         kept = [obs.spots.index(name) for name in given.spots]
         np.testing.assert_allclose(given.measurement.area, obs.measurement.area[kept])
-        return Foretold([one[(genes, *box)] for one in (flat, truth)])
+        return Predicted([one[(genes, *box)] for one in (flat, truth)])
 
     ((gate,), _) = fit_gate(obs, maps_of)
     assert gate.share >= 0.75 and gate.deviance < 1  # the truth, as of the whole
@@ -111,7 +111,7 @@ def test_draws_that_are_all_the_same_keep_their_spread_and_a_warning_says_so(pha
     truth = phantom.rate
     _, found = fit_gate(
         phantom.observation,
-        lambda _, genes, box: Foretold([truth[genes], truth[genes]], np.stack([truth[genes]] * 3)),
+        lambda _, genes, box: Predicted([truth[genes], truth[genes]], np.stack([truth[genes]] * 3)),
     )
     assert found.factor == 1 and found.coverage == found.coverage_before
     assert f"could not be calibrated at {found.n_spots} held-out spots ({found.refused})" in caplog.text
@@ -131,7 +131,7 @@ def test_genes_that_judge_do_not_depend_on_their_order(phantom):
 def test_several_are_judged_beside_the_same_closed_form(phantom):
     obs, truth = phantom.observation, phantom.rate
     flat = np.repeat(truth[:, obs.inside].mean(1), obs.grid.n_bins).reshape(truth.shape) * obs.inside
-    (good, useless), _ = fit_gate(obs, lambda _, genes, box: Foretold([flat[genes], truth[genes], flat[genes]]))
+    (good, useless), _ = fit_gate(obs, lambda _, genes, box: Predicted([flat[genes], truth[genes], flat[genes]]))
     assert good.deviance < 0.99 and useless.deviance == pytest.approx(1)
 
 
@@ -144,7 +144,7 @@ def test_the_spread_of_draws_is_judged_by_the_same_spots(phantom, too_narrow):
 
     def maps_of(_, genes, box):
         estimate = truth * (1 + too_narrow * (errors[-1] - 1)).clip(0.05)
-        return Foretold([estimate[genes], estimate[genes]], (truth * errors[:-1])[:, genes])
+        return Predicted([estimate[genes], estimate[genes]], (truth * errors[:-1])[:, genes])
 
     _, calibration = fit_gate(obs, maps_of)
     assert calibration.factor == pytest.approx(too_narrow, rel=0.35)

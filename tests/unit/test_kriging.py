@@ -12,8 +12,8 @@ from hadmst_sc.regression.kriging import (
     Lattice,
     Neighbourhoods,
     SpotPrecision,
-    pitch_of,
 )
+from hadmst_sc.section.measurement import spacing
 
 
 def hexagonal(n: int = 8) -> np.ndarray:
@@ -95,4 +95,4 @@ def test_kriged_maps_are_those_of_all_spots(kernel):
 
 
 def test_pitch_is_the_distance_of_neighbours():
-    assert pitch_of(hexagonal() * 7) == pytest.approx(7, rel=1e-3)
+    assert spacing(hexagonal() * 7) == pytest.approx(7, rel=1e-3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hadmst_sc.alignment import posterior as place
-from hadmst_sc.alignment.evidence import Agreement, Pooled, metagenes
+from hadmst_sc.alignment.evidence import Agreement, Pooled, leading_components
 from hadmst_sc.alignment.posterior import USUAL, Posterior, lattice, rotations, translations
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.alignment.register import MAX_ERROR_UM, doubt, estimate_alignment
@@ -19,7 +19,7 @@ NONE = Alignment(0.0, 0.0, 0.0, 0.0, False)
 
 def agreement(obs: Observation) -> Agreement:
     centres_um = obs.measurement.centres * obs.grid.bin_um
-    return Agreement(Pooled(obs.measurement, he_features(obs)), metagenes(obs), centres_um, obs.grid.bin_um)
+    return Agreement(Pooled(obs.measurement, he_features(obs)), leading_components(obs), centres_um, obs.grid.bin_um)
 
 
 @pytest.fixture(scope="module")

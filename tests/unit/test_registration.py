@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.alignment.evidence import RIDGES, Agreement, Pooled, _splines, loo_errors, metagenes
+from hadmst_sc.alignment.evidence import RIDGES, Agreement, Pooled, _splines, loo_errors
 from hadmst_sc.alignment.register import Alignment, align_image, estimate_alignment
 from hadmst_sc.alignment.warp import MAX_FIELD_STEPS, _lattice
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
@@ -272,7 +272,7 @@ def test_the_true_place_is_the_likeliest(clear):
     obs = clear.observation
     section = Agreement(
         Pooled(obs.measurement, he_features(obs)),
-        metagenes(obs),
+        leading_components(obs),
         obs.measurement.centres * obs.grid.bin_um,
         obs.grid.bin_um,
     )

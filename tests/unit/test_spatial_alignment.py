@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hadmst_sc.distillation.components import CONTEXT, N_METAGENES
+from hadmst_sc.distillation.components import CONTEXT, N_LEADING
 from hadmst_sc.distillation.genes import PRIORS
 from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.alignment import SpatialAlignment, aligned
@@ -63,7 +63,7 @@ def test_it_learns_an_imposed_shift_from_the_agreement_of_image_and_spots():
     rng = torch.Generator().manual_seed(1)
     errors = []
     for step in range(60):
-        spots = torch.cat([smooth(32, 1000 * step + i, N_METAGENES) for i in range(4)])
+        spots = torch.cat([smooth(32, 1000 * step + i, N_LEADING) for i in range(4)])
         wanted = torch.randint(-2, 3, (4, 2), generator=rng)
         # The image shows at p + shift what the spots saw at p.
         image = torch.stack(

@@ -1,4 +1,4 @@
-"""Agreement of image and spots: how well features under footprints predict the metagenes of spots left out.
+"""Agreement of image and spots: how well features under footprints predict the components of spots left out.
 
 What registration climbs. A place of the image is right where the errors at left-out spots are least. The image alone is
 compared in pairs, so that hard spots cancel; beside a smooth map, which takes what neighbours know, as a likelihood.
@@ -15,18 +15,18 @@ import numpy as np
 from scipy import linalg, sparse
 
 from hadmst_sc.regression.additive import Solution
-from hadmst_sc.regression.kriging import KERNELS, NUGGETS, Kernel, SpotPrecision, pitch_of
-from hadmst_sc.section.measurement import Measurement
+from hadmst_sc.regression.kriging import KERNELS, NUGGETS, Kernel, SpotPrecision
+from hadmst_sc.section.measurement import Measurement, spacing
 from hadmst_sc.section.observation import Observation
 
-N_METAGENES = 8
+N_LEADING = 8
 RIDGES = (0.02, 0.1, 0.5, 2.0, 8.0)
 
 Bins = tuple[int, int]
 
 
-def metagenes(obs: Observation) -> np.ndarray:
-    """Leading principal components of the square-root rates, ``(spots, N_METAGENES)``: mean zero, own variances."""
+def leading_components(obs: Observation) -> np.ndarray:
+    """Leading principal components of the square-root rates, ``(spots, N_LEADING)``: mean zero, own variances."""
     area = obs.measurement.area[:, None]
     # Counting noise of sqrt(counts) is 1/2 for every gene; the mean area keeps it so.
     roots = np.sqrt(obs.counts / area * area.mean())
@@ -34,7 +34,7 @@ def metagenes(obs: Observation) -> np.ndarray:
     wide = roots.shape[1] > roots.shape[0]
     gram = (roots @ roots.T if wide else roots.T @ roots).astype(float)
     n = len(gram)
-    variance, vectors = linalg.eigh(gram, subset_by_index=[max(0, n - N_METAGENES), n - 1])
+    variance, vectors = linalg.eigh(gram, subset_by_index=[max(0, n - N_LEADING), n - 1])
     return vectors * np.sqrt(variance.clip(0)) if wide else roots @ vectors
 
 
@@ -139,7 +139,7 @@ class Agreement:
     pooled
         Features under moved footprints.
     values
-        ``(spots, K)`` metagenes.
+        ``(spots, K)`` components.
     centres_um
         ``(spots, 2)`` of the footprints as (y, x), from the corner of the grid.
     bin_um
@@ -148,7 +148,7 @@ class Agreement:
 
     def __init__(self, pooled: Pooled, values: np.ndarray, centres_um: np.ndarray, bin_um: float) -> None:
         self._pooled, self._values, self._bin_um = pooled, values, bin_um
-        self.centres_um, self.n_metagenes = centres_um, values.shape[1]
+        self.centres_um, self.n_components = centres_um, values.shape[1]
 
     def errors(self, moved_um: np.ndarray, *, rough: bool = False) -> np.ndarray:
         """Squared leave-one-out errors ``(spots,)`` with footprints moved by ``(spots, 2)`` µm, if rough whole bins."""
@@ -156,27 +156,27 @@ class Agreement:
         return loo_errors(self._pooled.nearest(moved) if rough else self._pooled.displaced(moved), self._values)
 
     def log_likelihood(self, moved_um: np.ndarray) -> float:
-        """Of the metagenes with footprints moved by ``(spots, 2)`` µm, up to a constant.
+        """Of the components with footprints moved by ``(spots, 2)`` µm, up to a constant.
 
-        Features and a smooth map are fitted together, and each metagene has its own noise: what is left of it at spots
+        Features and a smooth map are fitted together, and each component has its own noise: what is left of it at spots
         left out. What neighbours know already does not speak for a place, nor do the errors that they share.
         """
         left = [np.log(errors.mean(0)).sum() for errors, _ in self._beside_maps(moved_um)]
         return -len(moved_um) / 2 * float(np.sum(left))
 
     def errors_beside_map(self, moved_um: np.ndarray) -> np.ndarray:
-        """As :meth:`errors`, with a smooth map beside the image, and each metagene in units of its noise."""
+        """As :meth:`errors`, with a smooth map beside the image, and each component in units of its noise."""
         return np.sum([(errors / noise).sum(1) for errors, noise in self._beside_maps(moved_um)], 0)
 
     def _beside_maps(self, moved_um: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Squared leave-one-out errors ``(spots, k)`` of some of the metagenes, and their noise ``(k,)``."""
+        """Squared leave-one-out errors ``(spots, k)`` of some of the components, and their noise ``(k,)``."""
         design = _design(self._pooled.displaced(moved_um / self._bin_um))[0]
         for root, columns, noise in self._maps:
             yield _least_errors(root, design, self._values[:, columns]), noise
 
     @cached_property
     def _maps(self) -> list[tuple[sparse.csr_matrix, list[int], np.ndarray]]:
-        """Roots of the spots' precision, each with the metagenes that it suits where the image is, and their noise."""
+        """Roots of the spots' precision, each with the components that it suits where the image is, and their noise."""
         design = _design(self._pooled((0, 0)))[0]
         noise = np.stack([_least_errors(root, design, self._values).mean(0) for root in self._roots])
         best = noise.argmin(0)
@@ -186,7 +186,7 @@ class Agreement:
 
     @cached_property
     def _roots(self) -> list[sparse.csr_matrix]:
-        precision = SpotPrecision(self.centres_um / pitch_of(self.centres_um))
+        precision = SpotPrecision(self.centres_um / spacing(self.centres_um))
         return [precision.root(Kernel(KERNELS[-1], nugget)) for nugget in NUGGETS]
 
     def of_spots(self, rows: np.ndarray, measurement: Measurement) -> Agreement:
@@ -194,11 +194,11 @@ class Agreement:
         few = measurement.subset(rows)
         return Agreement(self._pooled.through(few), self._values[rows], self.centres_um[rows], self._bin_um)
 
-    def of_metagenes(self, columns: slice) -> Agreement:
-        """On some of the metagenes alone."""
+    def of_components(self, columns: slice) -> Agreement:
+        """On some of the components alone."""
         part = copy(self)
-        part._values, part.n_metagenes = self._values[:, columns], self._values[:, columns].shape[1]
-        part.__dict__.pop("_maps", None)  # of all metagenes; `_roots` hold for any
+        part._values, part.n_components = self._values[:, columns], self._values[:, columns].shape[1]
+        part.__dict__.pop("_maps", None)  # of all components; `_roots` hold for any
         return part
 
     def score(self, errors: np.ndarray) -> float:
@@ -210,7 +210,7 @@ class Agreement:
 
         What the regression leaves unexplained, against the slope of its prediction under each footprint. Its weights
         are solved for along with the parameters rather than held (variable projection; Golub & Pereyra 1973, as Kaufman
-        1975 approximates it): else displacement and weights would chase each other. Metagenes weigh by their noise.
+        1975 approximates it): else displacement and weights would chase each other. Components weigh by their noise.
 
         Parameters
         ----------
@@ -266,7 +266,7 @@ def loo_errors(features: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _least_errors(root: sparse.csr_matrix, design: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Squared leave-one-out errors ``(spots, K)``, each metagene with the best of ``RIDGES`` for it; never all zero."""
+    """Squared leave-one-out errors ``(spots, K)``, with the best of ``RIDGES`` for each component; never all zero."""
     solution = Solution(root, design, values)
     errors = np.stack([solution.errors(ridge) ** 2 for ridge in RIDGES])
     best = errors.mean(1).argmin(0)

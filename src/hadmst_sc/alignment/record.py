@@ -64,7 +64,7 @@ class Alignment:
     dy_um, dx_um
         The translation of ``d``, zero unless applied.
     score_here, score_there
-        Leave-one-out R² of the metagenes, told by the image alone, as it lies and where it most probably lies, applied
+        Leave-one-out R² of the components, told by the image alone, as it lies and where it most probably lies, applied
         or not. Both zero where there is nothing to tell by.
     applied
         Whether any stage gained more than chance.
@@ -76,7 +76,7 @@ class Alignment:
         Smooth displacement on top; ``None`` unless applied.
     sigmas
         Gain of each stage over the one before in standard errors of the spots' errors: translation; rotation; field, at
-        spots and at metagenes that it was not fitted to.
+        spots and at components that it was not fitted to.
     n_spots
         Spots that it was told by; of many, translation and rotation by some of them.
     log_odds, log_odds_rotation

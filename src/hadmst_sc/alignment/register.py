@@ -1,9 +1,8 @@
-"""Registration of the H&E to the spots: where the image best predicts what the spots measured.
+"""Registration: the translation, rotation and smooth field under which the H&E predicts held-out spots best.
 
-An image that is 20 µm off is no better than none, and the counts can tell: pooled to footprints in the right place, the
-features of the image explain the leading metagenes of the left-out spots best. Translation and rotation are weighed, as
-more or less probable; then a smooth deformation is sought, and kept only if errors at left-out spots fall clearly.
-Scale is not sought.
+An image that is 20 µm off is no better than none, and the counts show it: pooled to footprints in the right place, the
+features of the image predict the leading components at held-out spots best. Translation and rotation have a posterior;
+a smooth deformation is kept only if errors at held-out spots fall clearly. Scale is not estimated.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hadmst_sc.alignment.evidence import Agreement, Pooled, loo_errors, metagenes, sigmas_less
+from hadmst_sc.alignment.evidence import Agreement, Pooled, leading_components, loo_errors, sigmas_less
 from hadmst_sc.alignment.posterior import SD_DEG, Posterior, log_likelihoods, rotations, translations
 from hadmst_sc.alignment.record import Alignment, align_image
 from hadmst_sc.alignment.warp import MAX_DEG, find_field, find_rotation, unseen_errors
@@ -26,7 +25,7 @@ __all__ = ["Alignment", "agreement_of_turns", "align_image", "doubt", "estimate_
 # As many as a Visium slide has: of more, so many drawn at random tell translation and rotation, which have three
 # numbers. The field is told by all.
 MAX_WITNESSES = 5000
-# Gain of a field over the stage before, in standard errors of the spots' errors, at unseen spots and unseen metagenes
+# Gain of a field over the stage before, in standard errors of the spots' errors, at unseen spots and unseen components
 # together. Strict: to bend what is straight does more harm than to leave what is not.
 MIN_SIGMAS_FIELD = 2.0
 # R² that a turn must add. On eight public sections the best wrong one is 0.12 to 0.33 below the right one.
@@ -63,11 +62,11 @@ AFFINES = {
 def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um: float = 60.0) -> Alignment:
     """Find where the H&E lies against the spots.
 
-    Metagenes are regressed on the image's features under the footprints, beside a smooth map. *Translation*: of all
+    Components are regressed on the image's features under the footprints, beside a smooth map. *Translation*: of all
     those within ``max_um`` the mean of the posterior; applied where the spots make it more probable than none.
     *Rotation* about the tissue's centre, up to ±6°, with its translation: likewise. *Field*: a smooth displacement of
     up to ±30 µm on top. What is straight is not bent: it is applied only if the errors of the spots (paired, so that
-    hard spots cancel) fall by more than ``MIN_SIGMAS_FIELD`` standard errors at spots and metagenes that had no say in
+    hard spots cancel) fall by more than ``MIN_SIGMAS_FIELD`` standard errors at spots and components that had no say in
     it.
 
     Parameters
@@ -95,13 +94,13 @@ def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um
     none = Alignment(0.0, 0.0, 0.0, 0.0, False, n_spots=len(obs.spots))
     if len(obs.spots) < ENOUGH_SPOTS:
         return none
-    values = metagenes(obs)
+    values = leading_components(obs)
     if (values**2).sum() < 1e-12:
         return none
     centres_um = obs.measurement.centres * obs.grid.bin_um
     middle = centres_um.mean(0)
     none = replace(none, centre_um=(float(middle[0]), float(middle[1])))
-    spot_um = 2 * float(np.sqrt(np.median(obs.measurement.area) / np.pi)) * obs.grid.bin_um
+    spot_um = obs.measurement.diameter * obs.grid.bin_um
     pooled = Pooled(obs.measurement, he_features(obs) if he is None else he)
     if pooled((0, 0)).std(0).max() < 1e-6:  # nothing that could be moved, turned or bent
         return none
@@ -125,12 +124,12 @@ def _witnesses(section: Agreement, measurement: Measurement) -> Agreement:
 
 
 def agreement_of_turns(obs: Observation, *, he: np.ndarray | None = None) -> dict[str, float]:
-    """How well the image predicts spots left out as it lies (first), and if it were turned or flipped: R² of metagenes.
+    """R² of the image's predictions at held-out spots: as it is (first), and as if it were turned or flipped.
 
     Images get turned and flipped on their way, and everything else about them then looks right. There is no entry where
     there is nothing to tell by, or not enough spots.
     """
-    values, he = metagenes(obs), he_features(obs) if he is None else he
+    values, he = leading_components(obs), he_features(obs) if he is None else he
     if len(obs.spots) < ENOUGH_SPOTS or (values**2).sum() < 1e-12:
         return {}
     turned = {name: pool(_fitted(turn(he), obs.grid.shape), obs.measurement) for name, turn in TURNS.items()}
@@ -156,7 +155,7 @@ def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.n
     best = max(turns, key=lambda name: turns[name])
     if turns[best] <= max(found.score_there, turns[AS_IT_LIES]) + MIN_TURNED:
         return None
-    values = metagenes(obs)
+    values = leading_components(obs)
     here, there = (
         loo_errors(pool(_fitted(TURNS[name](he), obs.grid.shape), obs.measurement), values)
         for name in (AS_IT_LIES, best)
@@ -271,11 +270,11 @@ def _rotation(
 
 def _field(section: Agreement, found: Alignment) -> Alignment:
     """``found``, or a field on top of it where that clearly helps what it was not fitted to."""
-    if not section.n_metagenes > 1:  # none to be left out
+    if not section.n_components > 1:  # none to be left out
         return found
     before = section.errors_beside_map(found.displacement_um(section.centres_um))
-    of_spots, of_metagenes, metagenes_before = unseen_errors(section, found)
-    unseen = sigmas_less(of_spots, before), sigmas_less(of_metagenes, metagenes_before)
+    of_spots, of_components, components_before = unseen_errors(section, found)
+    unseen = sigmas_less(of_spots, before), sigmas_less(of_components, components_before)
     found = replace(found, sigmas=(*found.sigmas[:2], *unseen))
     if sum(unseen) / len(unseen) ** 0.5 <= MIN_SIGMAS_FIELD:  # two tests as one (Stouffer)
         return found

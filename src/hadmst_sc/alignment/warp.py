@@ -107,14 +107,14 @@ def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.
     Returns
     -------
     Each fifth of the spots under the field that the others give: no spot had a say in how far it is moved. Each half of
-    the metagenes under the field that the others give, and the same without a field: what H&E does not show is smooth
-    over the tissue, so a field may please unseen spots for the wrong reason, but not metagenes of another pattern.
+    the components under the field that the others give, and the same without a field: what H&E does not show is smooth
+    over the tissue, so a field may please unseen spots for the wrong reason, but not components of another pattern.
     """
     basis = _lattice(section.centres_um)[1]
     moved = start.displacement_um(section.centres_um)
     everywhere = np.ones(len(moved), bool)
     fold = np.random.default_rng(0).permutation(len(moved)) % N_FOLDS
-    odd, even = (section.of_metagenes(slice(first, None, 2)) for first in (0, 1))
+    odd, even = (section.of_components(slice(first, None, 2)) for first in (0, 1))
 
     def errors(seen: Agreement, rows: np.ndarray, unseen: Agreement) -> np.ndarray:
         return unseen.errors_beside_map(moved + basis(_control(seen, start, basis, rows)))

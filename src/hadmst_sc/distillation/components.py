@@ -1,6 +1,6 @@
 """What a section is distilled to, whatever its genes: components over genes, each regressed on the H&E and on space.
 
-Counts are variance-stabilised (square root) and rotated to principal components over genes (*metagenes*), so noise
+Counts are variance-stabilised (square root) and rotated to principal components over genes, so noise
 that genes do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E,
 on space and on both (:mod:`hadmst_sc.regression.additive`). There is no iteration and no random start.
 """
@@ -15,7 +15,7 @@ from scipy import linalg, ndimage, sparse
 from scipy.spatial import cKDTree
 
 from hadmst_sc.regression.additive import AdditiveRegression, HEDesign
-from hadmst_sc.regression.kriging import Lattice, pitch_of
+from hadmst_sc.regression.kriging import Lattice
 from hadmst_sc.section.features import BASE, N_BASE, he_features, standardised
 from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
@@ -24,7 +24,7 @@ MAX_COMPONENTS = 64
 MAX_BASIS = 2000  # genes that components are made of; beyond, more only add noise, time and memory
 GENES_AT_ONCE = 256  # in what is computed of every gene: memory does not grow with the panel
 MARGIN = 16  # bins around the tissue where priors are evaluated too, so that windows at the edge see no cliff
-N_METAGENES = 8
+N_LEADING = 8
 SOURCES = ("he", "space", "joint")
 SPREAD_PITCHES = 0.5  # reach of the spots' log-ratios into the gaps
 SPREAD_NEIGHBORS = 12
@@ -32,34 +32,34 @@ SPREAD_NEIGHBORS = 12
 
 @dataclass(frozen=True)
 class ContextLayout:
-    """Channels of the context: leading metagenes as the image, space and both tell them, then the stain maps."""
+    """Channels of the context: leading components as the image, space and both tell them, then the stain maps."""
 
     sources: tuple[str, ...] = ("texture", "space", "joint")
 
     @property
-    def n_metagenes(self) -> int:
+    def n_leading(self) -> int:
         """Channels before the stain maps."""
-        return len(self.sources) * N_METAGENES
+        return len(self.sources) * N_LEADING
 
     @property
     def n_channels(self) -> int:
         """All channels."""
-        return self.n_metagenes + N_BASE
+        return self.n_leading + N_BASE
 
     @property
     def names(self) -> list[str]:
         """Names of the channels, in their order."""
-        return [f"{source} {k}" for source in self.sources for k in range(N_METAGENES)] + list(BASE)
+        return [f"{source} {k}" for source in self.sources for k in range(N_LEADING)] + list(BASE)
 
     def of(self, source: str) -> slice:
-        """Channels of the metagenes as a source tells them."""
-        first = self.sources.index(source) * N_METAGENES
-        return slice(first, first + N_METAGENES)
+        """Channels of the components as a source tells them."""
+        first = self.sources.index(source) * N_LEADING
+        return slice(first, first + N_LEADING)
 
     @property
     def from_image(self) -> list[int]:
         """Channels that the image alone makes."""
-        return [*range(N_METAGENES), *range(self.n_metagenes, self.n_channels)]
+        return [*range(N_LEADING), *range(self.n_leading, self.n_channels)]
 
 
 CONTEXT = ContextLayout()
@@ -120,11 +120,11 @@ class Components:
         ``(ny, nx)`` bool: bins where maps are evaluated.
     context
         ``(CONTEXT.n_channels, ny, nx)`` float32: see :class:`ContextLayout`.
-    bin_um, pitch
-        Edge of a bin in µm; distance of the spots in bins.
+    bin_um
+        Edge of a bin, µm.
     scores
         ``(spots, K)``: unit variance, no correlation.
-    left_out
+    held_out
         ``(3, spots, K)`` leave-one-out predictions of the scores, in the order of ``SOURCES``.
     maps
         ``(4, K, active bins)`` float32 in the order of ``SOURCES``, then the texture.
@@ -135,9 +135,8 @@ class Components:
     active: np.ndarray
     context: np.ndarray
     bin_um: float
-    pitch: float
     scores: np.ndarray
-    left_out: np.ndarray
+    held_out: np.ndarray
     maps: np.ndarray
     spread: sparse.csr_matrix
 
@@ -163,17 +162,17 @@ def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _context(prior_maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """Leading metagenes as each source tells them, in one basis, above the stain maps.
+    """Leading components as each source tells them, in one basis, above the stain maps.
 
     The basis are the principal directions of the joint prior (unit variance, sign fixed by the haematoxylin), so that
-    what image and spots say of the same metagene can be compared bin by bin.
+    what image and spots say of the same component can be compared bin by bin.
     """
     scaled = singular[:, None].astype(np.float32)
     of_source = dict(zip((*SOURCES, "texture"), prior_maps, strict=True))
     joint = of_source["joint"] * scaled
     joint = joint - joint.mean(1, keepdims=True)
     _, vectors = np.linalg.eigh((joint @ joint.T).astype(float))
-    basis = vectors[:, ::-1][:, :N_METAGENES].T.astype(np.float32)
+    basis = vectors[:, ::-1][:, :N_LEADING].T.astype(np.float32)
     leading = basis @ joint
     sign = np.where((leading * he[0][active]).sum(1, keepdims=True) < 0, -1, 1)
     unit = sign / np.maximum(leading.std(1, keepdims=True), 1e-6)
@@ -182,7 +181,7 @@ def _context(prior_maps: np.ndarray, singular: np.ndarray, he: np.ndarray, activ
         maps = unit * ((basis * scaled.T) @ of_source[source])
         maps = maps - maps.mean(1, keepdims=True)
         out[CONTEXT.of(source)][: len(maps), active] = np.clip(maps, -4, 4)
-    out[CONTEXT.n_metagenes :] = np.clip(he[:N_BASE], -4, 4)
+    out[CONTEXT.n_leading :] = np.clip(he[:N_BASE], -4, 4)
     return out
 
 
@@ -215,7 +214,7 @@ def components(
     use_he: bool = True,
 ) -> Components:
     """Components of a section; arguments are those of :func:`~hadmst_sc.distillation.genes.distill` and its counts."""
-    measurement, pitch = obs.measurement, pitch_of(obs.measurement.centres)
+    measurement, pitch = obs.measurement, obs.measurement.pitch
     basis = panel.basis()
     roots = panel.roots(basis)
     scores, singular = _components((roots - roots.mean(0)) * panel.root_depth[basis])
@@ -231,9 +230,8 @@ def components(
         active=active,
         context=_context(maps, singular, he_maps, active),
         bin_um=obs.grid.bin_um,
-        pitch=pitch,
         scores=scores,
-        left_out=np.stack([choice.loo for choice in choices]),
+        held_out=np.stack([choice.loo for choice in choices]),
         maps=maps,
         spread=_gaussian_spread(measurement.centres / pitch, (np.argwhere(active) + 0.5) / pitch),
     )

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from hadmst_sc.distillation.components import MARGIN, N_METAGENES, SOURCES, Components, Panel, components
+from hadmst_sc.distillation.components import MARGIN, N_LEADING, SOURCES, Components, Panel, components
 from hadmst_sc.runtime import side_by_side
 from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
@@ -72,7 +72,7 @@ class Distilled:
         return self.panel.measurement
 
     def coexpression(self, genes: np.ndarray) -> np.ndarray:
-        """Loadings of genes on the leading components, ``(len(genes), N_METAGENES)``, rows of length at most one.
+        """Loadings of genes on the leading components, ``(len(genes), N_LEADING)``, rows of length at most one.
 
         The product of two rows is what the leading components explain of the correlation of two genes' square-root
         counts; counting noise is in the denominator. What the estimate misses of two genes correlates in the same way
@@ -80,14 +80,14 @@ class Distilled:
         """
         loadings = self._loadings[:, np.asarray(genes)]
         length = np.sqrt((loadings**2).sum(0))
-        out = np.zeros((loadings.shape[1], N_METAGENES), np.float32)
-        leading = loadings[:N_METAGENES] / np.maximum(length, 1e-9)
+        out = np.zeros((loadings.shape[1], N_LEADING), np.float32)
+        leading = loadings[:N_LEADING] / np.maximum(length, 1e-9)
         out[:, : len(leading)] = leading.T
         return out
 
-    def left_out(self, genes: np.ndarray | slice, source: str) -> np.ndarray:
+    def held_out(self, genes: np.ndarray | slice, source: str) -> np.ndarray:
         """Counts of some genes at each spot as a source foretells them without it, ``(spots, len(genes))``."""
-        roots = self._offset[genes] + self.section.left_out[SOURCES.index(source)] @ self._loadings[:, genes]
+        roots = self._offset[genes] + self.section.held_out[SOURCES.index(source)] @ self._loadings[:, genes]
         return _expected(roots, self.panel, genes)
 
     def priors(self, genes: np.ndarray) -> np.ndarray:
@@ -197,13 +197,13 @@ def decoder(section: Components, panel: Panel) -> Distilled:
         offset[block] = roots.mean(0)
         # Scores have unit variance and no correlation, so this is the regression of every gene on them.
         loadings[:, block] = section.scores.T @ (roots - offset[block]) / len(roots)
-        left_out = [offset[block] + scores @ loadings[:, block] for scores in section.left_out]
-        r2[:, block] = [_r2(one, roots) for one in left_out]
-        shape[block] = gamma_shape(counts, _expected(left_out[SOURCES.index("joint")], panel, block))
+        held_out = [offset[block] + scores @ loadings[:, block] for scores in section.held_out]
+        r2[:, block] = [_r2(one, roots) for one in held_out]
+        shape[block] = gamma_shape(counts, _expected(held_out[SOURCES.index("joint")], panel, block))
     depth = np.log10(panel.mean * area.mean() + 0.01)
     entries = {f"r2_{source}": row for source, row in zip(SOURCES, r2.clip(-0.2, 1), strict=True)}
     entries |= {"log_depth": depth, "log_shape": 0.5 * np.log10(shape)}
-    for name, length in (("log_bin_um", section.bin_um), ("log_pitch", section.pitch)):
+    for name, length in (("log_bin_um", section.bin_um), ("log_pitch", panel.measurement.pitch)):
         entries[name] = np.full(n, np.log2(length / 10))
     token = np.stack([entries[name] for name in TOKEN], 1)
     return Distilled(section, panel, token.astype(np.float32), shape, r2, loadings, offset)

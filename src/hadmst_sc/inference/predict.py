@@ -22,7 +22,7 @@ from hadmst_sc.models.diffusion import ALIGN
 from hadmst_sc.runtime import alone_after_fork, freed_memory_kept, give_back, pick_device, progress, usual_errors
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.observation import Box, MapSink, Observation, Prediction
-from hadmst_sc.trust.gate import Foretold, Gate, Verdict, fit_gate
+from hadmst_sc.trust.gate import Gate, Predicted, Verdict, fit_gate
 from hadmst_sc.trust.reliability import reliability
 
 MAX_LOSS = 0.02  # of deviance at held-out spots, by metagenes
@@ -54,7 +54,7 @@ def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, setting
     settings = replace(settings, n_samples=0, consistency="off")
     obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # of which the section's components are made
 
-    def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Foretold:
+    def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Predicted:
         at = (slice(None), *box)
         section = _shared(given, he[at], None if features is None else features[at], settings)
         by_one = {"closed form": (replace(section, estimator=ClosedForm()), None)}
@@ -72,7 +72,7 @@ def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, setting
                 assert maps is not None  # for types: they go nowhere else
                 arrays.take(rows_of[int(chunk[0])], section.crop, maps)
             found.append(arrays)
-        return Foretold([arrays.mean for arrays in found], found[-1].draws)
+        return Predicted([arrays.mean for arrays in found], found[-1].draws)
 
     return fit_gate(obs, maps_of)
 

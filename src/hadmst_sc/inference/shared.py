@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from hadmst_sc.diffusion import keyed_noise
-from hadmst_sc.distillation.components import N_METAGENES
+from hadmst_sc.distillation.components import N_LEADING
 from hadmst_sc.distillation.genes import Distilled
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.section.errors import logger
@@ -131,7 +131,7 @@ class SharedSection:
         """What all genes share of a draw; of the first draws kept, as every chunk asks for it."""
         found = self._shared_noise.get(draw)
         if found is None:
-            found = self.noise([f"\0component {k}" for k in range(N_METAGENES)], draw)
+            found = self.noise([f"\0component {k}" for k in range(N_LEADING)], draw)
             if len(self._shared_noise) < DRAWS_KEPT:
                 self._shared_noise[draw] = found
         return found

@@ -98,9 +98,9 @@ def match(
     if not found.any():
         problems.add(_unmatched(table, table_key, shapes, shapes_key, instance_key, rows))
         return None
-    left_out = []
+    held_out = []
     if not found.all():
-        left_out.append(
+        held_out.append(
             f"tables/{table_key}: {(~found).sum():,} of {len(ids):,} rows have no spot in {place(shapes, shapes_key)} "
             f"and are left out"
         )
@@ -113,17 +113,17 @@ def match(
         )
         return None
     if IN_TISSUE in table.obs and (others := unclear(table.obs[IN_TISSUE].iloc[rows])):
-        left_out.append(
+        held_out.append(
             f"tables/{table_key}: obs[{IN_TISSUE!r}] has the values {others[:5]}, which are neither 0 nor 1: these "
             f"spots count as on tissue"
         )
     if off.any():
-        left_out.append(
+        held_out.append(
             f"tables/{table_key}: {off.sum():,} of {len(off):,} spots have obs[{IN_TISSUE!r}] = 0 and are left out"
         )
     rows, places = rows[~off], places[~off]
     order = np.argsort(places, kind="stable")
-    return rows[order], places[order], left_out
+    return rows[order], places[order], held_out
 
 
 def off_tissue(table: AnnData) -> np.ndarray:

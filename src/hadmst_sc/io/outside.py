@@ -33,13 +33,13 @@ def keep_on_image(
     on = _on(xy[spots.places], size)
     cut = _cut(sdata.images[image_key], image_key, spots)
     if on.mean() >= 1 - MAX_SHARE and cut:
-        spots = replace(spots, left_out=(*spots.left_out, f"images/{image_key}: {cut}"))
+        spots = replace(spots, held_out=(*spots.held_out, f"images/{image_key}: {cut}"))
     if on.all():
         return spots
     found = f"{(~on).sum():,} of {len(on):,} spots lie outside the image of {size[0]:.0f} x {size[1]:.0f} pixels"
     if on.mean() >= 1 - MAX_SHARE:
         note = f"images/{image_key}: {found} and are left out"
-        return replace(spots, rows=spots.rows[on], places=spots.places[on], left_out=(*spots.left_out, note))
+        return replace(spots, rows=spots.rows[on], places=spots.places[on], held_out=(*spots.held_out, note))
     low, high = xy[spots.places].min(0), xy[spots.places].max(0)
     own = transform(np.linalg.inv(spots.spots_to_px), xy)[spots.places]
     remedy = (

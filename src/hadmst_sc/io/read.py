@@ -177,7 +177,7 @@ def read_observation(
         inside = read_mask(sdata, tissue_key, image, system, geometry.grid, problems)
         inside |= geometry.measurement.coverage > 0
     problems.raise_if_any()
-    for note in (*spots.left_out, *_doubts(len(rows), geometry)):
+    for note in (*spots.held_out, *_doubts(len(rows), geometry)):
         logger.warning(note)
     counts, names = selected
     finest = levels(sdata.images[image_key])[0]

@@ -30,7 +30,7 @@ class Paired:
         Row of the table and row of the shapes element of each spot, in the order of the shapes.
     spots_to_px
         ``(3, 3)`` affine on (x, y, 1), from the shapes' own coordinates to pixels of the finest image level.
-    left_out
+    held_out
         Which rows are left out and why, a sentence each.
     """
 
@@ -40,7 +40,7 @@ class Paired:
     rows: np.ndarray
     places: np.ndarray
     spots_to_px: np.ndarray
-    left_out: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
 
 
 def levels(element: xr.DataArray | xr.DataTree) -> list[xr.DataArray]:
@@ -119,9 +119,9 @@ def pair(
             problems.add(f"{kind}/{key}: {_not_invertible(key, matrix, coordinate_system, image, shapes)}")
     if not (invertible(image_affine) and invertible(own_affine)):
         return None
-    rows, places, left_out = matched
+    rows, places, held_out = matched
     spots_to_px = np.linalg.inv(image_affine) @ own_affine
-    return Paired(shapes_key, shapes, coordinate_system, rows, places, spots_to_px, tuple(left_out))
+    return Paired(shapes_key, shapes, coordinate_system, rows, places, spots_to_px, tuple(held_out))
 
 
 def _not_invertible(key: str, matrix: np.ndarray, system: str, image: Any, shapes: Any) -> str:

@@ -1,7 +1,7 @@
 """Spatial alignment: where in the image each bin should look, from the agreement of H&E and spots around it.
 
 Registration (:mod:`hadmst_sc.alignment.register`) has moved the image as a whole; what is left are local errors of a
-few bins. The module compares the leading metagenes as the image tells them with those of the spots, and bends whatever
+few bins. The module compares the leading components as the image tells them with those of the spots, and bends whatever
 came from the image by a bounded, smooth offset per bin.
 """
 
@@ -18,9 +18,9 @@ TRIED = 2  # bins: shifts up to this far are compared, each way
 
 
 class SpatialAlignment(nn.Module):
-    """Leading metagenes, told by image and by spots, to offsets within ``bound`` bins; zero at initialisation.
+    """Leading components, told by image and by spots, to offsets within ``bound`` bins; zero at initialisation.
 
-    Compared is the product of the two at every trial shift, averaged over metagenes and cells (a cost volume, as in
+    Compared is the product of the two at every trial shift, averaged over components and cells (a cost volume, as in
     optical flow): one cell tells little, so the layers above look ever further around.
 
     Parameters
@@ -46,10 +46,10 @@ class SpatialAlignment(nn.Module):
         silence(self.layers[-1])
 
     def forward(self, image: Tensor, spots: Tensor) -> Tensor:
-        """``(b, metagenes, ny, nx)`` twice, sides of any length, to offsets ``(b, 2, ny, nx)``, (y, x)."""
+        """``(b, components, ny, nx)`` twice, sides of any length, to offsets ``(b, 2, ny, nx)``, (y, x)."""
         ny, nx = image.shape[-2:]
         volume = functional.avg_pool2d(_agreement(image, spots), CELL, ceil_mode=True)
-        # The mean over the shifts says how strong the metagenes are here, not where they fit.
+        # The mean over the shifts says how strong the components are here, not where they fit.
         coarse = self.bound * torch.tanh(self.layers(volume - volume.mean(1, keepdim=True)))
         return functional.interpolate(coarse, scale_factor=CELL, mode="bilinear", align_corners=False)[..., :ny, :nx]
 

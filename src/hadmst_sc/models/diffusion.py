@@ -127,7 +127,7 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tens
 class HEEncoder(nn.Module):
     """Distilled H&E context to features; local, with a reach of two bins.
 
-    The context already carries the distillation against this section's own spots (its leading metagenes); the encoder
+    The context already carries the distillation against this section's own spots (its leading components); the encoder
     learns what of their neighbourhood matters. No normalisation over space: tiles must equal the slide.
     """
 

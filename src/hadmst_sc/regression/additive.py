@@ -111,7 +111,7 @@ class HEDesign:
         self._frequency = (rng.standard_normal((f, N_FOURIER)) / np.sqrt(f)).astype(np.float32)
         self._phase = rng.uniform(0, 2 * np.pi, N_FOURIER).astype(np.float32)
         self._maps, self._active = maps, active
-        self._width = np.sqrt(np.median(measurement.area) / np.pi) / 2  # bins
+        self._width = measurement.diameter / 4  # bins
         spots = pool(maps, measurement)
         blocks = (spots, self._fourier(spots))
         self._centres = [block.mean(0) for block in blocks]

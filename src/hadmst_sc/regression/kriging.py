@@ -49,13 +49,6 @@ def _matern(distance: np.ndarray, length: float) -> np.ndarray:
     return (1 + r) * np.exp(-r)
 
 
-def pitch_of(centres: np.ndarray) -> float:
-    """Typical distance between neighbouring spots, in the unit of ``centres``; 1.0 for a single spot."""
-    if len(centres) < 2:
-        return 1.0
-    return float(np.median(cKDTree(centres).query(centres, 2)[0][:, 1]))
-
-
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Between points whose last axis is (y, x); several times faster than a norm over an axis of two."""
     return np.sqrt(np.square(a[..., 0] - b[..., 0]) + np.square(a[..., 1] - b[..., 1]))

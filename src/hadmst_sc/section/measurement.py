@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
+from scipy.spatial import cKDTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,16 @@ class Measurement:
 
     def __len__(self) -> int:
         return self.matrix.shape[0]
+
+    @cached_property
+    def pitch(self) -> float:
+        """Distance between neighbouring spots in bins, see :func:`spacing`."""
+        return spacing(self.centres)
+
+    @cached_property
+    def diameter(self) -> float:
+        """Diameter in bins of a disc with the typical area of a footprint."""
+        return float(2 * np.sqrt(np.median(self.area) / np.pi))
 
     @cached_property
     def coverage(self) -> np.ndarray:
@@ -83,6 +94,13 @@ class Measurement:
         rows, columns = (np.arange(side)[part] for side, part in zip(self.shape, box, strict=True))
         bins = (rows[:, None] * self.shape[1] + columns).ravel()
         return Measurement(self.matrix[:, bins], (len(rows), len(columns)), self.centres - [rows[0], columns[0]])
+
+
+def spacing(centres: np.ndarray) -> float:
+    """Median distance to the nearest neighbour, in the unit of ``centres``; 1.0 for a single point."""
+    if len(centres) < 2:
+        return 1.0
+    return float(np.median(cKDTree(centres).query(centres, 2)[0][:, 1]))
 
 
 def _quadrant_area(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:

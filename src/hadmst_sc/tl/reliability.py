@@ -133,7 +133,7 @@ def _controls(section: Prepared, seed: int) -> dict[str, Callable[[np.ndarray], 
     """What is done to maps ``(f, ny, nx)`` of the image so that they say nothing about the spots any more."""
     where = np.nonzero(section.obs.inside)
     half = tuple(int(np.ptp(index) + 1) // 2 for index in where)
-    edge = max(1, round(2 * np.sqrt(np.median(section.obs.measurement.area) / np.pi)))  # a spot's diameter
+    edge = max(1, round(section.obs.measurement.diameter))
     y, x = _shuffled(section.obs.inside.shape, edge, seed)
     return {"shuffled": lambda maps: maps[:, y, x], "shifted": lambda maps: np.roll(maps, half, (1, 2))}
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hadmst_sc.distillation.components import CONTEXT, N_METAGENES
+from hadmst_sc.distillation.components import CONTEXT, N_LEADING
 from hadmst_sc.distillation.genes import PRIORS, TOKEN
 from hadmst_sc.train.bank import MAPS, SHARED, Bank, StoredSection
 from hadmst_sc.train.config import TrainConfig
@@ -75,7 +75,7 @@ def _crop(section: StoredSection, genes: np.ndarray, size: int, rng: np.random.G
     window = (slice(y, y + size), slice(x, x + size))
     turn, flip = int(rng.integers(4)), bool(rng.integers(2))
     # Principal components have no sign of their own: do not let the network rely on the convention that gives them one.
-    signs = np.tile(rng.choice([-1.0, 1.0], N_METAGENES), len(CONTEXT.sources)).astype(np.float32)
+    signs = np.tile(rng.choice([-1.0, 1.0], N_LEADING), len(CONTEXT.sources)).astype(np.float32)
 
     def cut(name: str, maps: np.ndarray) -> np.ndarray:
         fill = {"priors": 1.0, "owner": -1}.get(name, 0.0)
@@ -88,7 +88,7 @@ def _crop(section: StoredSection, genes: np.ndarray, size: int, rng: np.random.G
 
     out = {name: cut(name, section.genes(name, genes)) for name in MAPS}
     out |= {name: cut(name, section[name]) for name in (*SHARED, "context")}
-    out["context"][: CONTEXT.n_metagenes] *= signs[:, None, None]
+    out["context"][: CONTEXT.n_leading] *= signs[:, None, None]
     out["displacement"] = _turned(out["displacement"], turn, flip)
     out |= {name: section.genes(name, genes) for name in ("token", "coexpression", "hidden", "gene_mean")}
     return out | {"hidden_area": section["hidden_area"]}

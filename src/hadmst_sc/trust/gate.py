@@ -1,10 +1,10 @@
 """The gate: how far the estimate goes from the closed form to the network, as held-out spots of this section decide.
 
-A network that was trained on other tissue can be wrong on this one, and nobody but the section's own spots can tell. So
-a part of them is hidden, both maps of some genes foretell it, and the section takes the mix of the two that was right.
-One share for all genes: a gene's own spots are too few to choose one for itself. The same spots tell how wide errors
-are, and so by how much the spread of the draws is to be scaled. Wide sections are judged on parts of the size of a
-slide, which have spots enough.
+A network that was trained on other tissue can be wrong on this one, and only the section's own spots can show it. Some
+spots are held out; closed form and network predict them, for some genes; the blend that predicts best is used for the
+section. All genes share one blend: a gene's own spots are too few to choose one for itself. The same spots show how
+large the errors are, and so the factor of the samples' standard deviation. Wide sections are judged on parts of the
+size of a slide, which have spots enough.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from scipy import special
 from scipy.spatial import cKDTree
 
-from hadmst_sc.regression.kriging import pitch_of
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.measurement import degrade
 from hadmst_sc.section.observation import Box, Observation
@@ -52,7 +51,7 @@ class Verdict(NamedTuple):
         return self.calibration.factor if self.calibration else 1.0
 
 
-class Foretold(NamedTuple):
+class Predicted(NamedTuple):
     """Maps of some genes of a section with fewer spots, ``(genes, ny, nx)`` counts per bin."""
 
     maps: list[np.ndarray]  # the closed form, then the others, such as the network
@@ -76,7 +75,7 @@ def parts(obs: Observation) -> list[Box]:
     centres, shape = obs.measurement.centres, obs.grid.shape
     if len(centres) <= N_PARTS * PART_SPOTS:
         return [(slice(0, shape[0]), slice(0, shape[1]))]
-    tree, reach, boxes = cKDTree(centres), pitch_of(centres), []
+    tree, reach, boxes = cKDTree(centres), obs.measurement.pitch, []
     for middle in np.random.default_rng(0).choice(centres, N_PARTS, replace=False):
         near = centres[tree.query(middle, PART_SPOTS, p=np.inf)[1]]
         low, high = (near.min(0) - reach).clip(0).astype(int), np.minimum(near.max(0) + reach, shape).astype(int)
@@ -89,7 +88,7 @@ def distillations(n_spots: int) -> float:
     return folds_used(n_spots) * min(1.0, N_PARTS * PART_SPOTS / max(n_spots, 1))
 
 
-def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box], Foretold]) -> Verdict:
+def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box], Predicted]) -> Verdict:
     """Judge the closed form and what there is beside it by spots that none of them saw.
 
     Parameters
@@ -115,12 +114,12 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
     hidden = [one for box in parts(obs) for one in _at_hidden(obs, genes, box, maps_of)]
     counts = np.concatenate([one.counts for one in hidden])
     gates = []
-    for number in range(len(hidden[0].mixes)):
-        mixes = np.concatenate([one.mixes[number] for one in hidden], 1)
-        gates.append(decide(np.stack([_deviance(counts, mix) for mix in mixes]), len(counts)))
+    for number in range(len(hidden[0].blends)):
+        blends = np.concatenate([one.blends[number] for one in hidden], 1)
+        gates.append(decide(np.stack([_deviance(counts, blend) for blend in blends]), len(counts)))
     if not gates or hidden[0].std is None:
         return Verdict(gates, None)
-    means = [one.mixes[0][SHARES.index(gates[0].share)] for one in hidden]
+    means = [one.blends[0][SHARES.index(gates[0].share)] for one in hidden]
     stds = [_alike(one.std, mean, one.centres) for one, mean in zip(hidden, means, strict=True) if one.std is not None]
     calibration = calibrate(counts, np.concatenate(means), np.concatenate(stds))
     if calibration.refused:
@@ -136,13 +135,13 @@ class _Hidden(NamedTuple):
     """Spots that were hidden: what they counted ``(spots, genes)``, and what was foretold of it."""
 
     counts: np.ndarray
-    mixes: list[np.ndarray]  # (len(SHARES), spots, genes) each, from the closed form to another map
+    blends: list[np.ndarray]  # (len(SHARES), spots, genes) each, from the closed form to another map
     std: np.ndarray | None  # of the draws' sums
     centres: np.ndarray  # (spots, 2)
 
 
 def _at_hidden(
-    obs: Observation, genes: np.ndarray, box: Box, maps_of: Callable[[Observation, np.ndarray, Box], Foretold]
+    obs: Observation, genes: np.ndarray, box: Box, maps_of: Callable[[Observation, np.ndarray, Box], Predicted]
 ) -> Iterator[_Hidden]:
     """Each time that spots of a box are hidden."""
     part = obs.cropped(box)
@@ -151,9 +150,9 @@ def _at_hidden(
         rows = fold == k
         measurement = part.measurement.subset(rows)
         (closed, *others), draws = maps_of(part.subset_spots(~rows), genes, box)
-        mixes = [np.stack([degrade(_mixed(closed, one, share), measurement) for share in SHARES]) for one in others]
+        blends = [np.stack([degrade(_blend(closed, one, share), measurement) for share in SHARES]) for one in others]
         std = None if draws is None else np.std([degrade(draw, measurement) for draw in draws], axis=0, ddof=1)
-        yield _Hidden(part.counts[rows][:, genes], mixes, std, measurement.centres)
+        yield _Hidden(part.counts[rows][:, genes], blends, std, measurement.centres)
 
 
 def _alike(std: np.ndarray, mean: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -179,7 +178,7 @@ def decide(errors: np.ndarray, n_spots: int) -> Gate:
     return Gate(SHARES[best], float(relative[best]), n_spots)
 
 
-def _mixed(closed: np.ndarray, network: np.ndarray, share: float) -> np.ndarray:
+def _blend(closed: np.ndarray, network: np.ndarray, share: float) -> np.ndarray:
     if share in (0.0, 1.0):
         return network if share else closed
     return np.maximum(closed, 0) ** (1 - share) * np.maximum(network, 0) ** share

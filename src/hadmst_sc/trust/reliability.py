@@ -47,15 +47,14 @@ def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]
       a map is a guess.
     """
     section, measurement = distilled.section, distilled.measurement
-    spots = measurement.centres / section.pitch
+    spots = measurement.centres / measurement.pitch
     weights = _resampled(spots, seed)
     neighbours = _neighbours(spots)
-    diameter = 2 * np.sqrt(np.median(measurement.area) / np.pi) * section.bin_um
-    pitch = section.pitch * section.bin_um
+    diameter, pitch = measurement.diameter * section.bin_um, measurement.pitch * section.bin_um
     found: dict[str, list[np.ndarray]] = {name: [] for name in RELIABILITY}
     for genes in distilled.panel.blocks():
         counts = distilled.panel.counts[:, genes].astype(float)
-        joint, space = (_correlations(weights, counts, distilled.left_out(genes, one)) for one in ("joint", "space"))
+        joint, space = (_correlations(weights, counts, distilled.held_out(genes, one)) for one in ("joint", "space"))
         low, high = np.quantile(joint[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         helps = (np.quantile(joint[1:] - space[1:], (1 - LEVEL) / 2, axis=0) > MIN_GAIN) & (low > 0)
         finest = np.full(len(low), np.nan)
