@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.alignment.evidence import RIDGES, Agreement, Pooled, _splines, loo_errors
+from hadmst_sc.alignment.evidence import RIDGES, Agreement, Pooled, _splines, leading_components, loo_errors
 from hadmst_sc.alignment.register import Alignment, align_image, estimate_alignment
 from hadmst_sc.alignment.warp import MAX_FIELD_STEPS, _lattice
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
