@@ -318,7 +318,7 @@ def test_the_unit_of_a_coordinate_system_does_not_matter(unit):
 def test_bins_larger_than_spots_are_a_warning_and_than_two_pitches_an_error(caplog):
     read(visium_section(), bin_um=60.0)
     assert "larger than the spots of 55 µm" in caplog.text
-    with pytest.raises(ValueError, match=r"`bin_um` needs bins no larger than 2 distances.*Pass `bin_um=27.5`"):
+    with pytest.raises(ValueError, match=r"`bin_um` needs bins no larger than 2 times the pitch.*Pass `bin_um=27.5`"):
         read(visium_section(), bin_um=201.0)
 
 

@@ -102,11 +102,11 @@ class MapStore:
         Raises
         ------
         StaleError
-            If another run uses the folder by now: a worker can outlive its run.
+            If another run now uses the folder: a worker can outlive its run.
         """
         with _writing:
             if self.key is not None and self._owner() != self.key:
-                raise StaleError(f"{self.path} belongs to another run by now; these maps are not kept.")
+                raise StaleError(f"{self.path} now belongs to another run; these maps are discarded.")
             self._write(genes, box, mean, std, facts)
 
     def _write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:

@@ -20,7 +20,7 @@ from hadmst_sc.section.errors import Problems, logger
 
 SAME = 0.02  # relative difference below which sizes count as equal
 # Space Ranger draws Visium's 55 µm spots 0.55 to 0.70 pitches wide (`spot_diameter_fullres`: 0.60 for 11 mm CytAssist,
-# 0.70 for 6.5 mm CytAssist and DLPFC, 0.65 for many), so the drawn circle identifies the platform, not the footprint.
+# 0.70 for 6.5 mm CytAssist and DLPFC, 0.65 for many), so the drawn circle gives the platform, not the footprint.
 VISIUM, VISIUM_DRAWN = (55.0, 100.0), (0.535, 0.715)  # diameter and pitch in µm; drawn diameter / pitch
 LEGACY, LEGACY_DRAWN = (100.0, 200.0), (0.48, 0.52)  # Spatial Transcriptomics, on a square lattice
 FEW = 20  # with fewer spots, noise may hide the lattice
@@ -107,8 +107,8 @@ def _without_place(shapes: Any, key: str, problems: Problems) -> bool:
     twice = pd.DataFrame(corners).duplicated().to_numpy()
     if twice.any():
         problems.add(
-            f"{place(shapes, key)}: needs each spot at its own position, but {twice.sum():,} of {len(twice):,} have "
-            f"exactly that of another one (ids {shapes.index[twice].tolist()[:5]}). Keep the first of each: "
+            f"{place(shapes, key)}: needs each spot at its own position, but {twice.sum():,} of {len(twice):,} share "
+            f"the position of another one (ids {shapes.index[twice].tolist()[:5]}). Keep the first of each: "
             f"`{code(shapes, key, PLACES)}`."
             if twice.sum() < len(twice) - 1
             else f"{place(shapes, key)}: all {len(twice):,} spots are at one position, {corners[0, :2].tolist()}. The "
@@ -118,7 +118,7 @@ def _without_place(shapes: Any, key: str, problems: Problems) -> bool:
 
 
 def _points(key: str, xy: np.ndarray, radii: Any, zoom: float, problems: Problems) -> Footprints | None:
-    """Return circles, or for centres without a size bins on a square lattice and circles on any other."""
+    """Return circles; centres without a size become bins on a square lattice, and circles otherwise."""
     if radii is None:
         found = lattice(xy)
         square = found.kind == "square"
@@ -229,7 +229,7 @@ def _length(value: Any) -> float | None:
 def scale(
     prints: Footprints, key: str, spot_um: float | None, pitch_um: float | None, problems: Problems
 ) -> Scale | None:
-    """Return sizes in µm, given or known from the platform, which lattice and drawn diameter / pitch identify."""
+    """Compute µm per pixel from given sizes, or from those of the platform, known by lattice and diameter / pitch."""
     given = {name: one for name, one in (("spot_um", spot_um), ("pitch_um", pitch_um)) if one is not None}
     if not all(PLAUSIBLE_UM[0] <= one <= PLAUSIBLE_UM[1] for one in given.values()):
         problems.add(_in_another_unit(given), ValueError)

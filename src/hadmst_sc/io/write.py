@@ -43,7 +43,7 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
     ValueError
         If the name is invalid, taken, or that of an input.
     OSError
-        If another run is writing this result, or the store is read-only or gone.
+        If another run is writing this result, or the store is read-only or missing.
 
     Examples
     --------
