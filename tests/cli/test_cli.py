@@ -134,7 +134,7 @@ def test_a_store_without_a_result_is_never_replaced(tmp_path):
 
 def test_output_inside_the_input_is_refused(store, calls):
     result = run("superresolve", store, "he", "--output", store / "images" / "x.zarr")
-    assert result.exit_code == 2 and "outside the input" in result.stderr and not calls
+    assert result.exit_code == 2 and "neither inside the input" in result.stderr and not calls
 
 
 @pytest.mark.parametrize("beside", ["table", "file", "no provenance", "zarr 2"])
@@ -161,7 +161,7 @@ def test_output_around_the_input_is_refused(store, calls, tmp_path, around):
     output = {"itself": store, "parent": tmp_path, "link": tmp_path / "link.zarr"}[around]
     (tmp_path / "zarr.json").write_text("{}")
     result = run("superresolve", store, "he", "--output", output, "--overwrite")
-    assert result.exit_code == 2 and "outside the input and not around it" in result.stderr and not calls
+    assert result.exit_code == 2 and "neither inside the input nor above it" in result.stderr and not calls
     assert read_zarr(store).tables["superres_table"].X.max() == 0
 
 

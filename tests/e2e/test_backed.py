@@ -213,7 +213,7 @@ def test_a_store_that_goes_while_the_run_computes_is_named(backed, tmp_path, mon
         return found
 
     monkeypatch.setattr(_superresolve, "predict", gone)
-    with pytest.raises(OSError, match=r"section\.zarr is gone: deleted or renamed.*spatialdata\.read_zarr"):
+    with pytest.raises(OSError, match=r"section\.zarr was deleted or renamed.*spatialdata\.read_zarr"):
         hd.tl.superresolve(backed, IMAGE, **SETTINGS | {"model": None})
     assert [path.name for path in tmp_path.iterdir()] == ([] if how == "deleted" else ["moved.zarr"])
 

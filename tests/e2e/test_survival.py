@@ -256,12 +256,12 @@ def test_tables_that_were_joined_keep_quantiles_and_squares_and_say_that_the_rec
 @pytest.mark.parametrize(
     ("gone", "call", "words"),
     [
-        ("superres", hd.tl.quantiles, "images/superres: is gone"),
-        ("superres", hd.pl.superresolve, "images/superres: is gone"),
+        ("superres", hd.tl.quantiles, "images/superres: is missing"),
+        ("superres", hd.pl.superresolve, "images/superres: is missing"),
         ("superres_std", hd.pl.uncertainty, "needs 'superres_std'"),
-        ("superres_bins", hd.tl.quantiles, "labels/superres_bins: is gone"),
-        ("superres_bins", hd.tl.bins_to_shapes, "labels/superres_bins: is gone"),
-        ("superres_bins", hd.pl.superresolve, "labels/superres_bins: is gone"),
+        ("superres_bins", hd.tl.quantiles, "labels/superres_bins: is missing"),
+        ("superres_bins", hd.tl.bins_to_shapes, "labels/superres_bins: is missing"),
+        ("superres_bins", hd.pl.superresolve, "labels/superres_bins: is missing"),
         ("superres_table", hd.tl.summary, r"there is no table 'superres_table'.*Call `hadmst_sc.tl.superresolve"),
         (IMAGE, hd.pl.registration, f"image_key='{IMAGE}'"),
         ("phantom", hd.pl.registration, "shapes_key='phantom'"),
@@ -293,7 +293,7 @@ def test_a_filtered_table_still_makes_squares(solved):
 def test_a_table_matched_to_its_bins_still_makes_squares(solved):
     kept = sd.match_sdata_to_table(solved, table_name="superres_table")
     assert len(kept[hd.tl.bins_to_shapes(kept)]) == solved["superres_table"].n_obs
-    with pytest.raises(KeyError, match=r"images/superres(_std)?: is gone"):
+    with pytest.raises(KeyError, match=r"images/superres(_std)?: is missing"):
         hd.tl.quantiles(kept)
 
 

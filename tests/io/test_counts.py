@@ -44,7 +44,7 @@ BEFORE_CODE = (
     "Pass",
     "Call",
     "Restore them:",
-    "Leave the spots out:",
+    "Remove these spots:",
     "keep the first of each:",
     "if it is the first:",
 )
@@ -102,7 +102,7 @@ def test_features_that_are_no_genes_are_not_chosen_and_this_is_said(genes, caplo
     obs, told = warned(caplog, sdata, genes=genes)
     assert len(obs.genes) == (genes or N_GENES - 5)
     assert not set(obs.genes) & set(sdata["table"].var_names[-5:])
-    assert "5 of 30 features are no genes (5 Antibody Capture)" in told
+    assert "5 of 30 features are not genes (5 Antibody Capture)" in told
 
 
 def test_features_that_are_no_genes_do_not_change_the_ranking():
@@ -121,7 +121,8 @@ def test_a_feature_that_is_named_is_taken_with_a_warning(caplog):
     sdata, _ = section(with_antibodies)
     obs, told = warned(caplog, sdata, genes=["gene-29", "gene-0"])
     assert (
-        obs.genes == ("gene-29", "gene-0") and "1 of the 2 features named in `genes` are no genes (['gene-29'])" in told
+        obs.genes == ("gene-29", "gene-0")
+        and "1 of the 2 features named in `genes` are not genes (['gene-29'])" in told
     )
     np.testing.assert_array_equal(obs.counts, sdata["table"].X[:, [29, 0]])
 
@@ -197,7 +198,7 @@ def test_raw_that_holds_no_counts_is_not_offered():
 
     with pytest.raises(ContractError) as raised:
         read(section(change)[0])
-    assert "layer='" not in str(raised.value) and "cannot be had back" in str(raised.value)
+    assert "layer='" not in str(raised.value) and "cannot be restored" in str(raised.value)
 
 
 def test_a_layer_that_is_not_there_is_replaced_by_one_that_holds_counts():
@@ -283,7 +284,7 @@ def test_corrected_counts_are_read_with_a_warning(caplog):
     sdata, counts = section(lambda table: setattr(table, "X", table.X * 0.93))
     obs, told = warned(caplog, sdata, genes=["gene-2"])
     np.testing.assert_allclose(obs.counts[:, 0], counts[:, 2] * 0.93, rtol=1e-6)
-    assert "100 % of the non-zero values are not whole" in told and "noise of counting" in told
+    assert "100 % of the non-zero values are not whole" in told and "counting noise" in told
 
 
 def there_and_back(counts):
@@ -492,7 +493,7 @@ def test_objects_that_are_no_numbers_are_named():
         table.X = np.full(table.shape, "many", object)
 
     obs, told = mend(section(change)[0], ContractError)
-    assert "tables/table: needs a matrix of counts, but its objects are no numbers" in told
+    assert "tables/table: needs a matrix of counts, but its objects are not numbers" in told
     assert obs.source.layer == "counts"
 
 

@@ -172,7 +172,7 @@ def test_several_libraries_become_sections_of_their_own(phantom, caplog):
     order = np.random.default_rng(0).permutation(both.n_obs)
     sdata = from_anndata(both[order], library_key="library")
     assert list(sdata.shapes) == ["A_1", "B"] or list(sdata.shapes) == ["B", "A_1"]
-    assert "library 'A 1' is called 'A_1'" in caplog.text
+    assert "library 'A 1' is renamed 'A_1'" in caplog.text
     truth = read_observation(phantom, "phantom_hires_image", bin_um=20.0)
     for name, suffix in (("A_1", "-0"), ("B", "-1")):
         obs = read_observation(sdata, f"{name}_hires_image", bin_um=20.0)
@@ -201,7 +201,7 @@ def test_names_that_repeat_are_numbered_as_spatialdata_io_does(phantom, caplog):
     adata.var_names = ["A", "B", "A", "C"]
     obs = read_observation(from_anndata(adata), "phantom_hires_image", bin_um=20.0, genes=["A-1", "A"])
     np.testing.assert_array_equal(obs.counts, adata.X.toarray()[:, [2, 0]])
-    assert "names of genes repeat (1, such as 'A')" in caplog.text and list(adata.var_names) == ["A", "B", "A", "C"]
+    assert "gene names repeat (1, such as 'A')" in caplog.text and list(adata.var_names) == ["A", "B", "A", "C"]
 
 
 def test_a_file_on_disk_is_read_and_not_touched(phantom, tmp_path):
@@ -247,7 +247,7 @@ def follow(message, adata, *args, **kwargs):
     if passed := re.search(r"Pass `(.*?)`", message):
         return from_anndata(adata, *args, **kwargs | eval(f"dict({passed[1]})"))
     names = {"adata": adata, "numpy": np}
-    exec(re.search(r"(?:[Ss]et|Leave them out:) `(.*?)`", message)[1], names)
+    exec(re.search(r"(?:[Ss]et|Remove them:) `(.*?)`", message)[1], names)
     return from_anndata(names["adata"], *args, **kwargs)
 
 
@@ -355,7 +355,7 @@ def test_the_file_that_the_reader_noted_is_offered(phantom, tmp_path):
 @pytest.mark.parametrize("image", ["nowhere.tif", __file__, np.zeros((4, 5)), np.zeros(3), object(), 7])
 def test_what_is_no_image_of_the_section_is_named(phantom, image):
     message = told(as_read_by_scanpy(phantom), image)
-    assert "`image` needs the H&E" in message or "spots need to lie on the full image" in message
+    assert "`image` needs the H&E" in message or "spots need to be on the full image" in message
 
 
 @pytest.mark.parametrize("thing", [None, "section.h5ad", 3])
@@ -427,7 +427,7 @@ def test_a_folder_that_is_no_store_is_made_one_by_the_remedy(phantom, tmp_path, 
         exec(code, made("`sdata = 0`")[0])
         written = re.search(r"write\('(.*?)'\)", code)[1]
         assert image in open_store(Path(written))
-    with pytest.raises(ValueError, match="It is no zarr store"):
+    with pytest.raises(ValueError, match="It is not a zarr store"):
         open_store(tmp_path)
 
 
@@ -444,12 +444,12 @@ def test_degrade_and_add_spots_name_what_they_need(phantom, tmp_path):
 def test_other_things_are_named(phantom, tmp_path):
     assert "is None" in handed(None) and "sdata = hadmst_sc.datasets.phantom()" in handed(None)
     assert "There is no such file or folder" in handed("nowhere.zarr")
-    assert "no zarr store" in handed(tmp_path)
+    assert "not a zarr store" in handed(tmp_path)
     assert "`for section in sdata: ...`" in handed([phantom, phantom])
     assert "`for section in sdata.values(): ...`" in handed({"a": phantom})
     assert "of type DataFrame" in handed(pd.DataFrame())
     result = AnnData(np.ones((2, 2)), uns={"hadmst_sc": {}})
-    assert "pass the SpatialData that holds it" in handed(result)
+    assert "pass the SpatialData that contains it" in handed(result)
 
 
 def test_columns_that_spatialdata_does_not_allow_are_renamed(phantom):

@@ -167,8 +167,8 @@ def test_an_overshoot_of_floating_point_is_cut(scale, truth):
 
 
 UNREADABLE = {
-    "grey": (lambda x: x[:1], "has 1. H&E is told from colour", lambda x: np.repeat(x[:1], 3, 0)),
-    "channels on x": (lambda x: np.moveaxis(x, 0, -1), "The channels are on the axis x", lambda x: x),
+    "grey": (lambda x: x[:1], "has 1. H&E needs colour", lambda x: np.repeat(x[:1], 3, 0)),
+    "channels on x": (lambda x: np.moveaxis(x, 0, -1), "Its channels are on the x axis", lambda x: x),
     "32 bit": (
         lambda x: x.astype(np.uint32) * 16_000_000,
         "uint32 needs values in 0..65535",

@@ -186,7 +186,7 @@ CASES = {
         ContractError,
         [
             "images/S1_full_image",
-            "of 225 spots lie outside the image of 320 x 400",
+            "of 225 spots are outside the image of 320 x 400",
             "spatialdata.get_extent(sdata['S1_full_image']",
         ],
     ),
@@ -239,7 +239,7 @@ CASES = {
         polygons(affinity.rotate(box(10, 10, 20, 20), 30), box(30, 10, 40, 20)),
         {},
         ContractError,
-        ["shapes/cells: needs squares of one rotation", "turned by different angles"],
+        ["shapes/cells: needs squares of one rotation", "rotated by different angles"],
     ),
     "rectangles": (polygons(box(10, 10, 20, 30), box(30, 10, 40, 20)), {}, ContractError, ["unequal edges"]),
     "triangles": (polygons(Polygon([(1, 1), (5, 1), (1, 5)])), {}, ContractError, ["needs circles or squares"]),

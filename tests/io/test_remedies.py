@@ -249,11 +249,11 @@ REMEDIES = {
     "only names are left": (named_by_barcode, {}, "names no region", 1.0),
     "ids in another column": (ids_in_another_column, {}, "no value of `obs['spot_id']`", 1.0),
     "ids with a suffix": (ids_with_a_suffix, {}, "no value of `obs['spot_id']`", 1.0),
-    "region renamed": (region_renamed, {}, "there are ['before']", 1.0),
+    "region renamed": (region_renamed, {}, "its values are ['before']", 1.0),
     "rows twice": (rows_twice, {}, "has duplicates (2 rows", 1.0),
     "shapes twice": (shapes_twice, {}, "its index has duplicates", 1.0),
-    "places twice": (places_twice, {}, "2 of 227 lie exactly where another one lies", 1.0),
-    "no geometry": (without_geometry, {}, "3 of 225 is missing, empty or not finite", 222 / 225),
+    "places twice": (places_twice, {}, "2 of 227 share the position of another one", 1.0),
+    "no geometry": (without_geometry, {}, "3 of 225 geometries are missing, empty or not finite", 222 / 225),
     "some radii lost": (radius(np.r_[np.nan, -1, np.full(223, 6.875)]), {}, "radius of 2 of 225", 1.0),
     "radii in text": (radius(["6.875 px"] * 225), {}, "radius of 225 of 225 spots is not, such as '6.875 px'", 1.0),
     "some radii in text": (radius(["7 px", *["6.875"] * 224]), {}, "radius of 1 of 225", 1.0),
@@ -262,23 +262,23 @@ REMEDIES = {
     "x and y exchanged": (exchanged, {}, "x and y are exchanged", 1.0),
     "y points up": (mirrored, {}, "the y axis points up", 1.0),
     "hires image as the full one": (hires_for_full, {}, "those of the hires image", 1.0),
-    "hires image not scaled": (hires_beside_full, {"image_key": "S1_hires_image"}, "They lie on another image", 1.0),
+    "hires image not scaled": (hires_beside_full, {"image_key": "S1_hires_image"}, "They are on another image", 1.0),
     "wrong system": (wrong_system, {"coordinate_system": "moved"}, "another coordinate system", 1.0),
     "NaN in the image's transformation": (not_a_number(IMAGE), {}, "images/S1_full_image: its transformation", 1.0),
     "NaN in the spots' transformation": (not_a_number("S1"), {}, "shapes/S1: its transformation to 'S1' is not", 1.0),
     "singular, with another system": (flat, {"coordinate_system": "S1"}, "is singular", 1.0),
     "all off the tissue": (off_tissue_all, {}, "is 0 for all 225", 1.0),
-    "an infinite place": (infinite, {}, "1 of 225 is missing, empty or not finite", 224 / 225),
+    "an infinite place": (infinite, {}, "1 of 225 geometries are missing, empty or not finite", 224 / 225),
     "points lost": (
         points(lost_points),
         UM,
-        "points/S1: needs a place for each spot, but the geometry of 3",
+        "points/S1: needs a position for each spot, but 3",
         222 / 225,
     ),
     "points in one place": (
         points(lambda frame: pd.concat([frame, frame.iloc[[3, 7]].set_index(pd.Index([1000, 1001]))])),
         UM,
-        "points/S1: needs each spot in its own place, but 2 of 227",
+        "points/S1: needs each spot at its own position, but 2 of 227",
         1.0,
     ),
     "points twice": (
@@ -296,7 +296,7 @@ REMEDIES = {
     "shapes numbered in each part": (
         lambda sdata: sdata["S1"].set_index(pd.Index([*range(112), *range(113)]), inplace=True),
         {},
-        "The table numbers all of them in their order",
+        "The table numbers all spots in their order",
         1.0,
     ),
     "points without size": (points_without_size, {}, "spots have no diameter on a hexagonal lattice", 1.0),
@@ -345,7 +345,7 @@ def test_a_cut_image_takes_no_exchange_of_axes(x0, others, written, tmp_path):
         sdata.write(tmp_path / "cut.zarr")
         sdata = spatialdata.read_zarr(tmp_path / "cut.zarr")
     if written and not others:
-        with pytest.raises(ValueError, match="needs the offset of what was cut off") as raised:
+        with pytest.raises(ValueError, match="needs the offset of the part cut off") as raised:
             read_observation(sdata, key, bin_um=20.0)
         assert "exchanged" not in str(raised.value)
         return

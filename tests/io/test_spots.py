@@ -161,7 +161,7 @@ def test_a_few_spots_off_the_image_are_left_out_and_counted(place, caplog):
     kept = [i for i in range(225) if i not in (5, 9)]
     assert obs.spots == tuple(f"spot-{i}" for i in kept)
     np.testing.assert_array_equal(obs.counts, expected.counts[kept])
-    assert "2 of 225 spots lie outside the image of 320 x 400 pixels and are left out" in caplog.text
+    assert "2 of 225 spots are outside the image of 320 x 400 pixels and are left out" in caplog.text
 
 
 def test_a_spot_at_the_border_has_the_rate_of_its_visible_part():
@@ -318,12 +318,12 @@ def test_the_unit_of_a_coordinate_system_does_not_matter(unit):
 def test_bins_larger_than_spots_are_a_warning_and_than_two_pitches_an_error(caplog):
     read(visium_section(), bin_um=60.0)
     assert "larger than the spots of 55 µm" in caplog.text
-    with pytest.raises(ValueError, match=r"`bin_um` needs bins no larger than 2 distances.*Pass `bin_um=27.5`"):
+    with pytest.raises(ValueError, match=r"`bin_um` needs bins no larger than 2 times the pitch.*Pass `bin_um=27.5`"):
         read(visium_section(), bin_um=201.0)
 
 
 def test_a_section_without_positions_is_named():
     sdata = visium_section()
     sdata["S1"].geometry = [Point(100, 100)] * 225
-    with pytest.raises(ValueError, match="all 225 spots lie in one place"):
+    with pytest.raises(ValueError, match="all 225 spots are at one position"):
         read(sdata)

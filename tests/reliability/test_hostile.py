@@ -106,5 +106,5 @@ def test_a_store_with_a_pickle_in_it_is_refused_and_does_not_run(tmp_path, kind)
     for command in (["superresolve"], ["validate"]):
         done = CliRunner().invoke(app, [*command, str(store), "phantom_full_image"])
         assert done.exit_code == 2 and "obs/evil" in done.stderr
-        assert ("is a link" if kind == "behind a link" else "packed with pickle") in done.stderr
+        assert ("is a link" if kind == "behind a link" else "encoded with pickle") in done.stderr
     assert not touched.exists()

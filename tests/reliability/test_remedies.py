@@ -207,7 +207,7 @@ REMEDIES: dict[str, tuple[Callable[[], Scope], str, str, Callable[[Any, Scope], 
     "labels that are gone": (
         lambda: without(solved(), "superres_bins"),
         "hd.pl.superresolve(sdata, 'visible_000')",
-        "labels/superres_bins: is gone",
+        "labels/superres_bins: is missing",
         lambda axes, scope: (panels((1, 3))(axes, scope), remade(scope)),
     ),
     "columns that are gone": (
@@ -289,7 +289,7 @@ def test_the_printed_remedy_works_when_it_is_typed(name):
 
 def test_a_result_whose_table_was_renamed_is_made_again_under_a_free_name():
     scope = renamed_table(without(solved(), "superres_bins"))
-    with pytest.raises(KeyError, match="labels/superres_bins: is gone") as raised:
+    with pytest.raises(KeyError, match="labels/superres_bins: is missing") as raised:
         hd.tl.bins_to_shapes(scope["sdata"], key_added="other")
     exec(code_in(raised.value.args[0]), scope)
     remade(scope, key="superres_2")

@@ -498,7 +498,7 @@ def test_a_store_that_was_replaced_while_the_run_computed_is_left_alone(stores, 
     with claimed(store, "superres"):
         shutil.rmtree(store)
         shutil.copytree(stores / "overwrite.zarr", store)
-        with pytest.raises(OSError, match=r"s\.zarr was replaced by another while the run computed"):
+        with pytest.raises(OSError, match=r"s\.zarr was replaced by another during the run"):
             write_prediction(sdata, prediction, source, overwrite=True)
     assert files(store) == files(stores / "overwrite.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]

@@ -1,4 +1,4 @@
-"""The border with SpatialData: elements become arrays in :mod:`.read`, arrays become elements in :mod:`.write`."""
+"""Interface to SpatialData: :mod:`.read` turns elements into arrays, :mod:`.write` turns arrays into elements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels of an image, the value that means white, and code that makes an image that can be read."""
+"""Channels of an image, its white level, and code that makes a readable image from an unreadable one."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import xarray as xr
 COLOURS = {"red": ("r", "red"), "green": ("g", "green"), "blue": ("b", "blue")}
 CLEAR = ("a", "alpha", "opacity", "transparency")
 NEUTRAL = {"", "c", "ch", "channel", "image", "band", "rgb", "rgba", "he", "h", "e", "brightfield", "bf", "tl"}
-OVERSHOOT = 0.1  # of floating point beyond its range, as interpolation leaves it
-DIMMEST = 10.0  # floating point whose largest value lies between 1 and this has no known white
+OVERSHOOT = 0.1  # share by which interpolated floating-point values may exceed their range
+DIMMEST = 10.0  # the white level of floating point with a maximum between 1 and this is unknown
 
 
 class Channels(NamedTuple):
-    """Positions of red, green and blue, and of the opacity, if any.
+    """Positions of the red, green and blue channels, and of the opacity, if any.
 
     Parameters
     ----------
     named
-        Whether the colours are known by name; else the first three are taken.
+        True if the colours are identified by name; otherwise the first three channels are used.
     alpha_named
-        Whether the opacity is; else it is the fourth of four.
+        True if the opacity is identified by name; otherwise it is the fourth of four channels.
     strange
-        Names that say that these may be no colours; empty where the colours are named or nothing is.
+        Channel names that suggest something other than colours; empty if the colours or no channels are named.
     """
 
     rgb: list[int]
@@ -36,7 +36,7 @@ class Channels(NamedTuple):
 
 
 def find_channels(image: xr.DataArray) -> Channels:
-    """Colours by name ("r", "Red", "channel_red"), else by position."""
+    """Find colours by name ("r", "Red", "channel_red"), else by position."""
     names = [str(name) for name in image.coords["c"].values] if "c" in image.coords else []
     words = [_words(name) for name in names]
     places = {colour: [i for i, found in enumerate(words) if found & {*known}] for colour, known in COLOURS.items()}
@@ -56,11 +56,11 @@ def _words(name: str) -> set[str]:
 
 
 def full_scale(dtype: np.dtype, low: float, high: float) -> float | None:
-    """Value that means white; ``None`` if values do not tell.
+    """White level of an image; ``None`` if its values do not determine it.
 
-    Integers have the range of the smallest power of two that holds their maximum, from 8 to 16 bit: cameras of 10, 12
-    or 14 bit are kept as 16 bit, and glass, the brightest of an H&E, is at least half as bright as the range allows.
-    Floating point is in [0, 1] or [0, 255], up to an overshoot.
+    Integers use the smallest bit depth from 8 to 16 that holds their maximum: images of 10, 12 or 14 bit cameras are
+    stored as 16 bit, and glass, the brightest part of an H&E, reaches at least half of the range. Floating point is in
+    [0, 1] or [0, 255], up to an overshoot.
     """
     if dtype.kind in "iu":
         bits = max(8, int(high).bit_length())
@@ -70,14 +70,14 @@ def full_scale(dtype: np.dtype, low: float, high: float) -> float | None:
 
 
 def values_code(element: Any, key: str) -> str:
-    """An expression for the pixels of the finest level."""
+    """Return an expression for the pixels of the finest level."""
     if isinstance(element, xr.DataTree):
         return f"spatialdata.get_pyramid_levels(sdata[{key!r}], n=0).values"
     return f"sdata[{key!r}].values"
 
 
 def made_from(key: str, suffix: str, code: str) -> str:
-    """A sentence with the code that adds an image in the place of another; ``code`` gives its ``(c, y, x)`` pixels."""
+    """Return a sentence with code that adds a corrected copy of an image; ``code`` gives its ``(c, y, x)`` pixels."""
     name = f"{key}_{suffix}"
     return (
         f"Make one: `sdata[{name!r}] = spatialdata.models.Image2DModel.parse({code}, dims=('c', 'y', 'x'), "

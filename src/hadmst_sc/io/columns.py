@@ -1,4 +1,4 @@
-"""Columns of ``obs`` and ``var`` as people leave them: there twice, or with truth values as text."""
+"""Columns of ``obs`` and ``var`` that are duplicated or hold truth values as text."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ MISSING = {"", "nan", "none", "<na>", "na", "nat"}
 
 
 def column(frame: pd.DataFrame, name: object) -> pd.Series:
-    """A column, of several with this name the first."""
+    """Return a column; the first one if several have this name."""
     found = frame[name]
     return found.iloc[:, 0] if isinstance(found, pd.DataFrame) else found
 
 
 def words(values: pd.Series) -> pd.Series:
-    """Values of any type as text in lower case, to be looked up in ``YES`` and ``NO``."""
+    """Convert values of any type to lower-case text, for comparison with ``YES`` and ``NO``."""
     texts = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in values]
     return pd.Series([one.strip().lower() for one in texts], index=values.index, dtype=object)
 
 
 def unclear(values: pd.Series) -> list[str]:
-    """Words that say neither yes nor no, each once."""
+    """Return the unique values that mean neither yes nor no."""
     return sorted(set(words(values)) - YES - NO - MISSING)
 
 
 def are_single(
     frame: pd.DataFrame, kind: str, names: Iterable[str], place: str, owner: str, problems: Problems
 ) -> bool:
-    """Whether no column that is read is there twice; else a problem is noted.
+    """Return True if no column that is read is duplicated; otherwise add a problem.
 
     Parameters
     ----------
     kind
         "obs" or "var".
     place, owner
-        The table in words, and an expression for what has ``kind``.
+        The table in words, and an expression for the owner of ``kind``.
     """
     twice = [name for name in dict.fromkeys(names) if (frame.columns == name).sum() > 1]
     if not twice:
@@ -52,5 +52,5 @@ def are_single(
         call = f"raw = {owner}.to_adata(); {keep.format('raw.var')}; {owner} = raw"
     else:
         call = keep.format(f"{owner}.{kind}")
-    problems.add(f"{place}: `{kind}` needs each column once, but {twice} are there more than once. {told}: `{call}`.")
+    problems.add(f"{place}: `{kind}` needs each column once, but {twice} occur more than once. {told}: `{call}`.")
     return False

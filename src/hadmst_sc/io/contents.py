@@ -1,4 +1,4 @@
-"""Contents of a store: its elements, the list in its root document, and the provenance of its results."""
+"""Contents of a store: its elements, the consolidated metadata in its root document, and the provenance of results."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from hadmst_sc.section.observation import PROVENANCE_KEY
 ROOT = "zarr.json"
 KINDS = ("images", "labels", "points", "shapes", "tables")
 MAX_LOADED = 256 * 2**20  # bytes of one array of a table
-# How zarr writes a group into the list of contents.
+# Entry of a group in zarr's consolidated metadata.
 EMPTY = {"kind": "inline", "must_understand": False, "metadata": {}}
 
 
 def runs_of(path: Path) -> dict[str, Any]:
-    """Provenance of all results in a store, by their names."""
+    """Return the provenance of all results in a store, by name."""
     found = json.loads((Path(path) / ROOT).read_text()).get("attributes", {}).get(PROVENANCE_KEY, {})
     return found if isinstance(found, dict) else {}
 
 
 def elements_on_disk(path: Path) -> set[tuple[str, str]]:
-    """Kind and name of every element in a store, whether its list of contents has it or not."""
+    """Return kind and name of every element in a store, listed in its consolidated metadata or not."""
     groups = [Path(path) / kind for kind in KINDS]
     return {
         (group.name, element.name)
@@ -47,7 +47,7 @@ def elements_on_disk(path: Path) -> set[tuple[str, str]]:
 
 
 def hide(root: dict[str, Any], places: Iterable[str]) -> None:
-    """Take places off the list of contents of a root document, if it has one."""
+    """Remove places from the consolidated metadata of a root document, if it has any."""
     listed = (root.get("consolidated_metadata") or {}).get("metadata", {})
     for place in places:
         for key in [key for key in listed if f"{key}/".startswith(f"{place}/")]:
@@ -55,7 +55,7 @@ def hide(root: dict[str, Any], places: Iterable[str]) -> None:
 
 
 def relist(root: dict[str, Any], path: Path, places: Iterable[str]) -> None:
-    """Bring places on the list of contents of a root document, if it has one, to what is on disk."""
+    """Update places in the consolidated metadata of a root document, if it has any, from the files on disk."""
     if not root.get("consolidated_metadata"):
         return
     hide(root, places)
@@ -67,7 +67,7 @@ def relist(root: dict[str, Any], path: Path, places: Iterable[str]) -> None:
     for place in places:
         for file in (path / place).rglob(ROOT):
             listed[file.parent.relative_to(path).as_posix()] = _node(file)
-    # In zarr's order: it takes nodes of one parent for such only where they stand together.
+    # In zarr's order, because zarr recognises children of one parent only if they are adjacent.
     root["consolidated_metadata"]["metadata"] = dict(sorted(listed.items(), key=lambda one: _order(one[0])))
 
 
@@ -81,7 +81,7 @@ def _node(file: Path) -> dict[str, Any]:
 
 
 def discard(path: Path) -> None:
-    """Remove a file, link or folder, if it is there; nothing that a link leads to."""
+    """Remove a file, link or folder if it exists; targets of links are kept."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.is_dir():
@@ -89,13 +89,13 @@ def discard(path: Path) -> None:
 
 
 def reread(path: Path, names: list[str]) -> dict[str, Any]:
-    """Image and label elements as they are on disk."""
+    """Read image and label elements from disk."""
     fresh = spatialdata.read_zarr(path, selection=("images", "labels"))
     return {name: fresh[name] for name in names}
 
 
 def reread_table(path: Path, name: str, table: AnnData) -> AnnData:
-    """The table with its large arrays as they are on disk: in memory while they are small, else as dask arrays."""
+    """Replace the arrays of a table by those on disk: in memory if small, otherwise as dask arrays."""
     group = zarr.open_group(Path(path) / "tables" / name, mode="r")
     table.X = _array(group["X"])
     for layer in layers_of(table):
@@ -109,22 +109,22 @@ def _array(stored: Any) -> Any:
 
 
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-CODE = "pickle"  # the one codec of numcodecs whose data are a program
+CODE = "pickle"  # the only numcodecs codec that executes its data
 
 
 def open_store(path: Path) -> SpatialData:
-    """Read a store of SpatialData, unless reading it would run what it holds or lead out of it.
+    """Read a SpatialData store, unless reading it would run code from it or follow links out of it.
 
     Parameters
     ----------
     path
-        The zarr store; may be a link, but none may be in it.
+        The zarr store. The path may be a link, but the store must not contain links.
 
     Raises
     ------
     ValueError
-        If the path is no store of SpatialData; if an array names the pickle codec, with the place of the array; if
-        there is a link or device in the store, or metadata that are no JSON.
+        If the path is not a SpatialData store, an array uses the pickle codec (the message names the array), or the
+        store contains a link, a device, or metadata that are not JSON.
 
     Examples
     --------
@@ -139,14 +139,14 @@ def open_store(path: Path) -> SpatialData:
 
 
 def check_harmless(path: Path) -> None:
-    """Refuse a folder with links, devices, or arrays that are packed with pickle."""
+    """Refuse a folder that contains links, devices, or arrays encoded with pickle."""
     path = Path(path)
     for entry in _entries(os.path.realpath(path)):
         place = os.path.relpath(entry.path, os.path.realpath(path))
         if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
             raise ValueError(
-                f"`{path.name}` needs plain files and folders, but '{place}' is a link or a device, which leads out of "
-                f"it. If you trust what links lead to, make a copy with it: "
+                f"`{path.name}` needs plain files and folders, but '{place}' is a link or a device, which points "
+                f"outside it. If you trust the targets of its links, copy the store with them: "
                 f"`cp -rL {shlex.quote(str(path))} copy.zarr`."
             )
         if entry.name.lower() not in METADATA or entry.is_dir():
@@ -155,18 +155,18 @@ def check_harmless(path: Path) -> None:
             codecs = list(_codecs(json.loads(Path(entry.path).read_bytes())))
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"`{path.name}` needs metadata in JSON, but '{place}' is none: {error}. The store is damaged. "
-                f"Ask whoever made it for a whole one."
+                f"`{path.name}` needs metadata in JSON, but '{place}' is not JSON: {error}. The store is damaged. "
+                f"Ask its author for an intact copy."
             ) from error
         if any(codec.lower().rpartition(".")[2] == CODE for codec in codecs):
             raise ValueError(
-                f"`{path.name}` needs arrays of plain values, but '{os.path.dirname(place)}' is packed with pickle, "
-                f"which runs code when it is read. Ask whoever made the store for one without."
+                f"`{path.name}` needs arrays of plain values, but '{os.path.dirname(place)}' is encoded with pickle, "
+                f"which runs code when it is read. Ask the author of the store for a copy without pickle."
             )
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Everything below a folder; does not enter links."""
+    """Yield everything below a folder, without following links."""
     folders = [folder]
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -177,7 +177,7 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _codecs(metadata: Any) -> Iterator[str]:
-    """Names of codecs, at any depth: ``id`` in zarr 2, ``name`` in zarr 3."""
+    """Yield names of codecs at any depth: ``id`` in zarr 2, ``name`` in zarr 3."""
     if isinstance(metadata, dict):
         yield from (str(metadata[key]) for key in ("id", "name") if key in metadata)
         metadata = list(metadata.values())

@@ -1,4 +1,4 @@
-"""Counts: find them, check that they are counts, choose the genes, make only those dense."""
+"""Counts: find and check them, select the genes, and make only the selected genes dense."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hadmst_sc.io.values import MOST, Kind, broken, fractional, plain, rounded, 
 from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 
 RAW = "raw"  # as a layer: the matrix in `.raw`
-SEEN = 0.05  # share of spots a gene must be seen in to be ranked by its variance
+SEEN = 0.05  # share of spots in which a gene must be detected to be ranked by its variance
 GENE_CHUNK = 256
 
 
@@ -25,9 +25,9 @@ class Matrix(NamedTuple):
     Parameters
     ----------
     values
-        ``None`` where there are none.
+        ``None`` if there are none.
     owner, code
-        Of what has ``var``, and of the values.
+        Expressions for the owner of ``var`` and for the values.
     """
 
     values: Any
@@ -37,18 +37,18 @@ class Matrix(NamedTuple):
 
 
 def layers_of(table: AnnData) -> list[str]:
-    """Names of the layers; since anndata 0.13 ``X`` is one of them, called ``None``."""
+    """Return the names of the layers without ``None``, under which anndata 0.13 and later list ``X``."""
     return [name for name in table.layers if name is not None]
 
 
 def places_of(table: AnnData) -> list[str]:
-    """Valid values of ``layer``: the layers, and ``"raw"`` where the table has a ``.raw``."""
+    """Return the valid values of ``layer``: the layers, and ``"raw"`` if the table has a ``.raw``."""
     layers = layers_of(table)
     return layers + [RAW] * (table.raw is not None and RAW not in layers)
 
 
 def matrix_of(table: AnnData, table_key: str, layer: str | None) -> Matrix:
-    """``X``, a layer, or with ``layer="raw"`` the matrix and features of ``.raw``, unless a layer has that name."""
+    """Return ``X``, a layer, or for ``layer="raw"`` matrix and features of ``.raw``, unless a layer has that name."""
     owner = f"sdata[{table_key!r}]"
     if layer == RAW and RAW not in layers_of(table):
         return Matrix(table.raw.X, table.raw.var, f"{owner}.raw", f"{owner}.raw.X")
@@ -65,7 +65,7 @@ def select_counts(
     genes: Any,
     problems: Problems,
 ) -> tuple[np.ndarray, tuple[str, ...]] | None:
-    """Counts of the chosen genes, ``(spots, genes)`` float32, and their names; ``None`` after a problem."""
+    """Return counts of the selected genes, ``(spots, genes)`` float32, and their names; ``None`` after a problem."""
     if layer is not None and layer not in places_of(table):
         problems.add(
             f"`layer={layer!r}` is not in `sdata[{table_key!r}].layers`. Available: {places_of(table)}. "
@@ -88,14 +88,14 @@ def select_counts(
         counts, names = counts.tocsc()[:, ranked], names[ranked]
     if unnamed := [name for name in names if not isinstance(name, str)]:
         problems.add(
-            f"{place}: needs genes with names, but the names {unnamed[:5]} are no text. Call `{_renaming(matrix)}`."
+            f"{place}: needs genes with names, but the names {unnamed[:5]} are not text. Call `{_renaming(matrix)}`."
         )
         return None
     return np.asarray(counts.toarray(), np.float32), tuple(map(str, names))
 
 
 def _name_index(matrix: Matrix) -> str:
-    """The expression to assign new names to: `.raw` has no setter."""
+    """Return the expression to assign new names to; ``.raw.var_names`` has no setter."""
     return f"{matrix.owner}.var.index" if matrix.owner.endswith(".raw") else f"{matrix.owner}.var_names"
 
 
@@ -128,7 +128,7 @@ def _has_numbers(table: AnnData, table_key: str, rows: np.ndarray, layer: str | 
         try:
             plain(values[rows])
         except (TypeError, ValueError) as error:
-            found = f"its objects are no numbers ({error})"
+            found = f"its objects are not numbers ({error})"
         else:
             return True
     remedy = _elsewhere(table, table_key, rows, layer)
@@ -137,7 +137,7 @@ def _has_numbers(table: AnnData, table_key: str, rows: np.ndarray, layer: str | 
 
 
 def _elsewhere(table: AnnData, table_key: str, rows: np.ndarray, layer: str | None) -> str:
-    """Which other ``layer`` to pass: the first that holds counts, one called "counts" before all others."""
+    """Suggest another ``layer``: the first that holds counts, with "counts" preferred over all others."""
     others: list[str | None] = [*sorted(places_of(table), key=lambda name: name != "counts"), None]
     for other in others:
         if other == layer or not _holds_counts(matrix_of(table, table_key, other), rows):
@@ -156,7 +156,7 @@ def _holds_counts(matrix: Matrix, rows: np.ndarray) -> bool:
 
 
 def total_counts(table: AnnData, table_key: str, rows: np.ndarray, layer: str | None) -> np.ndarray:
-    """``(spots,)`` counts of each spot over all genes, whichever are chosen; values that are no counts are left out."""
+    """Return ``(spots,)`` total counts over all genes, selected or not; values that are not counts are ignored."""
     matrix = matrix_of(table, table_key, layer)
     every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
     every.data[broken(every.data)] = 0
@@ -164,7 +164,7 @@ def total_counts(table: AnnData, table_key: str, rows: np.ndarray, layer: str | 
 
 
 def rows_as_csr(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> sparse.csr_matrix:
-    """Rows and columns of any matrix that AnnData holds (sparse, dense, dask), without making it dense."""
+    """Select rows and columns of any AnnData matrix (sparse, dense, dask), without making it dense."""
     if hasattr(matrix, "dask"):
         stops = np.cumsum(matrix.chunks[0])
         parts = [matrix[stop - size : stop] for stop, size in zip(stops, matrix.chunks[0], strict=True)]
@@ -176,7 +176,7 @@ def rows_as_csr(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> sparse.cs
         part = matrix if len(right) == matrix.shape[1] else matrix[:, right]
         counts = sparse.csr_matrix(plain(part[down]))[place]
         counts = counts if np.array_equal(order, np.arange(len(right))) else counts[:, order]
-    counts.sum_duplicates()  # before a part of a value is looked at; this sorts them too
+    counts.sum_duplicates()  # before any single entry is checked; this also sorts the indices
     counts.eliminate_zeros()
     return counts
 
@@ -190,7 +190,7 @@ def _are_counts(
     genes: Sequence[str],
     problems: Problems,
 ) -> bool:
-    """Whether values are counts, or may be counts of which a part was removed; names the first that is not."""
+    """Return True if values are, or may be corrected, counts; otherwise add a problem that names the first bad one."""
     values = counts.data
     bad, parts = broken(values), fractional(values)
     wrong = np.flatnonzero(bad if bad.any() else parts)
@@ -202,8 +202,8 @@ def _are_counts(
     kind = None if bad.any() else _transformed(matrix, rows)
     if not bad.any() and kind is None:
         logger.warning(
-            "%s: %s. They are taken for counts corrected for ambient RNA or spot swapping; standard deviations and "
-            "intervals assume the noise of counting",
+            "%s: %s. They are used as counts corrected for ambient RNA or spot swapping; standard deviations and "
+            "intervals assume counting noise",
             place,
             share,
         )
@@ -216,14 +216,14 @@ def _are_counts(
     problems.add(
         f"{place}: needs counts (finite, non-negative, whole, at most {MOST:,.0f}), but spot "
         f"{table.obs_names[rows[row]]!r} has {values[wrong[0]]:.6g} of gene {genes[counts.indices[wrong[0]]]!r} "
-        f"({span}{share}).{looks} The model's noise is that of counting. "
+        f"({span}{share}).{looks} The model assumes counting noise. "
         f"{_remedy(table, table_key, rows, layer, kind, counts, row)}"
     )
     return False
 
 
 def _transformed(matrix: Matrix, rows: np.ndarray) -> Kind | None:
-    """The kind of values of all genes, of which few may have been chosen."""
+    """Return the kind of values, judged from all genes, as few may have been selected."""
     every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
     every.data[broken(every.data)] = 0
     return transformed(every)
@@ -244,23 +244,23 @@ def _remedy(
     if kind is None:
         spots = np.unique(np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))[broken(counts.data)])
         if len(spots) > 5:
-            return f"{len(spots)} spots have such values: read the section again."
+            return f"{len(spots)} spots have such values: read the section again from its files."
         names = table.obs_names[rows[spots]].tolist()
         code = f"sdata[{table_key!r}]"
-        return f"Leave the spots out: `{code} = {code}[~{code}.obs_names.isin({names!r})].copy()`."
+        return f"Remove these spots: `{code} = {code}[~{code}.obs_names.isin({names!r})].copy()`."
     if kind.undo is None or matrix.owner.endswith(".raw"):
-        return "The counts cannot be had back from these values: read the section again, and keep them in a layer."
+        return "The counts cannot be restored from these values: read the section again, and keep them in a layer."
     name = next(name for name in ("counts", "restored_counts", "whole_counts") if name not in table.layers)
     restored = kind.undo[0 if sparse.issparse(matrix.values) else 1].format(matrix.code)
     return f"Restore them: `{matrix.owner}.layers[{name!r}] = numpy.rint({restored})`, then pass `layer={name!r}`."
 
 
 def most_informative(counts: sparse.csr_matrix) -> np.ndarray:
-    """Genes by falling information: the variance over spots of Pearson residuals under Poisson counting.
+    """Rank genes by decreasing variance over spots of their Pearson residuals under a Poisson model.
 
     Residuals ``(x - μ) / sqrt(μ)`` with ``μ = spot total × gene share``, clipped at ``sqrt(spots)`` (Lause et al.
-    2021, in the limit of no overdispersion): 1 for a gene that only counts depth, above it what the tissue adds. Genes
-    seen in fewer than 5 % of the spots come after all others, whatever their variance.
+    2021, in the limit of no overdispersion). The variance is 1 for a gene that only reflects depth, and larger for
+    genes that vary between spots. Genes detected in fewer than 5 % of the spots rank below all others.
 
     Returns
     -------

@@ -21,21 +21,21 @@ from hadmst_sc.io.resolve import XY, affine, systems
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.observation import PROVENANCE_KEY, OutputNames, Prediction, Source
 
-CHUNKS = (1, 1024, 1024)  # one gene reads in 0.08 s; with all genes in a chunk it takes 9.6 s
+CHUNKS = (1, 1024, 1024)  # one gene is read in 0.08 s; with all genes in one chunk it takes 9.6 s
 PYRAMID_FROM = 2048  # bins along a side
 
 
 def pyramid_steps(shape: tuple[int, int]) -> int:
-    """How often maps of a large grid are halved for the sake of viewers."""
+    """Return the number of pyramid levels below the finest, which viewers need for large grids."""
     return int(np.ceil(np.log2(max(shape) / PYRAMID_FROM))) if max(shape) > PYRAMID_FROM else 0
 
 
 def raster_elements(
     sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames, *, hollow: bool = False
 ) -> dict[str, Any]:
-    """Image, standard deviation where there is one, and labels of the bins in tissue, by name.
+    """Return the image, its standard deviation if there is one, and the labels of the bins in tissue, by name.
 
-    ``hollow`` images have a single pixel: their arrays are on disk already and are put in place once these are written.
+    ``hollow`` images have a single pixel: their arrays are already on disk and replace it once the images are written.
     """
     (ny, nx), steps = prediction.grid.shape, pyramid_steps(prediction.grid.shape)
     maps = {name: one for name, one in ((names.image, prediction.mean), (names.std, prediction.std)) if one is not None}
@@ -60,21 +60,21 @@ def raster_elements(
 
 
 def _nan_outside(maps: Any, inside: np.ndarray) -> Any:
-    """Maps as they are shown: viewers take 0 for "not expressed" and draw nothing where there is NaN (ADR 0016)."""
+    """Set maps to NaN outside tissue: viewers show 0 as "not expressed" and draw nothing for NaN (ADR 0016)."""
     if isinstance(maps, da.Array):
         return da.where(inside, maps, np.float32(np.nan))
     return np.where(inside, maps, np.float32(np.nan)).astype(np.float32, copy=False)
 
 
 def _transformations(sdata: SpatialData, prediction: Prediction, source: Source) -> dict[str, Any]:
-    """From bins to every system of the input image: first to its pixels, then as the image goes."""
+    """Return transformations from bins to each coordinate system of the input image, through its pixels."""
     factor = prediction.grid.px_per_bin
     image = sdata.images[source.image_key]
     return {name: Sequence([Scale([factor, factor], axes=XY), to]) for name, to in systems(image).items()}
 
 
 def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames) -> AnnData:
-    """One row per bin in tissue, annotating the labels."""
+    """Return the table that annotates the labels, one row per bin in tissue."""
     row, col = np.nonzero(prediction.inside)
     obs = pd.DataFrame(
         {
@@ -99,10 +99,10 @@ def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names
 
 
 def at_bins(maps: Any, row: np.ndarray, col: np.ndarray) -> Any:
-    """``(genes, ny, nx)`` maps at some bins, ``(bins, genes)`` float32; lazy where the maps are."""
+    """Return values of ``(genes, ny, nx)`` maps at some bins, ``(bins, genes)`` float32; lazy if the maps are."""
     if isinstance(maps, da.Array):
         each = maps.rechunk((1, *maps.shape[1:]))
-        by_gene = (each.chunks[0], (len(row),))  # map_blocks cannot exchange axes
+        by_gene = (each.chunks[0], (len(row),))  # map_blocks cannot transpose
         columns = each.map_blocks(_columns, row, col, dtype=np.float32, drop_axis=2, chunks=by_gene)
         return columns.rechunk((_genes_of_a_chunk(len(row), len(maps)), -1)).T
     values = np.empty((len(row), len(maps)), np.float32)
@@ -112,7 +112,7 @@ def at_bins(maps: Any, row: np.ndarray, col: np.ndarray) -> Any:
 
 
 def _genes_of_a_chunk(n_bins: int, n_genes: int) -> int:
-    """As anndata will write the table: a chunk that is written in parts is read and packed again for each of them."""
+    """Return the chunk size anndata will use: a chunk written in parts is read and compressed again for each part."""
     return int(zarr.create_array({}, shape=(n_bins, n_genes), dtype="float32").chunks[1])
 
 
@@ -127,7 +127,7 @@ def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataF
         if isinstance(var[column].dtype, pd.StringDtype):  # anndata does not write nullable strings by default
             var[column] = var[column].astype(object).where(var[column].notna(), "")
     for name in prediction.gene_stats:
-        if name in var:  # the user's own, or of another run
+        if name in var:  # a column of the user, or of another run
             var = var.rename(columns={name: _free(f"{name}_input", var)})
     for name, values in prediction.gene_stats.items():
         var[name] = np.asarray(values)
@@ -135,16 +135,16 @@ def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataF
 
 
 def _writable(var: pd.DataFrame) -> pd.DataFrame:
-    """The same with names of columns that a store can hold, such as ``Gene_name`` for ``Gene name``."""
+    """Rename columns that a store cannot hold, such as ``Gene name`` to ``Gene_name``."""
     names: dict[Any, str] = {}
     for column in var:
         name = sanitize_name(str(column), is_dataframe_column=True)
         names[column] = name if name == column else _free(name, {*map(str, var.columns), *names.values()})
     renamed = {old: new for old, new in names.items() if old != new}
     if renamed:
-        logger.warning("columns of `var` are renamed in the result, as stores hold no other names: %s", renamed)
+        logger.warning("columns of `var` are renamed in the result, as stores do not allow their names: %s", renamed)
     var = var.rename(columns=renamed)
-    if var.index.name in var:  # anndata writes no index that is called as a column is
+    if var.index.name in var:  # anndata cannot write an index with the name of a column
         var.index.name = None
     return var
 
@@ -156,7 +156,7 @@ def _free(name: str, columns: Container[str]) -> str:
 
 
 def _library(image: Any, source: Source, to_system: np.ndarray) -> dict[str, Any]:
-    """The entry of ``uns`` that squidpy and scanpy draw from: bin edge, scale factor, and the image."""
+    """Return the ``uns`` entry that squidpy and scanpy plot from: bin edge, scale factor and image."""
     edge = float(np.sqrt(abs(np.linalg.det(to_system[:2, :2]))))
     hires, scale = thumbnail(image, source.image_key, affine(image, source.coordinate_system))
     factors = {"spot_diameter_fullres": edge, "tissue_hires_scalef": scale}
@@ -164,10 +164,10 @@ def _library(image: Any, source: Source, to_system: np.ndarray) -> dict[str, Any
 
 
 def plain(value: Any) -> Any:
-    """Provenance as zarr, h5ad and JSON all keep it: nested dicts of str, numbers, bool and flat lists of one kind.
+    """Convert provenance to types that zarr, h5ad and JSON all keep: nested dicts of str, numbers, bool and flat lists.
 
-    ``None`` and numbers that are not finite become their names, tuples and arrays lists; anything else (lists of lists
-    or of dicts, keys that are no path component) becomes a JSON string.
+    ``None`` and non-finite numbers become their names, tuples and arrays become lists, and anything else (nested lists,
+    lists of dicts or of several types, keys that are not path components) becomes a JSON string.
     """
     if isinstance(value, dict):
         if all(isinstance(key, str) and key not in ("", ".", "..") and "/" not in key for key in value):

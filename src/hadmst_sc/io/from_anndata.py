@@ -1,4 +1,4 @@
-"""An AnnData as scanpy's and squidpy's Visium readers leave it, as SpatialData."""
+"""Convert an AnnData from scanpy's and squidpy's Visium readers to SpatialData."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hadmst_sc.io.pixels import channels_first, read_pixels
 from hadmst_sc.io.visium import visium_circles, visium_images
 from hadmst_sc.section.errors import Problems, logger
 
-ROW, COLUMN = "pxl_row_in_fullres", "pxl_col_in_fullres"  # of Space Ranger's positions
+ROW, COLUMN = "pxl_row_in_fullres", "pxl_col_in_fullres"  # columns of Space Ranger's spot positions
 
 
 class _Picture(NamedTuple):
-    """Pixels ``(c, y, x)`` and how many of them lie along one pixel of the full-resolution image."""
+    """Pixels ``(c, y, x)``, and their number along one pixel of the full-resolution image."""
 
     pixels: Any
     scale: float
@@ -33,7 +33,7 @@ class _Picture(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Library:
-    """One section: its rows, centres (x, y) and diameter of spots in full-resolution pixels, and images by kind."""
+    """One section: its rows, centres (x, y) and diameter of its spots in full-resolution pixels, and images by kind."""
 
     rows: np.ndarray
     xy: np.ndarray
@@ -51,28 +51,28 @@ def from_anndata(
     spot_diameter_px: float | None = None,
     image_scale: float = 1.0,
 ) -> SpatialData:
-    """Make SpatialData of an AnnData that ``scanpy.read_visium`` or ``squidpy.read.visium`` made.
+    """Convert an AnnData from ``scanpy.read_visium`` or ``squidpy.read.visium`` to SpatialData.
 
     Parameters
     ----------
     adata
         Counts, spots × genes, with the centres of the spots as (x, y) in pixels of the full-resolution image in
         ``obsm[spatial_key]``; images and scale factors are read from ``uns["spatial"][library]``. It is not changed,
-        and need not have been made by these readers. Names that repeat are numbered in the result.
+        and may come from any other source. Names that repeat are numbered in the result.
     image
         The full-resolution H&E: an array ``(y, x)``, ``(y, x, c)`` or ``(c, y, x)``, numpy or dask, or the path of a
-        TIFF, PNG or JPEG file. Of several libraries a dictionary, by library. ``None`` takes the images of ``uns``.
+        TIFF, PNG or JPEG file. For several libraries, a dictionary by library. ``None`` uses the images of ``uns``.
     library_id
-        The library to take, where ``uns["spatial"]`` has several; the name of the section, where it has none.
+        The library to use if ``uns["spatial"]`` has several; the name of the section if it has none.
     library_key
-        Column of ``obs`` that names the library of each spot. All its libraries are taken, or only ``library_id``.
+        Column of ``obs`` that names the library of each spot. All its libraries are used, or only ``library_id``.
     spatial_key
         Key of the centres in ``obsm``.
     spot_diameter_px
         Diameter of the spots in pixels of the full-resolution image; ``None`` =
         ``scalefactors["spot_diameter_fullres"]``.
     image_scale
-        Pixels of ``image`` per pixel of the full-resolution image, where ``image`` is a smaller copy of it.
+        Pixels of ``image`` per pixel of the full-resolution image, if ``image`` is a smaller copy of it.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def from_anndata(
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     ContractError
         With all problems, each with its place and remedy.
 
@@ -113,7 +113,7 @@ def from_anndata(
 
 
 def _positions(adata: AnnData, key: str, problems: Problems) -> np.ndarray | None:
-    """``(spots, 2)`` as (x, y); ``None`` after a problem."""
+    """Return the centres ``(spots, 2)`` as (x, y); ``None`` after a problem."""
     if key not in adata.obsm:
         remedy = ""
         if ROW in adata.obs and COLUMN in adata.obs:
@@ -138,7 +138,7 @@ def _positions(adata: AnnData, key: str, problems: Problems) -> np.ndarray | Non
     if lost.any():
         problems.add(
             f"`adata.obsm[{key!r}]` needs finite positions, but {lost.sum():,} of {len(xy):,} spots have none, such as "
-            f"{adata.obs_names[lost][0]!r}. Leave them out: "
+            f"{adata.obs_names[lost][0]!r}. Remove them: "
             f"`adata = adata[numpy.isfinite(adata.obsm[{key!r}].astype(float)).all(1)].copy()`."
         )
         return None
@@ -179,7 +179,7 @@ def _rows_of_libraries(
         columns = [name for name in adata.obs if set(column(adata.obs, name).astype(str)) <= set(stored)]
         remedy = f"library_key={columns[0]!r}" if columns else f"library_id={stored[0]!r}"
         problems.add(
-            f"`adata.uns['spatial']` has {len(stored)} libraries, {stored}, and which spot is of which is not known. "
+            f"`adata.uns['spatial']` has {len(stored)} libraries, {stored}, and the library of each spot is not known. "
             f"Pass `{remedy}`."
         )
         return {}
@@ -189,12 +189,12 @@ def _rows_of_libraries(
 def _images_by_library(image: Any, rows: dict[str, np.ndarray], problems: Problems) -> dict[str, Any]:
     if isinstance(image, Mapping):
         if unknown := [name for name in image if name not in rows]:
-            problems.add(f"`image` has {unknown}, which are none of the libraries {list(rows)}.")
+            problems.add(f"`image` has {unknown}, which are not among the libraries {list(rows)}.")
         return dict(image)
     if image is not None and len(rows) > 1:
         first = next(iter(rows))
         problems.add(
-            f"`image` needs an image for each of the libraries {list(rows)}, but is one. Pass a dictionary, by "
+            f"`image` needs an image for each of the libraries {list(rows)}, but is a single one. Pass a dictionary by "
             f"library, or `library_id={first!r}`."
         )
         return {}
@@ -202,7 +202,7 @@ def _images_by_library(image: Any, rows: dict[str, np.ndarray], problems: Proble
 
 
 def _number(values: Any, key: str) -> float | None:
-    """A positive number under a key, as JSON, h5ad and zarr keep it."""
+    """Return the positive number under a key, in the form that JSON, h5ad or zarr keep it; otherwise ``None``."""
     value = values.get(key) if isinstance(values, Mapping) else None
     try:
         number = float(np.asarray(value, float).item())
@@ -231,7 +231,7 @@ def _diameter(xy: np.ndarray, entry: dict[str, Any], name: str, given: float | N
 def _pictures(
     entry: dict[str, Any], name: str, image: Any, image_scale: float, problems: Problems
 ) -> dict[str, _Picture]:
-    """Images by kind: "full", "hires", "lowres"."""
+    """Return images by kind: "full", "hires", "lowres"."""
     found: dict[str, _Picture] = {}
     if image is not None:
         if (scale := _number({"": image_scale}, "")) is None:
@@ -268,7 +268,7 @@ def _but(error: Exception) -> str:
 def _check_place(
     xy: np.ndarray, pictures: dict[str, _Picture], entry: dict[str, Any], name: str, key: str, problems: Problems
 ) -> None:
-    """Whether most spots lie on every image, as they do not on a smaller copy taken for the image itself."""
+    """Add a problem if most spots are outside an image, as happens when a smaller copy is passed as full resolution."""
     for kind, picture in pictures.items():
         if (on := _share_on(xy, picture)) >= 0.5:
             continue
@@ -279,8 +279,8 @@ def _check_place(
             remedy = f" They seem to be (y, x): set `adata.obsm[{key!r}] = adata.obsm[{key!r}][:, ::-1]`."
         height, width = picture.pixels.shape[1:]
         problems.add(
-            f"library {name!r}: spots need to lie on the {kind} image of {width} x {height} pixels, but "
-            f"{1 - on:.0%} lie off it (they span x {xy[:, 0].min():.0f} to {xy[:, 0].max():.0f}, y "
+            f"library {name!r}: spots need to be on the {kind} image of {width} x {height} pixels, but "
+            f"{1 - on:.0%} are outside it (they span x {xy[:, 0].min():.0f} to {xy[:, 0].max():.0f}, y "
             f"{xy[:, 1].min():.0f} to {xy[:, 1].max():.0f} in pixels of the full-resolution image).{remedy}"
         )
 
@@ -300,7 +300,7 @@ def _assembled(adata: AnnData, libraries: dict[str, _Library]) -> SpatialData:
     ids[rows] = np.arange(len(rows))
     part = adata if len(rows) == adata.n_obs else adata[rows]
     table = part.to_memory() if adata.isbacked else part.copy()
-    sanitize_table(table)  # SpatialData allows fewer names of columns than AnnData: no "Gene name"
+    sanitize_table(table)  # SpatialData allows fewer column names than AnnData: no "Gene name"
     _make_names_unique(table)
     region_key, instance_key = _free_columns(table)
     table.obs[region_key], table.obs[instance_key] = pd.Categorical(library_of[rows]), ids[rows]
@@ -318,20 +318,20 @@ def _assembled(adata: AnnData, libraries: dict[str, _Library]) -> SpatialData:
 
 
 def _element_names(libraries: list[str]) -> dict[str, str]:
-    """Names that SpatialData takes: letters, digits, dots, hyphens and underscores, and each once."""
+    """Return unique names that SpatialData accepts: letters, digits, dots, hyphens and underscores."""
     names: dict[str, str] = {}
     for library in libraries:
         name = re.sub(r"[^\w.-]", "_", library).lstrip("_.") or "section"
         while name in names.values():
             name += "_"
         if name != library:
-            logger.warning("library %r is called %r, as SpatialData takes no other characters", library, name)
+            logger.warning("library %r is renamed %r, as SpatialData does not accept its name", library, name)
         names[library] = name
     return names
 
 
 def _make_names_unique(table: AnnData) -> None:
-    """As ``spatialdata_io.visium`` does: Space Ranger's symbols of genes repeat."""
+    """Number repeated names, as ``spatialdata_io.visium`` does: Space Ranger's gene symbols repeat."""
     for what, names, rename in (
         ("gene", table.var_names, table.var_names_make_unique),
         ("spot", table.obs_names, table.obs_names_make_unique),
@@ -339,7 +339,7 @@ def _make_names_unique(table: AnnData) -> None:
         if not names.is_unique:
             twice = names[names.duplicated()].unique()
             logger.warning(
-                "names of %ss repeat (%d, such as %r): '-1', '-2', ... is added to all but the first",
+                "%s names repeat (%d, such as %r): '-1', '-2', ... is added to all but the first",
                 what,
                 len(twice),
                 twice[0],
@@ -348,7 +348,7 @@ def _make_names_unique(table: AnnData) -> None:
 
 
 def _free_columns(table: AnnData) -> tuple[str, str]:
-    """Names for the columns of region and spot that overwrite none of the user's."""
+    """Return names for the region and spot columns that overwrite no column of the user."""
     own = table.uns.get(TableModel.ATTRS_KEY, {})
     replaced = {own.get(TableModel.REGION_KEY_KEY), own.get(TableModel.INSTANCE_KEY)}
     names = []

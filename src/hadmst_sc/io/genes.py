@@ -1,4 +1,4 @@
-"""Which features of a table are genes, which of them the user means, and how a name may have been meant."""
+"""Select the genes of a table, and suggest corrections for unknown gene names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_GENES = 200
 GENES = "gene expression"  # as Space Ranger and Xenium name them in `feature_types`
 FEATURE_TYPES = ("feature_types", "feature_type")
 FLAG = "highly_variable"
-SHOWN = 12  # names that a message lists in full
+SHOWN = 12  # largest number of names that a message lists in full
 
 
 class Chosen(NamedTuple):
@@ -29,14 +29,14 @@ class Chosen(NamedTuple):
 
 
 def gene_columns(var: pd.DataFrame, place: str = "", *, tell: bool = False) -> np.ndarray:
-    """Positions of the features that are genes: all but antibodies, guides, probes without a target and the like.
+    """Return positions of the features that are genes: not antibodies, guides, probes without a target and the like.
 
-    Features of unknown type count as genes, and so do all features where none is one.
+    Features of unknown type count as genes, and all features count as genes if none is marked as one.
 
     Parameters
     ----------
     place, tell
-        Whether to warn of what is left out, and of which table.
+        Name of the table, and True to warn about excluded features.
     """
     given = next((name for name in FEATURE_TYPES if name in var), None)
     if given is None:
@@ -49,11 +49,11 @@ def gene_columns(var: pd.DataFrame, place: str = "", *, tell: bool = False) -> n
     counted = ", ".join(f"{n:,} {kind}" for kind, n in kinds[others].value_counts().items())
     if others.all():
         if tell:
-            logger.warning("%s: no feature is a gene by `var[%r]` (%s): all are taken", place, given, counted)
+            logger.warning("%s: no feature is a gene by `var[%r]` (%s): all are used", place, given, counted)
         return np.arange(len(var))
     if tell:
         logger.warning(
-            "%s: %d of %d features are no genes (%s) and are left out; name them in `genes=` to use them",
+            "%s: %d of %d features are not genes (%s) and are left out; name them in `genes=` to use them",
             place,
             others.sum(),
             len(var),
@@ -65,16 +65,16 @@ def gene_columns(var: pd.DataFrame, place: str = "", *, tell: bool = False) -> n
 def choose(
     var: pd.DataFrame, flags: pd.DataFrame, place: str, code: str, genes: Any, problems: Problems
 ) -> Chosen | None:
-    """Columns that ``genes`` asks for; ``None`` after a problem.
+    """Return the columns that ``genes`` selects; ``None`` after a problem.
 
     Parameters
     ----------
     var
         Features of the matrix that is read.
     flags
-        Features of the table, which may have ``highly_variable`` where ``var`` has not.
+        Features of the table, which may have ``highly_variable`` when ``var`` has not.
     place, code
-        The table in words, and an expression for ``var``'s owner, for messages.
+        The table in words, and an expression for the owner of ``var``, for messages.
     """
     if not len(var):
         problems.add(f"{place}: needs at least one gene, but has no columns. Pass another `table_key=`.")
@@ -104,12 +104,12 @@ def choose(
 
 
 def _flagged(flags: pd.DataFrame, place: str) -> pd.Index:
-    """Names of the features that ``highly_variable`` marks, whatever type its truth values have."""
+    """Return names of the features that ``highly_variable`` marks, for truth values of any type."""
     if FLAG not in flags:
         return flags.index[:0]
     if others := unclear(flags[FLAG]):
         logger.warning(
-            "%s: var[%r] has the values %s, which are neither true nor false: these genes are not taken for marked",
+            "%s: var[%r] has the values %s, which are neither true nor false: these genes count as not marked",
             place,
             FLAG,
             others[:5],
@@ -140,8 +140,8 @@ def _by_name(
     others = [name for name, column in zip(names, columns, strict=True) if column not in set(usable.tolist())]
     if others:
         logger.warning(
-            "%s: %d of the %d features named in `genes` are no genes (%s): their maps are made like those of genes, on "
-            "which the model was trained",
+            "%s: %d of the %d features named in `genes` are not genes (%s): they are mapped like genes, although the "
+            "model was trained on genes only",
             place,
             len(others),
             len(names),
@@ -151,7 +151,7 @@ def _by_name(
 
 
 def _names(var: pd.DataFrame, code: str, genes: Any, problems: Problems) -> list[str] | None:
-    """The names as text, in the order given (of a set: in the table's order); ``None`` after a problem."""
+    """Return the names as text, in the given order (a set: in the table's order); ``None`` after a problem."""
     remedy = f"genes={[genes]!r}" if isinstance(genes, str) and genes else "genes=None"
     if isinstance(genes, Mapping):
         listed = [name for one in genes.values() for name in ([one] if isinstance(one, str) else np.ravel(one))]
@@ -171,7 +171,7 @@ def _names(var: pd.DataFrame, code: str, genes: Any, problems: Problems) -> list
 
 
 def _ordered(names: set[str], var: pd.DataFrame) -> list[str]:
-    """A set has another order in every process, so the table's is taken; unknown names last."""
+    """Sort a set as the table, unknown names last: its own order differs between processes."""
     known = [name for name in var.index if name in names]
     return [*known, *sorted(names - set(known))]
 
@@ -181,7 +181,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _meant(names: list[str], unknown: list[str], var: pd.DataFrame, code: str) -> str:
-    """A hint for unknown names: the column or spelling that has them, with code that runs if all are found."""
+    """Return a hint for unknown names: the column or spelling that has them, and code if all are found."""
     single = var.loc[:, ~var.columns.duplicated(keep=False)]
     texts = [name for name in single if single[name].dtype.kind not in "biufcmM"]
     few = len(names) <= SHOWN
@@ -211,7 +211,7 @@ def _meant(names: list[str], unknown: list[str], var: pd.DataFrame, code: str) -
 
 
 def _lookup(spellings: Any, names: pd.Index, *, fold: bool = False) -> dict[str, str]:
-    """Names by spelling; spellings of several genes are left out."""
+    """Return names by spelling, without spellings that several genes share."""
     texts = pd.Series(spellings).astype(str)
     texts = texts.map(_plain) if fold else texts
     once = ~texts.duplicated(keep=False).to_numpy()
@@ -223,7 +223,7 @@ def _plain(name: str) -> str:
 
 
 def _alike(unknown: list[str], var: pd.DataFrame) -> dict[str, str]:
-    """Names that differ in case alone, or of which a few have a genome in front or a version behind."""
+    """Return names that differ only in case or, for the first few, by a genome prefix or a version suffix."""
     folded = _lookup(var.index, var.index, fold=True)
     found = {name: folded[_plain(name)] for name in unknown if _plain(name) in folded}
     few = [name for name in unknown if name not in found][:SHOWN]
@@ -231,7 +231,7 @@ def _alike(unknown: list[str], var: pd.DataFrame) -> dict[str, str]:
 
 
 def _without_affix(name: str, names: pd.Index) -> str:
-    """The only name that is this one but for a genome before it or a version after it; else nothing."""
+    """Return the only name that equals this one up to a genome prefix or version suffix; otherwise ""."""
     ensembl = name.partition(".")[0] if name.startswith("ENS") else name
     alike = [one for one in map(str, names) if one.endswith(f"_{name}") or one.partition(".")[0] == ensembl != one]
     alike += [ensembl] if ensembl != name and ensembl in names else []

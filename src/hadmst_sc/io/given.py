@@ -1,4 +1,4 @@
-"""Check of the argument ``sdata``; the error prints the code that makes a SpatialData from what was passed."""
+"""Check the argument ``sdata``; the error shows code that makes a SpatialData from the object passed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from spatialdata import SpatialData
 from hadmst_sc.section.errors import WrongTypeError
 from hadmst_sc.section.observation import PROVENANCE_KEY
 
-NONE_OF_THESE = "It is no zarr store, no .h5ad file, and no folder of Space Ranger. Pass one of these."
-COUNTS = "feature_bc_matrix.h5"  # how Space Ranger's files of counts end
-STORE = ("zarr.json", ".zattrs", ".zgroup")  # with the attributes of the root, of zarr 3 and 2
+NONE_OF_THESE = "It is not a zarr store, .h5ad file or Space Ranger folder. Pass one of these."
+COUNTS = "feature_bc_matrix.h5"  # suffix of Space Ranger's count files
+STORE = ("zarr.json", ".zattrs", ".zgroup")  # files with the attributes of the root in zarr 3 and 2
 
 
 def check_sdata(sdata: object) -> None:
@@ -23,7 +23,7 @@ def check_sdata(sdata: object) -> None:
     Raises
     ------
     TypeError
-        With the code that makes a SpatialData of an AnnData, a store, a file or a folder of Space Ranger.
+        With code that makes a SpatialData from an AnnData, a store, a file or a Space Ranger folder.
     """
     if isinstance(sdata, SpatialData):
         return
@@ -34,8 +34,8 @@ def check_sdata(sdata: object) -> None:
     elif sdata is None:
         found = "None"
         remedy = (
-            "Functions that add to a SpatialData return None: pass the object that they were given, or generate one to "
-            "try with `sdata = hadmst_sc.datasets.phantom()`."
+            "Functions that add to a SpatialData return None: pass the object that you passed to them, or generate an "
+            "example with `sdata = hadmst_sc.datasets.phantom()`."
         )
     else:
         found = f"of type {type(sdata).__name__}"
@@ -49,7 +49,7 @@ def check_sdata(sdata: object) -> None:
 
 def _of_anndata(adata: AnnData) -> str:
     if PROVENANCE_KEY in adata.uns:
-        return "It is the table of a result: pass the SpatialData that holds it."
+        return "It is the table of a result: pass the SpatialData that contains it."
     stored = adata.uns.get("spatial")
     libraries = list(stored.values()) if isinstance(stored, Mapping) else []
     if any(isinstance(one, Mapping) and one.get("images") for one in libraries):
@@ -65,17 +65,17 @@ def _of_path(path: Path) -> str:
 
 
 def check_store_path(path: Path) -> None:
-    """Raise unless a folder is a zarr store of SpatialData.
+    """Raise unless a folder is a SpatialData zarr store.
 
     Raises
     ------
     ValueError
-        With the code that makes a store of an AnnData or a folder of Space Ranger.
+        With code that makes a store from an AnnData or a Space Ranger folder.
     """
     if (code := _reader(path)).startswith("spatialdata.read_zarr"):
         return
     remedy = f"Make one: `{code}.write({path.stem + '_section.zarr'!r})`{_needs(code)}." if code else NONE_OF_THESE
-    raise ValueError(f"`path` needs a zarr store of SpatialData, but {str(path)!r} is none. {remedy}")
+    raise ValueError(f"`path` needs a zarr store of SpatialData, but {str(path)!r} is not one. {remedy}")
 
 
 def _needs(code: str) -> str:
@@ -83,7 +83,7 @@ def _needs(code: str) -> str:
 
 
 def _reader(path: Path) -> str:
-    """Code that reads a path as SpatialData; empty where none does."""
+    """Return code that reads a path as SpatialData; empty if there is none."""
     if path.suffix == ".h5ad":
         return f"hadmst_sc.io.from_anndata(anndata.read_h5ad({str(path)!r}))"
     if marks := [path / mark for mark in STORE if (path / mark).is_file()]:
@@ -100,7 +100,7 @@ def check_anndata(value: object, name: str) -> None:
     Raises
     ------
     TypeError
-        With the code that gets one from a SpatialData or a file.
+        With code that gets one from a SpatialData or a file.
     """
     if isinstance(value, AnnData):
         return
@@ -113,7 +113,7 @@ def check_anndata(value: object, name: str) -> None:
 
 
 def _of_space_ranger(folder: Path) -> str:
-    """Code that reads a folder that Space Ranger wrote; empty for any other folder."""
+    """Return code that reads a Space Ranger folder; empty for any other folder."""
     section = folder.resolve().parent if folder.name == "outs" else folder.resolve()
     name = f"dataset_id={section.name!r}"
     if (folder / "binned_outputs").is_dir():
@@ -121,7 +121,7 @@ def _of_space_ranger(folder: Path) -> str:
     files = sorted(file.name for file in folder.glob(f"*{COUNTS}")) if (folder / "spatial").is_dir() else []
     if not files:
         return ""
-    # `visium` reads `filtered_feature_bc_matrix.h5`, and takes what stands before it in the file's name for the id.
+    # `visium` reads `filtered_feature_bc_matrix.h5` and uses the part of the file name before it as the id.
     counts = next((file for file in files if "filtered_" in file), files[0])
     start = counts.find("filtered_" if "filtered_" in counts else "raw_")
     arguments = [repr(str(folder)), f"dataset_id={counts[: start - 1]!r}" if start > 0 else name]

@@ -1,10 +1,10 @@
-"""Remedies that keep a part of the spots, as code, for shapes and for points, which lie on disk."""
+"""Code of remedies that keep a part of the spots, for shapes and for lazy points."""
 
 from __future__ import annotations
 
 from typing import Any
 
-KIND = "hadmst_sc_kind"  # in `attrs` of the frame of an element that is not kept as shapes
+KIND = "hadmst_sc_kind"  # key in `attrs` of the frame of an element that is not stored as shapes
 
 FINITE = "[{at}.abs().max(axis=1, skipna=False) < float('inf')]"
 PLACES = "[~{at}.duplicated()]"
@@ -13,12 +13,12 @@ RENUMBERED = ".reset_index(drop=True)"
 
 
 def place(shapes: Any, key: str) -> str:
-    """Path of the spots in the user's object: ``"shapes/visium"`` or ``"points/visium"``."""
+    """Return the path of the spots in the user's object: ``"shapes/visium"`` or ``"points/visium"``."""
     return f"{shapes.attrs.get(KIND, 'shapes')}/{key}"
 
 
 def code(shapes: Any, key: str, part: str) -> str:
-    """Code that replaces an element by a part of itself; transformations stay.
+    """Return code that replaces an element by a part of itself and keeps its transformations.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def code(shapes: Any, key: str, part: str) -> str:
     here = f"sdata[{key!r}]"
     if shapes.attrs.get(KIND) != "points":
         return f"{here} = {here}{part.format(frame=here, at=f'{here}.bounds')}"
-    # A dask table has no `bounds`, and does not see what its partitions have in common.
+    # A dask table has no `bounds`, and does not find duplicates across its partitions.
     kept = "frame" + part.format(frame="frame", at="frame[['x', 'y']]")
     return (
         f"from spatialdata.models import PointsModel; from spatialdata.transformations import get_transformation; "

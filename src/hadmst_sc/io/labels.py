@@ -1,4 +1,4 @@
-"""Spots that were drawn into a labels image, one id each: square bins, or discs."""
+"""Spots drawn into a labels image with one id each: square bins or discs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from geopandas import GeoDataFrame
 
 from hadmst_sc.section.errors import Problems
 
-DISC = 5  # pixels across, from which a disc can be told from a square
+DISC = 5  # smallest diameter in pixels at which a disc can be distinguished from a square
 
 
 def spots_of_labels(values: np.ndarray, key: str, problems: Problems) -> GeoDataFrame | None:
-    """Squares or circles in pixels of ``(y, x)`` labels, indexed by id; ``None`` after a problem."""
+    """Return squares or circles in pixels of ``(y, x)`` labels, indexed by id; ``None`` after a problem."""
     row, col = np.nonzero(values)
     order = np.argsort(values[row, col], kind="stable")
     row, col = row[order], col[order]
@@ -25,7 +25,7 @@ def spots_of_labels(values: np.ndarray, key: str, problems: Problems) -> GeoData
     )  # (x, y) of the corner pixels
     size = high + 1 - low
     across = size.mean()
-    alike = np.ptp(size) <= 1 or np.ptp(size) <= 0.1 * across  # pixels round borders
+    alike = np.ptp(size) <= 1 or np.ptp(size) <= 0.1 * across  # borders are rounded to pixels
     filled = n / size.prod(1)
     middle = low + size / 2
     if alike and (filled == 1).all():

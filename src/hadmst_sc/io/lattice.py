@@ -1,4 +1,4 @@
-"""The lattice that spots lie on: distance of neighbours, hexagonal or square, and how it is turned."""
+"""Lattice of the spots: distance between neighbours, kind (hexagonal or square) and rotation."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 NEIGHBOUR = 1.25  # pitches; the next ring of a square or hexagonal lattice is 1.41 or 1.73 away
-CLEAR = 0.1  # difference of the two bond orders from which the lattice counts as known
-ORDERED = 0.5  # bond order of a lattice; 1 without noise, near 0 for points at random
-N_FITTED = 60  # spots that a sparse lattice is fitted to
-MIN_FITTED = 10  # below, some lattice fits any points
+CLEAR = 0.1  # smallest difference between the two bond orders that decides the kind of lattice
+ORDERED = 0.5  # smallest bond order of a lattice; 1 without noise, near 0 for random points
+N_FITTED = 60  # number of spots to which a sparse lattice is fitted
+MIN_FITTED = 10  # fewer points fit some lattice by chance
 FIT = 0.8  # structure factor of a lattice that fits; chance reaches it in 1 of 10,000 sections of ten spots
 
 
 class Lattice(NamedTuple):
-    """The lattice as told by distances and directions of neighbours.
+    """Lattice estimated from distances and directions of neighbours.
 
     Parameters
     ----------
     pitch
-        Distance of neighbours; NaN for a single spot.
+        Distance between neighbours; NaN for a single spot.
     kind
-        ``None`` where neighbours lie in one direction only, or in all directions alike.
+        ``None`` if neighbours are in one direction only, or equally in all directions.
     angle
-        Of the directions of neighbours against x, towards y, radians: in ``(-π/4, π/4]`` on a square lattice, in
-        ``(-π/6, π/6]`` on a hexagonal one; 0 of others.
+        Rotation from x towards y, radians: in ``(-π/4, π/4]`` on a square lattice, in ``(-π/6, π/6]`` on a hexagonal
+        one; otherwise 0.
     line
-        Whether all spots lie on one line.
+        True if all spots are on one line.
     dense
-        Whether at least half of the spots have a neighbour.
+        True if at least half of the spots have a neighbour.
     """
 
     pitch: float
@@ -41,11 +41,11 @@ class Lattice(NamedTuple):
 
 
 def lattice(xy: np.ndarray) -> Lattice:
-    """Lattice of ``(n, 2)`` points, of which many may be missing.
+    """Estimate the lattice of ``(n, 2)`` points, many of which may be missing.
 
-    The pitch is the median over all neighbours, as the nearest one is biased where positions are noisy: 7 % short on
-    hand-placed ST spots. The kind is the larger of the bond orders ``|mean exp(4iθ)|`` and ``|mean exp(6iθ)|`` over the
-    directions θ of neighbours, whatever the rotation.
+    The pitch is the median over all neighbours, because the nearest one is biased if positions are noisy: 7 % short on
+    hand-placed ST spots. The kind follows the larger of the bond orders ``|mean exp(4iθ)|`` and ``|mean exp(6iθ)|``
+    over the directions θ of neighbours, which do not depend on the rotation.
     """
     if len(xy) < 2:
         return Lattice(float("nan"), None, 0.0, line=True, dense=False)
@@ -71,10 +71,10 @@ def lattice(xy: np.ndarray) -> Lattice:
 
 
 def fitted_pitch(xy: np.ndarray, low: float, high: float, kind: Literal["hexagonal", "square"]) -> float | None:
-    """Pitch between two limits of a lattice most of whose spots are missing; ``None`` where none fits.
+    """Estimate the pitch, between two limits, of a lattice with most spots missing; ``None`` if no lattice fits.
 
-    The pitch at the largest structure factor ``|mean exp(ik·x)|²``, over all rotations. The structure factor is 1 for
-    the reciprocal vectors ``k`` of a lattice that all points lie on.
+    The estimate has the largest structure factor ``|mean exp(ik·x)|²`` over all rotations, which is 1 for the
+    reciprocal vectors ``k`` of a lattice that contains all points.
     """
     if len(xy) < MIN_FITTED:
         return None

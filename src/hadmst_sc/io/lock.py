@@ -1,4 +1,4 @@
-"""One writer at a time: locks beside a store, and errors of stores that cannot be written."""
+"""Locks next to a store, so that only one process writes at a time, and errors of stores that cannot be written."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from zarr.core.sync import sync
 
 from hadmst_sc.section.errors import logger
 
-WAIT, POLL = 60.0, 0.05  # seconds that a write waits for another one to end, and between two looks
+WAIT, POLL = 60.0, 0.05  # seconds that a write waits for another one, and between two attempts
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # of some network file systems
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # from some network file systems
 
 
 class StoreError(OSError):
-    """A store that cannot be written: in use, read-only, full, replaced or gone."""
+    """A store cannot be written: in use, read-only, full, replaced, deleted or renamed."""
 
 
 class _Held(NamedTuple):
-    """A lock of this process: who holds it, and an open descriptor of the store, if the system has one of folders."""
+    """A lock of this process: its owner, and an open descriptor of the store where the system can open folders."""
 
     owner: tuple[int, int]
     lock: filelock.BaseFileLock
@@ -42,12 +42,12 @@ _held: dict[Path, _Held] = {}
 
 
 def home(path: str | Path) -> Path:
-    """The real path of a store: links to it are the same store."""
+    """Return the real path of a store, with links resolved."""
     return Path(os.path.realpath(path))
 
 
 def beside(path: Path, name: str) -> Path:
-    """A hidden file or folder next to a store."""
+    """Return the path of a hidden file or folder next to a store."""
     return path.with_name(f".{path.name}.{name}")
 
 
@@ -55,25 +55,25 @@ def beside(path: Path, name: str) -> Path:
 def locked(path: Path, key: str = "", wait: float = WAIT) -> Iterator[bool]:
     """Hold the lock of one result in a store, or of the whole store.
 
-    The system releases the lock of a process that dies. The file names the owner, and is removed at the end.
+    The system releases the lock of a process that dies. The lock file names its owner and is removed at the end.
 
     Parameters
     ----------
     path
-        The store, as :func:`home` gives it.
+        The store, as returned by :func:`home`.
     key
-        Name of the result; empty for the store.
+        Name of the result; empty for the whole store.
     wait
         Seconds to wait for another owner.
 
     Yields
     ------
-    Whether the lock is new: a block within a block of the same thread holds it already.
+    True if the lock is new; False if an enclosing block of the same thread already holds it.
 
     Raises
     ------
     StoreError
-        If another process or thread holds it, or no file can be made beside the store.
+        If another process or thread holds it, or no file can be created next to the store.
     """
     file, me = beside(path, f"{key}.lock" if key else "lock"), (os.getpid(), threading.get_ident())
     if file in _held and _held[file].owner == me:
@@ -86,7 +86,7 @@ def locked(path: Path, key: str = "", wait: float = WAIT) -> Iterator[bool]:
         yield True
     finally:
         with interrupts_held():
-            if file in _held and _held[file].owner == me:  # else another has it, or an interrupt came first
+            if file in _held and _held[file].owner == me:  # else it is held elsewhere, or an interrupt came first
                 _release(file)
 
 
@@ -94,16 +94,16 @@ def _release(file: Path) -> None:
     _, lock, store = _held.pop(file)
     if store is not None:
         os.close(store)
-    if isinstance(lock, filelock.UnixFileLock):  # others remove their file themselves
-        # While the lock is held: whoever waits for it then sees that this file is gone, and makes a new one.
+    if isinstance(lock, filelock.UnixFileLock):  # other locks remove their file themselves
+        # While the lock is held: a waiting process then sees that this file is deleted and creates a new one.
         file.unlink(missing_ok=True)
     lock.release()
 
 
 def _acquire(file: Path, path: Path, key: str, wait: float, me: tuple[int, int]) -> None:
-    """Wait for a lock, with interrupts, which would leave its file behind, held back at each attempt alone."""
+    """Wait for a lock; interrupts are deferred only during each attempt, where they would leave the file behind."""
     if file.is_symlink():
-        file.unlink()  # never ours
+        file.unlink()  # this package never creates links
     lock: filelock.BaseFileLock = filelock.FileLock(file)
     ends = time.monotonic() + wait
     while True:
@@ -111,7 +111,7 @@ def _acquire(file: Path, path: Path, key: str, wait: float, me: tuple[int, int])
             try:
                 lock.acquire(timeout=0)
                 _held[file] = _Held(me, lock, _opened(path))
-                if isinstance(lock, filelock.UnixFileLock):  # soft locks write so themselves, Windows lets nobody
+                if isinstance(lock, filelock.UnixFileLock):  # soft locks write this themselves, Windows forbids it
                     with suppress(OSError):
                         file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
                 return
@@ -126,12 +126,12 @@ def _acquire(file: Path, path: Path, key: str, wait: float, me: tuple[int, int])
 
 
 def _without_locks(file: Path, path: Path) -> filelock.BaseFileLock:
-    """A lock for file systems that have none: its file is the lock, and outlives a crash of another computer."""
+    """Return a lock for file systems without locks: its file is the lock, and survives a crash of another computer."""
     file.unlink(missing_ok=True)
     instead = file.with_name(f"{file.name}.soft")
     logger.warning(
-        "the file system of %s has no locks; a lock file takes their place, which a crash of another computer leaves "
-        "behind: then delete %s",
+        "the file system of %s has no locks, so a lock file is used; if another computer crashes while it writes, "
+        "delete the remaining %s",
         path.name,
         instead,
     )
@@ -141,13 +141,13 @@ def _without_locks(file: Path, path: Path) -> filelock.BaseFileLock:
 def _busy(path: Path, key: str, file: Path) -> StoreError:
     what, remedy = (f"`{key}` into ", ", or pass another `key_added=`") if key else ("into ", "")
     return StoreError(
-        f"`sdata` needs a store that nobody else writes to, but {_owner(file)} is writing {what}{path.name}. Two "
-        f"writers would destroy each other's files. Wait until it has ended{remedy}."
+        f"`sdata` needs a store with no other writer, but {_owner(file)} is writing {what}{path.name}. Two "
+        f"writers would destroy each other's files. Wait until it has finished{remedy}."
     )
 
 
 def _owner(file: Path) -> str:
-    """The owner of a lock in words, and since when it holds it."""
+    """Describe the owner of a lock and the time it was acquired."""
     try:
         pid, host = file.read_text().splitlines()[:2]
         since = datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "seconds")
@@ -159,24 +159,24 @@ def _owner(file: Path) -> str:
 
 
 def _opened(path: Path) -> int | None:
-    """Keep the folder open: as long as it is, no other folder gets its number."""
+    """Open the folder and return its descriptor: while it is open, no other folder gets the same inode."""
     try:
         return os.open(path, os.O_RDONLY)
-    except OSError:  # Windows, or gone
+    except OSError:  # on Windows, or if it was deleted
         return None
 
 
 def _check_same(path: Path, store: int | None) -> None:
     if store is not None and path.exists() and not os.path.samestat(os.fstat(store), os.stat(path)):
         raise StoreError(
-            f"`sdata` needs the store that it was read from, but {path.name} was replaced by another while the run "
-            f"computed. Nothing was written. Call `sdata = spatialdata.read_zarr({str(path)!r})` and run again."
+            f"`sdata` needs the store that it was read from, but {path.name} was replaced by another during the run. "
+            f"Nothing was written. Call `sdata = spatialdata.read_zarr({str(path)!r})` and run again."
         )
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Turn an error of the system into one that names the store, where the store is what it is about."""
+    """Convert operating system errors that concern a store to a :class:`StoreError` that names it."""
     path = home(path)
     try:
         yield
@@ -193,28 +193,28 @@ def named(path: Path) -> Iterator[None]:
         else:
             raise
         raise StoreError(
-            f"`sdata` needs a store that can be written, and so can the folder it lies in, but {path} cannot: "
-            f"{error.strerror}. The store is as it was. {remedy}."
+            f"`sdata` needs a store that can be written, in a folder that can be written, but {path} cannot: "
+            f"{error.strerror}. The store is unchanged. {remedy}."
         ) from error
 
 
 def gone(path: Path) -> StoreError:
-    """The error of a store that was deleted or renamed."""
+    """Return the error for a store that was deleted or renamed."""
     return StoreError(
-        f"`sdata` needs the store that it was read from, but {path} is gone: deleted or renamed. Nothing was written. "
-        f"Read it from where it is now, as in `sdata = spatialdata.read_zarr('moved.zarr')`."
+        f"`sdata` needs the store that it was read from, but {path} was deleted or renamed. Nothing was written. "
+        f"Read it from its new path, as in `sdata = spatialdata.read_zarr('moved.zarr')`."
     )
 
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Let SIGINT wait until the end of the block.
+    """Defer SIGINT until the end of the block.
 
-    Outside the main thread, where Python delivers no signals, this does nothing.
+    Does nothing outside the main thread, where Python delivers no signals.
 
     Yields
     ------
-    A function that lets a waiting interrupt through; for moments at which the block may be left.
+    A function that raises a deferred interrupt; to be called at points where the block may be left.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield lambda: None
@@ -243,7 +243,7 @@ def interrupts_held() -> Iterator[Callable[[], None]]:
 
 
 def wait_for_zarr() -> None:
-    """Wait until zarr's thread writes nothing any more: where one write fails, those begun with it go on."""
+    """Wait until zarr's thread has finished writing: when one write fails, writes started with it continue."""
     sync(_others())
 
 

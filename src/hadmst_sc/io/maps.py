@@ -1,7 +1,7 @@
-"""Maps on disk as they are made: one chunk per gene, written by whichever process has it, kept if the run is cut short.
+"""Maps written to disk during a run: one chunk per gene, written by any process, kept if the run is interrupted.
 
-The folder is scratch beside a store. What is in it counts only under the key of the run that made it: another section,
-another parameter, another version of anything starts anew.
+The folder is scratch space next to a store. Its contents are valid only for the key of the run that made them: another
+section, parameter or version of anything starts from the beginning.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hadmst_sc.section.observation import Box, Facts
 
 RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
 EDGE = 1024  # bins along the side of a chunk
-# What of an array's description says how its files are to be read.
+# Fields of an array's metadata that determine how its files are read.
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
-# An interrupt leaves the thread that writes maps at work; what it writes must not come after their removal.
+# After an interrupt the thread that writes maps continues; it must not write after their removal.
 _writing = threading.Lock()
 
 
 class StaleError(RuntimeError):
-    """Maps of a run that has ended."""
+    """The maps belong to a run that has ended."""
 
 
 class MapStore:
@@ -42,25 +42,23 @@ class MapStore:
 
     @classmethod
     def open(cls, path: Path, key: str, shape: tuple[int, int, int], *, with_std: bool) -> MapStore:
-        """Continue what a run with the same key left here, or start anew.
+        """Continue an interrupted run with the same key, or start from the beginning.
 
         Parameters
         ----------
         path
-            The folder; made if it is not there.
+            The folder; created if it does not exist.
         key
-            What the maps depend on, as one string.
+            Everything that the maps depend on, as one string.
         shape
             ``(genes, ny, nx)``.
         with_std
-            Whether a standard deviation comes with each map.
+            True to store a standard deviation with each map.
         """
         self = cls(path, key)
         if os.path.lexists(path):
             if self._key() == key:
-                logger.info(
-                    "continuing a run that was cut short: %d of %d genes are done", len(self.finished), shape[0]
-                )
+                logger.info("continuing an interrupted run: %d of %d genes are done", len(self.finished), shape[0])
                 return self
             logger.warning("%s holds a run with other parameters or input, which is discarded", path)
             discard(path)
@@ -80,7 +78,7 @@ class MapStore:
         return self
 
     def _key(self) -> str | None:
-        """Key of the run that is here; None if there is none, or something that no run leaves."""
+        """Return the key of the run in this folder; None if there is none, or the folder was not made by a run."""
         try:
             check_harmless(self.path)
             return self._owner()
@@ -92,7 +90,7 @@ class MapStore:
 
     @property
     def finished(self) -> Facts:
-        """Genes that are here, each with what was recorded of it."""
+        """Genes that are finished, with the facts recorded for each."""
         found: Facts = {}
         for file in (self.path / DONE).glob("*.json"):
             found |= {int(gene): facts for gene, facts in json.loads(file.read_text()).items()}
@@ -104,11 +102,11 @@ class MapStore:
         Raises
         ------
         StaleError
-            If another run has taken the folder since: a worker can outlive the run that it worked for.
+            If another run now uses the folder: a worker can outlive its run.
         """
         with _writing:
             if self.key is not None and self._owner() != self.key:
-                raise StaleError(f"{self.path} belongs to another run by now; these maps are not kept.")
+                raise StaleError(f"{self.path} now belongs to another run; these maps are discarded.")
             self._write(genes, box, mean, std, facts)
 
     def _write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
@@ -118,10 +116,10 @@ class MapStore:
             if maps is None:
                 continue
             array = root[name]
-            # Whole maps: a chunk that is written in parts is read again for each of them.
+            # Whole maps, because a chunk written in parts is read again for each part.
             whole = np.full((len(genes), *array.shape[1:]), np.nan, np.float32)
             whole[(slice(None), *box)] = maps
-            for rows in in_a_row:  # zarr then packs their chunks side by side
+            for rows in in_a_row:  # zarr then compresses their chunks in parallel
                 array[int(genes[rows[0]]) : int(genes[rows[-1]]) + 1] = whole[rows]
         file = self.path / DONE / f"{int(genes[0]):06d}.json"
         partial = file.with_suffix(f".{os.getpid()}.partial")
@@ -129,14 +127,14 @@ class MapStore:
         os.replace(partial, file)
 
     def link(self, images: Path, names: tuple[str, str]) -> None:
-        """Make the maps those of images that were written hollow: files are linked, so that nothing is copied.
+        """Link the files of the maps into images that were written hollow, so that nothing is copied.
 
         Parameters
         ----------
         images
             Folder of the image elements.
         names
-            Those of mean and standard deviation; the second need not be there.
+            Names of the images of mean and standard deviation; images that do not exist are skipped.
         """
         for mine, name in zip(("mean", "std"), names, strict=True):
             if not (images / name).exists():
@@ -145,12 +143,12 @@ class MapStore:
             ((place, _),) = zarr.open_group(images / name, mode="r").arrays()
             target = images / name / place
             layout, described = (json.loads((array / ROOT).read_text()) for array in (source, target))
-            # The names of its axes, for one, stay.
+            # Other fields, such as the names of the axes, stay.
             (target / ROOT).write_text(json.dumps(described | {part: layout[part] for part in LAYOUT}))
             shutil.copytree(source / "c", target / "c", copy_function=_link, dirs_exist_ok=True)
 
     def remove(self) -> None:
-        """Everything; lazy arrays of it are dead from then on."""
+        """Delete the folder; lazy arrays that read from it become invalid."""
         with interrupts_held(), _writing:
             wait_for_zarr()
             discard(self.path)

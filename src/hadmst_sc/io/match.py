@@ -1,4 +1,4 @@
-"""Rows of a table and the spots that they annotate."""
+"""Match the rows of a table to the spots that they annotate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?")
 def table_regions(
     sdata: SpatialData, table: AnnData, table_key: str, problems: Problems
 ) -> tuple[list[str], str, str] | None:
-    """Regions a table annotates and the names of its region and instance columns."""
+    """Return the regions that a table annotates and the names of its region and instance columns."""
     attrs = table.uns.get(TableModel.ATTRS_KEY)
     found = None
     if attrs is not None and not isinstance(attrs, dict):
@@ -47,7 +47,7 @@ def table_regions(
 
 
 def _annotation(sdata: SpatialData, table_key: str) -> str:
-    """Code that lets a table annotate the shapes whose ids it holds; words where no shapes or several fit."""
+    """Return code that makes a table annotate the shapes whose ids it holds; a sentence if not exactly one fits."""
     table = sdata.tables[table_key]
     columns = {"obs_names": table.obs_names, **{f"obs[{name!r}]": column(table.obs, name) for name in table.obs}}
     fitting: dict[bytes, tuple[str, str]] = {}
@@ -58,9 +58,9 @@ def _annotation(sdata: SpatialData, table_key: str) -> str:
                 fitting.setdefault(region.encode() + places.tobytes(), (region, source))
     if len(fitting) != 1:
         return (
-            f"Say which shapes its rows are: `sdata.set_table_annotates_spatialelement({table_key!r}, region=..., "
+            f"Connect its rows to shapes: `sdata.set_table_annotates_spatialelement({table_key!r}, region=..., "
             f"region_key=..., instance_key=...)` with columns of `obs` that hold the region's name and the ids of its "
-            f"index. There are the shapes {list(sdata.shapes)} and the columns {list(table.obs)}."
+            f"index. Available: shapes {list(sdata.shapes)}, columns {list(table.obs)}."
         )
     region, source = next(iter(fitting.values()))
     here, lines = f"sdata[{table_key!r}]", []
@@ -76,9 +76,9 @@ def _annotation(sdata: SpatialData, table_key: str) -> str:
 def match(
     table: AnnData, table_key: str, shapes: Any, shapes_key: str, keys: tuple[str, str], problems: Problems
 ) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
-    """Rows of the table and of the shapes that belong together, in the order of the shapes, and what was left out.
+    """Match rows of the table and of the shapes, in the order of the shapes; also return notes on excluded rows.
 
-    An inner join of ids, without the rows whose ``obs["in_tissue"]`` is 0.
+    An inner join of ids, without the rows with ``obs["in_tissue"]`` 0.
     """
     region_key, instance_key = keys
     rows = np.flatnonzero((table.obs[region_key].astype(str) == shapes_key).to_numpy())
@@ -86,7 +86,7 @@ def match(
         there = table.obs[region_key].astype(str).unique().tolist()
         remedy = f" Call `sdata[{table_key!r}].obs[{region_key!r}] = {shapes_key!r}`." if len(there) == 1 else ""
         problems.add(
-            f"tables/{table_key}: at least one row needs {shapes_key!r} in `obs[{region_key!r}]`, but there are "
+            f"tables/{table_key}: at least one row needs {shapes_key!r} in `obs[{region_key!r}]`, but its values are "
             f"{there[:5]}.{remedy}"
         )
         return None
@@ -98,9 +98,9 @@ def match(
     if not found.any():
         problems.add(_unmatched(table, table_key, shapes, shapes_key, instance_key, rows))
         return None
-    held_out = []
+    left_out = []
     if not found.all():
-        held_out.append(
+        left_out.append(
             f"tables/{table_key}: {(~found).sum():,} of {len(ids):,} rows have no spot in {place(shapes, shapes_key)} "
             f"and are left out"
         )
@@ -113,31 +113,31 @@ def match(
         )
         return None
     if IN_TISSUE in table.obs and (others := unclear(table.obs[IN_TISSUE].iloc[rows])):
-        held_out.append(
+        left_out.append(
             f"tables/{table_key}: obs[{IN_TISSUE!r}] has the values {others[:5]}, which are neither 0 nor 1: these "
             f"spots count as on tissue"
         )
     if off.any():
-        held_out.append(
+        left_out.append(
             f"tables/{table_key}: {off.sum():,} of {len(off):,} spots have obs[{IN_TISSUE!r}] = 0 and are left out"
         )
     rows, places = rows[~off], places[~off]
     order = np.argsort(places, kind="stable")
-    return rows[order], places[order], held_out
+    return rows[order], places[order], left_out
 
 
 def off_tissue(table: AnnData) -> np.ndarray:
-    """``(rows,)`` bool: those that are marked as off the tissue; a missing value is not known to be off."""
+    """Return ``(rows,)`` bool, True for rows marked as off the tissue; missing values count as on tissue."""
     if IN_TISSUE not in table.obs:
         return np.zeros(table.n_obs, bool)
     return words(table.obs[IN_TISSUE]).isin(NO).to_numpy(bool)
 
 
 def positions(ids: np.ndarray, index: pd.Index) -> np.ndarray:
-    """Place of each id in a unique index, -1 where it is not there.
+    """Return the position of each id in a unique index, -1 if it is missing.
 
-    Types are lost on the way through files: where ids do not match as they are, 5, 5.0, ``"5"`` and ``b"5"`` are one,
-    unless that makes two ids of either side the same.
+    Files do not always keep types: if ids do not match exactly, 5, 5.0, ``"5"`` and ``b"5"`` count as equal, unless
+    this makes two ids of either side equal.
     """
     exact = index.get_indexer(pd.Index(ids))
     if (exact >= 0).all():
@@ -171,7 +171,7 @@ def _repeated(
     rows: np.ndarray,
     problems: Problems,
 ) -> bool:
-    """Note ids that stand for several spots or rows, and how to keep the first where the others are copies."""
+    """Add problems for ids shared by several spots or rows, with code that keeps the first of copies."""
     before, here = len(problems.found), f"sdata[{table_key!r}]"
     index, ids = shapes.index, pd.Series(np.asarray(table.obs[keys[1]])[rows])
     if not index.is_unique:
@@ -180,7 +180,7 @@ def _repeated(
             f"{place(shapes, shapes_key)}: its index has duplicates ({len(twice):,} ids, such as {twice[:3]}), so "
             f"counts and spots cannot be matched one to one. "
             + (
-                f"The table numbers all of them in their order; do the same: `{code(shapes, shapes_key, RENUMBERED)}`."
+                f"The table numbers all spots in their order; do the same: `{code(shapes, shapes_key, RENUMBERED)}`."
                 if _are_numbers(ids, index)
                 else f"If they are copies, keep the first of each: `{code(shapes, shapes_key, IDS)}`."
             )
@@ -188,7 +188,7 @@ def _repeated(
     if not ids.map(pd.api.types.is_hashable).all():
         problems.add(
             f"tables/{table_key}: `obs[{keys[1]!r}]` needs ids that are numbers or text, as the index of "
-            f"{place(shapes, shapes_key)} has them, but some are lists or the like. Write the id of each spot into it."
+            f"{place(shapes, shapes_key)} has them, but some are lists or other objects. Set it to the id of each spot."
         )
         return True
     twice = (ids.duplicated() & ids.notna()).to_numpy()
@@ -210,7 +210,7 @@ def _repeated(
 
 
 def _are_numbers(ids: pd.Series, index: pd.Index) -> bool:
-    """Whether ids number the spots from 0, where an index was made anew for each of several parts."""
+    """Return True if ids number the spots from 0, while the index of the spots restarts in each of several parts."""
     if not (pd.api.types.is_integer_dtype(ids) and pd.api.types.is_integer_dtype(index)):
         return False
     own = np.asarray(index)
@@ -228,7 +228,7 @@ def _equal_rows(x: Any, some: np.ndarray, others: np.ndarray) -> bool:
 def _unmatched(
     table: AnnData, table_key: str, shapes: Any, shapes_key: str, instance_key: str, rows: np.ndarray
 ) -> str:
-    """No id is there: which column, or which part of the ids, holds those of the shapes."""
+    """Describe ids of which none is in the index of the shapes, and suggest the column or part of the ids that is."""
     index = shapes.index
     here, ids = f"sdata[{table_key!r}]", pd.Series(np.asarray(table.obs[instance_key])[rows])
     options = {f"{here}.obs_names": table.obs_names[rows]}
@@ -245,8 +245,8 @@ def _unmatched(
     remedy = (
         f"Call `{here}.obs[{instance_key!r}] = {next(iter(found.values()))}`."
         if len(found) == 1
-        else f"Put the ids of `sdata[{shapes_key!r}].index` into `obs[{instance_key!r}]`, row by row for the spot that "
-        f"each row counted; nothing else in the table says which these are."
+        else f"Set `obs[{instance_key!r}]` to the id of each row's spot in `sdata[{shapes_key!r}].index`; no column of "
+        f"the table identifies the spots."
     )
     return (
         f"tables/{table_key}: no value of `obs[{instance_key!r}]` is in the index of {place(shapes, shapes_key)} (they "

@@ -1,4 +1,4 @@
-"""A result in a store of its own: what it may replace, and how it takes its place."""
+"""Write a result to its own store, and check the path that it may replace."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from hadmst_sc.io.store import kinds_of, write_all
 
 
 def check_free(output: Path, *, overwrite: bool, source: Path | None = None, also: Collection[str] = ()) -> None:
-    """Refuse a path that is in use, unless by results of this package alone, and one that has to do with the input.
+    """Refuse a path that shares files with the input, or that holds anything but results of this package.
 
     Parameters
     ----------
     output
-        Where the store is to be.
+        Path of the new store.
     overwrite
-        Whether results of an earlier run, and nothing else, may be replaced.
+        True to replace results of an earlier run, and nothing else.
     source
         The store that is read.
     also
-        Names of elements that may be replaced with the results.
+        Names of other elements that may be replaced together with the results.
 
     Raises
     ------
     ValueError
-        If the path cannot be taken.
+        If the path cannot be used.
     """
     if source is not None and (_is_within(output, source) or _is_within(source, output)):
         raise ValueError(
-            f"`--output` needs a path outside the input and not around it, but {output} and {source} share files. "
+            f"`--output` needs a path neither inside the input nor above it, but {output} and {source} share files. "
             f"Inputs are never replaced. Pass `--output {Path(source.name).stem}_superres.zarr`."
         )
     output = home(output)
@@ -51,22 +51,22 @@ def check_free(output: Path, *, overwrite: bool, source: Path | None = None, als
     if not runs or others:
         found = ", ".join(others[:5]) or "no result"
         raise ValueError(
-            f"`--output` needs a free path or a store with nothing but results, but {output} holds {found}. Only what "
-            f"an earlier run wrote is ever replaced. Choose another path."
+            f"`--output` needs a free path or a store with nothing but results, but {output} holds {found}. Only "
+            f"results of earlier runs are ever replaced. Choose another path."
         )
     if not overwrite:
         raise ValueError(f"`--output` needs a free path, but {output} exists. Try `--overwrite`.")
 
 
 def write_whole(sdata: SpatialData, output: Path, *, overwrite: bool, also: Collection[str] = ()) -> None:
-    """Write beside the place and move there: at any time the old store or the new one is whole.
+    """Write next to the path, then rename: at any time either the old or the new store is complete.
 
     Parameters
     ----------
     sdata
-        What is written.
+        Object to write.
     output, overwrite, also
-        As for :func:`check_free`, which is asked again: hours may have passed.
+        As for :func:`check_free`, which is called again, because hours may have passed.
     """
     output = home(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +87,6 @@ def write_whole(sdata: SpatialData, output: Path, *, overwrite: bool, also: Coll
 
 
 def _is_within(inner: Path, outer: Path) -> bool:
-    """Whether a path is another one or lies below it, by whatever names."""
+    """Return True if a path is the same as another or below it, with links resolved."""
     inner = home(inner)
     return outer.exists() and any(one.exists() and one.samefile(outer) for one in (inner, *inner.parents))

@@ -1,4 +1,4 @@
-"""Image files and arrays as pixels, channels first."""
+"""Read image files and arrays as pixels, channels first."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-BUDGET = 2_000_000_000  # pixels of a file, told from its header: 6 GB as RGB
+BUDGET = 2_000_000_000  # largest number of pixels of a file, by its header: 6 GB as RGB
 CHANNELS = (3, 4)
-# Opened by class, as `PIL.Image.open` refuses images of the size of a slide unless a global limit is lifted.
+# Opened by class, because `PIL.Image.open` refuses images as large as a slide unless a global limit is raised.
 FORMATS = (TiffImageFile, PngImageFile, JpegImageFile)
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Pixels of a TIFF, PNG or JPEG file, ``(y, x)`` or ``(y, x, channels)``, of its own type.
+    """Read the pixels of a TIFF, PNG or JPEG file, ``(y, x)`` or ``(y, x, channels)``, in its own type.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no such image, cannot be decoded, or has more pixels than fit into memory.
+        If it is not such an image, cannot be decoded, or has more pixels than fit into memory.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is no file")
+        raise FileNotFoundError(f"{str(path)!r} is not a file")
     with path.open("rb") as file:
         is_tiff = file.read(4) in TIFF
     try:
@@ -48,7 +48,7 @@ def _tiff(path: Path) -> np.ndarray:
         pass
     try:
         return np.asarray(imread(path))
-    except ValueError:  # a compression that needs another package, and that Pillow may have
+    except ValueError:  # a compression that needs another package, but that Pillow may support
         return _decoded(path)
 
 
@@ -56,7 +56,7 @@ def _decoded(path: Path) -> np.ndarray:
     for kind in FORMATS:
         try:
             image = kind(path)
-        except SyntaxError:  # how Pillow says that a file has another format
+        except SyntaxError:  # Pillow's error for a file of another format
             continue
         with image:
             _check_size(path, *image.size)
@@ -64,7 +64,7 @@ def _decoded(path: Path) -> np.ndarray:
             keep = image.mode in ("RGB", "RGBA") or image.mode.startswith(("I", "F", "L"))
             wanted = "RGBA" if clear else image.mode if keep and image.mode != "LA" else "RGB"
             return np.asarray(image if wanted == image.mode else image.convert(wanted))
-    raise ValueError(f"{path.name!r} is no TIFF, PNG or JPEG")
+    raise ValueError(f"{path.name!r} is not a TIFF, PNG or JPEG")
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
@@ -73,9 +73,9 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def channels_first(pixels: Any) -> Any:
-    """``(c, y, x)`` of an array ``(y, x)``, ``(y, x, c)`` or ``(c, y, x)``, lazy if it was.
+    """Transpose an array ``(y, x)``, ``(y, x, c)`` or ``(c, y, x)`` to ``(c, y, x)``; lazy arrays stay lazy.
 
-    Named axes are taken by name; of others, the last axis is that of the channels where it has 3 or 4 entries.
+    Named axes are identified by name; otherwise the last axis is the channel axis if it has 3 or 4 entries.
 
     Raises
     ------

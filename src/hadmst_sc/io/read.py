@@ -1,4 +1,4 @@
-"""SpatialData to arrays: the only place where elements are looked at, and the only resampling."""
+"""Read a section of a SpatialData object into arrays; no other code inspects its elements or resamples."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from hadmst_sc.section.grid import Grid
 from hadmst_sc.section.measurement import Measurement, discs, squares
 from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation, Source
 
-MAX_OVERLAP = 1.2  # diameter of circles in their distance
-MAX_BIN = 2  # distances of spots along a bin
+MAX_OVERLAP = 1.2  # largest diameter of circles, in units of their pitch
+MAX_BIN = 2  # largest edge of a bin, in pitches of the spots
 
-# Each with a value that meets it.
+# Each requirement with a value that meets it.
 LENGTHS: dict[str, tuple[Requirement, Any]] = {
     "bin_um": (LENGTH, 10.0),
     "spot_um": (optional(SIZE), None),
@@ -39,7 +39,7 @@ OPTIONAL_KEYS = ("shapes_key", "coordinate_system", "layer", "tissue_key")
 
 
 def _requirements(sdata: SpatialData) -> dict[str, tuple[Requirement, Any]]:
-    """Requirements of all arguments but ``genes``, each with a value that this section has."""
+    """Return requirements of all arguments except ``genes``, each with a value valid for this section."""
     keys = {"image_key": next(iter(sdata.images), "he"), "table_key": next(iter(sdata.tables), "table")}
     return {
         **{name: (TEXT, present) for name, present in keys.items()},
@@ -65,44 +65,44 @@ def read_observation(
     tissue_key: str | None = None,
     problems: Problems | None = None,
 ) -> Observation:
-    """Read one section; ``sdata`` is only looked at.
+    """Read one section; ``sdata`` is not changed.
 
     Parameters
     ----------
     sdata
-        Holds the H&E, the spots and their table.
+        Contains the H&E, the spots and their table.
     image_key
         RGB or RGBA image, plain or a pyramid, uint8, uint16 or floating point.
     table_key
         Table of counts that annotates circles, squares, points or labels. Spots with ``obs["in_tissue"] == 0`` and,
-        where these are few, spots off the image are left out, and counted in a warning.
+        if they are few, spots outside the image are left out, and their number is given in a warning.
     shapes_key
-        Region of the table; needed only when several share a coordinate system with the image.
+        Region of the table; needed only if several share a coordinate system with the image.
     coordinate_system
-        Where image and spots meet; needed only when that is ambiguous.
+        Coordinate system shared by image and spots; needed only if several fit.
     layer
         Layer with the counts; ``None`` = ``X``, ``"raw"`` = the matrix of ``.raw`` unless a layer has that name.
     genes
         Names; a number for the most informative (see :func:`~hadmst_sc.io.counts.most_informative`); ``None`` for
-        ``var["highly_variable"]`` where that is set, else the 200 most informative.
+        ``var["highly_variable"]`` if it is set, else the 200 most informative.
     bin_um
         Edge of a bin, µm.
     spot_um, pitch_um
-        Diameter (or edge) and distance of the spots, µm. Where both are ``None`` the table states them in
-        ``uns["spatial"][<shapes>]["metadata"]``, as ``datasets.load`` leaves them, or drawn diameter / pitch names the
-        platform: 0.55 to 0.70 on a hexagonal lattice is Visium (55 and 100 µm), 0.50 on a square one Spatial
-        Transcriptomics (100 and 200 µm).
+        Diameter (or edge) and pitch of the spots, µm. If both are ``None`` they are read from
+        ``uns["spatial"][<shapes>]["metadata"]`` of the table, where ``datasets.load`` stores them, or the platform is
+        identified by drawn diameter / pitch: 0.55 to 0.70 on a hexagonal lattice is Visium (55 and 100 µm), 0.50 on a
+        square one Spatial Transcriptomics (100 and 200 µm).
     tissue_key
         Labels or shapes that mark tissue; ``None`` detects it from the H&E and the spots.
     problems
-        What the caller has found so far: raised together with what is wrong here.
+        Problems that the caller has found so far; raised together with those found here.
 
     Raises
     ------
     TypeError
-        If ``sdata`` is no SpatialData; the message says how to make one.
+        If ``sdata`` is not a SpatialData; the message shows how to make one.
     KeyError
-        If the only problem is a key that is not there.
+        If the only problem is a missing key.
     ContractError
         With all problems, each with its place and remedy.
 
@@ -130,7 +130,7 @@ def read_observation(
     wrong = problems.check(arguments, _requirements(sdata))
     if wrong - LENGTHS.keys():
         problems.raise_if_any()
-    # Without those that are wrong, to find what else is.
+    # Invalid arguments get a valid value, so that other problems are found too.
     lengths = (LENGTHS[name][1] if name in wrong else plain(arguments[name]) for name in LENGTHS)
     bin_um, spot_um, pitch_um = lengths
     if image_key not in sdata.images:
@@ -148,7 +148,7 @@ def read_observation(
         prints = footprints(spots.shapes, spots.shapes_key, spots.spots_to_px, problems)
     if spots and prints and readable:  # the size of an image with other axes says nothing about the spots
         spots = keep_on_image(sdata, image_key, spots, prints.xy, table_key, problems)
-    rows = spots.rows if spots else np.arange(table.n_obs)  # bad counts are reported beside bad coordinates
+    rows = spots.rows if spots else np.arange(table.n_obs)  # bad counts are reported together with bad coordinates
     selected = select_counts(table, table_key, rows, layer, genes, problems)
     if spots and spot_um is None and pitch_um is None:
         spot_um, pitch_um = stated_sizes(table, spots.shapes_key)
@@ -177,7 +177,7 @@ def read_observation(
         inside = read_mask(sdata, tissue_key, image, system, geometry.grid, problems)
         inside |= geometry.measurement.coverage > 0
     problems.raise_if_any()
-    for note in (*spots.held_out, *_doubts(len(rows), geometry)):
+    for note in (*spots.left_out, *_doubts(len(rows), geometry)):
         logger.warning(note)
     counts, names = selected
     finest = levels(sdata.images[image_key])[0]
@@ -207,7 +207,7 @@ def read_observation(
 def _check_stated(
     spot_um: float | None, pitch_um: float | None, table_key: str, shapes_key: str, problems: Problems
 ) -> None:
-    """Note sizes in ``uns`` that no platform has."""
+    """Add a problem for sizes in ``uns`` that no platform has."""
     for name, size in (("spot_um", spot_um), ("pitch_um", pitch_um)):
         if not optional(SIZE).is_met(size):
             problems.add(
@@ -232,7 +232,7 @@ def _place(
     lengths_um: tuple[float, float | None, float | None],
     problems: Problems,
 ) -> _Geometry | None:
-    """Grid over the image and the footprints on it; ``None`` after a problem."""
+    """Return the grid over the image and the footprints on it; ``None`` after a problem."""
     finest = levels(sdata.images[image_key])[0]
     bin_um, spot_um, pitch_um = lengths_um
     sizes = scale(prints, spots.shapes_key, spot_um, pitch_um, problems)
@@ -240,7 +240,7 @@ def _place(
         return None
     if bin_um > MAX_BIN * sizes.pitch_um:
         problems.add(
-            f"`bin_um` needs bins no larger than {MAX_BIN} distances of spots, of {sizes.pitch_um:g} µm each, but is "
+            f"`bin_um` needs bins no larger than {MAX_BIN} times the pitch of the spots, {sizes.pitch_um:g} µm, but is "
             f"{bin_um:g}. A bin of many spots shows less than was measured. Pass `bin_um={sizes.spot_um / 2:g}`.",
             ValueError,
         )
@@ -257,17 +257,17 @@ def _place(
     else:
         measurement, whole = discs(centres, size, grid.shape), np.pi * size**2 / 4
     visible = measurement.area / whole
-    # A spot at the border counted molecules that the image does not show: its visible part has its share of them.
+    # A spot at the border also counted molecules outside the image: its visible part gets the visible share of them.
     return _Geometry(grid, measurement, sizes, np.where(visible < 1 - 1e-6, visible, 1).astype(np.float32))
 
 
 def _doubts(n_spots: int, geometry: _Geometry) -> list[str]:
-    """Warnings that a careful reader of the result should have."""
+    """Return warnings about few spots and large bins."""
     doubts, (bin_um, spot_um) = [], (geometry.grid.bin_um, geometry.scale.spot_um)
     if n_spots < ENOUGH_SPOTS:
         doubts.append(
-            f"the section has {n_spots} spots: with fewer than {ENOUGH_SPOTS} nothing can tell whether image and "
-            f"counts fit, and held-out spots say little about the error"
+            f"the section has {n_spots} spots: with fewer than {ENOUGH_SPOTS} the match of image and counts cannot be "
+            f"checked, and held-out spots say little about the error"
         )
     if bin_um > spot_um * (1 + 1e-6):
         doubts.append(

@@ -1,4 +1,4 @@
-"""The only resampling of the image: exact area averages, a strip of rows at a time."""
+"""The only resampling of images: exact area averages, a strip of rows at a time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hadmst_sc.io.resolve import levels, transform
 from hadmst_sc.section.errors import Problems, logger
 from hadmst_sc.section.grid import Grid, area_weights
 
-FINEST_UM = 2.5  # nuclei are ~8 µm: finer pixels cost memory and show the model nothing it uses
+FINEST_UM = 2.5  # nuclei are ~8 µm: finer pixels need more memory and the model does not use them
 MAX_PER_BIN = 8
-STRIP = 256  # rows that are in floating point at one time
-EXTREME = 0.9  # share of an opacity that is none or full; other fourth channels are no opacity
+STRIP = 256  # rows converted to floating point at a time
+EXTREME = 0.9  # smallest share of values that are zero or full in an opacity; other fourth channels are not one
 
 
 def check_image(element: Any, key: str, problems: Problems) -> bool:
-    """Whether an image element is RGB or RGBA of a numeric type; notes the problem if not."""
+    """Return True if an image element is RGB or RGBA of a numeric type; otherwise add a problem."""
     pyramid = levels(element)
     if not pyramid or not all(pyramid[0].shape):
         found = f"the shape {pyramid[0].shape}" if pyramid else "no level"
@@ -36,11 +36,11 @@ def check_image(element: Any, key: str, problems: Problems) -> bool:
         if sizes["c"] == 1:
             remedy = made_from(key, "rgb", f"numpy.repeat({values}, 3, axis=0)")
         elif sizes["x"] in (3, 4):
-            remedy = f"The channels are on the axis x. {made_from(key, 'rgb', f'numpy.moveaxis({values}, -1, 0)')}"
+            remedy = f"Its channels are on the x axis. {made_from(key, 'rgb', f'numpy.moveaxis({values}, -1, 0)')}"
         else:
             remedy = "Pass the H&E as `image_key=`."
         problems.add(
-            f"images/{key}: needs 3 (RGB) or 4 (RGBA) channels, but has {sizes['c']}. H&E is told from colour. {remedy}"
+            f"images/{key}: needs 3 (RGB) or 4 (RGBA) channels, but has {sizes['c']}. H&E needs colour. {remedy}"
         )
     if image.dtype.kind not in "uif":
         problems.add(
@@ -50,9 +50,9 @@ def check_image(element: Any, key: str, problems: Problems) -> bool:
 
 
 def level_to_read(element: Any, grid: Grid) -> tuple[xr.DataArray, float]:
-    """The coarsest level that still has 2.5 µm per pixel (or the native size where that is coarser), and what it has.
+    """Return the coarsest level of at most 2.5 µm per pixel (or the native size if coarser), and its µm per pixel.
 
-    Nothing is read.
+    No pixels are read.
     """
     pyramid = levels(element)
     height, width = pyramid[0].sizes["y"], pyramid[0].sizes["x"]
@@ -67,9 +67,9 @@ def level_to_read(element: Any, grid: Grid) -> tuple[xr.DataArray, float]:
 
 
 def resample_he(element: Any, key: str, grid: Grid, problems: Problems) -> tuple[np.ndarray, float]:
-    """H&E on the grid, with a whole number ``k`` of pixels to the edge of a bin.
+    """Resample the H&E onto the grid, with an integer number ``k`` of pixels along the edge of a bin.
 
-    One level is read (:func:`level_to_read`), and averaged to the finest pixel that is not below its own or 2.5 µm.
+    One level is read (:func:`level_to_read`) and averaged to the smallest pixel of at least its own size and 2.5 µm.
 
     Returns
     -------
@@ -93,8 +93,8 @@ def resample_rgb(
 ) -> np.ndarray:
     """Average an image over cells of ``step`` (y, x) pixels, to ``(3, *shape)`` uint8.
 
-    What is transparent becomes white, as glass is. White is as :func:`~hadmst_sc.io.channels.full_scale` finds it;
-    where it finds none, and for NaN, there is a problem.
+    Transparent pixels become white, like glass. The white level is that of :func:`~hadmst_sc.io.channels.full_scale`;
+    an unknown white level and NaN are problems.
 
     Parameters
     ----------
@@ -117,10 +117,10 @@ def resample_rgb(
 
 
 class _Sums:
-    """Averages over cells, and what else is to be known of all pixels, from one pass.
+    """Averages over cells, and statistics of all pixels, in one pass.
 
     ``colour`` ``(3, *shape)``; with an opacity also ``weighted``, the colour times the opacity, and ``opacity``
-    ``(*shape)``. Opacities are in units of their own.
+    ``(*shape)``. Opacities are in the unit of the image.
     """
 
     def __init__(
@@ -164,13 +164,13 @@ class _Sums:
             self.premultiplied = self.premultiplied and bool((pixels[:3] <= opacity).all())
 
     def has_opacity(self, channels: Channels) -> bool:
-        """Whether there is an opacity that varies; a fourth channel without a name has to look like one."""
+        """Return True if there is an opacity that varies; an unnamed fourth channel must also look like one."""
         varies = self.least_opaque < self.most_opaque
         return varies and (channels.alpha_named or self._extreme >= EXTREME * self._seen)
 
 
 def bin_colours(he: np.ndarray, grid: Grid) -> np.ndarray:
-    """``(3, ny, nx)`` mean colour of each bin, 0 to 1, of the H&E ``(3, ny * k, nx * k)`` uint8 on the grid."""
+    """Average the H&E ``(3, ny * k, nx * k)`` uint8 over each bin: colours ``(3, ny, nx)``, 0 to 1."""
     ny, nx = grid.shape
     return np.asarray(he.reshape(3, ny, he.shape[1] // ny, nx, he.shape[2] // nx).mean((2, 4)) / 255)
 
@@ -191,26 +191,26 @@ def _no_white(dtype: np.dtype, key: str, sums: _Sums, full: float | None, code: 
     if full is None and sums.high > low:
         code = f"(numpy.clip(({code} - {low:.9g}) / {sums.high - low:.9g}, 0, 1) * 255).astype('uint8')"
     remedy = made_from(key, "rgb", code) if np.isfinite(sums.high) else "Pass another `image_key=`."
-    return f"{told}. White must be known to tell tissue from glass. {remedy}"
+    return f"{told}. The white level is needed to separate tissue from glass. {remedy}"
 
 
-THUMBNAIL = 2000  # pixels along the longer side of the section, and squared the most in all: 12 MB
+THUMBNAIL = 2000  # pixels along the longer side of the section; its square limits the total: 12 MB
 GLASS = (255, 255, 255)
 
 
 def thumbnail(element: Any, key: str, to_system: np.ndarray) -> tuple[np.ndarray, float]:
-    """Resample an image into a coordinate system.
+    """Resample an image into a coordinate system, for scanpy and squidpy.
 
-    Both packages put the image's corner at coordinate 0. A section that starts elsewhere is padded with white up to
-    there, and drawn with fewer pixels where the padding would need more than ``THUMBNAIL`` squared. What lies at
-    negative coordinates cannot be shown by them, and is cut off.
+    Both packages put the corner of the image at coordinate 0. A section that starts elsewhere is padded with white, and
+    gets fewer pixels if the padding would need more than ``THUMBNAIL`` squared. Both cannot show negative coordinates,
+    so these are cut off.
 
     Parameters
     ----------
     element
-        The image, as a pyramid or not.
+        The image, plain or a pyramid.
     key
-        Its name, for messages.
+        Name of the image, for messages.
     to_system
         ``(3, 3)`` affine on (x, y, 1) from pixels of its finest level to the system.
 
@@ -222,17 +222,17 @@ def thumbnail(element: Any, key: str, to_system: np.ndarray) -> tuple[np.ndarray
     height, width = pyramid[0].sizes["y"], pyramid[0].sizes["x"]
     corners = transform(to_system, np.array([[0, 0], [width, 0], [0, height], [width, height]], float))
     low, high = corners.min(0), corners.max(0)
-    extent = np.maximum(high, 1e-9 * (high - low))  # as far as they lie beyond 0
+    extent = np.maximum(high, 1e-9 * (high - low))  # the part with positive coordinates
     if (low < -0.01 * (high - low)).any():
         logger.warning(
-            "images/%s: lies at negative coordinates in part, where scanpy and squidpy show no image. "
+            "images/%s: a part has negative coordinates, where scanpy and squidpy show no image. "
             "Draw these bins with `img=False` (squidpy) or `img_key=None` (scanpy).",
             key,
         )
     scale = min(THUMBNAIL / (high - low).max(), THUMBNAIL / np.sqrt(extent.prod()))
     scale = min(scale, 1 / np.sqrt(abs(np.linalg.det(to_system[:2, :2]))))  # never finer than the image
     small, to_small = _shrunk(pyramid, key, scale * to_system[:2, :2])
-    # From pixels of the thumbnail to those of the shrunk image.
+    # Affine from pixels of the thumbnail to those of the shrunk image.
     back = to_small @ np.linalg.inv(to_system) @ np.diag([1 / scale, 1 / scale, 1])
     size = np.maximum(np.ceil(extent * scale - 1e-6), 1).astype(int)
     drawn = Image.fromarray(small).transform(
@@ -246,7 +246,7 @@ def thumbnail(element: Any, key: str, to_system: np.ndarray) -> tuple[np.ndarray
 
 
 def _shrunk(pyramid: list[Any], key: str, to_thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image averaged to about a pixel of the thumbnail, ``(y, x, 3)``, and the affine from its finest pixels."""
+    """Average the image to about the pixels of the thumbnail, ``(y, x, 3)``; also return the affine to them."""
     height, width = pyramid[0].sizes["y"], pyramid[0].sizes["x"]
     step = 1 / np.clip(np.linalg.norm(to_thumbnail, axis=0), 1e-9, 1)  # (x, y) pixels of the finest level
     enough = [

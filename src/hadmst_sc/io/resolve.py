@@ -1,4 +1,4 @@
-"""Which elements, which region, which coordinate system: from names to one affine map, spots to image pixels."""
+"""Resolve names to elements, region and coordinate system, and to one affine map from spots to image pixels."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Paired:
         Row of the table and row of the shapes element of each spot, in the order of the shapes.
     spots_to_px
         ``(3, 3)`` affine on (x, y, 1), from the shapes' own coordinates to pixels of the finest image level.
-    held_out
-        Which rows are left out and why, a sentence each.
+    left_out
+        One sentence for each reason why rows are left out.
     """
 
     shapes_key: str
@@ -40,11 +40,11 @@ class Paired:
     rows: np.ndarray
     places: np.ndarray
     spots_to_px: np.ndarray
-    held_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def levels(element: xr.DataArray | xr.DataTree) -> list[xr.DataArray]:
-    """Pyramid of a raster element, finest first; a plain image is a pyramid of one."""
+    """Return the pyramid of a raster element, finest level first; a plain image is a pyramid of one level."""
     if not isinstance(element, xr.DataTree):
         return [element]
     found = [next(iter(node.ds.data_vars.values())) for node in element.children.values() if node.ds.data_vars]
@@ -52,15 +52,15 @@ def levels(element: xr.DataArray | xr.DataTree) -> list[xr.DataArray]:
 
 
 def systems(element: Any) -> dict[str, Any]:
-    """Transformations of an element by coordinate system; empty when it has none."""
+    """Return transformations of an element by coordinate system; empty if it has none."""
     try:
         return dict(get_transformation(element, get_all=True))
-    except (AssertionError, KeyError, TypeError, ValueError):  # how spatialdata reports that there are none
+    except (AssertionError, KeyError, TypeError, ValueError):  # spatialdata's errors if there are none
         return {}
 
 
 def affine(element: Any, coordinate_system: str) -> np.ndarray:
-    """``(3, 3)`` affine on (x, y, 1) from an element's own coordinates to ``coordinate_system``."""
+    """Return the ``(3, 3)`` affine on (x, y, 1) from an element's own coordinates to ``coordinate_system``."""
     transformation = get_transformation(element, to_coordinate_system=coordinate_system)
     return np.asarray(transformation.to_affine_matrix(XY, XY), float)
 
@@ -71,7 +71,7 @@ def transform(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 
 def invertible(matrix: np.ndarray) -> bool:
-    """Whether an affine is finite and flattens nothing; its unit does not matter."""
+    """Return True if an affine is finite and not singular, whatever its unit."""
     if not np.isfinite(matrix).all():
         return False
     stretch = np.linalg.svd(matrix[:2, :2], compute_uv=False)
@@ -86,7 +86,7 @@ def pair(
     coordinate_system: str | None,
     problems: Problems,
 ) -> Paired | None:
-    """Resolve shapes and coordinate system and match the table's rows to shapes; ``None`` after a problem."""
+    """Resolve shapes and coordinate system, and match rows of the table to shapes; ``None`` after a problem."""
     image, table = sdata.images[image_key], sdata.tables[table_key]
     if PROVENANCE_KEY in table.uns:
         made_from = table.uns[PROVENANCE_KEY].get("table_key") if isinstance(table.uns[PROVENANCE_KEY], dict) else None
@@ -119,20 +119,20 @@ def pair(
             problems.add(f"{kind}/{key}: {_not_invertible(key, matrix, coordinate_system, image, shapes)}")
     if not (invertible(image_affine) and invertible(own_affine)):
         return None
-    rows, places, held_out = matched
+    rows, places, left_out = matched
     spots_to_px = np.linalg.inv(image_affine) @ own_affine
-    return Paired(shapes_key, shapes, coordinate_system, rows, places, spots_to_px, tuple(held_out))
+    return Paired(shapes_key, shapes, coordinate_system, rows, places, spots_to_px, tuple(left_out))
 
 
 def _not_invertible(key: str, matrix: np.ndarray, system: str, image: Any, shapes: Any) -> str:
-    """The fault of a transformation, and the remedy: another system, or code that sets it anew."""
+    """Describe the error in a transformation, and its remedy: another system, or code that sets a new one."""
     found = "is singular" if np.isfinite(matrix).all() else "is not finite"
     shared = [name for name in systems(image) if name in systems(shapes) and name != system]
     good = [name for name in shared if invertible(affine(image, name)) and invertible(affine(shapes, name))]
     remedy = (
         f"Pass `coordinate_system={good[0]!r}`."
         if good
-        else f"Set it anew; if the coordinates are those of {system!r}: `from spatialdata.transformations import "
+        else f"Set a new one; if the coordinates are those of {system!r}: `from spatialdata.transformations import "
         f"Identity, set_transformation; set_transformation(sdata[{key!r}], Identity(), {system!r})`."
     )
     return f"its transformation to {system!r} {found} and cannot be inverted: {matrix[:2].tolist()}. {remedy}"
@@ -147,7 +147,7 @@ def _choose_shapes(
     shapes_key: str | None,
     problems: Problems,
 ) -> str | None:
-    """The region to use: the one asked for, or the only one that shares a coordinate system with the image."""
+    """Return the region to use: the requested one, or the only one that shares a coordinate system with the image."""
     if shapes_key is not None:
         if shapes_key not in sdata:
             problems.missing("shapes_key", shapes_key, "sdata.shapes", list(sdata.shapes))
@@ -181,7 +181,7 @@ def _choose_shapes(
 
 
 def _vectors(element: Any, key: str, problems: Problems) -> Any:
-    """Shapes as they are; points, which lie on disk, and labels as shapes with their ids and transformations."""
+    """Return shapes unchanged, and lazy points or labels as shapes with their ids and transformations."""
     if isinstance(element, GeoDataFrame):
         return element
     if isinstance(element, xr.DataArray | xr.DataTree):
@@ -199,7 +199,7 @@ def _vectors(element: Any, key: str, problems: Problems) -> Any:
 def choose_system(
     image: Any, image_key: str, shapes: Any, shapes_key: str, asked: str | None, problems: Problems
 ) -> str | None:
-    """The system both elements share; of several, the one in which the spots' own coordinates are used as they are."""
+    """Return the coordinate system that both elements share; if several, the one with the spots' own coordinates."""
     of_image, of_shapes = systems(image), systems(shapes)
     shared = [name for name in of_image if name in of_shapes]
     if not shared:

@@ -1,4 +1,4 @@
-"""Results in a SpatialData object, found by their metadata: whatever their elements are called by now, however cut."""
+"""Find results in a SpatialData object by their metadata, also after their elements were renamed or cropped."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ INSTANCE_KEY = "bin_id"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One result: a table of bins, and the labels and images that belong to it.
+    """One result: a table of bins, and its labels and images.
 
-    Names change: :func:`spatialdata.concatenate` adds a suffix to all of them, users rename by hand. The table names
-    its labels; images are those of the expected name, or else those that hold the table's values on the labels' bins.
+    Names change: :func:`spatialdata.concatenate` adds a suffix to all of them, and users rename elements. The table
+    names its labels. Images have the expected name, or otherwise hold the table's values on the bins of the labels.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Result:
     region
         Name of the labels that it annotates.
     named_image
-        Image that the user named; ``None`` = to be found.
+        Image that the user named; ``None`` = search for it.
     """
 
     sdata: SpatialData
@@ -48,7 +48,7 @@ class Result:
 
     @cached_property
     def table(self) -> AnnData:
-        """The rows of this result: the table itself, or a view where the table holds several sections."""
+        """The rows of this result: the table itself, or a view if the table holds several sections."""
         table = self.sdata.tables[self.table_key]
         return table if self._rows_of_region.all() else table[self._rows_of_region]
 
@@ -59,7 +59,7 @@ class Result:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """Record of the run; empty where it is lost, or may be that of another section in the table."""
+        """Record of the run; empty if it is lost, or may belong to another section in the table."""
         record: Mapping[str, Any] = self.sdata.tables[self.table_key].uns.get(PROVENANCE_KEY, {})
         return record if "bin_um" in record and self._rows_of_region.all() else {}
 
@@ -70,7 +70,7 @@ class Result:
         Raises
         ------
         KeyError
-            If it is lost, or may be that of another section in the table.
+            If it is lost, or may belong to another section in the table.
         """
         if self.record:
             return self.record
@@ -85,7 +85,7 @@ class Result:
 
     @cached_property
     def first_key(self) -> str:
-        """Name under which it was written."""
+        """Name under which the result was written."""
         told = self.sdata.tables[self.table_key].uns.get(PROVENANCE_KEY, {}).get("key_added")
         return str(told) if told else self.region.rpartition("_bins")[0] or self.region
 
@@ -96,69 +96,69 @@ class Result:
 
     @property
     def key(self) -> str:
-        """Its name by now."""
+        """Present name of the result."""
         return self.image_key or self.expected_keys[0]
 
     @property
     def expected_keys(self) -> tuple[str, str]:
-        """Names of image and table, if all names have been changed alike."""
+        """Names of image and table, if all names have changed in the same way."""
         names = OutputNames(self.first_key)
         return f"{names.image}{self._suffix}", f"{names.table}{self._suffix}"
 
     def now(self, name: str, available: Container[str]) -> str | None:
-        """Present name of what the run knew as ``name``."""
+        """Return the present name of an element or system that was called ``name`` during the run."""
         return next((one for one in (f"{name}{self._suffix}", name) if one in available), None)
 
     def source(self, parameter: str, available: Container[str]) -> str:
-        """Present name of an element or system that the run read; the old name where it is gone."""
+        """Return the present name of an element or system that the run read; the old name if it is missing."""
         name = str(self.provenance[parameter])
         return self.now(name, available) or name
 
     @property
     def labels(self) -> xr.DataArray:
-        """Bins."""
+        """Labels of the bins."""
         if self.region not in self.sdata.labels:
             raise MissingKeyError(
-                f"labels/{self.region}: is gone, which tables/{self.table_key} annotates. It says where the bins lie. "
-                f"If it was renamed, call `sdata.set_table_annotates_spatialelement({self.table_key!r}, region=..., "
-                f"region_key=..., instance_key=...)`. Otherwise: {again(self)}"
+                f"labels/{self.region}: is missing, but tables/{self.table_key} needs it for the positions of its "
+                f"bins. If it was renamed, call `sdata.set_table_annotates_spatialelement({self.table_key!r}, "
+                f"region=..., region_key=..., instance_key=...)`. Otherwise: {again(self)}"
             )
         return levels(self.sdata.labels[self.region])[0]
 
     @cached_property
     def image_key(self) -> str | None:
-        """Name of the image of the estimate; ``None`` where it is gone."""
+        """Name of the image of the estimate; ``None`` if it is missing."""
         return self.named_image or self._find(self.first_key, self.table.X)
 
     @cached_property
     def std_key(self) -> str | None:
-        """Name of the image of the standard deviation; ``None`` where there is none."""
+        """Name of the image of the standard deviation; ``None`` if there is none."""
         return self._find(OutputNames(self.first_key).std, self.table.layers.get("std"))
 
     def image(self, *, std: bool = False) -> xr.DataArray:
-        """The estimate or its standard deviation, ``(genes, y, x)`` counts per bin."""
+        """Return the estimate or its standard deviation, ``(genes, y, x)`` counts per bin."""
         found = self.std_key if std else self.image_key
         if found is None:
             first = OutputNames(self.first_key)
             raise MissingKeyError(
-                f"images/{first.std if std else first.image}{self._suffix}: is gone, or does not lie on "
-                f"labels/{self.region} any more. The table alone does not say whether its values are still counts. "
+                f"images/{first.std if std else first.image}{self._suffix}: is missing, or no longer aligned with "
+                f"labels/{self.region}. The table alone does not show that its values are still counts. "
                 f"If the image was renamed, pass its name as `key_added=`. Otherwise: {again(self)}"
             )
         return levels(self.sdata.images[found])[0]
 
     @cached_property
     def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of the table whose bins are on the labels, and row and column of each there.
+        """Rows of the table whose bins are on the labels, and the row and column of each bin there.
 
-        Labels that were cut start elsewhere than ``array_row`` and ``array_col`` say, so their ids are asked.
+        Read from the ids of the labels, because ``array_row`` and ``array_col`` are wrong for cropped labels.
         """
         labels = np.asarray(self.labels.data)
         where = np.flatnonzero(labels)
         ids = pd.Index(labels.ravel()[where])
         if not ids.is_unique:
             raise MissingKeyError(
-                f"labels/{self.region}: were resampled, as ids occur more than once; bins have no place there. "
+                f"labels/{self.region}: were resampled, as ids occur more than once; bins have no position there. "
                 f"{again(self)}"
             )
         found = ids.get_indexer(np.asarray(self.table.obs[get_table_keys(self.table)[2]]))
@@ -167,10 +167,10 @@ class Result:
 
     @cached_property
     def _frame(self) -> tuple[str, np.ndarray]:
-        """The coordinate system of the run, and (x, y) in bins from where the labels lie in it to where the table says.
+        """Coordinate system of the run, and offset (x, y) in bins from the labels to the positions in the table.
 
-        Not zero after a crop that starts in the first half of a bin: spatialdata (0.7) then keeps that bin, but has the
-        transformation start at the next one. Other distances mean that the user moved something.
+        The offset is not zero after a crop that starts in the first half of a bin: spatialdata (0.7) then keeps that
+        bin, but its transformation starts at the next one. Other offsets mean that the user moved something.
         """
         element = self.sdata.labels[self.region]
         available, (rows, y, x) = list(systems(element)), self.places
@@ -181,7 +181,7 @@ class Result:
             )
         if "spatial" in self.table.obsm and len(rows):
             xy = np.asarray(self.table.obsm["spatial"])[rows]
-            for system in [known] if known else available:  # renamed, perhaps
+            for system in [known] if known else available:  # it may have been renamed
                 apart = transform(np.linalg.inv(affine(element, system)), xy) - np.c_[x, y] - 0.5
                 whole = np.rint(apart[0])
                 if np.abs(whole).max() <= 1 and np.allclose(apart, whole, atol=1e-3):
@@ -195,28 +195,28 @@ class Result:
 
     @property
     def offset(self) -> np.ndarray:
-        """(x, y) in bins, to be added to places on the labels before their transformation."""
+        """Offset (x, y) in bins, to be added to positions on the labels before their transformation."""
         return self._frame[1]
 
     def to_system(self, system: str) -> np.ndarray:
-        """``(3, 3)`` affine on (x, y, 1) from bins of the labels to a coordinate system."""
+        """Return the ``(3, 3)`` affine on (x, y, 1) from bins of the labels to a coordinate system."""
         shift = np.eye(3)
         shift[:2, 2] = self.offset
         return affine(self.sdata.labels[self.region], system) @ shift
 
     def set_layer(self, name: str, values: Any) -> None:
-        """Put values of the bins on the labels into a layer of the table; NaN for all other rows."""
+        """Write values of the bins on the labels into a layer of the table; NaN for all other rows."""
         table, rows = self.sdata.tables[self.table_key], np.flatnonzero(self._rows_of_region)[self.places[0]]
         if len(rows) < table.n_obs:
             whole = np.full(table.shape, np.nan, np.float32)
-            if name in table.layers and not self._rows_of_region.all():  # those of another section
+            if name in table.layers and not self._rows_of_region.all():  # values of another section
                 whole[:] = table.layers[name]
             whole[rows] = values
             values = whole
         table.layers[name] = values
 
     def untouched(self, gene: str) -> bool:
-        """Whether the table has this gene as the run left it: its values are those of the image."""
+        """Return True if this gene in the table is unchanged since the run, equal to the image."""
         return self._same(self.image(), gene, self.table.X)
 
     def _same(self, image: xr.DataArray, gene: str, values: Any) -> bool:
@@ -238,7 +238,7 @@ class Result:
         return next((n for n in others if self._same(levels(self.sdata.images[n])[0], genes[0], values)), None)
 
     def on_bins(self, image_key: str) -> bool:
-        """Whether an image has the bins of the labels and the genes of the table."""
+        """Return True if an image has the bins of the labels and the genes of the table."""
         if self.region not in self.sdata.labels or image_key not in self.sdata.images:
             return False
         element, labels = self.sdata.images[image_key], self.sdata.labels[self.region]
@@ -252,7 +252,7 @@ class Result:
 
 
 def results(sdata: SpatialData) -> list[Result]:
-    """All results in an object; a table that holds several sections is several."""
+    """Return all results in an object; a table of several sections counts as several."""
     found = []
     for name, table in sdata.tables.items():
         try:
@@ -265,14 +265,14 @@ def results(sdata: SpatialData) -> list[Result]:
 
 
 def find_result(sdata: SpatialData, key_added: str) -> Result:
-    """The result of a name: its present name, that of its table, labels or image, or the one it was written under.
+    """Find a result by its present name, the name of its table, labels or image, or the name it was written under.
 
     Raises
     ------
     TypeError
-        If ``sdata`` is no SpatialData, or ``key_added`` no text.
+        If ``sdata`` is not a SpatialData, or ``key_added`` not a str.
     KeyError
-        If there is none, or more than one.
+        If there is no such result, or more than one.
     """
     check_sdata(sdata)
     if not isinstance(key_added, str):
@@ -292,27 +292,27 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
     names = [one.key for one in found or every]
     remedy = f" Try `key_added={names[0]!r}`." if names else f" {first(sdata, key_added)}"
     if found:
-        raise MissingKeyError(f"`key_added={key_added!r}` needs to name one result, but {names} are called so.{remedy}")
+        raise MissingKeyError(f"`key_added={key_added!r}` needs to name one result, but {names} match it.{remedy}")
     raise MissingKeyError(
-        f"`key_added={key_added!r}`: there is no table {OutputNames(key_added).table!r}, nor another result of "
+        f"`key_added={key_added!r}`: there is no table {OutputNames(key_added).table!r}, and no other result with "
         f"that name. Available: {names}.{remedy}"
     )
 
 
 VERB = "hadmst_sc.tl.superresolve"
-NAMED = {"table_key": "table", "layer": None, "spot_um": 55.0, "pitch_um": 100.0}  # what is left out where it is this
+NAMED = {"table_key": "table", "layer": None, "spot_um": 55.0, "pitch_um": 100.0}  # values omitted from the call
 
 
 def again(result: Result, genes: Sequence[str] = (), **changes: Any) -> str:
-    """A sentence with the call that makes a result once more; without code where what the run read is gone.
+    """Return a sentence with the call that makes a result again; without code if an input of the run is missing.
 
     Parameters
     ----------
     result
-        Its section, bins, genes and model are kept, and it is replaced. Where its elements were renamed, the new result
-        has a new name.
+        The result to replace, with the same section, bins, genes and model. If its elements were renamed, the new
+        result gets a new name.
     genes
-        More of them.
+        Additional genes.
     changes
         Other arguments of the call.
     """
@@ -341,7 +341,7 @@ def again(result: Result, genes: Sequence[str] = (), **changes: Any) -> str:
 
 
 def first(sdata: SpatialData, key_added: str) -> str:
-    """A sentence with the call that makes a result of a section that has none, from its largest image."""
+    """Return a sentence with the call that makes the first result of a section, from its largest image."""
     finest = {name: levels(image)[0] for name, image in sdata.images.items()}
     sizes = {name: one.size for name, one in finest.items() if one.sizes["c"] in (3, 4) and one.dtype.kind == "u"}
     named = "" if key_added == "superres" else f", key_added={key_added!r}"
@@ -351,13 +351,13 @@ def first(sdata: SpatialData, key_added: str) -> str:
 
 
 def _key(result: Result) -> str:
-    """Name of the result if it can be replaced, else a free one."""
+    """Return the name of the result if it can be replaced, else a free name."""
     key = result.first_key
     return key if OutputNames(key).table == result.table_key else free_key(result.sdata, key)
 
 
 def free_key(sdata: SpatialData, key: str) -> str:
-    """A name for another result, of which nothing is there yet."""
+    """Return a name for another result that no element uses."""
     number = 2
     while any(f"{key}_{number}{part}" in sdata for part in ("", "_std", "_bins", "_table")):
         number += 1

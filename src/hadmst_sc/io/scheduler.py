@@ -17,5 +17,5 @@ def _setting() -> AbstractContextManager[Any]:
     return dask.config.set(scheduler="threads") if chosen is None or chosen in OF_CLUSTERS else nullcontext()
 
 
-# A client that the user made would take every image to its workers first, and wait for ever where there are none.
+# A Dask client of the user would first send every image to its workers, and wait forever if there are none.
 computed_here = Shared(_setting)

@@ -1,4 +1,4 @@
-"""Sizes are compared with the memory there is before anything of that size is allocated."""
+"""Compare sizes with the available memory before anything of that size is allocated."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from hadmst_sc.runtime import memory_limit
 from hadmst_sc.section.errors import Problems
 from hadmst_sc.section.grid import Grid
 
-PER_BIN = 2000  # bytes of the leanest run; `tl` estimates what one of given settings takes
-MAX_BINS = 10**8  # where the system does not tell how much memory there is
+PER_BIN = 2000  # bytes per bin of the smallest run; `tl` estimates the memory for given settings
+MAX_BINS = 10**8  # also if the system does not report its memory
 MAX_PIXELS = 25 * 10**9  # of the level that is read: minutes of decoding
-FEWEST = 4  # bins along the longer side: fewer show no map
-FITTING = 200_000  # bins of the grid that a message suggests: a result of 200 genes of it fits in memory
-MUCH_LARGER = 16  # times the area that the spots span: then the image is wrong, not the bins
+FEWEST = 4  # smallest number of bins along the longer side: fewer show no map
+FITTING = 200_000  # bins of the grid that a message suggests: a result of 200 genes on it fits in memory
+MUCH_LARGER = 16  # image area / area that the spots span, above which the image is wrong, not the bins
 
 
 def check_sizes(element: Any, image_key: str, spots: Paired, xy: np.ndarray, grid: Grid, problems: Problems) -> None:
-    """Note a grid or an image that is too large for this machine, or bins too large to show anything.
+    """Add a problem for a grid or image too large for this machine, or for bins too large to show anything.
 
     Parameters
     ----------
     element, image_key
-        The image; only its sizes are looked at.
+        The image; only its sizes are used.
     spots, xy
         The spots, and their centres ``(spots, 2)`` as (x, y) in pixels of the image's finest level.
     grid
-        What would be made.
+        The grid to check.
     """
     finest, (level, _) = levels(element)[0], level_to_read(element, grid)
     side_um = [finest.sizes[axis] * grid.um_per_px for axis in ("y", "x")]
@@ -51,10 +51,10 @@ def check_sizes(element: Any, image_key: str, spots: Paired, xy: np.ndarray, gri
         return
     span = np.ptp(xy, axis=0) / (finest.sizes["x"], finest.sizes["y"])
     bins = f"{grid.shape[0]:,} x {grid.shape[1]:,} bins of {grid.bin_um:g} µm"
-    there = f"and there are {memory / 1e9:,.1f} GB"
+    there = f"but {memory / 1e9:,.1f} GB are available"
     if too_many and span.prod() * MUCH_LARGER > 1:
         problems.add(
-            f"`bin_um` needs bins that fit in memory, but {grid.bin_um:g} gives {bins} on {extent}: they take "
+            f"`bin_um` needs bins that fit in memory, but {grid.bin_um:g} gives {bins} on {extent}: they need "
             f"{needed / 1e9:,.1f} GB, {there}. Pass `bin_um={_nice(sqrt(side_um[0] * side_um[1] / FITTING)):g}`.",
             ValueError,
         )
@@ -62,25 +62,25 @@ def check_sizes(element: Any, image_key: str, spots: Paired, xy: np.ndarray, gri
     if not too_many:
         bins, needed = f"{pixels:.2g} pixels to read", max(strip, level.sizes["c"] * level.dtype.itemsize * pixels)
     problems.add(
-        f"`image_key` needs an image that fits in memory, but images/{image_key}, {extent}, has {bins}: they take "
-        f"{needed / 1e9:,.1f} GB, {there}. Keep what lies under the spots: {_crop(element, spots, xy)}.",
+        f"`image_key` needs an image that fits in memory, but images/{image_key}, {extent}, has {bins}: they need "
+        f"{needed / 1e9:,.1f} GB, {there}. Keep the part under the spots: {_crop(element, spots, xy)}.",
         ValueError,
     )
 
 
 def _rows_at_once(level: Any) -> int:
-    """Rows of a lazy image that are decoded together; an image in memory needs no more."""
+    """Return the number of rows of a lazy image that are decoded together; 0 for an image in memory."""
     return max(level.chunks[1]) if level.chunks else 0
 
 
 def _nice(length: float) -> float:
-    """The next 1, 2 or 5 times a power of ten."""
+    """Round up to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** np.floor(log10(length) + 1e-9)
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= length * (1 - 1e-9)))
 
 
 def _crop(element: Any, spots: Paired, xy: np.ndarray) -> str:
-    """The call that keeps the part of a section that its spots span, and a margin."""
+    """Return code that crops a section to the extent of its spots and a margin."""
     margin = 0.1 * np.ptp(xy, axis=0).max() + 10
     corners = transform(affine(element, spots.coordinate_system), np.array([xy.min(0) - margin, xy.max(0) + margin]))
     low, high = ([ceil(value) for value in corner] for corner in (corners.min(0), corners.max(0)))

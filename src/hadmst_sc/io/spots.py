@@ -1,4 +1,4 @@
-"""Footprints of the spots in image pixels, and what a pixel measures in µm."""
+"""Footprints of the spots in image pixels, and the size of a pixel in µm."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from hadmst_sc.section.errors import Problems, logger
 
 SAME = 0.02  # relative difference below which sizes count as equal
 # Space Ranger draws Visium's 55 µm spots 0.55 to 0.70 pitches wide (`spot_diameter_fullres`: 0.60 for 11 mm CytAssist,
-# 0.70 for 6.5 mm CytAssist and DLPFC, 0.65 for many), so the drawn circle is a key, not the footprint.
+# 0.70 for 6.5 mm CytAssist and DLPFC, 0.65 for many), so the drawn circle gives the platform, not the footprint.
 VISIUM, VISIUM_DRAWN = (55.0, 100.0), (0.535, 0.715)  # diameter and pitch in µm; drawn diameter / pitch
 LEGACY, LEGACY_DRAWN = (100.0, 200.0), (0.48, 0.52)  # Spatial Transcriptomics, on a square lattice
-FEW = 20  # spots, of which noise may hide the lattice
-STEREO_UM = 0.5  # between DNBs of Stereo-seq
+FEW = 20  # with fewer spots, noise may hide the lattice
+STEREO_UM = 0.5  # distance between DNBs of Stereo-seq
 PLAUSIBLE_UM = (0.1, 5000.0)  # sizes of spots and bins of any platform
 TURNED = 0.01  # radians below which squares count as parallel to the axes: 0.5 % of their edge
-ROUND = 0.9  # isoperimetric quotient of a polygon that stands for a disc: 1 of a disc, 0.79 of a square
+ROUND = 0.9  # smallest isoperimetric quotient of a polygon that represents a disc; a disc has 1, a square 0.79
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,11 @@ class Footprints:
     xy
         ``(n, 2)`` centres.
     size
-        Diameter of a disc or edge of a square; NaN where it is not drawn.
+        Diameter of a disc or edge of a square; NaN if it is not drawn.
     square
-        Whether they are squares.
+        True for squares, False for discs.
     angle
-        Of the edges of a square against the x axis, towards y, radians.
+        Rotation of the edges of a square from the x axis towards y, radians.
     """
 
     xy: np.ndarray
@@ -62,13 +62,13 @@ class Scale:
 
 
 def footprints(shapes: Any, key: str, spots_to_px: np.ndarray, problems: Problems) -> Footprints | None:
-    """Circles or squares of one size, or centres of a lattice, in image pixels; ``None`` after a problem."""
+    """Return circles or squares of one size, or centres of a lattice, in image pixels; ``None`` after a problem."""
     stretch = np.linalg.svd(spots_to_px[:2, :2], compute_uv=False)
     if not stretch[1] * (1 + SAME) >= stretch[0] > 0:
         problems.add(
-            f"{place(shapes, key)}: needs a map to the image with one scale, but it stretches by {stretch[0]:.4g} and "
-            f"{stretch[1]:.4g}, so spots become ellipses. Give image and spots transformations with equal factors "
-            f"along x and y, or resample the image to square pixels."
+            f"{place(shapes, key)}: needs a transformation to the image with one scale, but it stretches by "
+            f"{stretch[0]:.4g} and {stretch[1]:.4g}, so spots become ellipses. Give image and spots transformations "
+            f"with equal factors along x and y, or resample the image to square pixels."
         )
         return None
     if _without_place(shapes, key, problems):
@@ -94,31 +94,31 @@ _OTHER = "If these are cells, sum them to spots with `hadmst_sc.pp.degrade` and 
 
 
 def _without_place(shapes: Any, key: str, problems: Problems) -> bool:
-    """Note spots without a place, and spots in one place."""
+    """Add a problem for spots without a position, or several spots at one position."""
     lost = ~np.isfinite(shapes.bounds.to_numpy()).all(1)
     if lost.any():
         first = shapes.index[lost].tolist()[:5]
         problems.add(
-            f"{place(shapes, key)}: needs a place for each spot, but the geometry of {lost.sum():,} of {len(lost):,} "
-            f"is missing, empty or not finite (ids {first}). Leave them out: `{code(shapes, key, FINITE)}`."
+            f"{place(shapes, key)}: needs a position for each spot, but {lost.sum():,} of {len(lost):,} geometries are "
+            f"missing, empty or not finite (ids {first}). Remove them: `{code(shapes, key, FINITE)}`."
         )
         return True
     corners = shapes.bounds.to_numpy()
     twice = pd.DataFrame(corners).duplicated().to_numpy()
     if twice.any():
         problems.add(
-            f"{place(shapes, key)}: needs each spot in its own place, but {twice.sum():,} of {len(twice):,} lie "
-            f"exactly where another one lies (ids {shapes.index[twice].tolist()[:5]}). Keep the first of each: "
+            f"{place(shapes, key)}: needs each spot at its own position, but {twice.sum():,} of {len(twice):,} share "
+            f"the position of another one (ids {shapes.index[twice].tolist()[:5]}). Keep the first of each: "
             f"`{code(shapes, key, PLACES)}`."
             if twice.sum() < len(twice) - 1
-            else f"{place(shapes, key)}: all {len(twice):,} spots lie in one place, {corners[0, :2].tolist()}. Their "
+            else f"{place(shapes, key)}: all {len(twice):,} spots are at one position, {corners[0, :2].tolist()}. The "
             f"positions were lost; read the section again from its files."
         )
     return bool(twice.any())
 
 
 def _points(key: str, xy: np.ndarray, radii: Any, zoom: float, problems: Problems) -> Footprints | None:
-    """Circles, or centres without a size: side by side on a square lattice they are bins, else circles."""
+    """Return circles; centres without a size become bins on a square lattice, and circles otherwise."""
     if radii is None:
         found = lattice(xy)
         square = found.kind == "square"
@@ -149,7 +149,7 @@ def _points(key: str, xy: np.ndarray, radii: Any, zoom: float, problems: Problem
 def _polygons(
     key: str, geometry: np.ndarray, spots_to_px: np.ndarray, zoom: float, problems: Problems
 ) -> Footprints | None:
-    """Squares in any rotation, or circles drawn as polygons."""
+    """Return squares of any rotation, or circles drawn as polygons."""
     corners = shapely.get_coordinates(geometry)
     if len(corners) == 5 * len(geometry):  # a closed ring of four corners each, and no holes
         return _squares(key, transform(spots_to_px, corners).reshape(-1, 5, 2), problems)
@@ -158,8 +158,8 @@ def _polygons(
         xy = transform(spots_to_px, shapely.get_coordinates(shapely.centroid(geometry)))
         return _one_size(key, xy, 2 * zoom * np.sqrt(area / np.pi), False, problems)
     problems.add(
-        f"shapes/{key}: needs circles or squares, but has polygons of other form. Only footprints of known size can be "
-        f"summed over bins. {_OTHER}"
+        f"shapes/{key}: needs circles or squares, but has other polygons. Only footprints of known size can be summed "
+        f"over bins. {_OTHER}"
     )
     return None
 
@@ -182,14 +182,14 @@ def _squares(key: str, corners: np.ndarray, problems: Problems) -> Footprints | 
     mean = angles.mean()
     if (np.abs(angles - mean / max(abs(mean), 1e-300)) > 4 * SAME).any():
         problems.add(
-            f"shapes/{key}: needs squares of one rotation, but they are turned by different angles. Squares of an "
+            f"shapes/{key}: needs squares of one rotation, but they are rotated by different angles. Squares of an "
             f"array are parallel. {_OTHER}"
         )
         return None
     found = lattice(xy)
     if found.kind == "square" and abs(found.pitch / prints.size - 1) <= SAME:
-        # Side by side they tile the lattice, however they are drawn: `spatialdata_io.visium_hd` draws bins along the
-        # axes, although the array is turned against the image.
+        # Adjacent squares tile the lattice, so the lattice gives the rotation: `spatialdata_io.visium_hd` draws bins
+        # parallel to the axes, although the array is rotated relative to the image.
         return Footprints(xy, prints.size, True, _turned(found.angle))
     return Footprints(xy, prints.size, True, _turned(float(np.angle(mean) / 4)))
 
@@ -203,14 +203,14 @@ def _one_size(key: str, xy: np.ndarray, sizes: np.ndarray, square: bool, problem
     if np.ptp(sizes) > 2 * SAME * size:
         problems.add(
             f"shapes/{key}: needs spots of one size, but they range from {sizes.min():.4g} to {sizes.max():.4g} "
-            f"pixels. Cells and segmentations are no spots. {_OTHER}"
+            f"pixels. Cells and segmentations are not spots. {_OTHER}"
         )
         return None
     return Footprints(xy, size, square)
 
 
 def stated_sizes(table: AnnData, shapes_key: str) -> tuple[float | None, float | None]:
-    """Diameter and distance of the spots in µm as the table's ``uns`` has them; ``None`` for what it has not."""
+    """Return diameter and pitch of the spots in µm from the table's ``uns``; ``None`` for a missing value."""
     found: Any = table.uns
     for key in ("spatial", shapes_key, "metadata"):
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -220,7 +220,7 @@ def stated_sizes(table: AnnData, shapes_key: str) -> tuple[float | None, float |
 
 
 def _length(value: Any) -> float | None:
-    """A positive number, also as an array of one, which stores make of numbers."""
+    """Return a positive number, also from an array of one element, as stores return; otherwise ``None``."""
     value = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf
     return float(value) if number else None
@@ -229,7 +229,7 @@ def _length(value: Any) -> float | None:
 def scale(
     prints: Footprints, key: str, spot_um: float | None, pitch_um: float | None, problems: Problems
 ) -> Scale | None:
-    """µm per pixel from known sizes, or from lattice and drawn diameter / pitch, which name the platform."""
+    """Compute µm per pixel from given sizes, or from those of the platform, known by lattice and diameter / pitch."""
     given = {name: one for name, one in (("spot_um", spot_um), ("pitch_um", pitch_um)) if one is not None}
     if not all(PLAUSIBLE_UM[0] <= one <= PLAUSIBLE_UM[1] for one in given.values()):
         problems.add(_in_another_unit(given), ValueError)
@@ -240,8 +240,8 @@ def scale(
     if spot_um is not None and pitch_um is not None:
         if not sure and np.isfinite(prints.size):
             logger.warning(
-                "shapes/%s: few spots have a neighbour, so that µm per pixel follow from `spot_um=%g` and the circles' "
-                "diameter of %.4g pixels. Space Ranger draws circles up to 27 %% too wide",
+                "shapes/%s: few spots have a neighbour, so µm per pixel are computed from `spot_um=%g` and the "
+                "circles' diameter of %.4g pixels. Space Ranger draws circles up to 27 %% too wide",
                 key,
                 spot_um,
                 prints.size,
@@ -265,28 +265,28 @@ def scale(
 
 
 def _in_another_unit(given: dict[str, float]) -> str:
-    """Sizes that no platform has, and the factor that makes them those of one."""
+    """Describe sizes that no platform has, with converted values if another unit explains them."""
     told = " and ".join(f"`{name}={one:g}`" for name, one in given.items())
     for unit, factor in (("metres", 1e6), ("millimetres", 1e3), ("nanometres", 1e-3)):
         if all(1 <= one * factor <= PLAUSIBLE_UM[1] for one in given.values()):
             passed = ", ".join(f"{name}={one * factor:g}" for name, one in given.items())
-            return f"{told}, passed or in the table's `uns`: these are no µm, but perhaps {unit}. Pass `{passed}`."
+            return f"{told}, passed or in the table's `uns`: these are not µm, but perhaps {unit}. Pass `{passed}`."
     low, high = PLAUSIBLE_UM
     return (
         f"{told}, passed or in the table's `uns`: spots need sizes of {low:g} to {high:g} µm. Pass diameter and "
-        f"distance in µm, such as `spot_um=55, pitch_um=100` for Visium."
+        f"pitch in µm, such as `spot_um=55, pitch_um=100` for Visium."
     )
 
 
 def overlap(sizes: Scale) -> str:
-    """Spots wider than their distance: perhaps the two are exchanged."""
+    """Describe spots wider than their pitch; the two may be exchanged."""
     spot, pitch = sizes.spot_um, sizes.pitch_um
     exchanged = LEGACY_DRAWN[0] <= pitch / spot <= VISIUM_DRAWN[1]
     spot, pitch = (pitch, spot) if exchanged else (0.55 * pitch, pitch)
     return (
-        f"`spot_um={sizes.spot_um:g}` and `pitch_um={sizes.pitch_um:g}`, passed or in the table's `uns`: spots need to "
-        f"lie side by side, with a diameter of at most their distance. Spots that overlap would count molecules twice. "
-        f"{'Diameter and distance seem to be exchanged: pass' if exchanged else 'Pass'} "
+        f"`spot_um={sizes.spot_um:g}` and `pitch_um={sizes.pitch_um:g}`, passed or in the table's `uns`: spots need a "
+        f"diameter of at most their pitch. Spots that overlap would count molecules twice. "
+        f"{'Diameter and pitch seem to be exchanged: pass' if exchanged else 'Pass'} "
         f"`spot_um={spot:g}, pitch_um={pitch:g}`."
     )
 
@@ -298,23 +298,23 @@ def _unknown_scale(prints: Footprints, key: str, pitch: float) -> str:
     on = f" on a {kind} lattice" if kind else ""
     name, (spot, distance) = ("Spatial Transcriptomics", LEGACY) if kind == "square" else ("Visium", VISIUM)
     return (
-        f"`spot_um` and `pitch_um` are needed to tell what a pixel measures: on shapes/{key} {found}{on}, but Visium "
+        f"`spot_um` and `pitch_um` are needed to find the size of a pixel: on shapes/{key} {found}{on}, but Visium "
         f"has 0.55 to 0.70 on a hexagonal and Spatial Transcriptomics 0.50 on a square lattice. Pass diameter and "
-        f"distance of the spots: `spot_um={spot:g}, pitch_um={distance:g}` if this is {name}."
+        f"pitch of the spots: `spot_um={spot:g}, pitch_um={distance:g}` if this is {name}."
     )
 
 
 def _platform(prints: Footprints) -> tuple[float, tuple[float, float] | None, bool]:
-    """Pitch in pixels, platform if lattice and ratio name one, and whether the pitch is sure."""
+    """Return the pitch in pixels, the platform if lattice and ratio identify one, and True if the pitch is certain."""
     found = lattice(prints.xy)
     hidden = found.line or len(prints.xy) < FEW
-    # Along one axis of the hexagonal lattice the next spot of the same column is sqrt(3) pitches away.
+    # Along one axis of a hexagonal lattice, spots of the same column are sqrt(3) pitches apart.
     for pitch in (found.pitch, found.pitch / np.sqrt(3)) if found.line else (found.pitch,):
         ratio = prints.size / pitch
         for kind, platform, (low, high) in _PLATFORMS:
             if (found.kind == kind or (hidden and found.kind is None)) and low <= ratio <= high:
                 return float(pitch), platform, True
-    if not found.dense or found.kind is None:  # most spots are missing, as in a table of twenty
+    if not found.dense or found.kind is None:  # most spots are missing, as in a table of twenty spots
         for kind, platform, (low, high) in _PLATFORMS:
             fitted = fitted_pitch(prints.xy, prints.size / high, prints.size / low, kind) if prints.size > 0 else None
             if fitted is not None:
@@ -334,13 +334,13 @@ def _square_scale(
     if spot_um and pitch_um and spot_um > pitch_um * (1 + SAME):
         problems.add(f"`spot_um={spot_um}` is larger than `pitch_um={pitch_um}`: squares overlap. Pass one of them.")
         return None
-    if pitch_um and np.isfinite(pitch := lattice(prints.xy).pitch):  # more than the edge where channels leave gaps
+    if pitch_um and np.isfinite(pitch := lattice(prints.xy).pitch):  # larger than the edge if channels leave gaps
         um_per_px = pitch_um / pitch
         return Scale(um_per_px, spot_um or prints.size * um_per_px, pitch_um)
     edge = spot_um or pitch_um or _named_edge(key)
     if edge is None:
         problems.add(
-            f"`spot_um` is needed to tell what a pixel measures: shapes/{key} are squares of {prints.size:.4g} pixels. "
+            f"`spot_um` is needed to find the size of a pixel: shapes/{key} are squares of {prints.size:.4g} pixels. "
             f"Pass their edge in µm: `spot_um=8` if these are bins of 8 µm."
         )
         return None
@@ -348,7 +348,7 @@ def _square_scale(
 
 
 def _named_edge(key: str) -> float | None:
-    """µm, as readers name bins: ``square_008um`` of Visium HD; ``bin50_genes`` of Stereo-seq, whose unit is 0.5 µm."""
+    """Return the edge in µm by the reader's name: ``square_008um`` of Visium HD, ``bin50_genes`` of Stereo-seq."""
     if named := re.search(r"square_(\d+)um", key):
         return float(named[1])
     named = re.fullmatch(r"bin(\d+)_genes", key)

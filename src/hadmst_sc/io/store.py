@@ -1,12 +1,12 @@
 """Replace elements of a store on disk so that a crash at any time loses nothing.
 
-1. The new elements are written to a folder beside the store.
-2. That folder is moved into the store, as a hidden one, with a journal of what it is for.
-3. The old elements move into it, and the new ones from it to their places.
-4. The root document gets the new provenance and list of contents, and the hidden folder goes.
+1. The new elements are written to a folder next to the store.
+2. This folder is moved into the store as a hidden folder, with a journal of the swap.
+3. The old elements are moved into the hidden folder, and the new ones from it to their places.
+4. Provenance and consolidated metadata of the root document are updated, and the hidden folder is removed.
 
-Each new element carries the id of its run. A crash before the first of them is in place is undone by the next call, a
-crash after that is completed. All that this takes lies in the store, and so goes with it if it is moved, copied,
+Each new element carries the id of its run. After a crash, the next call undoes the swap if no new element was in place,
+and completes it otherwise. All data needed for this are in the store, and so stay with it if it is moved, copied,
 replaced or restored from a backup.
 """
 
@@ -33,18 +33,18 @@ from hadmst_sc.io.lock import StoreError, beside, gone, home, interrupts_held, l
 from hadmst_sc.section.observation import PROVENANCE_KEY, OutputNames
 
 JOURNAL = "swap.json"
-OURS = ("images", "labels", "tables")  # kinds of elements that a result has
+OURS = ("images", "labels", "tables")  # element types of a result
 
 
 def check_store(path: Path) -> None:
-    """Refuse stores whose elements could not be moved into: gone, with links, or in zarr 2 (SpatialData before 0.5)."""
+    """Refuse stores that cannot be updated: missing, with links, or in zarr 2 (SpatialData before 0.5)."""
     path = home(path)
     if not path.is_dir():
         raise gone(path)
     if not (path / ROOT).is_file():
         raise ValueError(
-            f"`sdata` needs a store in zarr format 3, but {path.name!r} is older. Elements of two formats cannot be "
-            f"mixed. Call `sdata.write('new.zarr'); sdata = spatialdata.read_zarr('new.zarr')`."
+            f"`sdata` needs a store in zarr format 3, but {path.name!r} is older. A store cannot combine two formats. "
+            f"Call `sdata.write('new.zarr'); sdata = spatialdata.read_zarr('new.zarr')`."
         )
     groups = [path / kind for kind in OURS]
     for place in (path / ROOT, *groups, *(group / ROOT for group in groups)):
@@ -57,33 +57,33 @@ def check_store(path: Path) -> None:
 
 
 def check_room(path: Path, n_bytes: float) -> None:
-    """Refuse a result of so many bytes that the disk of a store cannot hold."""
+    """Refuse a result of ``n_bytes`` if the disk of the store has less free space."""
     free = shutil.disk_usage(home(path).parent).free
     if n_bytes > free:
         raise StoreError(
             f"`sdata` needs a store with room for a result of at least {n_bytes / 1e9:.1f} GB, but the disk of "
-            f"{Path(path).name} has {free / 1e9:.1f} GB left. Free some, or pass fewer `genes=` or a larger `bin_um=`."
+            f"{Path(path).name} has {free / 1e9:.1f} GB left. Free space, or pass fewer `genes=` or a larger `bin_um=`."
         )
 
 
 def _sibling(path: Path, key_added: str) -> Path:
-    """Folder that new elements are written to; whatever lies there without a living owner is rubbish."""
+    """Return the folder that new elements are written to; its contents can be deleted unless a run holds the lock."""
     return beside(home(path), f"{key_added}.new")
 
 
 def scratch(path: Path, key_added: str) -> Path:
-    """Folder beside a store for what a run makes before it is written."""
+    """Return the folder next to a store for intermediate results of a run."""
     return beside(home(path), f"{key_added}.maps")
 
 
 @contextmanager
 def claimed(path: Path, key_added: str, wait: float = 0.0) -> Iterator[None]:
-    """Be the only run that writes ``key_added`` into a store; what a killed one left is completed or undone first.
+    """Be the only run that writes ``key_added`` into a store; first complete or undo the swap of a killed run.
 
     Raises
     ------
     StoreError
-        If another run has not ended after ``wait`` seconds, or the store cannot be written.
+        If another run has not finished after ``wait`` seconds, or the store cannot be written.
     """
     check_store(path)
     path = home(path)
@@ -95,7 +95,7 @@ def claimed(path: Path, key_added: str, wait: float = 0.0) -> Iterator[None]:
 
 
 def recover(path: Path, key_added: str) -> None:
-    """Complete or undo a swap that did not end, and remove what is left of a write; else do nothing."""
+    """Complete or undo an unfinished swap and remove remains of an interrupted write, if there are any."""
     with claimed(path, key_added):
         pass
 
@@ -119,7 +119,7 @@ def _tidy(path: Path, key_added: str) -> None:
 
 
 def kinds_of(key_added: str) -> dict[str, str]:
-    """Names of all elements that a result may have, with their kinds."""
+    """Return the names of all elements that a result may have, with their types."""
     names = OutputNames(key_added)
     return {names.image: "images", names.std: "images", names.bins: "labels", names.table: "tables"}
 
@@ -132,20 +132,20 @@ def replace_on_disk(
     fill: Callable[[Path], None] | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Write the elements of ``new`` and move them into a store, in place of an earlier result of the same name.
+    """Write the elements of ``new`` and move them into a store, replacing an earlier result of the same name.
 
-    In the block the new elements are in place; an exception from it brings the old ones back.
+    The new elements are in place inside the block; an exception from the block restores the old ones.
 
     Parameters
     ----------
     path
         The store.
     new
-        The elements, and in its attributes the provenance of the run.
+        The elements, with the provenance of the run in its attributes.
     fill
-        Called with the folder of the new images, to put into them what they were written without.
+        Called with the folder of the new images, to add the arrays of hollow images.
     between
-        Called when all is written and nothing in the store is touched: the last moment to give up.
+        Called after everything is written and before the store is changed: the last point to cancel.
     """
     path = home(path)
     sibling = _sibling(path, key_added)
@@ -169,14 +169,14 @@ def replace_on_disk(
 
 
 def write_all(sdata: SpatialData, path: Path, fill: Callable[[Path], None] | None = None) -> None:
-    """Write a store and ``fill`` its images; when this returns or raises, no thread is writing any more."""
+    """Write a store and ``fill`` its images; all threads have finished writing when this returns or raises."""
     try:
         with (
             ThreadPoolExecutor(CPU_COUNT) as pool,  # its end waits for all of its threads
             dask.config.set(pool=pool),
             warnings.catch_warnings(),
         ):
-            warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # a coming default; once per array
+            warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # a future default; once per array
             sdata.write(path, update_sdata_path=False)
         if fill is not None:
             fill(path / "images")
@@ -186,11 +186,11 @@ def write_all(sdata: SpatialData, path: Path, fill: Callable[[Path], None] | Non
 
 @dataclass(frozen=True)
 class Swap:
-    """An exchange of elements of a store. All of it is under the lock of the store."""
+    """An exchange of elements of a store, made while the lock of the store is held."""
 
     path: Path
     folder: Path
-    """Hidden folder in the store: new elements before their move, and in ``old`` old ones after theirs."""
+    """Hidden folder in the store: new elements before they are moved, and in ``old`` the old ones afterwards."""
     key: str
     run: str
     """Id of the run, which each new element carries."""
@@ -199,7 +199,7 @@ class Swap:
     new: tuple[str, ...]
     """Places of the new elements."""
     made: tuple[str, ...]
-    """Kinds of elements of which the store had none."""
+    """Element types that the store did not have before."""
     facts: Any
     """Provenance of the new result."""
     before: Any
@@ -207,7 +207,7 @@ class Swap:
 
     @classmethod
     def begin(cls, path: Path, sibling: Path, key: str, new: SpatialData) -> Swap:
-        """Move what was written beside a store into it, with the journal."""
+        """Move the folder of new elements into the store, with the journal."""
         run, kinds, folder = uuid.uuid4().hex, kinds_of(key), _inside(path, key)
         places = tuple(f"{kind}/{name}" for name, kind in kinds.items())
         fresh = tuple(f"{kind}/{name}" for name, kind in kinds.items() if name in new)
@@ -222,7 +222,7 @@ class Swap:
 
     @classmethod
     def left(cls, path: Path, key: str) -> Swap | None:
-        """The swap that a crash left in a store, if there is one and no links are in it."""
+        """Return the swap that a crash left in a store, if there is one and it contains no links."""
         folder = _inside(path, key)
         inner = ("", JOURNAL, "old", *OURS, *(f"old/{kind}" for kind in OURS))
         if not folder.is_dir() or any((folder / place).is_symlink() for place in inner):
@@ -237,7 +237,7 @@ class Swap:
             return cls(path, folder, key, "", places, (), (), None, None)
 
     def _is_here(self, place: str) -> bool:
-        """Whether an element in its place is that of this run."""
+        """Return True if the element at a place is that of this run."""
         try:
             node = json.loads((self.path / place / ROOT).read_text())
             return bool(node["attributes"][PROVENANCE_KEY]["run"] == self.run)
@@ -246,19 +246,19 @@ class Swap:
 
     @property
     def begun(self) -> bool:
-        """Whether a new element is in place."""
+        """True if a new element is in place."""
         return any(map(self._is_here, self.new))
 
     @property
     def whole(self) -> bool:
-        """Whether each new element is in place or still to come, to where nobody has put anything since."""
+        """True if each new element is in place, or can still be moved to its place because the place is free."""
         return all(
             self._is_here(place) or ((self.folder / place).is_dir() and not os.path.lexists(self.path / place))
             for place in self.new
         )
 
     def undo(self) -> None:
-        """Put old elements back wherever nobody else has put anything, and take new ones out."""
+        """Remove new elements, and restore old ones wherever their place is free."""
         for place in reversed(self.new):
             if self._is_here(place):
                 os.rename(self.path / place, self.folder / place)
@@ -267,24 +267,24 @@ class Swap:
             if os.path.lexists(old) and (self.path / place).parent.is_dir() and not os.path.lexists(self.path / place):
                 os.rename(old, self.path / place)
         for place in self.new:
-            discard(self.folder / place)  # on a full disk this makes room for what follows
+            discard(self.folder / place)  # on a full disk, frees space for the steps below
         for kind in self.made:
             _remove_empty_group(self.path / kind)
         self._update_labels()
         self._update_root(lambda facts: self.before if facts == self.facts else facts)
 
     def register(self) -> None:
-        """Enter the new elements and their provenance into the root document."""
+        """Add the new elements and their provenance to the root document."""
         self._update_labels()
         self._update_root(lambda _: self.facts)
 
     def finish(self, sibling: Path) -> None:
-        """Take the folder out of the store."""
+        """Move the hidden folder out of the store."""
         os.rename(self.folder, sibling)
         (sibling / JOURNAL).unlink(missing_ok=True)
 
     def hide(self) -> None:
-        """Take all elements off the list of contents: a store cut short now opens without them."""
+        """Remove all elements from the consolidated metadata, so that the store opens without them after a crash."""
         self._change(self.path / ROOT, lambda root: hide(root, [*self.places, self.folder.name]))
 
     def _update_root(self, facts_of: Callable[[Any], Any]) -> None:
@@ -299,7 +299,7 @@ class Swap:
         self._change(self.path / ROOT, change)
 
     def _update_labels(self) -> None:
-        """The group of labels lists its members in its attributes too."""
+        """Update the list of members in the attributes of the labels group."""
         ours = {place.partition("/")[2] for place in self.places if place.startswith("labels/")}
 
         def change(node: dict[str, Any]) -> None:
@@ -322,7 +322,7 @@ def _inside(path: Path, key_added: str) -> Path:
 
 
 def _swap(swap: Swap) -> None:
-    """Move old elements out and new ones in; goes on where an earlier attempt stopped."""
+    """Move old elements out and new ones in; continues after an interrupted attempt."""
     for place in swap.new:
         kind = place.partition("/")[0]
         _ensure_group(swap.path / kind, swap.folder / kind)
@@ -338,7 +338,7 @@ def _swap(swap: Swap) -> None:
 
 
 def _ensure_group(group: Path, example: Path) -> None:
-    """Make the directory of an element type, or complete one that a crash left without its document."""
+    """Create the folder of an element type, or complete one that a crash left without metadata."""
     if not _is_group(group):
         group.mkdir(exist_ok=True)
         shutil.copy(example / ROOT, group / ROOT)

@@ -1,4 +1,4 @@
-"""Which bins are tissue: from a mask in the SpatialData object, or from the H&E near the spots."""
+"""Find the bins in tissue, from a mask in the SpatialData object or from the H&E near the spots."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from hadmst_sc.section.errors import Problems, logger
 from hadmst_sc.section.grid import Grid
 from hadmst_sc.section.measurement import Measurement
 
-# Lengths in pitches. A hidden spot next to a known one ends at 1.28 pitches from that one's centre.
-SURE = 1.5  # where the image cannot tell glass from tissue, tissue reaches this far from the spots
-REACH = 2.0  # and never further than this
-# The rest was tuned on a quarter of the spots hidden before reading (thirteen public sections) and on the lumina of 36
-# phantoms; the values are not critical.
-WIDTH_UM = 60.0  # of the narrowest glass that matters; between cells and in fat there are narrower gaps
+# Lengths in pitches. A held-out spot next to a known one ends 1.28 pitches from the centre of that one.
+SURE = 1.5  # tissue reaches this far from the spots if the image cannot separate glass from tissue
+REACH = 2.0  # tissue never reaches further than this
+# All other constants were tuned on thirteen public sections, with a quarter of the spots held out before reading, and
+# on the lumina of 36 phantoms; the values are not critical.
+WIDTH_UM = 60.0  # narrowest glass that is detected; gaps between cells and in fat are narrower
 BLUR_UM = 5.0  # standard deviation of the smoothing of the stain
-MARGIN_UM = 15.0  # the edge of glass is mixed with tissue over this length
-TYPICAL = 0.7  # of the upper quartile of the totals, about their median, even where half of the spots lie on glass
-FEW_COUNTS = 0.3  # of a typical total: a spot with fewer counts does not prove tissue
-CONTRADICTED = 0.01  # share of spots with counts that may lie on glass,
-AGAINST = 3  # or fewer than so many: single spots are too noisy
-SHADES = 10.0  # standard deviations of the shade of glass by which glass can be darker than that
-CLEAR = (3.0, 4.0)  # the same between glass and pale tissue: below the first in doubt, from the second on clear
-LIGHT = 30.0  # standard deviations of glass in the gap between lumen and tissue: light varies from lumen to lumen
-LEAST_SPREAD = 0.01  # of the shade of glass, as stain
-LEAST_GAP = 0.1  # in stain, between a lumen and its surroundings in an image that shows no glass beyond the spots
-SPECK_UM2 = 100.0**2  # stained areas below this that hold no spot are debris
+MARGIN_UM = 15.0  # width of the transition between glass and tissue
+TYPICAL = 0.7  # typical total / upper quartile of totals: about their median, even if half of the spots are on glass
+FEW_COUNTS = 0.3  # share of a typical total below which a spot does not prove tissue
+CONTRADICTED = 0.01  # too many spots with counts on glass are this share of all spots,
+AGAINST = 3  # and at least this number, because single spots are noisy
+SHADES = 10.0  # glass may be darker than its mean shade by this many of its standard deviations
+CLEAR = (3.0, 4.0)  # from glass to pale tissue, in these units: uncertain below the first, clear above the second
+LIGHT = 30.0  # gap between lumen and tissue / least standard deviation of glass, as brightness varies between lumina
+LEAST_SPREAD = 0.01  # smallest standard deviation of the shade of glass, in units of stain
+LEAST_GAP = 0.1  # smallest stain between a lumen and its surroundings if the image shows no glass beyond the spots
+SPECK_UM2 = 100.0**2  # smaller stained areas without a spot are debris
 WHITE = 0.004  # stain of pure white
 FLAT = 0.02  # range of the stain (0..2) below which an image shows nothing
 
@@ -49,49 +49,49 @@ class Evidence(NamedTuple):
     n_spots: int  # all spots of the section, with or without counts
 
     def on(self, glass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Spots (index) that lie mostly on ``glass``, and which of them have more counts than their rest explains."""
+        """Return spots (index) mostly on ``glass``, and True for those with more counts than their rest explains."""
         share = self.shares @ glass.ravel().astype(float)
         spots = np.flatnonzero(share > 0.5)
         return spots, self.counts[spots] > FEW_COUNTS + 1.5 * (1 - share[spots])
 
     def contradict(self, glass: np.ndarray) -> bool:
-        """Whether too many spots have counts and lie on ``glass``."""
+        """Return True if too many spots with counts are on ``glass``."""
         return bool(self.on(glass)[1].sum() >= max(AGAINST, CONTRADICTED * self.n_spots))
 
 
 class Shade(NamedTuple):
-    """Stain of glass: its mean and standard deviation, robustly."""
+    """Stain of glass: robust mean and standard deviation."""
 
     stain: float
     spread: float
 
 
 def spot_distance(grid: Grid, measurement: Measurement, reach: float) -> np.ndarray:
-    """``(ny, nx)`` distance of each bin to the nearest centre of a spot, in bins; 0 under a spot, infinite beyond."""
+    """Return ``(ny, nx)`` distance to the nearest spot centre, in bins; 0 under a spot, infinite beyond ``reach``."""
     limit = reach * (1 + 1e-6)
     distance = cKDTree(measurement.centres).query(grid.centres(), distance_upper_bound=limit)[0].reshape(grid.shape)
     return np.where(measurement.coverage > 0, 0.0, distance)
 
 
 def near_spots(grid: Grid, measurement: Measurement, reach: float) -> np.ndarray:
-    """``(ny, nx)`` bool: bins whose centre is within ``reach`` bins of a spot's centre, and every bin under a spot."""
+    """Return ``(ny, nx)`` bool, True for bins with centres within ``reach`` bins of a spot centre or under a spot."""
     return np.isfinite(spot_distance(grid, measurement, reach))
 
 
 def detect_tissue(
     he: np.ndarray, grid: Grid, measurement: Measurement, pitch_um: float, totals: np.ndarray | None = None
 ) -> np.ndarray:
-    """Tissue: every bin near a spot, unless the image clearly shows glass there.
+    """Find the bins in tissue: all bins near a spot, except where the image clearly shows glass.
 
     Bins under a spot are always tissue. Others are tissue up to two pitches from a spot, unless they are glass (see
-    :func:`find_glass`). Where the image cannot tell glass from tissue, all bins within 1.5 pitches are tissue.
+    :func:`find_glass`). If the image cannot separate glass from tissue, all bins within 1.5 pitches are tissue.
 
     Parameters
     ----------
     he
         ``(3, ny * k, nx * k)`` uint8.
     totals
-        ``(spots,)`` counts of each spot over all genes. Spots with few counts do not prove tissue; ``None`` trusts all.
+        ``(spots,)`` counts of each spot over all genes. Spots with few counts do not prove tissue; ``None``: all do.
 
     Returns
     -------
@@ -108,11 +108,11 @@ def detect_tissue(
 def find_glass(
     he: np.ndarray, grid: Grid, measurement: Measurement, pitch_um: float, totals: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Bins where the image shows glass, anywhere in it, with or without a spot; ``None`` where it cannot tell.
+    """Find bins that show glass, with or without a spot; ``None`` if the image cannot separate glass from tissue.
 
-    Glass has the shade of the image beyond the spots, or of a lumen that stands out where the image ends before. It
-    is at least 60 µm wide. The shade is narrowed until fewer than three spots with counts, or fewer than 1 % of all
-    spots, lie on glass.
+    Glass has the shade of the image beyond the spots, or if the image ends there, of a lumen that stands out. It is at
+    least 60 µm wide. The range of shades is narrowed until the spots with counts on glass are fewer than three, or
+    fewer than 1 % of all spots.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def find_glass(
 
 
 def _pitches_away(grid: Grid, measurement: Measurement, pitch_um: float) -> np.ndarray:
-    """:func:`spot_distance` in pitches, infinite beyond ``REACH``."""
+    """Return :func:`spot_distance` in pitches, infinite beyond ``REACH``."""
     pitch = pitch_um / grid.bin_um
     return spot_distance(grid, measurement, REACH * pitch) / pitch
 
@@ -190,7 +190,7 @@ def _shade(stain: np.ndarray) -> Shade:
 def _shade_beyond(
     stain: np.ndarray, blank: np.ndarray, near: np.ndarray, of_spots: np.ndarray, grid: Grid
 ) -> Shade | None:
-    """Shade of the image beyond the spots; ``None`` where it ends before, or shows tissue there."""
+    """Return the shade of the image beyond the spots; ``None`` if it ends before, or shows tissue there."""
     beyond, enough = stain[~near & ~blank], 200.0**2 / grid.bin_um**2
     if len(beyond) < enough:
         return None
@@ -202,9 +202,9 @@ def _shade_beyond(
 def _shade_of_lumina(
     stain: np.ndarray, blank: np.ndarray, near: np.ndarray, evidence: Evidence, grid: Grid
 ) -> Shade | None:
-    """Shade of the palest area that is wide enough, stands out from its surroundings and holds no spot with counts."""
+    """Return the shade of the palest wide area that stands out from its surroundings and has no spots with counts."""
     shown = stain[~blank]
-    # By rising share of the image; Otsu's threshold for glass that covers much of it.
+    # By increasing share of the image; Otsu's threshold for glass that covers much of it.
     for threshold in (*np.quantile(shown, (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)), threshold_otsu(shown)):
         area = _without_tissue(_wide((stain <= threshold) & ~blank, grid), near, evidence)
         if area.sum() * grid.bin_um**2 < 100.0**2:
@@ -218,7 +218,7 @@ def _shade_of_lumina(
 
 
 def _glass_up_to(threshold: float, stain: np.ndarray, blank: np.ndarray, shade: Shade, grid: Grid) -> np.ndarray:
-    """Wide areas of the shade of glass, and their edges up to the threshold."""
+    """Return wide areas with the shade of glass, and their edges up to the threshold."""
     core = _wide((stain <= min(threshold, shade.stain + SHADES * shade.spread)) | blank, grid)
     if not core.any():
         return core
@@ -226,7 +226,7 @@ def _glass_up_to(threshold: float, stain: np.ndarray, blank: np.ndarray, shade: 
 
 
 def _without_tissue(glass: np.ndarray, near: np.ndarray, evidence: Evidence) -> np.ndarray:
-    """Leave out enclosed areas, on which most spots have counts: pale tissue, such as fat."""
+    """Remove enclosed areas in which most spots have counts: pale tissue, such as fat."""
     spots, wrong = evidence.on(glass)
     if not wrong.any():
         return glass
@@ -240,7 +240,7 @@ def _without_tissue(glass: np.ndarray, near: np.ndarray, evidence: Evidence) -> 
 
 
 def _wide(mask: np.ndarray, grid: Grid) -> np.ndarray:
-    """The parts of a mask in which a disc of ``WIDTH_UM`` fits (an opening); beyond the image it goes on as there."""
+    """Return parts of a mask in which a disc of ``WIDTH_UM`` fits (an opening); the border of the image is extended."""
     radius = max(1, round(WIDTH_UM / 2 / grid.bin_um))
     padded = np.pad(mask, radius + 1, mode="edge")
     core = distance_transform_edt(padded) > radius
@@ -251,7 +251,7 @@ def _wide(mask: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def _without_specks(mask: np.ndarray, under: np.ndarray, area: float) -> np.ndarray:
-    """Connected parts that hold a spot or have at least ``area`` bins."""
+    """Keep connected parts that contain a spot or have at least ``area`` bins."""
     parts, _ = label(mask)
     keep = np.bincount(parts.ravel()) >= area
     keep[parts[under]] = True
@@ -260,22 +260,22 @@ def _without_specks(mask: np.ndarray, under: np.ndarray, area: float) -> np.ndar
 
 
 def _stain(he: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Colour plus darkness per bin, ``(ny, nx)``, about 0 for white glass and more for stained tissue; black padding.
+    """Return the stain (colour plus darkness) of each bin, ``(ny, nx)``, and True for bins of black padding.
 
-    Padding has the stain 0.
+    The stain is about 0 for white glass, larger for stained tissue, and set to 0 for padding.
     """
     rgb = bin_colours(he, grid)
     blank = rgb.max(0) < 0.05
     return np.where(blank, 0.0, np.ptp(rgb, axis=0) + 1 - rgb.mean(0)), blank
 
 
-DETECT = "Mend it, or pass `tissue_key=None`: the tissue is then detected."
+DETECT = "Correct it, or pass `tissue_key=None` to detect the tissue."
 
 
 def read_mask(
     sdata: SpatialData, key: str, image: Any, coordinate_system: str, grid: Grid, problems: Problems
 ) -> np.ndarray:
-    """Labels or shapes on the grid, by bin centres through the transformations; all ``False`` after a problem."""
+    """Evaluate labels or shapes at the bin centres, through the transformations; all ``False`` after a problem."""
     empty = np.zeros(grid.shape, bool)
     if key not in sdata.labels and key not in sdata.shapes:
         problems.missing("tissue_key", key, "sdata.labels or sdata.shapes", [*sdata.labels, *sdata.shapes])
@@ -297,7 +297,7 @@ def read_mask(
             f"has {list(systems(element))}. {DETECT}"
         )
         return empty
-    # The image's transformation to the system of the spots is known to be good.
+    # The image's transformation to the coordinate system of the spots is already checked.
     good = [name for name in shared if invertible(affine(element, name)) and invertible(affine(image, name))]
     if not good:
         problems.add(
@@ -316,7 +316,7 @@ def read_mask(
 
 
 def _nothing_in(element: Any, *, is_labels: bool) -> str | None:
-    """Why an element has no area at all; ``None`` if it has."""
+    """Describe why an element has no area; ``None`` if it has one."""
     if is_labels:
         pyramid = levels(element)
         return "it has no pixels" if not pyramid or 0 in pyramid[0].shape else None
@@ -330,12 +330,12 @@ def _nothing_in(element: Any, *, is_labels: bool) -> str | None:
 
 
 def _circles(element: Any) -> np.ndarray:
-    """``(n,)`` bool: points with a radius. That of a polygon is another column of the user."""
+    """Return ``(n,)`` bool, True for points with a radius; the radius of a polygon is ignored."""
     return np.asarray((element.geom_type == "Point") & ~element.is_empty & ("radius" in element))
 
 
 def _radii(element: Any) -> np.ndarray:
-    """``(n,)`` radii; NaN where they are no finite numbers, or there are none."""
+    """Return ``(n,)`` radii; NaN if missing or not finite numbers."""
     radii = numbers(element["radius"]) if "radius" in element else np.full(len(element), np.nan)
     return np.where(np.isfinite(radii), radii, np.nan)
 
@@ -359,13 +359,13 @@ def _shapes(element: Any, bins_to_own: np.ndarray, grid: Grid) -> np.ndarray:
     inverse = np.linalg.inv(bins_to_own)
     parts = _outlines(element).affine_transform([*inverse[:2, :2].ravel(), *inverse[:2, 2]])
     mask = np.zeros(grid.shape, bool)
-    # A collection may hold lines and points beside polygons, and a line has no area.
+    # A collection may hold lines and points in addition to polygons, but these have no area.
     for part in parts.explode(index_parts=False).explode(index_parts=False):
         if part is None or part.geom_type != "Polygon" or part.is_empty:
             continue
         one = np.zeros(grid.shape, bool)
         for ring in (part.exterior, *part.interiors):
             x, y = np.asarray(ring.coords)[:, :2].T
-            one[polygon(y - 0.5, x - 0.5, grid.shape)] ^= True  # skimage puts centres at whole numbers
+            one[polygon(y - 0.5, x - 0.5, grid.shape)] ^= True  # skimage has pixel centres at whole numbers
         mask |= one
     return mask

@@ -1,4 +1,4 @@
-"""Kinds of numbers in a matrix: counts, counts with a part removed, or counts that were transformed."""
+"""Recognise the values of a matrix: counts, corrected counts with a part removed, or transformed counts."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-WHOLE = 1e-6  # distance from a whole number that float32 leaves, for values below 1
-NOISE = 1e-5  # the same as a share of a value: what a logarithm in float32 and back leaves is below a tenth of it
-MOST_NOISE = 0.05  # a larger distance is no noise: all large values would be whole
-MOST = 1e9  # counts of one gene in one spot: more were never caught, and squares of them overflow float32
-SAME_TOTAL = 1e-3  # coefficient of variation of totals that were made equal
-FEW = 100  # values, below which a share of them says nothing
-COUNTING = 0.5  # variance / mean of abundant genes: counting alone gives 1, logarithms of counts about 0.1
-HALF = 0.5  # a correction leaves at least this share of a count
-LARGEST_LOG = 50.0  # above it, values are no logarithms
+WHOLE = 1e-6  # rounding error of whole numbers in float32, for values below 1
+NOISE = 1e-5  # the same relative to a value: a logarithm in float32 and its inverse leave less than a tenth of it
+MOST_NOISE = 0.05  # limit of the rounding error; otherwise all large values would count as whole
+MOST = 1e9  # counts of one gene in one spot: more were never measured, and their squares overflow float32
+SAME_TOTAL = 1e-3  # largest coefficient of variation of normalised totals
+FEW = 100  # fewest values for which a share of them is meaningful
+COUNTING = 0.5  # variance / mean of abundant genes: counting noise gives 1, logarithms of counts about 0.1
+HALF = 0.5  # smallest share of a count that a correction leaves
+LARGEST_LOG = 50.0  # larger values are not logarithms
 
 Transform = Callable[[np.ndarray], np.ndarray]
-# What counts may have been turned into, and how to undo it.
+# Transformations of counts, with their inverses.
 TRANSFORMED: dict[str, Transform] = {
     "log(1 + x)": np.expm1,
     "log2(1 + x)": lambda x: np.expm1(x * np.log(2)),
     "log10(1 + x)": lambda x: np.expm1(x * np.log(10)),
     "square root": np.square,
 }
-# The same as code, for sparse and for other matrices.
+# The inverses as code, for sparse and for other matrices.
 UNDO = {
     "log(1 + x)": ("{}.expm1()", "numpy.expm1({})"),
     "log2(1 + x)": ("({} * numpy.log(2)).expm1()", "numpy.expm1({} * numpy.log(2))"),
@@ -37,9 +37,9 @@ UNDO = {
 
 
 class Kind(NamedTuple):
-    """A kind of values that are not whole, in words after "look like", and code that gets the counts back.
+    """A kind of values that are not whole, in words that follow "look like", and code that restores the counts.
 
-    ``undo`` has code with ``{}`` for a sparse and for another matrix; ``None`` where counts cannot be had back.
+    ``undo`` has code with ``{}`` for a sparse and for another matrix; ``None`` if counts cannot be restored.
     """
 
     what: str
@@ -47,12 +47,12 @@ class Kind(NamedTuple):
 
 
 def plain(matrix: Any) -> Any:
-    """Values that scipy can store: no float16, no longdouble, no foreign byte order, no objects.
+    """Convert values to types that scipy supports: no float16, longdouble, foreign byte order or objects.
 
     Raises
     ------
     ValueError, TypeError
-        If objects are no numbers.
+        If objects are not numbers.
     """
     dtype = matrix.dtype
     if dtype.kind == "b":
@@ -63,45 +63,45 @@ def plain(matrix: Any) -> Any:
 
 
 def numbers(column: Any) -> np.ndarray:
-    """``(n,)`` float64 values of a column; NaN where a value is no number and no text of one."""
+    """Convert a column to ``(n,)`` float64; NaN for values that are neither numbers nor text of numbers."""
     values = np.asarray(column)
     values = values if values.dtype.kind in "biuf" else pd.to_numeric(values.astype(object), errors="coerce")
     return np.asarray(values, np.float64)
 
 
 def broken(values: np.ndarray) -> np.ndarray:
-    """Which values can be no count, nor a part of one: not finite, negative, or above a thousand million."""
+    """Mark values that cannot be a count or a part of one: not finite, negative, or above a thousand million."""
     with np.errstate(invalid="ignore"):
         return ~np.isfinite(values) | (values < 0) | (values > MOST)
 
 
 def fractional(values: np.ndarray) -> np.ndarray:
-    """Which values are not whole, by more than float32 leaves of a count that was transformed and back."""
+    """Mark values that are not whole, beyond the float32 error of a count that was transformed and restored."""
     with np.errstate(invalid="ignore"):
         return ~(np.abs(values - np.rint(values)) <= np.clip(NOISE * values, WHOLE, MOST_NOISE))
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """Values of which those that are whole but for the noise of float32 are exactly whole."""
+    """Round values that are whole up to the float32 error; keep all others."""
     if values.dtype.kind != "f":
         return values
     return np.where(fractional(values), values, np.rint(values))
 
 
 def transformed(counts: sparse.csr_matrix) -> Kind | None:
-    """The kind of fractional values; ``None`` if they may be counts of which a part was removed.
+    """Return the kind of fractional values; ``None`` if they may be counts with a part removed.
 
-    Counts keep two properties when ambient molecules or those of neighbouring spots are subtracted, and lose one of
-    them in every usual transformation: depth varies between spots, and abundant genes scatter at least as counting
-    does. In this order:
+    Counts keep two properties if ambient molecules or those of neighbouring spots are subtracted, and lose one of them
+    in every usual transformation: depth varies between spots, and abundant genes vary at least as much as counting
+    noise. The tests, in this order:
 
-    0. Nearly all are whole as they are: counts. The squares of whole numbers are whole too.
-    1. The inverse of a logarithm or a square root gives whole numbers.
-    2. All spots have the same total, as they are or after such an inverse: normalised.
-    3. All values of a spot are whole multiples of its smallest one, as they are or after such an inverse: normalised,
-       even if only some of the genes are left. A correction that multiplies by one share per spot also does this, so
-       shares between a half and one pass, unless they make depth equal.
-    4. Genes with a mean above 1 vary less than half as much as counting alone would: a logarithm or the like.
+    0. Nearly all values are whole: counts. This comes first, as the squares of whole numbers are whole too.
+    1. The inverse of a logarithm or a square root gives whole numbers: transformed counts.
+    2. All spots have the same total, directly or after such an inverse: normalised.
+    3. All values of a spot are whole multiples of its smallest one, directly or after such an inverse: normalised, even
+       if only some of the genes are left. A correction that multiplies each spot by a share also does this, so shares
+       between a half and one pass, unless they equalise depth.
+    4. Genes with a mean above 1 vary less than half as much as counting noise: a logarithm or similar.
     5. No value is above 1: scaled.
 
     Parameters
@@ -133,21 +133,21 @@ def transformed(counts: sparse.csr_matrix) -> Kind | None:
                 return None
             return Kind(f"{told} (the values of a spot are whole multiples of one number)", _undo_scale(name, values))
     if _scatter(counts) < COUNTING:
-        return Kind("logarithms or other transformed counts (abundant genes vary less than counting does)")
+        return Kind("logarithms or other transformed counts (abundant genes vary less than counting noise)")
     if counts.data.max(initial=0.0) <= 1:
         return Kind("scaled values (none is above 1)")
     return None
 
 
 def _whole(values: np.ndarray) -> float:
-    """Share of whole numbers among those that are small enough to be told from others in float32."""
+    """Return the share of whole numbers among values below 1000, where float32 resolves fractions."""
     values = values[values < 1000]
     whole = (np.abs(values - np.rint(values)) <= 1e-3 + 1e-5 * values) & (values > 0.5)
     return float(whole.mean()) if len(values) else 0.0
 
 
 def _common_unit(values: sparse.csr_matrix) -> np.ndarray | None:
-    """``(spots,)`` smallest value of each spot that has one, if all others of the spot are whole multiples of it."""
+    """Return ``(spots,)`` the smallest value of each non-empty spot, if all its other values are multiples of it."""
     filled = np.flatnonzero(np.diff(values.indptr))
     unit = np.minimum.reduceat(values.data, values.indptr[filled])
     ratio = values.data / np.repeat(unit, np.diff(values.indptr)[filled])
@@ -158,7 +158,7 @@ def _common_unit(values: sparse.csr_matrix) -> np.ndarray | None:
 
 
 def _is_correction(values: sparse.csr_matrix, unit: np.ndarray) -> bool:
-    """Whether nearly all spots lost a share of at most a half, and not so that their totals became equal."""
+    """Return True if nearly all spots lost at most half of their counts and their totals did not become equal."""
     totals = np.asarray(values.sum(1)).ravel()
     totals = totals[totals > 0]
     spread, before = (np.std(x) / np.mean(x) for x in (totals, totals / unit))
@@ -166,14 +166,14 @@ def _is_correction(values: sparse.csr_matrix, unit: np.ndarray) -> bool:
 
 
 def _undo_scale(name: str, values: sparse.csr_matrix) -> tuple[str, str] | None:
-    """Division by the common unit, if it is one for all spots."""
+    """Return code that divides by the common unit, if it is the same for all spots."""
     unit = float(values.data.min())
     code = f"({{}} / {unit:.9g})"
     return (code, code) if not name and _whole(values.data / unit) >= 0.999 else None
 
 
 def _scatter(counts: sparse.csr_matrix) -> float:
-    """Median of variance / mean over genes with a mean above 1; infinite without such genes, or with few spots."""
+    """Return the median of variance / mean over genes with a mean above 1; infinite without such or with few spots."""
     if counts.shape[0] < 10:
         return np.inf
     mean = np.asarray(counts.mean(0)).ravel()

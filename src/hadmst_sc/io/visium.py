@@ -1,4 +1,4 @@
-"""Images and circles of a section, named and placed as ``spatialdata_io.visium`` does."""
+"""Images and circles of a section, with the names and coordinate systems of ``spatialdata_io.visium``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from spatialdata.transformations import Identity, Scale
 
 AXES = ("y", "x")
 COLOURS = {3: ["r", "g", "b"], 4: ["r", "g", "b", "a"]}
-HALVINGS = 4  # of the full image
-SMALLEST = 16  # pixels along the shorter side of a level
+HALVINGS = 4  # largest number of pyramid levels below the full image
+SMALLEST = 16  # fewest pixels along the shorter side of a level
 
 
 def visium_images(name: str, pictures: Mapping[str, tuple[Any, float]]) -> dict[str, Any]:
-    """Images ``<name>_<kind>_image`` in the coordinate system ``name``; smaller copies also in that of their pixels.
+    """Make images ``<name>_<kind>_image`` in the coordinate system ``name``; smaller copies also in their pixels' own.
 
     Parameters
     ----------
     pictures
-        By kind ("full", "hires", "lowres"): ``(c, y, x)`` pixels, and how many lie along one of the full image.
+        By kind ("full", "hires", "lowres"): ``(c, y, x)`` pixels, and their number along one pixel of the full image.
     """
     found = {}
     for kind, (pixels, scale) in pictures.items():
@@ -42,12 +42,12 @@ def visium_images(name: str, pictures: Mapping[str, tuple[Any, float]]) -> dict[
 
 
 def visium_circles(name: str, xy: np.ndarray, ids: Any, diameter: float, scales: Mapping[str, float]) -> Any:
-    """Circles in pixels of the full image, with the coordinate systems of all its smaller copies.
+    """Make circles in pixels of the full image, with the coordinate systems of all its smaller copies.
 
     Parameters
     ----------
     scales
-        By kind, as of :func:`visium_images`.
+        Scale factors by kind, as in :func:`visium_images`.
     """
     systems = {f"{name}_downscaled_{kind}": _scale(scale) for kind, scale in scales.items() if kind != "full"}
     return ShapesModel.parse(

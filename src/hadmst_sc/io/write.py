@@ -1,4 +1,4 @@
-"""Arrays to SpatialData: four elements and their provenance, all or nothing, in memory and on disk."""
+"""Write arrays to SpatialData: four elements and their provenance, all or nothing, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from hadmst_sc.section.observation import PROVENANCE_KEY, OutputNames, Predictio
 
 MAX_IN_MEMORY = 2 * 10**9  # bytes
 MAX_ROWS = 2 * 10**6  # tables are never lazy
-PACKED = 0.25  # of the bytes in tissue: what the best-packed maps take on disk
+PACKED = 0.25  # size of the best-compressed maps on disk, as a share of the bytes in tissue
 
 
 def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None:
-    """Refuse names that cannot or may not be written, before anything is computed.
+    """Refuse names that cannot or must not be written, before anything is computed.
 
     Parameters
     ----------
     sdata
-        Object to be written to.
+        Object to write to.
     key_added
         Name of the result.
     overwrite
-        Whether what an earlier run wrote under ``key_added``, and nothing else, may be replaced.
+        True to replace the result of an earlier run under ``key_added``, and nothing else.
 
     Raises
     ------
     ValueError
         If the name is invalid, taken, or that of an input.
     OSError
-        If another run is writing this result, or the store is read-only or gone.
+        If another run is writing this result, or the store is read-only or missing.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
     if not isinstance(runs, dict):
         raise ValueError(
             f"`sdata.attrs[{PROVENANCE_KEY!r}]` needs to be a dictionary of runs, or absent, but is a "
-            f"{type(runs).__name__}. The record of a run is kept there. Call `sdata.attrs['{PROVENANCE_KEY}_input'] = "
+            f"{type(runs).__name__}. It stores the provenance of runs. Call `sdata.attrs['{PROVENANCE_KEY}_input'] = "
             f"sdata.attrs.pop({PROVENANCE_KEY!r})`."
         )
     if sdata.is_backed():
@@ -88,24 +88,24 @@ def check_output(sdata: SpatialData, key_added: str, *, overwrite: bool) -> None
 def _check_name(key_added: str) -> None:
     if not is_element_name(key_added):
         raise ValueError(
-            f"`key_added` needs letters, digits, '_', '-' and '.', not '.' or '__' in front, but is {key_added!r}. "
-            f"It becomes the name of elements. Pass `key_added='superres'`."
+            f"`key_added` needs letters, digits, '_', '-' and '.', not starting with '.' or '__', but is "
+            f"{key_added!r}. It becomes the name of elements. Pass `key_added='superres'`."
         )
 
 
 def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: int, *, with_std: bool) -> None:
-    """Refuse results too large for where they go; cheap, so that it can be asked before hours of computing.
+    """Refuse results too large for memory or disk; cheap, so that it can be called before hours of computation.
 
     Parameters
     ----------
     sdata
-        Object to be written to; ``None`` for a result that stays in memory.
+        Object to write to; ``None`` for a result that stays in memory.
     n_genes
-        Maps.
+        Number of maps.
     n_bins, n_inside
-        Bins of the grid, and those in tissue (rows of the table).
+        Number of bins of the grid, and of those in tissue (rows of the table).
     with_std
-        Whether each map comes with a standard deviation.
+        True if each map has a standard deviation.
 
     Raises
     ------
@@ -142,12 +142,12 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
 def as_spatialdata(
     sdata: SpatialData, prediction: Prediction, source: Source, key_added: str = "superres"
 ) -> SpatialData:
-    """The new elements alone, as their own object.
+    """Return the new elements alone, as a separate object.
 
     Parameters
     ----------
     sdata
-        Where the observation came from; only looked at.
+        The object that the observation was read from; not changed.
     prediction
         Maps of one section.
     source
@@ -157,7 +157,7 @@ def as_spatialdata(
 
     Returns
     -------
-    Image, standard deviation where there is one, labels and table.
+    Image, standard deviation if there is one, labels and table.
 
     Raises
     ------
@@ -186,10 +186,10 @@ def write_prediction(
     overwrite: bool = False,
     maps: MapStore | None = None,
 ) -> None:
-    """Put a prediction into the object it came from, and into its store if it has one.
+    """Write a prediction into the object that was read, and into its store if it has one.
 
-    Everything is made, and in a backed object written beside the store, before the first element is touched; then
-    directories are renamed. A crash leaves the old result or the new one. Ctrl-C waits until no file is being written.
+    Everything is computed, and for a backed object written next to the store, before the first element is changed; then
+    folders are renamed. A crash leaves the old result or the new one. Ctrl-C waits until no file is being written.
 
     Parameters
     ----------
@@ -204,14 +204,14 @@ def write_prediction(
     overwrite
         Replace the result of an earlier run of the same name.
     maps
-        Where the maps of ``prediction`` lie on disk: they are then linked into a store, not copied, and removed.
+        Maps of ``prediction`` on disk; they are linked into the store instead of copied, and then removed.
 
     Raises
     ------
     ValueError
-        As :func:`check_output` and :func:`check_size`.
+        As for :func:`check_output` and :func:`check_size`.
     OSError
-        Likewise, and if another write into the same store does not end within a minute.
+        As for these, and if another write into the same store does not finish within a minute.
 
     Examples
     --------
@@ -228,7 +228,7 @@ def write_prediction(
         new = as_spatialdata(sdata, prediction, source, key_added)
         _take(sdata, {name: new[name] for name in kinds_of(key_added) if name in new}, key_added, new.attrs)
         return
-    _check_name(key_added)  # it becomes part of the lock's
+    _check_name(key_added)  # it becomes part of the name of the lock
     with claimed(sdata.path, key_added, WAIT), interrupts_held() as let_through:
         check_output(sdata, key_added, overwrite=overwrite)
         check_size(sdata, *_sizes(prediction), with_std=prediction.std is not None)
@@ -250,7 +250,7 @@ def _write_backed(
     kinds = {name: kind for name, kind in kinds_of(names.image).items() if name in new}
     fill = partial(maps.link, names=(names.image, names.std)) if maps is not None and hollow else None
     with replace_on_disk(Path(sdata.path), new, names.image, fill, let_through):
-        # Elements in memory would keep a second copy, and lazy ones would compute themselves again when touched.
+        # Read back: elements in memory would keep a second copy, and lazy ones would be recomputed at each use.
         elements = reread(sdata.path, [name for name, kind in kinds.items() if kind != "tables"])
         elements[names.table] = new[names.table]
         if isinstance(prediction.mean, da.Array):
@@ -259,7 +259,7 @@ def _write_backed(
 
 
 def _take(sdata: SpatialData, elements: dict[str, Any], key_added: str, attrs: dict[str, Any]) -> None:
-    """Put elements and their provenance in place of those of an earlier result; all, or nothing."""
+    """Replace the elements and provenance of an earlier result by new ones; all or nothing."""
     kinds = kinds_of(key_added)
     containers = {kind: getattr(sdata, kind) for kind in dict.fromkeys(kinds.values())}
     before, runs = {kind: dict(one.data) for kind, one in containers.items()}, sdata.attrs
@@ -278,7 +278,7 @@ def _take(sdata: SpatialData, elements: dict[str, Any], key_added: str, attrs: d
                 if name in before[kind]:
                     containers[kind][name] = before[kind][name]
             for kind, elements_before in before.items():
-                containers[kind].data = elements_before  # in their order
+                containers[kind].data = elements_before  # restores their order
             sdata.attrs = runs
             raise
 
@@ -300,13 +300,13 @@ def _sizes(prediction: Prediction) -> tuple[int, int, int]:
 
 
 def _elements(sdata: SpatialData) -> set[tuple[str, str]]:
-    """Kind and name of every element, in memory or only on disk."""
+    """Return type and name of every element, in memory or only on disk."""
     found = {(kind, name) for kind in KINDS for name in getattr(sdata, kind)}
     return found | (elements_on_disk(sdata.path) if sdata.is_backed() else set())
 
 
 def _is_ours(sdata: SpatialData, names: OutputNames) -> bool:
-    """Whether a run wrote a result of this name, through this object or another one of the same store."""
+    """Return True if a run wrote a result of this name, through this object or another one of the same store."""
     table = sdata.tables.get(names.table)
     if names.image in sdata.attrs.get(PROVENANCE_KEY, {}) or (table is not None and PROVENANCE_KEY in table.uns):
         return True

@@ -52,7 +52,7 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
     (rows, row, column), ids = result.places, result.table.obs[get_table_keys(result.table)[2]].to_numpy()
     if not is_element_name(name):
         raise ValueError(
-            f"`shapes_key` needs letters, digits, '_', '-' and '.', not '.' or '__' in front, but is {name!r}. "
+            f"`shapes_key` needs letters, digits, '_', '-' and '.', no '.' or '__' at the start, but is {name!r}. "
             f"Pass `shapes_key='squares'`."
         )
     if name in sdata and not (name in sdata.shapes and _are_squares(sdata.shapes[name], ids)):
