@@ -5,18 +5,26 @@ Heavy modules load inside the commands, so that ``--help`` is instant.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import logging
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 import hadmst_sc
+from hadmst_sc.inference.settings import SETTINGS
+from hadmst_sc.section.arguments import Consistency
+from hadmst_sc.section.shared_arguments import SECTION, Argument
+
+Function = TypeVar("Function", bound=Callable[..., None])
 
 INPUT = (KeyError, ValueError, TypeError, OSError, MemoryError, RecursionError)  # ContractError is a ValueError
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
@@ -68,20 +76,52 @@ DEMO = (
     "phantom",
     "table",
 )
-# What a section is read by.
 Store = Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)]
 ImageKey = Annotated[str, typer.Argument(help="Name of the H&E image in the store.")]
-Genes = Annotated[str | None, typer.Option(help="a,b,c or a number: the n most informative.")]
-TableKey = Annotated[str, typer.Option(help="Table with the counts.")]
-ShapesKey = Annotated[str | None, typer.Option(help="Spots, if the table annotates several regions.")]
-CoordinateSystem = Annotated[str | None, typer.Option(help="If image and spots share several.")]
-Layer = Annotated[str | None, typer.Option(help="Layer with the counts.")]
-BinUm = Annotated[float, typer.Option(help="Edge of a bin, µm.")]
-SpotUm = Annotated[float | None, typer.Option(help="Diameter of a spot, µm.")]
-PitchUm = Annotated[float | None, typer.Option(help="Distance between spots, µm.")]
-TissueKey = Annotated[str | None, typer.Option(help="Labels or shapes that mark the tissue.")]
-
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+# Shared arguments that a command line cannot hold, or holds in another form: type, and a help of its own.
+ONLY_IN_PYTHON = ("features", "client", "window", "keep_draws")
+AS_TEXT: dict[str, tuple[Any, str]] = {
+    "genes": (str | None, "a,b,c or a number: the n most informative."),
+    "model": (str, "Bundled name or path; 'none' for the closed form alone."),
+    "device": (str, "auto, cpu, cuda, cuda:1, mps."),
+    "align": (bool, ""),
+}
+KINDS: dict[str, Any] = {  # annotations of the others, by their source
+    **{"bool": bool, "int": int, "float": float, "str": str, "Consistency": Consistency},
+    **{"int | None": int | None, "float | None": float | None, "str | None": str | None},
+}
+OTHER_NAMES = {"n_metagenes": ("--n-metagenes", "--metagenes")}
+
+
+def options_of(*groups: Mapping[str, Argument]) -> Callable[[Function], Function]:
+    """Give a command the shared arguments of Python functions as options; it collects them by ``**given``."""
+
+    def decorate(command: Function) -> Function:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+        shared = {name: one for group in groups for name, one in group.items() if name not in ONLY_IN_PYTHON}
+        options = []
+        for name, one in shared.items():
+            kind, text = AS_TEXT.get(name, (None, ""))
+            option = typer.Option(*OTHER_NAMES.get(name, ()), help=text or one.text.split(". ")[0].rstrip(".") + ".")
+            annotation: Any = Annotated[kind or KINDS[one.kind], option]  # type: ignore[valid-type]
+            options.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
+            )
+
+        @functools.wraps(command)
+        def call(*args: Any, **given: Any) -> None:
+            if "genes" in given:
+                given["genes"] = _parse_genes(given["genes"])
+            if given.get("model") == "none":
+                given["model"] = None
+            command(*args, **given)
+
+        call.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 def _show_version(value: bool) -> None:
@@ -98,35 +138,14 @@ def _options(
 
 
 @app.command()
+@options_of(SECTION, SETTINGS)
 def superresolve(
     store: Store,
     image_key: ImageKey,
-    genes: Genes = None,
-    table_key: TableKey = "table",
-    shapes_key: ShapesKey = None,
-    coordinate_system: CoordinateSystem = None,
-    layer: Layer = None,
-    bin_um: BinUm = 10.0,
-    spot_um: SpotUm = None,
-    pitch_um: PitchUm = None,
-    tissue_key: TissueKey = None,
-    model: Annotated[str, typer.Option(help="Bundled name or path; 'none' for the closed form only.")] = "default",
-    n_samples: Annotated[int, typer.Option(min=0, help="Draws behind the standard deviation.")] = 4,
-    n_steps: Annotated[int | None, typer.Option(min=1, help="Network evaluations per draw.")] = None,
-    metagenes: Annotated[
-        int | None,
-        typer.Option("--metagenes", min=2, help="The network sees so many, not every gene."),
-    ] = None,
-    consistency: Annotated[Literal["soft", "hard", "off"], typer.Option(help="With the measured counts.")] = "soft",
-    align: Annotated[bool, typer.Option(help="Undo a misregistration of the H&E where the evidence is clear.")] = True,
-    gate: Annotated[bool, typer.Option(help="Let held-out spots judge how much of the network to take.")] = True,
-    random_state: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    device: Device = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Genes at a time; more needs more memory.")] = None,
-    n_jobs: Annotated[int | None, typer.Option(min=1, help="CPU threads of the network.")] = None,
     key_added: Annotated[str, typer.Option(help="Name of the result.")] = "superres",
     output: Annotated[Path | None, typer.Option(help="Write to this store instead of into STORE.")] = None,
     overwrite: Overwrite = False,
+    **given: Any,
 ) -> None:
     """Super-resolve a section: image, standard deviation, labels and table, into STORE or a store of their own."""
     if output is not None:
@@ -137,71 +156,26 @@ def superresolve(
     from hadmst_sc.io import open_store
 
     started = perf_counter()
-    result = tl.superresolve(
-        open_store(store),
-        image_key,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        layer=layer,
-        genes=_parse_genes(genes),
-        bin_um=bin_um,
-        spot_um=spot_um,
-        pitch_um=pitch_um,
-        tissue_key=tissue_key,
-        model=None if model == "none" else model,
-        n_samples=n_samples,
-        n_steps=n_steps,
-        n_metagenes=metagenes,
-        consistency=consistency,
-        align=align,
-        gate=gate,
-        random_state=random_state,
-        device=device,
-        batch_size=batch_size,
-        n_jobs=n_jobs,
-        key_added=key_added,
-        overwrite=overwrite,
-        copy=output is not None,
-    )
+    given |= {"key_added": key_added, "overwrite": overwrite, "copy": output is not None}
+    result = tl.superresolve(open_store(store), image_key, **given)
     if output is not None:
         write_whole(result, output, overwrite=overwrite)
     typer.echo(f"wrote {key_added!r} to {output or store} in {perf_counter() - started:.1f} s")
 
 
 @app.command()
+@options_of(SECTION)
 def validate(
     store: Store,
     image_key: ImageKey,
-    genes: Genes = None,
-    table_key: TableKey = "table",
-    shapes_key: ShapesKey = None,
-    coordinate_system: CoordinateSystem = None,
-    layer: Layer = None,
-    bin_um: BinUm = 10.0,
-    spot_um: SpotUm = None,
-    pitch_um: PitchUm = None,
-    tissue_key: TissueKey = None,
-    align: Annotated[bool, typer.Option(help="Also estimate how the H&E lies against the spots.")] = True,
+    align: Annotated[bool, typer.Option(help="Also estimate where the H&E lies relative to the spots.")] = True,
+    **given: Any,
 ) -> None:
     """Tell whether a section can be super-resolved, what it would cost and what is doubtful; status 1 if it cannot."""
     from hadmst_sc import pp
     from hadmst_sc.io import open_store
 
-    report = pp.validate(
-        open_store(store),
-        image_key,
-        genes=_parse_genes(genes),
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        layer=layer,
-        bin_um=bin_um,
-        spot_um=spot_um,
-        pitch_um=pitch_um,
-        tissue_key=tissue_key,
-        align=align,
-    )
+    report = pp.validate(open_store(store), image_key, align=align, **given)
     typer.echo(report)
     raise typer.Exit(0 if report.ok else 1)
 

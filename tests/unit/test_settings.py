@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from inspect import signature
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
 import hadmst_sc as hd
-from hadmst_sc.inference.settings import REQUIREMENTS, SAME_MAPS, Settings
+from hadmst_sc.cli import options_of
+from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, _setting, arguments_of
+from hadmst_sc.io.read import read_observation
 from hadmst_sc.models.weights import load_model
-from hadmst_sc.section.arguments import number
+from hadmst_sc.section.arguments import number, whole
 from hadmst_sc.section.errors import ContractError, Problems
+from hadmst_sc.section.shared_arguments import SECTION, SectionArguments
 
 FEATURES = np.zeros((2, 8, 8), np.float32)
 # Another value of every setting; a new field needs one here, else `test_every_setting_has_another_value` fails.
@@ -35,14 +41,58 @@ OTHER = {
     "window": 64,
     "batch_size": 2,
     "n_jobs": 1,
+    "client": object(),
 }
-SAME = {"device", "window", "batch_size", "n_jobs"}  # results do not depend on these
+SAME = {"device", "window", "batch_size", "n_jobs", "client"}  # results do not depend on these
 
 
 def test_every_setting_has_another_value():
     assert OTHER.keys() == {one.name for one in fields(Settings)}
-    assert REQUIREMENTS.keys() | {"features"} == OTHER.keys()
-    assert {one.name for one in fields(Settings) if one.metadata == SAME_MAPS} == SAME
+    assert {one.name for one in fields(Settings) if not one.metadata["maps"]} == SAME
+
+
+def test_every_default_meets_its_requirement():
+    for one in fields(Settings):
+        requirement = one.metadata["requirement"]
+        assert (one.name in ("features", "client")) if requirement is None else requirement.is_met(one.default)
+
+
+@dataclass(frozen=True, eq=False)
+class More(Settings):
+    """Settings with one more."""
+
+    sharpness: int = _setting(1, whole(1), "Sharpness of the maps. More than this sentence is for docstrings.")
+
+
+def test_a_new_setting_is_in_the_key_the_provenance_the_check_and_the_help_of_the_command_line():
+    assert More(sharpness=2).key() != More().key()
+    assert More(model=None, sharpness=2).loaded().record()["sharpness"] == 2
+    problems = Problems("x")
+    More(sharpness=0).check(problems)
+    assert "`sharpness` needs a whole number of at least 1, but is 0. Pass `sharpness=1`" in problems.found[0][1]
+    app, seen = typer.Typer(), {}
+
+    @app.command()
+    @options_of(arguments_of(More))
+    def command(**given: object) -> None:
+        seen.update(given)
+
+    told = " ".join(re.findall(r"[\w.-]+", CliRunner().invoke(app, ["--help"]).output))  # without the box
+    assert "--sharpness" in told and "Sharpness of the maps." in told and "docstrings" not in told
+    assert CliRunner().invoke(app, ["--sharpness", "3"]).exit_code == 0 and seen["sharpness"] == 3
+
+
+def test_type_checkers_know_the_arguments_as_they_are():
+    for known, arguments in ((SettingsArguments, SETTINGS), (SectionArguments, SECTION)):
+        annotations = {name: one.__forward_arg__ for name, one in known.__annotations__.items()}
+        assert annotations == {name: one.kind for name, one in arguments.items()}
+    of_reading = signature(read_observation).parameters
+    assert {name: one.default for name, one in SECTION.items()} == {name: of_reading[name].default for name in SECTION}
+
+
+def test_an_unknown_argument_is_named():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'n_sample'"):
+        hd.tl.superresolve(None, "he", n_sample=3)
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -81,7 +131,7 @@ def test_scalars_of_numpy_are_those_of_python():
     assert not problems
     record = settings.loaded().record()
     assert [type(record[name]) for name in ("n_samples", "gate", "random_state", "align")] == [int, bool, int, str]
-    assert json.loads(json.dumps(record)) == record and record.keys() == OTHER.keys()
+    assert json.loads(json.dumps(record)) == record and record.keys() == OTHER.keys() - {"client"}
 
 
 def test_numbers_of_numpy_are_checked_without_a_warning():
@@ -112,7 +162,7 @@ def test_an_argument_is_named_as_the_function_calls_it():
 def test_the_provenance_holds_every_setting():
     obs = hd.io.read_observation(hd.datasets.phantom(n_genes=2, size_um=600.0), "phantom_full_image", bin_um=20.0)
     made = hd.tl.predict(obs, model=None, align=False, random_state=5).provenance
-    assert made.keys() >= OTHER.keys() and made["random_state"] == 5 and made["align"] is False
+    assert made.keys() >= OTHER.keys() - {"client"} and made["random_state"] == 5 and made["align"] is False
 
 
 @pytest.mark.parametrize(("n_samples", "model", "n"), [(1, "default", 0), (2, "default", 2), (4, None, 0)])

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hadmst_sc.diffusion.denoiser import Denoiser, Residual
+from hadmst_sc.section.arguments import RULES, Consistency
 from hadmst_sc.section.measurement import Measurement
 
-RULES = ("soft", "hard", "off")
 SEEN = 8.0  # times the k of unseen spots: on phantoms best for the closed form, within 0.001 PCC of it for the network
 HARD_PASSES = 50  # one is exact when no bin touches two spots; shared bins need iterative fitting
 HARD_TOLERANCE = 1e-6
@@ -83,7 +83,7 @@ class Footprints:
         return maps
 
 
-def consistent(denoise: Denoiser, residual: Residual, footprints: Footprints, rule: str) -> Denoiser:
+def consistent(denoise: Denoiser, residual: Residual, footprints: Footprints, rule: Consistency) -> Denoiser:
     """A denoiser whose every output agrees with the measurement, softly, exactly or not at all.
 
     Raises

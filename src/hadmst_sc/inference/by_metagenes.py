@@ -8,7 +8,6 @@ metagenes lack what a gene has of its own, so the standard deviation is that of 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,24 +27,24 @@ PLACES = 3.0  # log-weight of genes in the same places
 TINY = 1e-9  # counts
 
 
-def by_metagenes(section: SharedSection, *, without: np.ndarray | None = None, client: Any = None) -> SharedSection:
+def by_metagenes(section: SharedSection, *, without: np.ndarray | None = None) -> SharedSection:
     """The section with metagenes and landmark genes, none of those ``without``, in place of the network."""
     distilled, settings = section.distilled, section.settings
-    n, gene_chunk = settings.n_metagenes, settings.batch_size
+    n = settings.n_metagenes
     assert n is not None  # for types: `n_metagenes` was passed
     found = metagenes(distilled.panel, n)
     alone = replace(settings, n_samples=0, consistency="off")  # genes have their own
     seen = replace(section, share=1.0, settings=alone)
     panel = Panel(found.counts, distilled.measurement)
     few = replace(seen, distilled=decoder(distilled.section, panel), genes=tuple(f"metagene {k}" for k in range(n)))
-    maps = _maps(few, np.arange(n), gene_chunk, client)[0]
+    maps = _maps(few, np.arange(n))[0]
     genes = landmarks(distilled.panel, without)
     closed_form = replace(seen, estimator=ClosedForm())
-    network, closed = (_maps(one, genes, gene_chunk, client)[0] for one in (seen, closed_form))
+    network, closed = (_maps(one, genes)[0] for one in (seen, closed_form))
     change = np.log(np.maximum(network, TINY) / np.maximum(closed, TINY))
     deviation = None
     if settings.n_samples > 1:
-        deviation = _deviation(section, genes, *_maps(section, genes, gene_chunk, client))
+        deviation = _deviation(section, genes, *_maps(section, genes))
     estimator = ByMetagenes(maps, found.shares, change, deviation, likeness(distilled, genes))
     return replace(section, estimator=estimator)
 
@@ -57,12 +56,11 @@ def landmarks(panel: Panel, without: np.ndarray | None = None) -> np.ndarray:
     return spaced(others if len(others) else ranked, N_LANDMARKS)
 
 
-def _maps(
-    section: SharedSection, genes: np.ndarray, gene_chunk: int, client: Any
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _maps(section: SharedSection, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean and standard deviation of some genes, ``(len(genes), ny, nx)``."""
+    gene_chunk = section.settings.batch_size
     chunks = [genes[i : i + gene_chunk] for i in range(0, len(genes), gene_chunk)]
-    found = {int(chunk[0]): maps for chunk, maps, _ in work(section, chunks, None, client) if maps is not None}
+    found = {int(chunk[0]): maps for chunk, maps, _ in work(section, chunks, None) if maps is not None}
     parts = [found[int(chunk[0])] for chunk in chunks]
     return joined(parts)[:2]
 

@@ -45,7 +45,7 @@ def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, setti
     )
 
 
-def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings, client: Any) -> Verdict:
+def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> Verdict:
     """Judge closed form, metagenes, network and the spread of its draws on held-out spots.
 
     Consistency cannot reach those, and is left out.
@@ -57,18 +57,19 @@ def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, setting
     def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Predicted:
         at = (slice(None), *box)
         section = _shared(given, he[at], None if features is None else features[at], settings)
-        by_one = {"closed form": (replace(section, estimator=ClosedForm()), None)}
+        here = replace(section.settings, client=None)  # only the network is worth the way to a worker and back
+        sections = [replace(section, estimator=ClosedForm(), settings=here)]
         if settings.n_metagenes is not None:
-            by_one["metagenes"] = (by_metagenes(section, without=genes, client=client), None)
+            sections.append(replace(by_metagenes(section, without=genes), settings=here))
         sampling = replace(section.settings, n_samples=n_draws, keep_draws=bool(n_draws))
-        by_one["network"] = (replace(section, settings=sampling), client)  # alone worth the way to a worker and back
+        sections.append(replace(section, settings=sampling))
         found = []
         rows = np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk))
         rows_of = {int(genes[some[0]]): some for some in rows}
-        for one, workers in by_one.values():
+        for one in sections:
             n = one.settings.n_samples
             arrays = Arrays((len(genes), *given.grid.shape), n > 0, n)
-            for chunk, maps, _ in work(one, [genes[some] for some in rows], None, workers):
+            for chunk, maps, _ in work(one, [genes[some] for some in rows], None):
                 assert maps is not None  # for types: they go nowhere else
                 arrays.take(rows_of[int(chunk[0])], section.crop, maps)
             found.append(arrays)
@@ -94,20 +95,19 @@ def _warn_of_loss(judged: list[Gate]) -> None:
 
 @freed_memory_kept()
 @usual_errors
-def run(
-    obs: Observation, settings: Settings, into: MapSink | None, client: Any, *, show_progress_bar: bool
-) -> Prediction:
+def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_progress_bar: bool) -> Prediction:
     """Run on an observation, with settings that were checked and weights that are loaded; see ``tl.predict``."""
     clock = {"start": time.perf_counter()}
     alone_after_fork()
-    _importing = None if client is None else warm_up(client)  # held: Dask forgets tasks that nobody holds
-    if client is None:  # workers look for a device of their own
+    # Held until the end: Dask forgets tasks that nobody holds.
+    _importing = None if settings.client is None else warm_up(settings.client)
+    if settings.client is None:  # workers look for a device of their own
         settings = replace(settings, device=str(pick_device(settings.device)))
     obs, he, regressors, found = prepare(obs, settings)
     clock["aligned"] = time.perf_counter()
     verdict = Verdict([], None)
     if settings.is_gated:  # before the section is distilled: memory then holds one at a time
-        verdict = _gate(obs, he, regressors, settings, client)
+        verdict = _gate(obs, he, regressors, settings)
         _warn_of_loss(verdict.gates)
     clock["gated"] = time.perf_counter()
     section = _shared(obs, he, regressors, settings)
@@ -115,7 +115,7 @@ def run(
         section = replace(section, share=verdict.gates[0].share, spread=verdict.spread)
     clock["distilled"] = time.perf_counter()
     if settings.n_metagenes is not None:
-        section = by_metagenes(section, client=client)
+        section = by_metagenes(section)
     clock["mixed"] = time.perf_counter()
     n, n_draws, gene_chunk = len(obs.genes), settings.n_draws, settings.batch_size
     arrays = None
@@ -126,7 +126,7 @@ def run(
     chunks = [left[i : i + gene_chunk] for i in range(0, len(left), gene_chunk)]
     with (
         progress(n, len(done), show=show_progress_bar) as advance,
-        closing(work(section, chunks, into, client)) as results,  # whatever is raised here, nothing goes on elsewhere
+        closing(work(section, chunks, into)) as results,  # whatever is raised here, nothing goes on elsewhere
     ):
         for chunk, maps, facts in results:
             if arrays is not None and maps is not None:

@@ -1,4 +1,7 @@
-"""Everything that a run depends on beside its section: checked once, hashed for resuming, written to the provenance."""
+"""Settings: everything that a run depends on beside its section. Checked once, hashed for resuming, kept as provenance.
+
+Nothing here loads torch: the command line shows these settings before anything is computed.
+"""
 
 from __future__ import annotations
 
@@ -6,82 +9,186 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
-import torch
 
-from hadmst_sc.diffusion import RULES
-from hadmst_sc.models import HadmstModel
-from hadmst_sc.models.weights import bundled_models, load_model, read_card
 from hadmst_sc.runtime import pick_device
-from hadmst_sc.section.arguments import FLAG, SEED, Requirement, one_of, optional, plain, shown, whole
+from hadmst_sc.section.arguments import (
+    FLAG,
+    RULES,
+    SEED,
+    Consistency,
+    Requirement,
+    one_of,
+    optional,
+    plain,
+    shown,
+    whole,
+)
 from hadmst_sc.section.errors import Problems
 from hadmst_sc.section.observation import Observation
+from hadmst_sc.section.shared_arguments import Argument
 
-N_STEPS = 1
-BATCH_SIZE = 4  # genes
-WINDOW = 384  # bins; a Visium slide of 20 µm bins in one piece. Activations of a chunk stay below a gigabyte
-MANY = 10_000  # samples, steps: a slip of the keyboard beyond it
+if TYPE_CHECKING:
+    import torch
+
+    from hadmst_sc.models import HadmstModel
+
+MANY = 10_000  # samples, steps: more is a typing error
 MAX_THREADS = 1024
-
 LARGEST = 1e12  # of a feature: the squares of larger values would leave float32
 ImageFeatures = np.ndarray | Callable[[np.ndarray, float], np.ndarray]
-"""``(f, h, w)`` over the extent of the image, or what makes that of the image ``(3, y, x)`` uint8 and its µm per pixel.
+"""``(f, h, w)`` over the extent of the image, or a function of the image ``(3, y, x)`` uint8 and its µm per pixel that
+returns that.
 """
-ModelLike = str | Path | HadmstModel
-MODEL = Requirement(
-    "a bundled name, a path, a loaded model or None", lambda value: value is None or isinstance(value, ModelLike)
-)
-DEVICE = Requirement("'auto' or a torch device", lambda value: isinstance(value, str | torch.device))
-# Each with a value that meets it. `features` are looked at by `check_features`.
-REQUIREMENTS: dict[str, tuple[Requirement, Any]] = {
-    "model": (MODEL, "default"),
-    "n_samples": (whole(0, MANY), 4),
-    "n_steps": (whole(1, MANY), None),
-    "n_metagenes": (optional(whole(2)), None),
-    "consistency": (one_of(*RULES), "soft"),
-    "align": (one_of(True, False, "spots"), True),
-    "gate": (FLAG, True),
-    "random_state": (SEED, 0),
-    "keep_draws": (FLAG, False),
-    "device": (DEVICE, "auto"),
-    "window": (Requirement("a positive multiple of 4 bins", lambda n: whole(4).is_met(n) and n % 4 == 0), WINDOW),
-    "batch_size": (whole(1), None),
-    "n_jobs": (optional(whole(1, MAX_THREADS)), None),
-}
 
 
-SAME_MAPS = {"same_maps": True}  # of a setting that may change time and memory, but no map
+def _is_model(value: Any) -> bool:
+    if value is None or isinstance(value, str | Path):
+        return True
+    from hadmst_sc.models import HadmstModel
+
+    return isinstance(value, HadmstModel)
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, str) or (type(value).__module__, type(value).__name__) == ("torch", "device")
+
+
+def _is_client(value: Any) -> bool:
+    return all(hasattr(value, name) for name in ("submit", "scatter", "ncores", "cancel"))
+
+
+def _is_window(value: Any) -> bool:
+    return whole(4).is_met(value) and value % 4 == 0
+
+
+MODEL = Requirement("a bundled name, a path, a loaded model or None", _is_model)
+DEVICE = Requirement("'auto' or a torch device", _is_device)
+WINDOW = Requirement("a positive multiple of 4 bins", _is_window)
+
+
+def _setting(
+    default: Any, requirement: Requirement | None, text: str, *, maps: bool = True, none_is_default: bool = False
+) -> Any:
+    """A field of the settings.
+
+    Parameters
+    ----------
+    default
+        Its value if nothing is passed, which meets the requirement.
+    requirement
+        Checked before anything is computed; ``None`` for what has a check of its own.
+    text
+        For docstrings; its first sentence is the help of the command line.
+    maps
+        False for what may change time and memory, but no map.
+    none_is_default
+        ``None`` may be passed for the default.
+    """
+    return field(
+        default=default,
+        metadata={"requirement": requirement, "text": text, "maps": maps, "none_is_default": none_is_default},
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Settings of a run; :func:`~hadmst_sc.tl.superresolve` explains each.
+    """Settings of a run. Scalars of numpy become Python's. ``model`` is what was passed until :meth:`loaded`."""
 
-    Scalars of numpy become Python's. ``model`` is what the user passed until :meth:`loaded` replaces it.
-    """
-
-    model: str | Path | HadmstModel | None = "default"
-    n_samples: int = 4
-    n_steps: int = N_STEPS
-    n_metagenes: int | None = None
-    consistency: str = "soft"
-    align: bool | Literal["spots"] = True
-    gate: bool = True
-    features: ImageFeatures | None = None
-    random_state: int = 0
-    keep_draws: bool = False
-    device: str | torch.device = field(default="auto", metadata=SAME_MAPS)
-    window: int = field(default=WINDOW, metadata=SAME_MAPS)
-    batch_size: int = field(default=BATCH_SIZE, metadata=SAME_MAPS)
-    n_jobs: int | None = field(default=None, metadata=SAME_MAPS)
+    model: str | Path | HadmstModel | None = _setting(
+        "default", MODEL, "A bundled name, a path to weights, a loaded model, or ``None`` for the closed form alone."
+    )
+    n_samples: int = _setting(
+        4,
+        whole(0, MANY),
+        "Samples per gene for the standard deviation. 0 or 1 computes the mean alone, which is several times faster; "
+        "the mean never comes from samples.",
+    )
+    n_steps: int = _setting(
+        1,
+        whole(1, MANY),
+        "Network evaluations per sample. ``None`` = 1, the distilled sampler; from 2 on the diffusion is sampled.",
+        none_is_default=True,
+    )
+    n_metagenes: int | None = _setting(
+        None,
+        optional(whole(2)),
+        "Number of metagenes (64, say) that the network sees in place of every gene, for panels of thousands of genes. "
+        "Every gene keeps its own closed form and consistency. Many times faster; the cost in accuracy at held-out "
+        "spots of this section is ``metagene_loss`` in the provenance. ``None`` = the network sees every gene.",
+    )
+    consistency: Consistency = _setting(
+        "soft",
+        one_of(*RULES),
+        'Agreement with the counts. ``"soft"`` agrees as far as counting noise allows, ``"hard"`` makes the sums over '
+        'the spots equal the counts, ``"off"`` leaves the network alone.',
+    )
+    align: bool | Literal["spots"] = _setting(
+        True,
+        one_of(True, False, "spots"),
+        "Register the H&E to the spots (translation, rotation, smooth field) where the evidence is clear. The image "
+        'moves under the spots, or with ``"spots"`` the spots onto the image, so that the maps lie right on the H&E. '
+        "The result is in the provenance; see ``pl.registration``.",
+    )
+    gate: bool = _setting(
+        True,
+        FLAG,
+        "Let held-out spots of this section decide how far to go from the closed form to the network. The share is in "
+        "the provenance. False takes the network as it is, and saves two more distillations.",
+    )
+    features: ImageFeatures | None = _setting(
+        None,
+        None,
+        "Further image features, such as those of a pathology model. An array ``(f, h, w)`` over the extent of the "
+        "image, or a function of the image ``(3, y, x)`` uint8 and its µm per pixel that returns one. The closed form "
+        "regresses on them too.",
+    )
+    device: str | torch.device = _setting(
+        "auto", DEVICE, '``"auto"`` = cuda, mps or cpu, whichever is available first; or a torch device.', maps=False
+    )
+    window: int = _setting(
+        # A Visium slide of 20 µm bins in one piece; activations of a chunk stay below a gigabyte.
+        384,
+        WINDOW,
+        "Edge of the windows in bins, a multiple of 4. Smaller windows need less memory and more time.",
+        maps=False,
+    )
+    batch_size: int = _setting(
+        4,
+        whole(1),
+        "Genes at a time; ``None`` = 4. Memory grows with it, results do not change.",
+        maps=False,
+        none_is_default=True,
+    )
+    random_state: int = _setting(0, SEED, "Seed of the samples.")
+    n_jobs: int | None = _setting(
+        None,
+        optional(whole(1, MAX_THREADS)),
+        "CPU threads of the network. ``None`` leaves torch's setting; restored afterwards.",
+        maps=False,
+    )
+    client: Any = _setting(
+        None, None, "A ``dask.distributed.Client`` whose workers compute the genes in chunks.", maps=False
+    )
+    keep_draws: bool = _setting(
+        False, FLAG, "Keep every sample in ``draws``. Takes ``n_samples`` times the memory of the mean."
+    )
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            object.__setattr__(self, one.name, plain(getattr(self, one.name)))
+            value = plain(getattr(self, one.name))
+            if value is None and one.metadata["none_is_default"]:
+                value = one.default
+            object.__setattr__(self, one.name, value)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """Settings from the keyword arguments of a caller."""
+        return cls(**given)
 
     @property
     def networks(self) -> list[HadmstModel]:
@@ -115,8 +222,9 @@ class Settings:
             What the caller's arguments are called where that differs.
         """
         called = {one.name: (names or {}).get(one.name, one.name) for one in fields(self)}
-        values = {called[name]: getattr(self, name) for name in REQUIREMENTS}
-        wrong = problems.check(values, {called[name]: required for name, required in REQUIREMENTS.items()})
+        checked = [one for one in fields(self) if one.metadata["requirement"] is not None]
+        values = {called[one.name]: getattr(self, one.name) for one in checked}
+        wrong = problems.check(values, {called[one.name]: _required(one) for one in checked})
         if isinstance(self.model, str | Path):
             _check_model(self.model, problems)
         if "device" not in wrong:
@@ -130,6 +238,12 @@ class Settings:
                 ValueError,
             )
         check_features(self.features, problems)
+        if self.client is not None and not _is_client(self.client):
+            problems.add(
+                f"`client` needs a dask.distributed.Client, but is {shown(self.client)}. Pass `client=None`, or "
+                f"connect to the cluster by `client=distributed.Client(address)`.",
+                ValueError,
+            )
 
     def check_metagenes(self, obs: Observation, problems: Problems) -> None:
         """Note more metagenes than a section can have."""
@@ -145,6 +259,8 @@ class Settings:
         """With the model's weights in memory, on the device; without samples for the closed form, which has none."""
         if self.model is None:
             return replace(self, n_samples=0)
+        from hadmst_sc.models import load_model
+
         return replace(self, model=load_model(self.model, pick_device(self.device)))
 
     def light(self) -> Settings:
@@ -153,11 +269,11 @@ class Settings:
 
     def key(self) -> dict[str, Any]:
         """All that changes the maps, as JSON; what cannot be compared, such as a callable, is new each time."""
-        return {one.name: digest(getattr(self, one.name)) for one in fields(self) if not one.metadata.get("same_maps")}
+        return {one.name: digest(getattr(self, one.name)) for one in fields(self) if one.metadata["maps"]}
 
     def record(self) -> dict[str, Any]:
         """All settings, as the provenance keeps them: of ``features`` their digest, or the name of what makes them."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "client"}
         values["model"] = self.network.name if self.network else "closed form"
         if callable(self.features):
             values["features"] = getattr(self.features, "__qualname__", type(self.features).__qualname__)
@@ -169,6 +285,8 @@ class Settings:
 
 def _check_model(model: str | Path, problems: Problems) -> None:
     """Note weights that are not there; a bundled model is."""
+    from hadmst_sc.models.weights import bundled_models, read_card
+
     if str(model) in bundled_models():
         return
     try:
@@ -206,21 +324,11 @@ def features_problem(maps: object) -> str | None:
     return None
 
 
-def check_client(client: Any, problems: Problems) -> None:
-    """Note a client that is none, such as the address of a cluster."""
-    if client is not None and not all(hasattr(client, name) for name in ("submit", "scatter", "ncores", "cancel")):
-        problems.add(
-            f"`client` needs a dask.distributed.Client, but is {shown(client)}. Pass `client=None`, or connect to the "
-            f"cluster by `client=distributed.Client(address)`.",
-            ValueError,
-        )
-
-
 def digest(value: Any) -> Any:
     """A value as JSON that is equal where it is."""
     if isinstance(value, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() + repr((value.shape, value.dtype.str))
-    if isinstance(value, HadmstModel):  # by what it holds: weights can be trained further after they were loaded
+    if hasattr(value, "state_dict"):  # by what it holds: weights can be trained further after they were loaded
         parts = ((name, digest(tensor.cpu().numpy())) for name, tensor in sorted(value.state_dict().items()))
         return hashlib.sha256(repr(list(parts)).encode()).hexdigest()
     return value if value is None or isinstance(value, str | int | float) else uuid.uuid4().hex
@@ -233,3 +341,41 @@ def run_key(obs: Observation, settings: Settings, version: str) -> str:
     section = [repr((obs.grid, obs.he_um, obs.genes, obs.spots)), *(digest(array) for array in arrays)]
     named = hashlib.sha256(repr(section).encode()).hexdigest()
     return json.dumps({"section": named, "version": version} | settings.key())
+
+
+def _required(one: Field[Any]) -> tuple[Requirement, Any]:
+    """Requirement of a setting, with a value for the remedy."""
+    return one.metadata["requirement"], None if one.metadata["none_is_default"] else one.default
+
+
+class SettingsArguments(TypedDict, total=False):
+    """The settings as keyword arguments, for type checkers."""
+
+    model: str | Path | HadmstModel | None
+    n_samples: int
+    n_steps: int | None
+    n_metagenes: int | None
+    consistency: Consistency
+    align: bool | Literal["spots"]
+    gate: bool
+    features: ImageFeatures | None
+    device: str | torch.device
+    window: int
+    batch_size: int | None
+    random_state: int
+    n_jobs: int | None
+    client: Any
+    keep_draws: bool
+
+
+def arguments_of(settings: type[Settings]) -> dict[str, Argument]:
+    """The settings as arguments of functions and of the command line."""
+    found = {}
+    for one in fields(settings):
+        optional_too = one.metadata["none_is_default"]
+        kind = f"{one.type} | None" if optional_too else str(one.type)
+        found[one.name] = Argument(kind, None if optional_too else one.default, one.metadata["text"])
+    return found
+
+
+SETTINGS = arguments_of(Settings)

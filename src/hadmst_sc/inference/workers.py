@@ -60,7 +60,7 @@ def _imported() -> None:
 
 
 def work(
-    section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None, client: Any
+    section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None
 ) -> Generator[tuple[np.ndarray, Maps | None, Facts], None, None]:
     """Each chunk of genes as it is done, in any order.
 
@@ -68,10 +68,14 @@ def work(
     ------
     The genes, their maps (``None`` if they went ``into`` somewhere), and what is recorded of each.
     """
+    client, alone = section.settings.client, replace(section.settings, client=None)
     if client is None:
         yield from _here(section, chunks, into)
         return
-    cluster, shared = Cluster(client, into), (replace(section, estimator=section.estimator.on_cpu()), into)
+    cluster, shared = (
+        Cluster(client, into),
+        (replace(section, estimator=section.estimator.on_cpu(), settings=alone), into),
+    )
     for task, done in cluster.run(_on_worker, shared, tasks_of(chunks, cluster.threads())):
         for chunk, one in zip(task, done, strict=True):
             yield chunk, *one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
 from spatialdata import SpatialData
 
@@ -11,25 +11,15 @@ from hadmst_sc.io.read import read_observation
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.arguments import number
 from hadmst_sc.section.errors import Problems
+from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, takes
 
 REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time grows with its square
 
 
+@takes(SECTION)
 @usual_errors
 def register(
-    sdata: SpatialData,
-    image_key: str,
-    *,
-    table_key: str = "table",
-    shapes_key: str | None = None,
-    coordinate_system: str | None = None,
-    layer: str | None = None,
-    genes: Sequence[str] | int | None = None,
-    bin_um: float = 10.0,
-    spot_um: float | None = None,
-    pitch_um: float | None = None,
-    tissue_key: str | None = None,
-    max_um: float = 60.0,
+    sdata: SpatialData, image_key: str, *, max_um: float = 60.0, **section: Unpack[SectionArguments]
 ) -> Alignment:
     """Estimate how far the H&E lies from its spots; ``sdata`` is only looked at.
 
@@ -44,20 +34,7 @@ def register(
         Holds the H&E, the spots and their table.
     image_key
         The H&E image.
-    table_key
-        Table of counts that annotates the spots.
-    shapes_key, coordinate_system
-        Needed only when the table or the image leaves a choice.
-    layer
-        Layer with the counts; ``None`` = ``X``, ``"raw"`` = the matrix of ``.raw`` unless a layer has that name.
-    genes
-        Names, or how many of the most informative; ``None`` = ``var["highly_variable"]`` if present, else 200.
-    bin_um
-        Edge of the bins that the image is compared on, µm.
-    spot_um, pitch_um
-        Diameter and distance of the spots, µm; ``None`` = recognised from the platform's proportions.
-    tissue_key
-        Labels or shapes that mark the tissue; ``None`` = detected.
+    {shared}
     max_um
         Longest translation that is found, µm.
 
@@ -83,18 +60,5 @@ def register(
     """
     problems = Problems("cannot register this section")
     problems.check({"max_um": max_um}, {"max_um": (REACH, 60.0)})
-    obs = read_observation(
-        sdata,
-        image_key,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        layer=layer,
-        genes=genes,
-        bin_um=bin_um,
-        spot_um=spot_um,
-        pitch_um=pitch_um,
-        tissue_key=tissue_key,
-        problems=problems,
-    )
+    obs = read_observation(sdata, image_key, **section, problems=problems)
     return estimate_alignment(obs, max_um=max_um)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 from spatialdata import SpatialData
@@ -22,6 +22,7 @@ from hadmst_sc.section.arguments import FLAG
 from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
 from hadmst_sc.section.features import he_features
 from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
+from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, takes
 
 RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
@@ -102,22 +103,9 @@ class Report:
         return f"{'ready' if self.ok else 'not ready'}: {', '.join(told) or 'nothing to mend'}"
 
 
+@takes(SECTION)
 @usual_errors
-def validate(
-    sdata: SpatialData,
-    image_key: str,
-    *,
-    table_key: str = "table",
-    shapes_key: str | None = None,
-    coordinate_system: str | None = None,
-    layer: str | None = None,
-    genes: Sequence[str] | int | None = None,
-    bin_um: float = 10.0,
-    spot_um: float | None = None,
-    pitch_um: float | None = None,
-    tissue_key: str | None = None,
-    align: bool = True,
-) -> Report:
+def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **section: Unpack[SectionArguments]) -> Report:
     """Look whether a section can be super-resolved, and what stands in the way; ``sdata`` is only looked at.
 
     These are the checks of :func:`hadmst_sc.tl.superresolve`, which raises what is an error here and logs what is a
@@ -129,8 +117,7 @@ def validate(
         Holds the H&E, the spots and their table.
     image_key
         The H&E image.
-    table_key, shapes_key, coordinate_system, layer, genes, bin_um, spot_um, pitch_um, tissue_key
-        As for :func:`hadmst_sc.tl.superresolve`.
+    {shared}
     align
         Estimate how the H&E lies against the spots, as :func:`register` does; takes seconds.
 
@@ -152,21 +139,8 @@ def validate(
         try:
             problems = Problems("cannot super-resolve this section")
             problems.check({"align": align}, {"align": (FLAG, True)})
-            obs = read_observation(
-                sdata,
-                image_key,
-                table_key=table_key,
-                shapes_key=shapes_key,
-                coordinate_system=coordinate_system,
-                layer=layer,
-                genes=genes,
-                bin_um=bin_um,
-                spot_um=spot_um,
-                pitch_um=pitch_um,
-                tissue_key=tissue_key,
-                problems=problems,
-            )
-            facts |= _facts(obs, sdata, table_key, layer)
+            obs = read_observation(sdata, image_key, **section, problems=problems)
+            facts |= _facts(obs, sdata)
             findings += _doubts(obs)
             if align:
                 he = he_features(obs)
@@ -189,10 +163,11 @@ def _messages(error: Exception) -> list[str]:
     return error.problems if isinstance(error, ContractError) else [str(error)]
 
 
-def _facts(obs: Observation, sdata: SpatialData, table_key: str, layer: str | None) -> dict[str, Any]:
+def _facts(obs: Observation, sdata: SpatialData) -> dict[str, Any]:
     assert obs.source is not None  # for types: read_observation names it
-    table, source = sdata.tables[table_key], obs.source
-    matrix = matrix_of(table, table_key, layer)
+    source = obs.source
+    table = sdata.tables[source.table_key]
+    matrix = matrix_of(table, source.table_key, source.layer)
     assert obs.rows is not None  # for types: as above; rows, not names, as sections of a table may share barcodes
     counts = rows_as_csr(matrix.values, obs.rows, gene_columns(matrix.var))
     of_spots, of_genes = np.asarray(counts.sum(1)).ravel(), counts.getnnz(0)

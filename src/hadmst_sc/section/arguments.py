@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -67,6 +67,9 @@ def optional(requirement: Requirement) -> Requirement:
     """The same, or ``None``."""
     return Requirement(f"{requirement.text}, or None", lambda value: value is None or requirement.is_met(value))
 
+
+Consistency = Literal["soft", "hard", "off"]
+RULES = get_args(Consistency)
 
 LENGTH = number(1e-6, 1e9, text="a positive length in µm")  # beyond, arithmetic with it ends
 SIZE = number(0.1, 5000, text="a length of 0.1 to 5,000 µm")  # of a spot, and between two: all platforms' are

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 from spatialdata import SpatialData
 
 from hadmst_sc.distillation.genes import distill
-from hadmst_sc.inference.prepare import ImageFeatures, Prepared, prepare
-from hadmst_sc.inference.settings import Settings
+from hadmst_sc.inference.prepare import Prepared, prepare
+from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.result import find_result
-from hadmst_sc.models import HadmstModel
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.arguments import ELEMENT, FLAG
 from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 from hadmst_sc.section.observation import PROVENANCE_KEY
+from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, parted, takes
 from hadmst_sc.trust.reliability import reliability as of_genes
 
 BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres")}
 
 
+class _Given(SectionArguments, SettingsArguments, total=False):
+    """Keyword arguments of :func:`reliability` that it shares with others."""
+
+
+USED = ("model", "align", "features", "device", "random_state")
+
+
+@takes(SECTION, {name: SETTINGS[name] for name in USED})
 @usual_errors
 def reliability(
-    sdata: SpatialData,
-    image_key: str,
-    *,
-    table_key: str = "table",
-    shapes_key: str | None = None,
-    coordinate_system: str | None = None,
-    layer: str | None = None,
-    genes: Sequence[str] | int | None = None,
-    bin_um: float = 10.0,
-    spot_um: float | None = None,
-    pitch_um: float | None = None,
-    tissue_key: str | None = None,
-    model: str | Path | HadmstModel | None = "default",
-    align: bool | Literal["spots"] = True,
-    features: ImageFeatures | None = None,
-    device: str = "auto",
-    controls: bool = False,
-    random_state: int = 0,
-    key_added: str = "superres",
+    sdata: SpatialData, image_key: str, *, controls: bool = False, key_added: str = "superres", **given: Unpack[_Given]
 ) -> pd.DataFrame:
     """Which genes to believe: every spot foretold by all others and the image, and compared with what it counted.
 
@@ -56,15 +45,12 @@ def reliability(
     ----------
     sdata
         The section.
-    image_key, table_key, shapes_key, coordinate_system, layer, genes, bin_um, spot_um, pitch_um, tissue_key
-        As for :func:`superresolve`.
-    model, align, features, device
-        As for :func:`superresolve`; of the model, the student's image features take part.
+    image_key
+        The H&E image.
+    {shared}
     controls
         Score again with the image cut into pieces that are shuffled, and with the image shifted by half of the tissue:
         what remains of ``image_helps`` then is chance. If the true image helps no more genes, a warning says so.
-    random_state
-        Seed of the resampling and of the shuffling.
     key_added
         Name of the result whose table receives the columns.
 
@@ -88,23 +74,11 @@ def reliability(
     True
     """
     problems = Problems("cannot judge this section")
-    settings = Settings(model=model, align=align, features=features, device=device, random_state=random_state)
+    keys, chosen = parted(given, SECTION)
+    settings = Settings.of(chosen)
     settings.check(problems)
     problems.check({"controls": controls, "key_added": key_added}, BESIDE)
-    obs = read_observation(
-        sdata,
-        image_key,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        layer=layer,
-        genes=genes,
-        bin_um=bin_um,
-        spot_um=spot_um,
-        pitch_um=pitch_um,
-        tissue_key=tissue_key,
-        problems=problems,
-    )
+    obs = read_observation(sdata, image_key, **keys, problems=problems)
     section = prepare(obs, settings.loaded())
     random_state = settings.random_state
     found = pd.DataFrame(_score(section, lambda maps: maps, random_state), index=list(obs.genes))

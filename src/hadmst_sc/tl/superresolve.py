@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Unpack
 
 from tqdm.auto import tqdm
 
 from hadmst_sc.inference.cost import estimate
 from hadmst_sc.inference.predict import run as predict
-from hadmst_sc.inference.prepare import ImageFeatures
-from hadmst_sc.inference.settings import BATCH_SIZE, N_STEPS, Settings, check_client, run_key
+from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, run_key
 from hadmst_sc.io.lock import StoreError, named
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.read import read_observation
@@ -27,11 +25,11 @@ from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_p
 from hadmst_sc.runtime import torch_threads, usual_errors
 from hadmst_sc.section.arguments import ELEMENT, FLAG
 from hadmst_sc.section.errors import Problems, logger
+from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, parted, takes
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from hadmst_sc.models import HadmstModel
 
 BESIDE = {
     "key_added": (ELEMENT, "superres"),
@@ -42,37 +40,21 @@ BESIDE = {
 VERSIONS = ("hadmst_sc", "torch", "numpy", "spatialdata", "anndata")
 
 
+class _Given(SectionArguments, SettingsArguments, total=False):
+    """Keyword arguments of :func:`superresolve` that it shares with others."""
+
+
+@takes(SECTION, SETTINGS, but=("window", "keep_draws"))
 @usual_errors
 def superresolve(
     sdata: SpatialData,
     image_key: str,
     *,
-    table_key: str = "table",
-    shapes_key: str | None = None,
-    coordinate_system: str | None = None,
-    layer: str | None = None,
-    genes: Sequence[str] | int | None = None,
-    bin_um: float = 10.0,
-    spot_um: float | None = None,
-    pitch_um: float | None = None,
-    tissue_key: str | None = None,
-    model: str | Path | HadmstModel | None = "default",
-    n_samples: int = 4,
-    n_steps: int | None = None,
-    n_metagenes: int | None = None,
-    consistency: str = "soft",
-    align: bool | Literal["spots"] = True,
-    gate: bool = True,
-    features: ImageFeatures | None = None,
-    device: str = "auto",
-    batch_size: int | None = None,
-    random_state: int = 0,
-    n_jobs: int | None = None,
-    client: Any = None,
     key_added: str = "superres",
     overwrite: bool = False,
     copy: bool = False,
     show_progress_bar: bool = True,
+    **given: Unpack[_Given],
 ) -> SpatialData | None:
     """Super-resolve spots onto a fine grid with the help of the H&E.
 
@@ -89,54 +71,7 @@ def superresolve(
         One or more sections; changed in place unless ``copy``. If it is backed by a store, the result is written there.
     image_key
         The H&E image.
-    table_key
-        Table of counts that annotates the spots.
-    shapes_key, coordinate_system
-        Needed only when the table or the image leaves a choice.
-    layer
-        Layer with the counts; ``None`` = ``X``, ``"raw"`` = the matrix of ``.raw`` unless a layer has that name.
-    genes
-        Names, or how many of the most informative; ``None`` = ``var["highly_variable"]`` if present, else 200.
-    bin_um
-        Edge of the bins, µm.
-    spot_um, pitch_um
-        Diameter and distance of the spots, µm; ``None`` = as the table states them, else recognised from the platform's
-        proportions.
-    tissue_key
-        Labels or shapes that mark the tissue; ``None`` = detected.
-    model
-        A bundled name, a path to weights, a loaded model, or ``None`` for the closed form without a network.
-    n_samples
-        Draws per gene for ``std``; 0 or 1 computes the mean alone, which is several times faster.
-    n_steps
-        Network evaluations per draw; ``None`` = 1, the distilled sampler. From 2 on the diffusion itself is sampled.
-    n_metagenes
-        For thousands of genes: the network sees so many metagenes (64, say), of whose maps all genes are mixed, and
-        every gene keeps its own closed form and consistency. Many times faster; what it costs on this section, at
-        held-out spots, is ``metagene_loss`` in the provenance. ``None`` = the network sees every gene.
-    consistency
-        ``"soft"`` agrees with the counts as far as counting noise allows, ``"hard"`` makes spot sums equal the counts,
-        ``"off"`` leaves the network alone.
-    align
-        Estimate how the H&E lies against the spots (translation, rotation, smooth field), and undo it where the
-        evidence is clear: the image moves under the spots, or with ``"spots"`` the spots onto the image, so that maps
-        lie right on the H&E. What was found is in the provenance; see ``pl.registration``.
-    gate
-        Let held-out spots of this section decide how far to go from the closed form to the network; the share is in the
-        provenance. False takes the network as it is, and saves two more distillations.
-    features
-        Further image features, such as those of a pathology model: ``(f, h, w)`` over the extent of the image, or a
-        callable that makes them of ``(3, y, x)`` uint8 and its µm per pixel. The closed form regresses on them too.
-    device
-        ``"auto"`` = cuda, mps or cpu, whichever is there first; or a torch device.
-    batch_size
-        Genes at a time; ``None`` = 4. Memory grows with it, results do not change.
-    random_state
-        Seed of the draws.
-    n_jobs
-        CPU threads of the network; ``None`` leaves torch's setting. Restored afterwards.
-    client
-        A ``dask.distributed.Client`` whose workers take the genes in chunks.
+    {shared}
     key_added
         Name of the result.
     overwrite
@@ -144,7 +79,7 @@ def superresolve(
     copy
         Return the new elements as their own object and leave ``sdata`` alone.
     show_progress_bar
-        Over genes.
+        Show one over genes.
 
     Returns
     -------
@@ -171,40 +106,14 @@ def superresolve(
     """
     started = time.perf_counter()
     problems = Problems("cannot super-resolve this section")
-    settings = Settings(
-        model=model,
-        n_samples=n_samples,
-        n_steps=N_STEPS if n_steps is None else n_steps,
-        n_metagenes=n_metagenes,
-        consistency=consistency,
-        align=align,
-        gate=gate,
-        features=features,
-        random_state=random_state,
-        device=device,
-        batch_size=BATCH_SIZE if batch_size is None else batch_size,
-        n_jobs=n_jobs,
-    )
+    section, chosen = parted(given, SECTION)
+    settings = Settings.of(chosen)
     settings.check(problems)
-    check_client(client, problems)
     beside = {"key_added": key_added, "overwrite": overwrite, "copy": copy, "show_progress_bar": show_progress_bar}
     if not problems.check(beside, BESIDE) and not copy:
         with problems.gathered(ValueError, OSError):
             check_output(sdata, key_added, overwrite=overwrite)
-    obs = read_observation(
-        sdata,
-        image_key,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        layer=layer,
-        genes=genes,
-        bin_um=bin_um,
-        spot_um=spot_um,
-        pitch_um=pitch_um,
-        tissue_key=tissue_key,
-        problems=problems,
-    )
+    obs = read_observation(sdata, image_key, **section, problems=problems)
     target = None if copy else sdata
     settings.check_metagenes(obs, problems)
     with problems.gathered(ValueError, OSError):
@@ -224,7 +133,7 @@ def superresolve(
             shape = (len(obs.genes), *obs.grid.shape)
             store = stack.enter_context(_maps_on_disk(sdata, key_added, key, shape, with_std=settings.n_draws > 0))
         with torch_threads(settings.n_jobs):
-            prediction = predict(obs, settings, store, client, show_progress_bar=show_progress_bar)
+            prediction = predict(obs, settings, store, show_progress_bar=show_progress_bar)
         assert obs.source is not None  # read_observation always names its source
         facts = {
             **{key: value for key, value in asdict(obs.source).items() if value is not None},
