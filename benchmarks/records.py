@@ -26,7 +26,7 @@ PACKAGES = ("numpy", "scipy", "scikit-image", "spatialdata", "anndata", "zarr", 
 def provenance(*, weights: str | None) -> dict[str, Any]:
     """Command, commit, machine, versions and, where used, the hash of the weights (bundled name or path)."""
     record = {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_output(sys.argv[1:])]),
+        "command": shlex.join(["python", _script(), *_without_output(sys.argv[1:])]),
         "commit": _git("rev-parse", "--verify", "-q", "HEAD") or "unknown",
         # But for results: they are what is made, and a run that goes on has some of its own.
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")),
@@ -55,6 +55,12 @@ def sha256(path: Path) -> str:
     """Of a file, read once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _script() -> str:
+    """The program that runs, as seen from the checkout."""
+    path = Path(sys.argv[0]).resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else f"benchmarks/{path.name}"
 
 
 def _without_output(arguments: Sequence[str]) -> list[str]:
@@ -101,6 +107,16 @@ def footer(record: dict[str, Any]) -> str:
     ]
     parts += [f"{name} sha256 {digest}" for name, digest in made.get("weights_sha256", {}).items()]
     return "Made by " + "; ".join(parts) + "."
+
+
+def page(record: dict[str, Any], *parts: str) -> str:
+    """Paragraphs and tables of Markdown, and below them what made the numbers."""
+    return "\n\n".join([*parts, footer(record)])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record of an earlier run; empty where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def save(name: str, record: dict[str, Any], text: str, folder: Path = RESULTS) -> None:
