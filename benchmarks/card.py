@@ -16,7 +16,7 @@ import plan
 import records
 from outcomes import Results, View
 from plan import CLEAN
-from report import BETTER, TITLES
+from tables import BETTER, TITLES
 
 import hadmst_sc
 
