@@ -23,7 +23,7 @@ import cases
 import draws
 import numpy as np
 import records
-from frame import Measurement, Record, Row, grouped, rounded, shown, with_weights
+from frame import Measurement, Record, Row, grouped, introduction, rounded, shown, with_weights
 from scores import of_rates
 from torch import Tensor
 
@@ -142,14 +142,7 @@ def _rows(parts: tuple[Part, ...], options: argparse.Namespace) -> Iterator[Row]
 
 def render(record: Record) -> str:
     """The page."""
-    intro = (
-        "Change of each score when one part is left out, mean ± standard error over phantoms, each its own control; "
-        f"{record['settings']['n_seeds']} phantoms per set. **Bold**: beyond two standard errors. PCC and coherence "
-        "are better when large, the others when small. *Bands*: how far the power of draws is from the truth's above "
-        "two bins, mean |ln ratio| over octaves. The network has never been trained without metagenes or student, so "
-        "those rows also hold its surprise."
-    )
-    parts = ["# Ablations", intro]
+    parts = ["# Ablations", introduction("ablations", record["settings"])]
     for (about,), rows in grouped(record["results"], "about").items():
         columns = list(rows[0]["full"])
         table = [

@@ -16,8 +16,6 @@ from scipy.spatial import cKDTree
 
 from hadmst_sc.section.observation import Observation
 
-__all__ = ["DISTURBANCES", "blur_image", "lattice_index", "shift_image", "shift_stain", "thin_counts", "widen_pitch"]
-
 MOST_OFF = 0.2  # root mean squared distance of spots from their places, in steps; of points at random it is 0.41
 # Two laboratories as (haematoxylin, eosin) in optical density of (R, G, B), unit length: Ruifrok & Johnston 2001, and
 # the reference stains of Macenko et al. 2009.

@@ -14,7 +14,7 @@ from pathlib import Path
 import cases
 import numpy as np
 import records
-from frame import Measurement, Record, Row, axes, grouped, shown
+from frame import Measurement, Record, Row, axes, grouped, introduction, shown
 from scipy import ndimage
 
 from hadmst_sc import metrics, tl
@@ -100,14 +100,7 @@ def render(record: Record) -> str:
     """The page."""
     columns = list(record["results"][0])
     rows = [[str(row[column]) for column in columns] for row in record["results"]]
-    intro = (
-        "Medians over genes of draw over truth, 1 is right: power per octave from that many bins on, and variance. "
-        f"Then the share of bins whose truth lies in an interval of {record['settings']['n_draws']} draws, in brackets "
-        "how often another draw would; the continuous ranked probability score in gene means, of bins and of means "
-        f"over {CELL} × {CELL} bins, small when good; and root mean variance over error. One evaluation is the "
-        "distilled sampler, more are the diffusion. The estimate of a run is not made of draws: its correlation with "
-        "the truth is the same whatever is taken here."
-    )
+    intro = introduction("draws", record["settings"] | {"cell": CELL})
     picture = "![accuracy of draws against evaluations](draws.png)"
     return records.page(record, "# Draws on phantoms", intro, records.table(columns, rows), picture)
 

@@ -58,6 +58,11 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def introduction(name: str, settings: Record) -> str:
+    """The text that ``benchmark.toml`` puts above the tables, with the settings of a record."""
+    return plan.load()["measurements"][name]["text"].format(**settings)
+
+
 def shown(rows: Iterable[Row]) -> list[Row]:
     """Print every row when it is measured."""
     found = []

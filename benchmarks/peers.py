@@ -103,13 +103,8 @@ def _python() -> str | None:
 def environment(peer: Peer) -> Path:
     """Folder of the peer's virtual environment, made at the first call.
 
-    A second process that asks meanwhile waits for the first. A failed installation is not tried again until its
-    ``.failed`` file is deleted.
-
-    Raises
-    ------
-    PeerFailed
-        If the installation fails, or has failed before.
+    A second process that asks meanwhile waits for the first. A failed installation raises :class:`PeerFailed`, and is
+    not tried again until its ``.failed`` file is deleted.
     """
     folder = _folder(peer)
     failed, log = folder.with_suffix(".failed"), folder.with_suffix(".log")
@@ -122,16 +117,7 @@ def environment(peer: Peer) -> Path:
         if reason:
             raise PeerFailed(f"{peer.name}: {reason}")
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted installation left
-        install = [
-            folder / "bin/python",
-            "-m",
-            "pip",
-            "install",
-            "--no-deps",
-            "--no-input",
-            "-r",
-            HERE / peer.requirements,
-        ]
+        install = [folder / "bin/python", *"-m pip install --no-deps --no-input -r".split(), HERE / peer.requirements]
         with open(log, "w") as out:
             for command in ([_python(), "-m", "venv", folder], install):
                 if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode:
@@ -149,11 +135,8 @@ def environment(peer: Peer) -> Path:
 def run(peer: Peer, obs: Observation, *, timeout_s: float = TIMEOUT_S) -> np.ndarray:
     """``(genes, ny, nx)`` float32, expected counts per bin, zero outside the tissue.
 
-    Raises
-    ------
-    PeerFailed
-        If the peer is unavailable, exits with an error, takes longer than ``timeout_s``, or returns maps of another
-        shape or that are not finite. Constant maps are an answer.
+    :class:`PeerFailed` is raised where the peer is unavailable, exits with an error, takes longer than ``timeout_s``,
+    or returns maps of another shape or that are not finite. Constant maps are an answer.
     """
     reason = available(peer)
     if reason:

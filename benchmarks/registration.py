@@ -19,7 +19,7 @@ from itertools import chain
 import numpy as np
 import records
 from cases import neighbours, where_known
-from frame import Measurement, Record, Row, grouped, rounded
+from frame import Measurement, Record, Row, grouped, introduction, rounded
 from scipy import ndimage
 
 from hadmst_sc.alignment.posterior import USUAL
@@ -191,16 +191,7 @@ def render(record: Record) -> str:
     phantoms = [t for t in trials if t["group"] != REAL]
     parts = [
         "# Registration of H&E and spots",
-        f"Before the spots are asked an image is {settings['usual']:g} times as probably in place as shifted, and as "
-        "straight as rotated; shift and rotation are applied where the spots make them the more probable, a field from "
-        f"{settings['min_sigmas_field']:g} standard errors at spots and metagenes that it was not fitted to, together. "
-        "With the image in place, or turned so that it has nothing to do with the spots, whatever is applied is a "
-        f"false alarm. `pp.validate` warns where the error to be expected is above {settings['max_error_um']:g} µm, "
-        "and where a turned image would tell as much.",
-        f"## {settings['n_phantoms']} phantoms, seeds from {settings['first_seed']:,}",
-        "By how much the H&E tells. Mean displacement over the spots, µm: before, and what is left of it; over the "
-        "sections where something was applied, over all, and over those that are not flagged. Last, root mean squares: "
-        "the error to be expected, and the error.",
+        introduction("registration", settings),
         _by_case(phantoms),
     ]
     if len(phantoms) < len(trials):

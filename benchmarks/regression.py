@@ -162,16 +162,8 @@ def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None
     """Gaussian-process regression with mix and noise chosen per gene by exact leave-one-out error.
 
     One eigendecomposition per mix serves all noises and genes. With ``w = (K + noise)⁻¹ y`` the error at a spot left
-    out is ``w / diag((K + noise)⁻¹)`` (Rasmussen & Williams, Eq. 5.12).
-
-    Parameters
-    ----------
-    section
-        Spots and bins.
-    mixes
-        Candidates.
-    values
-        ``(spots, genes)``; the rates where ``None``.
+    out is ``w / diag((K + noise)⁻¹)`` (Rasmussen & Williams, Eq. 5.12). ``values`` are ``(spots, genes)``; ``None``
+    takes the rates.
     """
     values = section.rates if values is None else values
     mean = values.mean(0)

@@ -76,8 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
     for store in stores.values():
         store.tidy([cell.key for cell in planned])
     if options.profile == "full" and not (options.tasks or options.methods or options.sections):
-        measure(declared["measurements"], options.workers, fresh=options.fresh)
-        measure(declared["timings"], 1, fresh=options.fresh)
+        for alone in (False, True):
+            named = [(name, one) for name, one in declared["measurements"].items() if "command" in one]
+            commands = {name: one["command"] for name, one in named if one.get("alone", False) == alone}
+            measure(commands, 1 if alone else options.workers, fresh=options.fresh)
     import report
 
     report.main(["--profile", options.profile, "--results", str(folder)])
@@ -287,7 +289,7 @@ class Store:
 
 
 def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
-    """Scripts with tasks of their own; one whose result is there, and of these weights, is not run again.
+    """Run scripts with tables of their own; one whose result is there, and of these weights, is not run again.
 
     Side by side they have one core each; alone they have all, as their seconds are results.
     """

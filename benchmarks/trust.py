@@ -15,7 +15,7 @@ import cases
 import numpy as np
 import plan
 import records
-from frame import Measurement, Record, Row, grouped, rounded, shown
+from frame import Measurement, Record, Row, grouped, introduction, rounded, shown
 from scipy import stats
 
 from hadmst_sc import metrics, tl
@@ -95,13 +95,7 @@ def render(record: Record) -> str:
         [group, str(len(own)), *(f"{np.mean([row[name] for row in own]):.3g}" for name in columns)]
         for (group,), own in grouped(record["results"], "group").items()
     ]
-    intro = (
-        f"Share of the bins whose truth lies in the {LEVEL:.0%} interval of its prediction, in all and by thirds of "
-        "the genes by abundance; the truth of a phantom is its rate, elsewhere counts of molecules that no spot has "
-        "seen. *Not calibrated*: with the spread of the draws as it comes; *factor*: what spots left out make of it; "
-        "*at spots left out*: coverage there. *Rank correlation*: Spearman's, over genes, of `reliability` with the "
-        "correlation of estimate and truth."
-    )
+    intro = introduction("trust", record["settings"])
     return records.page(record, "# Trust", intro, records.table(["sections", "n", *columns], rows))
 
 
