@@ -1,4 +1,4 @@
-"""What is scored: a section as a method is given it, beside the truth that it is not given.
+"""Sections as methods are given them, beside the truth that scores them.
 
 ``CASES`` names the functions that ``benchmark.toml`` may name; each makes a :class:`Case` from that file's options
 alone. All seeds are fixed.

@@ -1,4 +1,4 @@
-"""What users do next with a super-resolved table: tissue domains, spatially variable genes, neighbouring cell types.
+"""Uses of a super-resolved table: tissue domains, spatially variable genes, neighbouring cell types.
 
 Maps are ``(genes, ny, nx)`` counts per bin, as everywhere. Clustering is on purpose the plain recipe of the field, not
 aware of space, and the same for bins of any method and for spots, so that what differs is the table and not the tool.

@@ -54,7 +54,7 @@ def crps(drawn: np.ndarray, rate: np.ndarray, inside: np.ndarray, cell: int = 1)
 
 
 def attainable(level: float) -> float:
-    """How often a new draw lies in an interval that few draws span: all ranks among them are equally likely."""
+    """Share of new draws in an interval that few draws span: all ranks among them are equally likely."""
     return level * (N_DRAWS - 1) / (N_DRAWS + 1)
 
 

@@ -1,6 +1,6 @@
-"""What the laws of ``tests/benchmarks/test_exactness.py`` give on a large phantom, and the seconds of the closed form.
+"""Laws of ``tests/benchmarks/test_exactness.py`` on a large phantom, and the seconds of the closed form.
 
-Run by ``python benchmarks/laws.py``; exits with status 1 where a law does not hold.
+``python benchmarks/laws.py`` exits with status 1 where a law does not hold.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def run(peer: Peer, obs: Observation, *, timeout_s: float = TIMEOUT_S) -> np.nda
 
 
 def write_section(folder: Path, obs: Observation, *, text: bool = False) -> None:
-    """What a runner reads; the fields are described in ``peers/README.md``."""
+    """Write the files that a runner reads; the fields are described in ``peers/README.md``."""
     from hadmst_sc.section.features import he_features
 
     bin_um = obs.grid.bin_um

@@ -1,4 +1,4 @@
-"""Where a figure came from, and its two files: numbers as JSON, and a table written from that JSON alone."""
+"""Provenance of a figure, and its two files: numbers as JSON, and a table written from that JSON alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = ("numpy", "scipy", "scikit-image", "spatialdata", "anndata", "zarr", 
 def provenance(*, weights: str | None) -> dict[str, Any]:
     """Command, commit, machine, versions and, where used, the hash of the weights (bundled name or path)."""
     record = {
-        "command": shlex.join(["python", _script(), *_without_output(sys.argv[1:])]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_output(sys.argv[1:])]),
         "commit": _git("rev-parse", "--verify", "-q", "HEAD") or "unknown",
         # But for results: they are what is made, and a run that goes on has some of its own.
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")),
@@ -52,19 +52,13 @@ def bundled(name: str) -> Path | None:
 
 @cache
 def sha256(path: Path) -> str:
-    """Of a file, read once."""
+    """Digest of a file, read once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _script() -> str:
-    """The program that runs, as seen from the checkout."""
-    path = Path(sys.argv[0]).resolve()
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else f"benchmarks/{path.name}"
-
-
 def _without_output(arguments: Sequence[str]) -> list[str]:
-    """Where a result was written says nothing of it, and is a path of one machine."""
+    """Arguments but ``--output``, which says nothing of a result and is a path of one machine."""
     kept = list(arguments)
     if "--output" in kept:
         at = kept.index("--output")
@@ -97,7 +91,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def footer(record: dict[str, Any]) -> str:
-    """What made the numbers, as one paragraph of Markdown."""
+    """Command, commit, machine and versions that made the numbers, as a paragraph of Markdown."""
     made = record["provenance"]
     parts = [
         f"`{made['command']}`",

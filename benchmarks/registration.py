@@ -1,4 +1,4 @@
-"""Whether it is found how the H&E lies against the spots: ``python benchmarks/registration.py``.
+"""Does registration find how the H&E lies against the spots? ``python benchmarks/registration.py``.
 
 Each phantom is seen with the image in place; with the image turned by 180°, so that it has nothing to do with the spots
 and whatever is applied is chance; moved by a known length; rotated; bent smoothly; and rotated and bent. Real sections
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -49,12 +48,7 @@ DEFORMED = {
     "bent 15 µm": {"deformation_um": 15.0},
     "rotated 3°, bent 15 µm": {"rotation_deg": 3.0, "deformation_um": 15.0},
 }
-SECTIONS = (
-    "visium_mouse_brain",
-    "visium_dlpfc_151673",
-    "xenium_breast_visium",
-    *(f"her2st_C{i}" for i in range(2, 7)),
-)
+SECTIONS = ("visium_mouse_brain", "visium_dlpfc_151673", "xenium_breast_visium", *(f"her2st_C{i}" for i in range(2, 7)))
 BIN_UM = 20.0
 REAL_IMPOSED_UM = ((15.0, 0.0), (30.0, -20.0), (-25.0, 45.0), (0.0, -60.0))
 REAL_IMPOSED_DEG = (1.5, -3.0)
@@ -92,11 +86,9 @@ def on_phantom(i: int) -> list[Row]:
     turned = replace(straight.observation, he=np.ascontiguousarray(straight.observation.he[:, ::-1, ::-1]))
     seen = {MOVED: drawn(length * np.sin(angle), length * np.cos(angle))}
     seen |= {case: drawn(**imposed) for case, imposed in DEFORMED.items()}
-    still = [
-        trial(*about, IN_PLACE, straight.observation, at_spots(straight)),
-        trial(*about, TURNED, turned, at_spots(straight)),
-    ]
-    return [*still, *(trial(*about, case, one.observation, at_spots(one)) for case, one in seen.items())]
+    still = {IN_PLACE: straight.observation, TURNED: turned}
+    trials = [trial(*about, case, one, at_spots(straight)) for case, one in still.items()]
+    return trials + [trial(*about, case, one.observation, at_spots(one)) for case, one in seen.items()]
 
 
 def at_spots(phantom: Phantom) -> np.ndarray:
@@ -106,7 +98,7 @@ def at_spots(phantom: Phantom) -> np.ndarray:
 
 
 def present() -> list[str]:
-    """Those of the sections that are in the data folder."""
+    """Names of the sections that are in the data folder."""
     try:
         found = available()
     except FileNotFoundError as error:
@@ -127,18 +119,16 @@ def on_real_section(name: str) -> list[Row]:
     still = Alignment(0.0, 0.0, 0.0, 0.0, True, centre_um=(float(middle[0]), float(middle[1])))
     cases = {f"moved ({dy:g}, {dx:g}) µm": replace(still, dy_um=dy, dx_um=dx) for dy, dx in REAL_IMPOSED_UM}
     cases |= {f"rotated {deg:g}°": replace(still, rotation_deg=deg) for deg in REAL_IMPOSED_DEG}
-
-    def imposed() -> Iterator[Row]:
-        yield trial(name, REAL, AS_IT_IS, obs, np.zeros_like(centres_um))
-        for case, add in cases.items():
-            inverse = replace(add, dy_um=-add.dy_um, dx_um=-add.dx_um, rotation_deg=-add.rotation_deg)
-            yield trial(name, REAL, case, align_image(obs, inverse), there + add.displacement_um(there) - centres_um)
-
-    return list(imposed())
+    trials = [trial(name, REAL, AS_IT_IS, obs, np.zeros_like(centres_um))]
+    for case, add in cases.items():
+        inverse = replace(add, dy_um=-add.dy_um, dx_um=-add.dx_um, rotation_deg=-add.rotation_deg)
+        imposed = there + add.displacement_um(there) - centres_um
+        trials.append(trial(name, REAL, case, align_image(obs, inverse), imposed))
+    return trials
 
 
 def by_cells() -> dict[str, float] | None:
-    """How the image of the breast crop lies, as its cells tell it: counts of the same genes in place of the H&E.
+    """Position of the image of the breast crop as its cells tell it: counts of the same genes in place of the H&E.
 
     The cells are those of the section that the image is of; the spots are of its neighbour and were laid on it.
     """
@@ -189,11 +179,7 @@ def render(record: Record) -> str:
     """The Markdown page of a record."""
     settings, trials = record["settings"], record["trials"]
     phantoms = [t for t in trials if t["group"] != REAL]
-    parts = [
-        "# Registration of H&E and spots",
-        introduction("registration", settings),
-        _by_case(phantoms),
-    ]
+    parts = ["# Registration of H&E and spots", introduction("registration", settings), _by_case(phantoms)]
     if len(phantoms) < len(trials):
         real = [t for t in trials if t["group"] == REAL]
         asked = records.table(["figure", "asked", "measured"], figures(real, record["breast_by_cells"]))
@@ -202,7 +188,7 @@ def render(record: Record) -> str:
 
 
 def figures(real: list[Row], breast: dict | None) -> list[list[str]]:
-    """What is asked for beside what was measured, on real sections."""
+    """Figures that are asked for beside those measured, on real sections."""
     imposed = [t for t in real if t["case"] != AS_IT_IS]
     sure, doubted = ([t for t in imposed if t["flagged"] is flagged] for flagged in (False, True))
     rows = []

@@ -230,7 +230,7 @@ def _result(one: _Running, time_limit: float) -> dict[str, Any]:
 
 @cache
 def _made() -> dict[str, Any]:
-    """What this run is of, found once: its own files would be uncommitted changes."""
+    """Commit, machine and versions of this run, found once: its own files would be uncommitted changes."""
     made = records.provenance(weights=None)
     return {name: made[name] for name in ("commit", "uncommitted_changes", "machine", "versions")}
 
@@ -255,7 +255,7 @@ class Store:
             self.sections[line["task"], line["section"], line["point"]] = line
 
     def has(self, cell: Cell) -> bool:
-        """Whether there is a result that still holds."""
+        """Tell if there is a result that still holds."""
         found = self.results.get(cell.key)
         return found is not None and found["status"] == "done" and found["settings"] == cell.settings
 

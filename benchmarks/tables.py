@@ -65,7 +65,7 @@ def minus(found: Results, view: View, method: str, metric: str) -> pairs.Differe
 
 
 def present(found: Results, view: View, metrics: Iterable[str]) -> list[str]:
-    """Those of the metrics that a method of the view has."""
+    """Metrics that a method of the view has."""
     methods = found.methods(view)
     return [metric for metric in metrics if any(found.scores(view, method, metric) for method in methods)]
 

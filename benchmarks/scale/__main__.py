@@ -81,7 +81,7 @@ def slope(found: dict[str, Any], of: str, names: list[str]) -> float | None:
 
 
 def figures(record: dict[str, Any]) -> list[list[str]]:
-    """What is asked for beside what was measured."""
+    """Figures that are asked for beside those measured."""
     runs = {name: run for name, run in record["runs"].items() if "seconds" in run}
     rows = [["network against bare convolutions of its shapes", "≥ 60 %", f"{record['throughput']['share']:.0%}"]]
     if full := runs.get(FULL):

@@ -1,4 +1,4 @@
-"""The main job on real tissue: ``python benchmarks/scale/mouse_brain.py``.
+"""The main job on real tissue: ``python benchmarks/mouse_brain.py``.
 
 Superresolves 200 genes of a coronal mouse brain (2,698 Visium spots) on 20 µm bins with 4 draws on the CPU, into a zarr
 store; opens the store again, checks it against the spots, and draws known genes. Writes ``results/mouse_brain.json``,
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import records
 from frame import Measurement, Record, rounded
-from once import IMAGE_KEY, in_own_process
 from scores import of_counts
 from spatialdata import SpatialData, read_zarr
 
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.section.measurement import degrade, residual
 from hadmst_sc.section.observation import OutputNames
+
+sys.path.append(str(Path(__file__).with_name("scale")))
+from once import IMAGE_KEY, in_own_process
 
 NAMES = OutputNames("superres")
 # Known from any atlas: white matter, dorsal thalamus, choroid plexus, hippocampus, interneurons, striatum, cortex.
