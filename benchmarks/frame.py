@@ -85,16 +85,17 @@ def rounded(values: Row, digits: int) -> Row:
     return {name: round(float(value), digits) for name, value in values.items()}
 
 
-def axes(panels: int, rows: int = 1, *, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
-    """Figure and axes ``(rows, panels)``, drawn to a file; ``size`` in inches of one panel."""
+def axes(
+    panels: int, rows: int = 1, *, size: tuple[float, float], beside: float = 0.0, **options: Any
+) -> tuple[Any, Any]:
+    """Figure and axes ``(rows, panels)``, drawn to a file; ``size`` of a panel and width ``beside`` them in inches."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, found = plt.subplots(
-        rows, panels, figsize=(size[0] * panels, size[1] * rows), squeeze=False, layout="constrained", **options
-    )
+    shape = {"figsize": (size[0] * panels + beside, size[1] * rows), "squeeze": False, "layout": "constrained"}
+    figure, found = plt.subplots(rows, panels, **shape, **options)
     for axis in found.flat:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, found

@@ -128,7 +128,7 @@ def run(options: argparse.Namespace, store: Path) -> dict[str, Any]:
     section.write(store)
     del section
     sdata = read_zarr(store)
-    load_seconds = time.perf_counter() - started
+    load_seconds = round(time.perf_counter() - started, 2)
     with cluster(options.workers) as client:
         if client is not None:
             client.wait_for_workers(options.workers)
