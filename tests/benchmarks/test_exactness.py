@@ -1,6 +1,7 @@
 """Exactness of the shipped network. Each law is a function of a section that returns a number; its limit is beside it.
 
-The tests take a small phantom, and the laws that no other test has. ``python benchmarks/laws.py`` writes what a larger one gives into ``results/laws.md``.
+The tests take a small phantom, and the laws that no other test has. ``python benchmarks/laws.py`` writes what a larger
+phantom gives into ``results/laws.md``.
 """
 
 from __future__ import annotations
