@@ -53,6 +53,8 @@ ALL = LAWS | {
 
 
 def measure(options: argparse.Namespace) -> Record:
+    if unknown := set(options.laws) - set(ALL):
+        raise SystemExit(f"`--laws` needs names of {list(ALL)}, but has {sorted(unknown)}.")
     results = shown(
         {"law": name, "value": float(f"{ALL[name].measure(section()):.3g}")}
         | {"limit": ALL[name].limit, "unit": ALL[name].unit}
