@@ -1,4 +1,4 @@
-"""What is scored: a section as a method is given it, beside the truth that it is not given.
+"""Sections as methods are given them, beside the truth that scores them.
 
 ``CASES`` names the functions that ``benchmark.toml`` may name; each makes a :class:`Case` from that file's options
 alone. All seeds are fixed.
@@ -42,30 +42,14 @@ once = joblib.Memory(os.environ.get(CACHE), verbose=0).cache
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One section with its truth.
+    """One section with its truth."""
 
-    Parameters
-    ----------
-    section
-        All of it, for what is told about it.
-    given
-        What a method is given: one observation, or one per fold.
-    score
-        From the maps of each of those, in that order, to scores by scale.
-    kinds
-        What drives each gene; "real" where nobody knows.
-    references
-        Scores that no method made: ceilings, the truth itself, the spots themselves.
-    n_scored
-        How many of the genes are scored, the first; ``None`` = all.
-    """
-
-    section: Observation
-    given: tuple[Observation, ...]
-    score: Callable[[Sequence[np.ndarray]], ByScale]
-    kinds: tuple[str, ...] = ()
-    references: Mapping[str, Callable[[], ByScale]] = field(default_factory=dict)
-    n_scored: int | None = None
+    section: Observation  # all of it, for what is told about it
+    given: tuple[Observation, ...]  # to a method: one, or one per fold
+    score: Callable[[Sequence[np.ndarray]], ByScale]  # from the maps of each of those, in that order, to scores
+    kinds: tuple[str, ...] = ()  # what drives each gene; "real" where nobody knows
+    references: Mapping[str, Callable[[], ByScale]] = field(default_factory=dict)  # ceilings, the truth, the spots
+    n_scored: int | None = None  # so many of the genes are scored, the first; None: all
 
     def about(self) -> dict[str, Any]:
         """Genes, what drives them, and their mean counts per spot."""
@@ -84,8 +68,8 @@ def build(case: str, options: Mapping[str, Any], disturbance: tuple[str, float] 
     made = CASES[case](**options)
     if disturbance is None:
         return made
-    how, by = disturbance
-    return replace(made, given=tuple(disturb.DISTURBANCES[how](obs, by) for obs in made.given))
+    kind, by = disturbance
+    return replace(made, given=tuple(disturb.DISTURBANCES[kind](obs, by) for obs in made.given))
 
 
 # --- phantoms ---------------------------------------------------------------------------------------------------------
@@ -181,11 +165,7 @@ def _cells(
                 types = downstream.colocalisation(predicted, true, whole, obs.genes, downstream.BREAST_MARKERS)
                 here |= {"colocalisation": types["correlation"], "colocalisation_rms": types["rms"]}
             if published:
-                here |= {
-                    "legacy_rmse": legacy.legacy_rmse(predicted, true, whole),
-                    "legacy_pcc": legacy.legacy_pcc(predicted, true, whole),
-                    "legacy_ssim": legacy.legacy_ssim(predicted, true, whole),
-                }
+                here |= {name: score_of(predicted, true, whole) for name, score_of in legacy.SCORES.items()}
             found[scale] = here
         return found
 
@@ -237,11 +217,8 @@ def holdout(*, section: str, n_genes: int, bin_um: float, n_folds: int = N_FOLDS
     Of four folds the first ``n_folds`` are used, and pooled before scoring. With ``n_scored`` the scored genes are that
     many, at even ranks of the 200 most abundant and the same for every ``n_genes``: what a larger panel is worth.
     """
-    if n_scored is None:
-        obs = load_section(section, n_genes, bin_um)
-    else:
-        obs = _panel(section, n_genes, n_scored, bin_um)
-    return hold_out(obs, n_folds, n_scored)
+    given = _panel(section, n_genes, n_scored, bin_um) if n_scored else load_section(section, n_genes, bin_um)
+    return hold_out(given, n_folds, n_scored)
 
 
 def hold_out(obs: Observation, n_folds: int = N_FOLDS, n_scored: int | None = None) -> Case:
@@ -321,10 +298,5 @@ def _domains(obs: Observation, n_domains: int, scale: str, ari: Callable[[np.nda
 
 
 CASES: dict[str, Callable[..., Case]] = {
-    "phantom": phantom,
-    "simulated_spots": simulated_spots,
-    "real_spots": real_spots,
-    "holdout": holdout,
-    "layers": layers,
-    "phantom_domains": phantom_domains,
+    case.__name__: case for case in (phantom, simulated_spots, real_spots, holdout, layers, phantom_domains)
 }

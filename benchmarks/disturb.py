@@ -1,22 +1,20 @@
-"""What real sections suffer, done to a section on purpose: ``Observation -> Observation``, the same every time.
+"""Perturbations that real sections suffer: ``Observation -> Observation``, the same every time.
 
-A disturbance at strength zero gives back identical arrays. Only what is disturbed changes: an image that moves leaves
+A perturbation of strength zero gives back identical arrays. Only what is perturbed changes: an image that moves leaves
 counts, spots and ``inside`` where they are. A grey and an upside-down image are controls, in :mod:`baselines`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
 from hadmst_sc.section.observation import Observation
-
-__all__ = ["DISTURBANCES", "blur_image", "lattice_index", "shift_image", "shift_stain", "thin_counts", "widen_pitch"]
 
 MOST_OFF = 0.2  # root mean squared distance of spots from their places, in steps; of points at random it is 0.41
 # Two laboratories as (haematoxylin, eosin) in optical density of (R, G, B), unit length: Ruifrok & Johnston 2001, and
@@ -107,24 +105,15 @@ def lattice_index(centres: np.ndarray) -> np.ndarray:
     if len(pairs) == 0:
         raise ValueError("`centres` need neighbours to tell a lattice from, but no spot has any.")
     steps = centres[pairs[:, 1]] - centres[pairs[:, 0]]
-    basis = _primitive(steps)
-    edges = np.rint(steps @ np.linalg.inv(basis)).astype(int)
-
-    neighbours: list[list[tuple[int, np.ndarray]]] = [[] for _ in centres]
-    for (a, b), edge in zip(pairs, edges, strict=True):
-        neighbours[a].append((b, edge))
-        neighbours[b].append((a, -edge))
-    index, piece = np.zeros((len(centres), 2), int), np.full(len(centres), -1)
-    for first in range(len(centres)):
-        if piece[first] >= 0:
-            continue
-        piece[first], queue = first, deque([first])
-        while queue:
-            spot = queue.popleft()
-            for other, edge in neighbours[spot]:
-                if piece[other] < 0:
-                    piece[other], index[other] = first, index[spot] + edge
-                    queue.append(other)
+    to_index = np.linalg.inv(_primitive(steps))
+    graph = sparse.coo_array((np.ones(len(pairs)), pairs.T), (len(centres),) * 2).tocsr()
+    _, piece = csgraph.connected_components(graph, directed=False)
+    index = np.zeros((len(centres), 2), int)
+    for first in np.unique(piece, return_index=True)[1]:
+        spots, before = csgraph.breadth_first_order(graph, first, directed=False)
+        for spot in spots[1:]:
+            step = centres[spot] - centres[before[spot]]
+            index[spot] = index[before[spot]] + np.rint(step @ to_index).astype(int)
 
     # From the largest piece to the others, which hang on no neighbour, and to spots that were reached the wrong way.
     # An affine map does for nearly all sections, and reaches farthest; spots laid on a neighbouring section are bent.

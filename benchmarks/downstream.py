@@ -1,4 +1,4 @@
-"""What users do next with a super-resolved table: tissue domains, spatially variable genes, neighbouring cell types.
+"""Uses of a super-resolved table: tissue domains, spatially variable genes, neighbouring cell types.
 
 Maps are ``(genes, ny, nx)`` counts per bin, as everywhere. Clustering is on purpose the plain recipe of the field, not
 aware of space, and the same for bins of any method and for spots, so that what differs is the table and not the tool.
@@ -9,24 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import plan
 from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
-
-__all__ = [
-    "BREAST_MARKERS",
-    "colocalisation",
-    "domain_ari_bins",
-    "domain_ari_spots",
-    "domains",
-    "domains_in_spots",
-    "domains_of_spots",
-    "domains_to_bins",
-    "moran_agreement",
-    "morans_i",
-]
 
 # --- tissue domains ---------------------------------------------------------------------------------------------------
 
@@ -42,17 +30,6 @@ def domains(maps: np.ndarray, inside: np.ndarray, n_domains: int, seed: int) -> 
 
     Counts over their total, log1p, principal components of the centred genes, k-means: the plainest recipe in use. A
     Gaussian mixture with one covariance (mclust's "EEE") is as common, but its result depends much more on the seed.
-
-    Parameters
-    ----------
-    maps
-        ``(genes, ny, nx)``, counts per bin.
-    inside
-        ``(ny, nx)`` bool.
-    n_domains
-        Number of domains, from the annotation.
-    seed
-        Of the starts.
     """
     labels = np.full(inside.shape, -1)
     labels[inside] = domains_of_spots(maps[:, inside].T, n_domains, seed)
@@ -92,15 +69,7 @@ def domains_to_bins(labels: np.ndarray, obs: Observation) -> np.ndarray:
 
 
 def domains_in_spots(labels: np.ndarray, measurement: Measurement) -> np.ndarray:
-    """``(spots,)`` int: the label with the largest area in each footprint, the smallest of equals; -1 if it has none.
-
-    Parameters
-    ----------
-    labels
-        ``(ny, nx)`` int, -1 for none.
-    measurement
-        Operator on the same grid.
-    """
+    """``(spots,)`` int: the label with the largest area in each footprint, the smallest of equals; -1 for none."""
     flat = labels.ravel()
     areas = measurement.matrix @ (flat[:, None] == np.arange(max(flat.max() + 1, 1))).astype(float)
     return np.where(areas.max(1) > 0, areas.argmax(1), -1)
@@ -109,14 +78,7 @@ def domains_in_spots(labels: np.ndarray, measurement: Measurement) -> np.ndarray
 def domain_ari_spots(labels: np.ndarray, obs: Observation, truth: Sequence[object] | np.ndarray) -> float:
     """Adjusted Rand index of the bins' majority in each spot against the annotation; 1 is perfect, 0 chance.
 
-    Parameters
-    ----------
-    labels
-        ``(ny, nx)`` int as of :func:`domains`.
-    obs
-        With the spots that were annotated.
-    truth
-        ``(spots,)`` names; spots with a missing one (``None`` or NaN) are not scored.
+    ``labels`` are those of :func:`domains`, ``truth`` has a name per spot; spots without one are not scored.
     """
     return _ari(domains_in_spots(labels, obs.measurement), truth)
 
@@ -145,14 +107,8 @@ def _ari(labels: np.ndarray, truth: Sequence[object] | np.ndarray) -> float:
 def morans_i(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """``(genes,)`` Moran's I of log1p counts per bin, neighbours across an edge (rook), weights 0 or 1.
 
-    1 is smooth, ``-1 / (bins - 1)`` noise, -1 a chessboard. A constant map has no pattern and gets 0.
-
-    Parameters
-    ----------
-    maps
-        ``(genes, ny, nx)``, counts per bin.
-    inside
-        ``(ny, nx)`` bool; pairs of bins with one outside do not count.
+    1 is smooth, ``-1 / (bins - 1)`` noise, -1 a chessboard. A constant map has no pattern and gets 0; pairs with a bin
+    outside do not count.
     """
     values = np.log1p(maps[:, inside].astype(float))
     varies = np.ptp(values, axis=1) > 0
@@ -181,18 +137,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 # --- cell types that lie together -------------------------------------------------------------------------------------
 
-# Canonical markers as far as the Xenium breast panel has them; named as in Janesick et al. 2023 and Wu et al. 2021.
-BREAST_MARKERS: dict[str, list[str]] = {
-    "tumour epithelium": ["EPCAM", "CDH1", "KRT7", "KRT8", "FOXA1", "GATA3", "ERBB2"],
-    "myoepithelium": ["KRT5", "KRT14", "KRT15", "ACTA2", "MYLK", "OXTR"],
-    "fibroblasts": ["LUM", "POSTN", "FBLN1", "CCDC80", "MMP2", "PDGFRA", "SFRP4", "PCOLCE"],
-    "endothelium": ["PECAM1", "VWF", "KDR", "CLEC14A", "EGFL7", "CD93", "CLDN5", "MMRN2"],
-    "T cells": ["CD3D", "CD3E", "CD3G", "TRAC", "CD8A", "IL7R"],
-    "B and plasma cells": ["MS4A1", "CD79A", "CD79B", "BANK1", "MZB1", "TNFRSF17"],
-    "macrophages": ["CD68", "CD163", "CD14", "C1QA", "C1QC", "MRC1", "AIF1"],
-    "mast cells": ["CPA3", "TPSAB1", "KIT", "HDC"],
-    "adipocytes": ["ADIPOQ", "LEP", "LPL", "PPARG", "TIMP4"],
-}
+BREAST_MARKERS: dict[str, list[str]] = plan.load()["breast_markers"]
 
 
 def colocalisation(
@@ -206,17 +151,6 @@ def colocalisation(
 
     A type's score in a bin is the mean of its markers' log1p counts in standard deviations; types with no marker among
     ``genes`` are left out. Types are compared by the correlation of their scores over bins.
-
-    Parameters
-    ----------
-    predicted, truth
-        ``(genes, ny, nx)``, counts per bin.
-    inside
-        ``(ny, nx)`` bool.
-    genes
-        Names of the maps.
-    markers
-        Names of the markers of each cell type.
 
     Returns
     -------

@@ -12,15 +12,14 @@ other rows are kept: so two versions of the package can be compared.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import records
 from cases import abundant, folds, phantom_plan
+from frame import Record, Row, parser
 from plan import weights_path
 from scipy.ndimage import binary_opening, label
 from skimage.morphology import disk
@@ -40,16 +39,11 @@ NOT_SEEN = {"her2st": "brain_only"}  # weights that were not trained on a sectio
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("tissue", "scores"))
-    parser.add_argument("--as", dest="row", default="after", help="name of this version of the package in the table")
-    parser.add_argument(
-        "--sections", nargs="+", default=[name for name in available() if not name.startswith("xenium")]
-    )
-    parser.add_argument("--closed-form", action="store_true", help="without the network, a fifth of the time")
-    parser.add_argument("--phantoms", type=int, default=24, help="per set of styles")
-    parser.add_argument("--output", type=Path, default=records.RESULTS)
-    return parser.parse_args(arguments)
+    made = parser("hidden", __doc__)
+    made.add_argument("task", choices=("tissue", "scores"))
+    options = made.parse_args(arguments)
+    options.sections = options.sections or [name for name in available() if not name.startswith("xenium")]
+    return options
 
 
 def hide(sdata: SpatialData, hidden: np.ndarray) -> SpatialData:
@@ -112,28 +106,22 @@ def glass_of_phantoms(n_per_set: int) -> dict[str, float]:
     return {"glass": float(np.concatenate(kept).mean()), "n_lumina": n_lumina, "tissue": float(np.mean(tissue))}
 
 
-def score(name: str, *, closed_form: bool) -> dict[str, float]:
+def score(name: str, *, closed_form: bool) -> Row:
     """PCC of log1p counts and relative deviance, means over genes, at hidden spots of four folds pooled."""
-    model = (
-        None
-        if closed_form
-        else str(weights_path(f"training/{NOT_SEEN.get(name.split('_')[0], 'breast_only')}.safetensors"))
-    )
-    predicted, counts = None, None
+    weights = f"training/{NOT_SEEN.get(name.split('_')[0], 'breast_only')}.safetensors"
+    model = None if closed_form else str(weights_path(weights))
+    predicted = None
     for whole, part, hidden in splits(name, abundant(hd.datasets.load(name).tables["table"], N_GENES)):
         maps = hd.tl.predict(part, model=model, n_samples=0, show_progress_bar=False).mean
         predicted = np.zeros_like(whole.counts) if predicted is None else predicted
         predicted[hidden] = degrade(np.asarray(maps), footprints(whole, part, np.flatnonzero(hidden)))
-        counts = whole.counts
-    assert predicted is not None and counts is not None  # for types: there are folds
-    where = np.ones(len(counts), bool)
+    found, true = predicted.T, whole.counts.T
+    where, least = np.ones(true.shape[1], bool), 1e-3 * true.mean(1, keepdims=True)
     return {
-        "pcc": float(metrics.pearson(predicted.T, counts.T, where).mean()),
-        "deviance": float(
-            metrics.deviance(np.maximum(predicted.T, 1e-3 * counts.mean(0)[:, None]), counts.T, where).mean()
-        ),
-        "n_spots": len(counts),
-        "n_genes": counts.shape[1],
+        "pcc": float(metrics.pearson(found, true, where).mean()),
+        "deviance": float(metrics.deviance(np.maximum(found, least), true, where).mean()),
+        "n_spots": true.shape[1],
+        "n_genes": len(true),
     }
 
 
@@ -144,40 +132,38 @@ def commit_of_package() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def tissue_text(found: dict[str, Any]) -> str:
+def tissue_text(found: Record) -> str:
+    """Page of the task ``tissue``."""
     rows = [
         [name, f"{one['in_tissue']:.3f}", f"{one['mostly_outside']:.1%}", str(one["n_spots"])]
         for name, one in found["sections"].items()
     ]
     glass = found["phantoms"]
-    return "\n\n".join(
-        (
-            "# Tissue of spots that were hidden before reading",
-            records.table(["section", "area in tissue", "mostly outside", "spots"], rows),
-            f"Lumina of phantoms wider than 100 µm ({glass['n_lumina']} of them): {glass['glass']:.3f} of their glass "
-            f"stays glass. {glass['tissue']:.3f} of the tissue stays tissue.",
-            records.footer(found),
-        )
+    return records.page(
+        found,
+        "# Tissue of spots that were hidden before reading",
+        records.table(["section", "area in tissue", "mostly outside", "spots"], rows),
+        f"Lumina of phantoms wider than 100 µm ({glass['n_lumina']} of them): {glass['glass']:.3f} of their glass "
+        f"stays glass. {glass['tissue']:.3f} of the tissue stays tissue.",
     )
 
 
-def scores_text(found: dict[str, Any]) -> str:
-    versions = list(found["rows"])
+def scores_text(found: Record) -> str:
+    """Page of the task ``scores``."""
+    versions = found["rows"]
     rows = []
-    for name in {name: None for row in found["rows"].values() for name in row["sections"]}:
-        of_rows = [row["sections"].get(name) for row in found["rows"].values()]
+    for name in dict.fromkeys(name for row in versions.values() for name in row["sections"]):
+        of_rows = [row["sections"].get(name) for row in versions.values()]
         cells = [f"{one['pcc']:.3f} / {one['deviance']:.3f}" if one else "-" for one in of_rows]
         rows.append([name, *cells, next(f"{one['n_spots']} x {one['n_genes']}" for one in of_rows if one)])
-    made = [f"{name}: package of commit {row['package']}. {records.footer(row)}" for name, row in found["rows"].items()]
-    return "\n\n".join(
-        (
-            "# Spots that were hidden before reading, predicted",
-            "PCC of log1p counts / Poisson deviance relative to a constant per gene, means over genes; four folds "
-            "pooled. A predicted count is at least a thousandth of the gene's mean: else deviance is infinite.",
-            records.table(["section", *versions, "spots x genes"], rows),
-            *made,
-        )
-    )
+    parts = [
+        "# Spots that were hidden before reading, predicted",
+        "PCC of log1p counts / Poisson deviance relative to a constant per gene, means over genes; four folds "
+        "pooled. A predicted count is at least a thousandth of the gene's mean: else deviance is infinite.",
+        records.table(["section", *versions, "spots x genes"], rows),
+    ]
+    made = [f"{name}: package of commit {row['package']}. {records.footer(row)}" for name, row in versions.items()]
+    return "\n\n".join([*parts, *made])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -188,11 +174,10 @@ def main(arguments: list[str] | None = None) -> None:
         found = made | {"sections": sections, "phantoms": glass_of_phantoms(options.phantoms)}
         records.save("hidden_tissue", found, tissue_text(found), options.output)
         return
-    file = options.output / "hidden_scores.json"
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
-    rows[options.row] = made | {"sections": {}, "package": commit_of_package()}
+    rows = records.read(options.output / "hidden_scores.json").get("rows", {})
+    row = rows[getattr(options, "as")] = made | {"sections": {}, "package": commit_of_package()}
     for name in options.sections:
-        rows[options.row]["sections"][name] = score(name, closed_form=options.closed_form)
+        row["sections"][name] = score(name, closed_form=options.closed_form)
         records.save("hidden_scores", {"rows": rows}, scores_text({"rows": rows}), options.output)
 
 

@@ -47,7 +47,7 @@ def _features(section: Section) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _best(candidates: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of ``(candidates, spots, genes)`` the index and the values of the one with the least error, per gene."""
+    """Index and values of the one of ``(candidates, spots, genes)`` with the least error, per gene."""
     chosen = ((candidates - values) ** 2).mean(1).argmin(0)
     return chosen, np.take_along_axis(candidates, chosen[None, None], 0)[0]
 
@@ -56,7 +56,7 @@ def _best(candidates: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def nearest_neighbours(section: Section) -> Fit:
-    """Mean of the spots that look most alike, as many as leave the least error at a spot left out, per gene.
+    """Mean of the spots that look most alike, as many as leave the least error at a held-out spot, per gene.
 
     Weights are inverse squares of the distance: on the breast crop that error is 2 % lower than with a plain mean.
     """
@@ -156,7 +156,7 @@ def gradient_boosting(section: Section) -> Fit:
 def joint_bilateral(obs: Observation, block: int = 4096) -> np.ndarray:
     """Mean of the spots that are near and look alike, a Gaussian each (Kopf et al. 2007); ``(genes, ny, nx)``.
 
-    Both widths are chosen per gene by the error at a spot left out. Likeness is that of the H&E features: with colour
+    Both widths are chosen per gene by the error at a held-out spot. Likeness is that of the H&E features: with colour
     alone, as in the paper, that error is larger.
     """
     section = Section.of(obs)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import numpy as np
 from skimage.metrics import structural_similarity
 
-__all__ = ["legacy_pcc", "legacy_rmse", "legacy_ssim"]
-
 
 def legacy_rmse(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """``(genes,)`` root mean squared error after the min–max of each map by itself, over the whole map.
@@ -60,3 +58,6 @@ def _scaled_pair(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -
 def _min_max(maps: np.ndarray) -> np.ndarray:
     low, high = (pick(maps, axis=(1, 2), keepdims=True) for pick in (np.min, np.max))
     return (maps - low) / np.where(high > low, high - low, 1.0)
+
+
+SCORES = {"legacy_rmse": legacy_rmse, "legacy_pcc": legacy_pcc, "legacy_ssim": legacy_ssim}

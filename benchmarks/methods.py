@@ -57,15 +57,7 @@ def one_draw(obs: Observation, *, model: str, align: bool | str) -> np.ndarray:
 
 
 def methods(weights: str = "default", align: bool | str = True) -> dict[str, Method]:
-    """All methods by name.
-
-    Parameters
-    ----------
-    weights
-        Of ours: bundled name or path.
-    align
-        As in :func:`hadmst_sc.tl.predict`, for ours.
-    """
+    """All methods by name; ``weights`` (a bundled name or a path) and ``align`` of ``tl.predict`` are for ours."""
     found = {name: from_maps(maps) for name, maps in baselines.METHODS.items()}
     found |= {name: from_maps(partial(peers.run, peer)) for name, peer in peers.PEERS.items()}
     for name, (options, change) in SWITCHES.items():

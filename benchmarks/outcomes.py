@@ -14,7 +14,7 @@ from plan import CLEAN
 
 
 class View(NamedTuple):
-    """What one table is about: sections of one kind, at one point of a curve and one scale."""
+    """Rows that one table is about: sections of one kind, at one point of a curve and one scale."""
 
     task: str
     group: str
@@ -92,7 +92,7 @@ class Results:
         return float(np.concatenate(values).mean()) if values else float("nan")
 
     def about(self, view: View) -> dict[str, dict[str, Any]]:
-        """What is known of each section of a view."""
+        """Facts about each section of a view."""
         names = dict.fromkeys(c["section"] for c in self.done(task=view.task, group=view.group, point=view.point))
         return {name: self.sections[view.task, name, view.point] for name in names}
 

@@ -32,17 +32,8 @@ class Difference(NamedTuple):
 def paired(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], *, seed: int = 0) -> Difference | None:
     """Bootstrap of ``first - second``: sections, where there are several, and genes in each are drawn with replacement.
 
-    Parameters
-    ----------
-    first, second
-        ``(genes,)`` scores by section, the same genes in the same order. Sections that one of them lacks are left out,
-        and so are genes where one is infinite.
-    seed
-        Of the draws.
-
-    Returns
-    -------
-    ``None`` where they have no section in common.
+    Both are ``(genes,)`` scores by section, the same genes in the same order. Sections that one of them lacks are left
+    out, and so are genes where one is infinite. ``None`` where they have no section in common.
     """
     differences = []
     for name in first:

@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,109 +39,28 @@ class PeerFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Peer:
-    """A published tool.
-
-    Parameters
-    ----------
-    name
-        In the tables and in the table of ``peers/README.md``.
-    citation, licence, settings
-        Whose it is, under which terms, and with what it is run and why.
-    runner
-        File in ``peers/``; with ``.R`` it also gets the section as text.
-    requirements
-        Pinned file in ``peers/`` from which its environment is made; empty if there is an ``interpreter``.
-    checkout, checkout_of, needs
-        Variable that names a checkout, what it must be a checkout of, and files that must be in it.
-    interpreter, interpreter_with
-        Variable that names a program that runs the runner, and what must be installed for it.
-    tried
-        Whether it has run here; otherwise the runner is written from its documentation.
-    """
+    """A published tool, as ``peers/peers.toml`` declares it, by the name that it has in tables."""
 
     name: str
     citation: str
     licence: str
-    runner: str
-    settings: str
-    requirements: str = ""
-    checkout: str = ""
+    runner: str  # file in `peers/`; with `.R` it also gets the section as text
+    settings: str  # with what it is run, and why
+    requirements: str = ""  # pinned file in `peers/` from which its environment is made; empty with an interpreter
+    checkout: str = ""  # variable that names a checkout
     checkout_of: str = ""
-    needs: tuple[str, ...] = ()
-    interpreter: str = ""
-    interpreter_with: str = ""
-    tried: bool = False
+    needs: Sequence[str] = ()  # files that must be in the checkout
+    interpreter: str = ""  # variable that names a program that runs the runner
+    interpreter_with: str = ""  # what must be installed for it
+    tried: bool = False  # whether it has run here; otherwise the runner is written from its documentation
 
 
-PEERS: dict[str, Peer] = {
-    peer.name: peer
-    for peer in (
-        Peer(
-            "TESLA",
-            "Hu et al., Cell Systems 14, 404 (2023)",
-            "MIT",
-            "tesla.py",
-            "Tutorial: log1p of counts, s=1, k=2, num_nbs=10, scanned contour; res is one of our bins.",
-            requirements="tesla.txt",
-            tried=True,
-        ),
-        Peer(
-            "FineST",
-            "Li et al., Nature Communications 17, 4645 (2026)",
-            "Apache-2.0",
-            "finest.py",
-            "As in its script for Visium (NPC, HIPT): 4 × 4 patches per spot, imputation of exponent 2, weight 0.5, "
-            "do_scale. The embeddings of patches are our stain features, as HIPT's weights cannot be shipped: this is "
-            "its method without its foundation model. Batches shrink where a section has fewer than 1,000 spots, as "
-            "its loaders drop what does not fill one.",
-            requirements="finest.txt",
-            tried=True,
-        ),
-        Peer(
-            "STAGE",
-            "Li et al., Nucleic Acids Research 52, 4843 (2024)",
-            "MIT",
-            "stage.py",
-            "Defaults of its function: 2,000 epochs, not converged (its tutorials take 10,000). It knows no image. Its "
-            "shares of a spot's counts are multiplied by the spots' counts, interpolated linearly.",
-            requirements="stage.txt",
-            checkout="HADMST_PEER_STAGE",
-            checkout_of="github.com/zhanglabtools/STAGE",
-            needs=("STAGE/model.py",),
-            tried=True,
-        ),
-        Peer(
-            "iStar",
-            "Zhang et al., Nature Biotechnology 42, 1372 (2024)",
-            "GPL-3.0; commercial use by agreement",
-            "istar.py",
-            "run.sh of its repository, step by step: HIPT features at 0.5 µm per pixel, defaults of impute.py.",
-            checkout="HADMST_PEER_ISTAR",
-            checkout_of="github.com/daviddaiweizhang/istar with its checkpoints",
-            needs=("impute.py", "checkpoints/vit256_small_dino.pth", "checkpoints/vit4k_xs_dino.pth"),
-            interpreter="HADMST_PEER_ISTAR_PYTHON",
-            interpreter_with="a Python with the requirements of iStar",
-        ),
-        Peer(
-            "BayesSpace",
-            "Zhao et al., Nature Biotechnology 39, 1375 (2021)",
-            "MIT",
-            "bayesspace.R",
-            "Vignette: 15 components, q=7, 10,000 and 100,000 iterations, xgboost with tuned rounds; 6 per spot.",
-            interpreter="HADMST_PEER_BAYESSPACE",
-            interpreter_with="an Rscript that has BayesSpace",
-        ),
-        Peer(
-            "xFuse",
-            "Bergenstråhle et al., Nature Biotechnology 40, 476 (2022)",
-            "MIT",
-            "xfuse.py",
-            "Defaults of its command line: 100,000 epochs, days without a GPU.",
-            interpreter="HADMST_PEER_XFUSE",
-            interpreter_with="a Python that has xfuse",
-        ),
-    )
-}
+def _registry() -> dict[str, Peer]:
+    declared = tomllib.loads((HERE / "peers.toml").read_text())
+    return {name: Peer(name, **fields) for name, fields in declared.items()}
+
+
+PEERS = _registry()
 
 
 def available(peer: Peer) -> str | None:
@@ -182,13 +103,8 @@ def _python() -> str | None:
 def environment(peer: Peer) -> Path:
     """Folder of the peer's virtual environment, made at the first call.
 
-    A second process that asks meanwhile waits for the first. A failed installation is not tried again until its
-    ``.failed`` file is deleted.
-
-    Raises
-    ------
-    PeerFailed
-        If the installation fails, or has failed before.
+    A second process that asks meanwhile waits for the first. A failed installation raises :class:`PeerFailed`, and is
+    not tried again until its ``.failed`` file is deleted.
     """
     folder = _folder(peer)
     failed, log = folder.with_suffix(".failed"), folder.with_suffix(".log")
@@ -201,16 +117,7 @@ def environment(peer: Peer) -> Path:
         if reason:
             raise PeerFailed(f"{peer.name}: {reason}")
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted installation left
-        install = [
-            folder / "bin/python",
-            "-m",
-            "pip",
-            "install",
-            "--no-deps",
-            "--no-input",
-            "-r",
-            HERE / peer.requirements,
-        ]
+        install = [folder / "bin/python", *"-m pip install --no-deps --no-input -r".split(), HERE / peer.requirements]
         with open(log, "w") as out:
             for command in ([_python(), "-m", "venv", folder], install):
                 if subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode:
@@ -228,11 +135,8 @@ def environment(peer: Peer) -> Path:
 def run(peer: Peer, obs: Observation, *, timeout_s: float = TIMEOUT_S) -> np.ndarray:
     """``(genes, ny, nx)`` float32, expected counts per bin, zero outside the tissue.
 
-    Raises
-    ------
-    PeerFailed
-        If the peer is unavailable, exits with an error, takes longer than ``timeout_s``, or returns maps of another
-        shape or that are not finite. Constant maps are an answer.
+    :class:`PeerFailed` is raised where the peer is unavailable, exits with an error, takes longer than ``timeout_s``,
+    or returns maps of another shape or that are not finite. Constant maps are an answer.
     """
     reason = available(peer)
     if reason:
@@ -248,7 +152,7 @@ def run(peer: Peer, obs: Observation, *, timeout_s: float = TIMEOUT_S) -> np.nda
 
 
 def write_section(folder: Path, obs: Observation, *, text: bool = False) -> None:
-    """What a runner reads; the fields are described in ``peers/README.md``."""
+    """Write the files that a runner reads; the fields are described in ``peers/README.md``."""
     from hadmst_sc.section.features import he_features
 
     bin_um = obs.grid.bin_um

@@ -41,7 +41,7 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What no two cells share."""
+        """Names that no two cells share."""
         return self.task, self.section, self.point, self.method
 
     @property
@@ -132,7 +132,7 @@ def _inputs(declared: Mapping[str, Any], one: Mapping[str, Any], options: Mappin
 
 
 def data_folder() -> Path:
-    """Where the real sections are: ``$HADMST_DATA``, else beside the project."""
+    """Folder of the real sections: ``$HADMST_DATA``, else beside the project."""
     return Path(os.environ.get("HADMST_DATA") or ROOT.parent / "shared" / "data")
 
 
@@ -153,5 +153,5 @@ def weights_path(name: str) -> Path:
 
 
 def weights_sha256(name: str) -> str:
-    """Of the weights of that name or path."""
+    """Digest of the weights of that name or path."""
     return sha256(weights_path(name))

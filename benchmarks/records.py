@@ -1,4 +1,4 @@
-"""Where a figure came from, and its two files: numbers as JSON, and a table written from that JSON alone."""
+"""Provenance of a figure, and its two files: numbers as JSON, and a table written from that JSON alone."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def bundled(name: str) -> Path | None:
 
 @cache
 def sha256(path: Path) -> str:
-    """Of a file, read once."""
+    """Digest of a file, read once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _without_output(arguments: Sequence[str]) -> list[str]:
-    """Where a result was written says nothing of it, and is a path of one machine."""
+    """Arguments but ``--output``, which says nothing of a result and is a path of one machine."""
     kept = list(arguments)
     if "--output" in kept:
         at = kept.index("--output")
@@ -91,7 +91,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def footer(record: dict[str, Any]) -> str:
-    """What made the numbers, as one paragraph of Markdown."""
+    """Command, commit, machine and versions that made the numbers, as a paragraph of Markdown."""
     made = record["provenance"]
     parts = [
         f"`{made['command']}`",
@@ -101,6 +101,16 @@ def footer(record: dict[str, Any]) -> str:
     ]
     parts += [f"{name} sha256 {digest}" for name, digest in made.get("weights_sha256", {}).items()]
     return "Made by " + "; ".join(parts) + "."
+
+
+def page(record: dict[str, Any], *parts: str) -> str:
+    """Paragraphs and tables of Markdown, and below them what made the numbers."""
+    return "\n\n".join([*parts, footer(record)])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record of an earlier run; empty where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def save(name: str, record: dict[str, Any], text: str, folder: Path = RESULTS) -> None:

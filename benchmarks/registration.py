@@ -1,4 +1,4 @@
-"""Whether it is found how the H&E lies against the spots: ``python benchmarks/registration.py``.
+"""Does registration find how the H&E lies against the spots? ``python benchmarks/registration.py``.
 
 Each phantom is seen with the image in place; with the image turned by 180°, so that it has nothing to do with the spots
 and whatever is applied is chance; moved by a known length; rotated; bent smoothly; and rotated and bent. Real sections
@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import records
 from cases import neighbours, where_known
+from frame import Measurement, Record, Row, grouped, introduction, rounded
 from scipy import ndimage
 
 from hadmst_sc.alignment.posterior import USUAL
@@ -48,12 +48,7 @@ DEFORMED = {
     "bent 15 µm": {"deformation_um": 15.0},
     "rotated 3°, bent 15 µm": {"rotation_deg": 3.0, "deformation_um": 15.0},
 }
-SECTIONS = (
-    "visium_mouse_brain",
-    "visium_dlpfc_151673",
-    "xenium_breast_visium",
-    *(f"her2st_C{i}" for i in range(2, 7)),
-)
+SECTIONS = ("visium_mouse_brain", "visium_dlpfc_151673", "xenium_breast_visium", *(f"her2st_C{i}" for i in range(2, 7)))
 BIN_UM = 20.0
 REAL_IMPOSED_UM = ((15.0, 0.0), (30.0, -20.0), (-25.0, 45.0), (0.0, -60.0))
 REAL_IMPOSED_DEG = (1.5, -3.0)
@@ -61,69 +56,39 @@ N_SHARED = 100  # most abundant genes that spots and cells have in common
 FAR_UM = 15.0
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One estimate: what it was given, and what it found."""
-
-    section: str
-    group: str  # how much the H&E of a phantom tells; REAL
-    case: str
-    n_spots: int
-    imposed_um: float  # mean length of the displacement over the spots
-    found: Alignment
-    error_um: float  # mean distance over the spots of the displacement found to the one imposed
-    seconds: float
-    flagged: bool | None = None  # whether `pp.validate` warns of how the image lies
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--phantoms", type=int, default=60)
-    parser.add_argument("--no-real", action="store_true", help="phantoms only")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--output", type=Path, default=records.RESULTS)
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    options = parse(arguments)
-    made = records.provenance(weights=None)
+def measure(options: argparse.Namespace) -> Record:
     trials = []
     sections = [] if options.no_real else present()
     with ProcessPoolExecutor(options.workers) as processes:
-        for found in chain(
-            processes.map(on_real_section, sections), processes.map(on_phantom, range(options.phantoms))
-        ):
+        of_phantoms = processes.map(on_phantom, range(options.phantoms))
+        for found in chain(processes.map(on_real_section, sections), of_phantoms):
             trials += found
-            print(f"  {found[0].section}: {len(found)} trials", flush=True)
+            print(f"  {found[0]['section']}: {len(found)} trials", flush=True)
     settings = {"n_phantoms": options.phantoms, "first_seed": FIRST_SEED, "usual": USUAL}
     settings |= {"max_error_um": MAX_ERROR_UM, "min_sigmas_field": MIN_SIGMAS_FIELD}
-    record = {"provenance": made, "settings": settings, "trials": [plain(trial) for trial in trials]}
-    if not options.no_real:
-        record["breast_by_cells"] = by_cells()
-    records.save("registration", record, render(record), options.output)
+    record = {"settings": settings, "trials": trials}
+    return record if options.no_real else record | {"breast_by_cells": by_cells()}
 
 
-def on_phantom(i: int) -> list[Trial]:
+def on_phantom(i: int) -> list[Row]:
     """All trials on a phantom; styles and sizes in turn."""
     styles = (*TRAIN_STYLES, *HELD_OUT_STYLES)
     seed, rng = FIRST_SEED + i, np.random.default_rng(FIRST_SEED + i)
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(*IMPOSED_UM)
-    draw = {"size_um": SIZES_UM[i % len(SIZES_UM)], "n_genes": N_GENES, "style": styles[i % len(styles)]}
-    straight = simulate(seed, misregistration_um=(0.0, 0.0), **draw)
-    # A shift has a random stream of its own: all else stays as it was.
-    moved = simulate(seed, misregistration_um=(length * np.sin(angle), length * np.cos(angle)), **draw)
-    turned = replace(straight.observation, he=np.ascontiguousarray(straight.observation.he[:, ::-1, ::-1]))
+    shape = {"size_um": SIZES_UM[i % len(SIZES_UM)], "n_genes": N_GENES, "style": styles[i % len(styles)]}
+
+    def drawn(dy_um: float = 0.0, dx_um: float = 0.0, **deformed: float) -> Phantom:
+        # A shift has a random stream of its own: all else stays as it was.
+        return simulate(seed, misregistration_um=(dy_um, dx_um), **shape, **deformed)
+
+    straight = drawn()
     about = (f"{straight.style} {seed}", straight.clarity)
-    trials = [
-        trial(*about, IN_PLACE, straight.observation, at_spots(straight)),
-        trial(*about, TURNED, turned, at_spots(straight)),
-        trial(*about, MOVED, moved.observation, at_spots(moved)),
-    ]
-    for case, imposed in DEFORMED.items():
-        bent = simulate(seed, misregistration_um=(0.0, 0.0), **draw, **imposed)
-        trials.append(trial(*about, case, bent.observation, at_spots(bent)))
-    return trials
+    turned = replace(straight.observation, he=np.ascontiguousarray(straight.observation.he[:, ::-1, ::-1]))
+    seen = {MOVED: drawn(length * np.sin(angle), length * np.cos(angle))}
+    seen |= {case: drawn(**imposed) for case, imposed in DEFORMED.items()}
+    still = {IN_PLACE: straight.observation, TURNED: turned}
+    trials = [trial(*about, case, one, at_spots(straight)) for case, one in still.items()]
+    return trials + [trial(*about, case, one.observation, at_spots(one)) for case, one in seen.items()]
 
 
 def at_spots(phantom: Phantom) -> np.ndarray:
@@ -133,7 +98,7 @@ def at_spots(phantom: Phantom) -> np.ndarray:
 
 
 def present() -> list[str]:
-    """Those of the sections that are in the data folder."""
+    """Names of the sections that are in the data folder."""
     try:
         found = available()
     except FileNotFoundError as error:
@@ -144,17 +109,17 @@ def present() -> list[str]:
     return [name for name in SECTIONS if name in found]
 
 
-def on_real_section(name: str) -> list[Trial]:
+def on_real_section(name: str) -> list[Row]:
     """A section as it is, and with shifts and rotations imposed."""
     obs = read_observation(load(name), f"{name}_full_image", genes=200, bin_um=BIN_UM)
     centres_um = obs.measurement.centres * BIN_UM
-    trials = [trial(name, REAL, AS_IT_IS, obs, np.zeros_like(centres_um))]
-    # Nobody knows how the section lies itself: errors are relative to what was found for it.
-    there = centres_um + trials[0].found.displacement_um(centres_um)
+    # Nobody knows how the section lies itself: errors are relative to what is found for it.
+    there = centres_um + estimate_alignment(obs).displacement_um(centres_um)
     middle = centres_um.mean(0)
     still = Alignment(0.0, 0.0, 0.0, 0.0, True, centre_um=(float(middle[0]), float(middle[1])))
     cases = {f"moved ({dy:g}, {dx:g}) µm": replace(still, dy_um=dy, dx_um=dx) for dy, dx in REAL_IMPOSED_UM}
     cases |= {f"rotated {deg:g}°": replace(still, rotation_deg=deg) for deg in REAL_IMPOSED_DEG}
+    trials = [trial(name, REAL, AS_IT_IS, obs, np.zeros_like(centres_um))]
     for case, add in cases.items():
         inverse = replace(add, dy_um=-add.dy_um, dx_um=-add.dx_um, rotation_deg=-add.rotation_deg)
         imposed = there + add.displacement_um(there) - centres_um
@@ -163,7 +128,7 @@ def on_real_section(name: str) -> list[Trial]:
 
 
 def by_cells() -> dict[str, float] | None:
-    """How the image of the breast crop lies, as its cells tell it: counts of the same genes in place of the H&E.
+    """Position of the image of the breast crop as its cells tell it: counts of the same genes in place of the H&E.
 
     The cells are those of the section that the image is of; the spots are of its neighbour and were laid on it.
     """
@@ -187,63 +152,43 @@ def by_cells() -> dict[str, float] | None:
     }
 
 
-def trial(section: str, group: str, case: str, obs: Observation, imposed: np.ndarray) -> Trial:
-    """One estimate, against the displacement ``(spots, 2)`` µm that was imposed."""
+def trial(section: str, group: str, case: str, obs: Observation, imposed: np.ndarray) -> Row:
+    """One estimate, against the displacement ``(spots, 2)`` µm that was imposed.
+
+    Lengths are means over the spots: of what was imposed, and of its distance to what is found. ``group`` is how much
+    the H&E of a phantom tells, or ``REAL``; ``flagged``, whether `pp.validate` warns of how the image lies.
+    """
     started = time.perf_counter()
     found = estimate_alignment(obs)
     seconds = time.perf_counter() - started
     left = imposed - found.displacement_um(obs.measurement.centres * obs.grid.bin_um)
     before, after = (float(np.hypot(*one.T).mean()) for one in (imposed, left))
-    flagged = doubt(agreement_of_turns(obs), found) is not None
-    return Trial(section, group, case, len(obs.spots), before, found, after, seconds, flagged)
-
-
-def plain(trial: Trial) -> dict:
-    """JSON-ready, rounded to what means something."""
-    record, found = asdict(trial), trial.found
     keys = ("dy_um", "dx_um", "rotation_deg", "score_here", "score_there", "log_odds", "log_odds_rotation", "error_um")
-    record["found"] = {
-        "stages": stages(found),
-        **{key: round(getattr(found, key), 4) for key in keys},
-        "sigmas": [round(one, 2) for one in found.sigmas],
-    }
-    record["shift_um"] = round(float(np.hypot(found.dy_um, found.dx_um)), 2)
-    return record | {key: round(getattr(trial, key), 2) for key in ("imposed_um", "error_um", "seconds")}
+    stages = {"shift": found.dy_um or found.dx_um, "rotation": found.rotation_deg, "field": found.field is not None}
+    told = {"stages": [name for name, applied in stages.items() if applied]}
+    told |= rounded({key: getattr(found, key) for key in keys}, 4)
+    told["sigmas"] = [round(one, 2) for one in found.sigmas]
+    place = {"section": section, "group": group, "case": case, "n_spots": len(obs.spots)}
+    lengths = {"imposed_um": before, "error_um": after, "seconds": seconds}
+    lengths["shift_um"] = float(np.hypot(found.dy_um, found.dx_um))
+    flagged = doubt(agreement_of_turns(obs), found) is not None
+    return place | rounded(lengths, 2) | {"found": told, "flagged": flagged}
 
 
-def stages(found: Alignment) -> list[str]:
-    """Names of the stages that were applied."""
-    moved, turned, bent = bool(found.dy_um or found.dx_um), found.rotation_deg != 0, found.field is not None
-    return [name for name, on in (("shift", moved), ("rotation", turned), ("field", bent)) if on]
-
-
-def render(record: dict) -> str:
+def render(record: Record) -> str:
     """The Markdown page of a record."""
     settings, trials = record["settings"], record["trials"]
     phantoms = [t for t in trials if t["group"] != REAL]
-    parts = [
-        "# Registration of H&E and spots",
-        f"Before the spots are asked an image is {settings['usual']:g} times as probably in place as shifted, and as "
-        "straight as rotated; shift and rotation are applied where the spots make them the more probable, a field from "
-        f"{settings['min_sigmas_field']:g} standard errors at spots and metagenes that it was not fitted to, together. "
-        "With the image in place, or turned so that it has nothing to do with the spots, whatever is applied is a "
-        f"false alarm. `pp.validate` warns where the error to be expected is above {settings['max_error_um']:g} µm, "
-        "and where a turned image would tell as much.",
-        f"## {settings['n_phantoms']} phantoms, seeds from {settings['first_seed']:,}",
-        "By how much the H&E tells. Mean displacement over the spots, µm: before, and what is left of it; over the "
-        "sections where something was applied, over all, and over those that are not flagged. Last, root mean squares: "
-        "the error to be expected, and the error.",
-        _by_case(phantoms),
-    ]
+    parts = ["# Registration of H&E and spots", introduction("registration", settings), _by_case(phantoms)]
     if len(phantoms) < len(trials):
         real = [t for t in trials if t["group"] == REAL]
         asked = records.table(["figure", "asked", "measured"], figures(real, record["breast_by_cells"]))
         parts += ["## Real sections", asked, _each(real)]
-    return "\n\n".join([*parts, records.footer(record)])
+    return records.page(record, *parts)
 
 
-def figures(real: list[dict], breast: dict | None) -> list[list[str]]:
-    """What is asked for beside what was measured, on real sections."""
+def figures(real: list[Row], breast: dict | None) -> list[list[str]]:
+    """Figures that are asked for beside those measured, on real sections."""
     imposed = [t for t in real if t["case"] != AS_IT_IS]
     sure, doubted = ([t for t in imposed if t["flagged"] is flagged] for flagged in (False, True))
     rows = []
@@ -271,84 +216,59 @@ def figures(real: list[dict], breast: dict | None) -> list[list[str]]:
     return rows
 
 
-def _told_and_true(trials: list[dict]) -> tuple[float, float]:
+def _told_and_true(trials: list[Row]) -> tuple[float, float]:
     """Root mean squares of the error to be expected, and of the error."""
     both = np.array([[t["found"]["error_um"], t["error_um"]] for t in trials])
     told, true = np.sqrt((both**2).mean(0))
     return float(told), float(true)
 
 
-def _by_case(trials: list[dict]) -> str:
+def _by_case(trials: list[Row]) -> str:
     rows = []
-    for case in dict.fromkeys(t["case"] for t in trials):
-        of_case = [t for t in trials if t["case"] == case]
-        for group in (*sorted({t["group"] for t in of_case}), "all"):
-            chosen = [t for t in of_case if group in ("all", t["group"])]
+    for (case,), of_case in grouped(trials, "case").items():
+        groups = {group: own for (group,), own in sorted(grouped(of_case, "group").items())}
+        for group, chosen in (groups | {"all": of_case}).items():
             applied = [t for t in chosen if t["found"]["stages"]]
             counts = [sum(name in t["found"]["stages"] for t in chosen) for name in ("shift", "rotation", "field")]
             sure = [t for t in chosen if not t["flagged"]]
-            told, true = _told_and_true(chosen)
             numbers = [_change(applied), _change(chosen), f"{len(sure)}: {_change(sure)}"]
-            numbers.append(f"{told:.1f} / {true:.1f}")
-            rows.append([case, group, f"{len(applied)} of {len(chosen)}", *map(str, counts), *numbers])
-    columns = [
-        "image",
-        "H&E",
-        "applied",
-        "shift",
-        "rotation",
-        "field",
-        "where applied",
-        "over all",
-        "not flagged",
-        "told",
-    ]
-    return records.table(columns, rows)
+            told = "{:.1f} / {:.1f}".format(*_told_and_true(chosen))
+            rows.append([case, group, f"{len(applied)} of {len(chosen)}", *map(str, counts), *numbers, told])
+    columns = "image H&E applied shift rotation field where_applied over_all not_flagged told"
+    return records.table([name.replace("_", " ") for name in columns.split()], rows)
 
 
-def _change(trials: list[dict]) -> str:
+def _change(trials: list[Row]) -> str:
     if not trials:
         return "–"
     before, after = (np.mean([t[key] for t in trials]) for key in ("imposed_um", "error_um"))
     return f"{before:.1f} → {after:.1f}"
 
 
-def _each(trials: list[dict]) -> str:
+def _each(trials: list[Row]) -> str:
     rows = []
     for t in trials:
         found = t["found"]
         what = f"({found['dy_um']:.1f}, {found['dx_um']:.1f}), {found['rotation_deg']:.2f}°"
         what += ", field" if "field" in found["stages"] else ""
-        error = "–" if t["case"] == AS_IT_IS else f"{t['imposed_um']:.1f} → {t['error_um']:.1f}"
-        score = f"{found['score_here']:.3f} → {found['score_there']:.3f}"
-        odds = f"{found['log_odds']:.1f}, {found['log_odds_rotation']:.1f}"
-        sigmas = ", ".join(f"{one:.1f}" for one in found["sigmas"][2:])
-        numbers = [
-            what if found["stages"] else "none",
-            error,
-            score,
-            f"{found['error_um']:.1f}",
-            odds,
-            sigmas,
-            "yes" if t["flagged"] else "no",
-            f"{t['seconds']:.1f}",
-        ]
-        rows.append([t["section"], str(t["n_spots"]), t["case"], *numbers])
-    columns = [
-        "section",
-        "spots",
-        "image",
-        "found, µm",
-        "error, µm",
-        "R² here → there",
-        "error told, µm",
-        "log odds of shift, rotation",
-        "standard errors of a field",
-        "flagged",
-        "seconds",
-    ]
-    return records.table(columns, rows)
+        row = {
+            "section": t["section"],
+            "spots": t["n_spots"],
+            "image": t["case"],
+            "found, µm": what if found["stages"] else "none",
+            "error, µm": "–" if t["case"] == AS_IT_IS else f"{t['imposed_um']:.1f} → {t['error_um']:.1f}",
+            "R² here → there": f"{found['score_here']:.3f} → {found['score_there']:.3f}",
+            "error told, µm": f"{found['error_um']:.1f}",
+            "log odds of shift, rotation": f"{found['log_odds']:.1f}, {found['log_odds_rotation']:.1f}",
+            "standard errors of a field": ", ".join(f"{one:.1f}" for one in found["sigmas"][2:]),
+            "flagged": "yes" if t["flagged"] else "no",
+            "seconds": f"{t['seconds']:.1f}",
+        }
+        rows.append(row)
+    return records.table(list(rows[0]), [list(row.values()) for row in rows])
 
+
+REGISTRATION = Measurement("registration", __doc__, measure, render, weights=None)
 
 if __name__ == "__main__":
-    main()
+    REGISTRATION.main()

@@ -86,7 +86,7 @@ class Kernel:
     """Covariances between spots and from spots to bins: a constant, linear H&E, random-feature H&E, Matérn-3/2 space.
 
     H&E enters as the average over each footprint (the measurement operator), space by the centres. The constant is the
-    uncertainty of the mean, so that a spot left out is not predicted through the mean that it was part of.
+    uncertainty of the mean, so that a held-out spot is not predicted through the mean that it was part of.
     """
 
     def __init__(self, section: Section, mixes: Sequence[Mix], seed: int = 0) -> None:
@@ -152,7 +152,7 @@ def _matern(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
 
 
 class Fit(NamedTuple):
-    """What a regression says of the bins, and of each spot from all the others."""
+    """Values that a regression predicts for the bins, and for each spot from all the others."""
 
     bins: np.ndarray  # (bins, genes)
     left_out: np.ndarray  # (spots, genes)
@@ -162,16 +162,8 @@ def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None
     """Gaussian-process regression with mix and noise chosen per gene by exact leave-one-out error.
 
     One eigendecomposition per mix serves all noises and genes. With ``w = (K + noise)⁻¹ y`` the error at a spot left
-    out is ``w / diag((K + noise)⁻¹)`` (Rasmussen & Williams, Eq. 5.12).
-
-    Parameters
-    ----------
-    section
-        Spots and bins.
-    mixes
-        Candidates.
-    values
-        ``(spots, genes)``; the rates where ``None``.
+    out is ``w / diag((K + noise)⁻¹)`` (Rasmussen & Williams, Eq. 5.12). ``values`` are ``(spots, genes)``; ``None``
+    takes the rates.
     """
     values = section.rates if values is None else values
     mean = values.mean(0)

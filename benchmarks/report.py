@@ -1,60 +1,46 @@
 """Tables and figures from result files alone: ``hadmst-sc benchmark report``, or ``python benchmarks/report.py``.
 
-Writes ``report.md``, one page per task, and pictures, beside the files of the profile. No number on them was typed.
+Writes ``report.md``, whose sections ``benchmark.toml`` declares, one page per task, and pictures, beside the files of
+the profile. No number on them was typed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import figures
 import numpy as np
-import pairs
 import plan
 import records
 import scores
 from outcomes import Results, View
+from tables import BETTER, OURS, TITLES, by_method, cell, interval, made, minus, number, present
 
-OURS = "ours"
-BETTER: dict[str, Callable[..., float]] = {"pcc": max, "rmse": min, "deviance": min}
-TITLES = {
-    "pcc": "PCC",
-    "rmse": "RMSE (s.d.)",
-    "deviance": "deviance",
-    "ssim": "SSIM",
-    "pcc_rate": "PCC of rate",
-    "rmse_mean": "RMSE (mean)",
-    "coherence": "coherence",
-    "moran": "Moran rank",
-    "colocalisation": "co-localisation",
-    "colocalisation_rms": "its RMS error",
-    "ari": "ARI",
-}
 SPREAD = ("pcc", "rmse")  # shown with ± s.d. over genes
+LEGACY = ("legacy_rmse", "legacy_pcc", "legacy_ssim")
 THIRDS = ("scarce", "middle", "abundant")
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", choices=plan.PROFILES, default="full")
-    parser.add_argument("--results", type=Path, help="folder of result files (default: benchmarks/results/<profile>)")
-    return parser.parse_args(arguments)
+CONTROLS = (OURS, "ours, no alignment", "ours, no H&E", "ours, H&E upside down", "cubic")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse(arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", choices=plan.PROFILES, default="full")
+    parser.add_argument("--results", type=Path, help="folder of result files (default: benchmarks/results/<profile>)")
+    options = parser.parse_args(arguments)
     folder = options.results or records.RESULTS / options.profile
     declared = plan.load()
     found = Results.read(folder, list(declared["tasks"]))
     if not found.cells:
         raise SystemExit(f"`--results` needs result files, but {folder} has none. Run `hadmst-sc benchmark` first.")
-    pictures = figures.draw(found, folder)
-    for task in dict.fromkeys(cell["task"] for cell in found.cells):
-        (folder / f"{task}.md").write_text(task_page(found, task, declared) + "\n")
-    page = summary(found, declared, options.profile, pictures)
+    for task in dict.fromkeys(one["task"] for one in found.cells):
+        (folder / f"{task}.md").write_text(task_page(found, task, declared["tasks"][task]) + "\n")
+    page = Summary(found, declared, figures.draw(found, folder)).page(options.profile)
     (folder / "report.md").write_text(page + "\n")
     print(page)
 
@@ -64,9 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def task_page(found: Results, task: str, declared: dict[str, Any]) -> str:
     """Every method on every set of one task: scores, thirds of abundance, and differences from ours."""
-    parts = [f"# {declared['tasks'][task]['title']}"]
+    parts = [f"# {declared['title']}"]
     for view in found.views(task):
-        if view.point != plan.CLEAN and "sweep" not in declared["tasks"][task]:
+        if view.point != plan.CLEAN and "sweep" not in declared:
             continue  # curves are on the summary
         about = found.about(view)
         n_genes = sum(len(section["genes"]) for section in about.values())
@@ -74,405 +60,291 @@ def task_page(found: Results, task: str, declared: dict[str, Any]) -> str:
         size = f"{min(spots):,}" + (f" to {max(spots):,}" if max(spots) > min(spots) else "")
         told = f"{len(about)} section(s) of {size} spots, {n_genes} (gene, section) pairs; mean ± s.d. over them."
         parts += [f"## {view.name}", told, _overview(found, view)]
-        if _present(found, view, ("pcc",)):
-            parts += ["By third of abundance, PCC / RMSE:", _by_label(found, view, _thirds)]
-            if {kind for section in about.values() for kind in section["kinds"]} != {"real"}:
-                parts += ["By what drives the gene, PCC / RMSE:", _by_label(found, view, lambda s: s["kinds"])]
+        if present(found, view, ("pcc",)):
+            thirds = {name: _thirds(section["counts_per_spot"]) for name, section in about.items()}
+            parts += ["By third of abundance, PCC / RMSE:", _by_label(found, view, thirds)]
+            kinds = {name: section["kinds"] for name, section in about.items()}
+            if {kind for own in kinds.values() for kind in own} != {"real"}:
+                parts += ["By what drives the gene, PCC / RMSE:", _by_label(found, view, kinds)]
             parts += ["Ours minus each, gene by gene, with 95 % intervals:", _differences(found, view)]
-    return "\n\n".join([*parts, _made(found, task)])
-
-
-def _present(found: Results, view: View, metrics: Iterable[str]) -> list[str]:
-    methods = found.methods(view)
-    return [metric for metric in metrics if any(found.scores(view, method, metric) for method in methods)]
+    return "\n\n".join([*parts, made(found, task)])
 
 
 def _overview(found: Results, view: View) -> str:
-    metrics = _present(found, view, TITLES)
-    rows = []
-    for method in found.methods(view):
-        cells = [cell(found.scores(view, method, metric), spread=metric in SPREAD) for metric in metrics]
-        rows.append([method, *cells, *_cost(found, view, method)])
-    return records.table(["method", *(TITLES[metric] for metric in metrics), "seconds", "MB"], rows)
+    def told(method: str, metric: str) -> str:
+        if metric in TITLES:
+            return cell(found.scores(view, method, metric), spread=metric in SPREAD)
+        seconds, memory = (found.costs(view, method, name) for name in ("seconds", "memory_mb"))
+        if not memory or not any(seconds):
+            return "–"
+        return f"{np.mean(seconds):.1f}" if metric == "seconds" else f"{max(memory):.0f}"
+
+    columns = {TITLES[metric]: metric for metric in present(found, view, TITLES)}
+    return by_method(found.methods(view), columns | {"seconds": "seconds", "MB": "memory_mb"}, told)
 
 
-def _cost(found: Results, view: View, method: str) -> list[str]:
-    seconds, memory = (found.costs(view, method, name) for name in ("seconds", "memory_mb"))
-    if not memory or not any(seconds):
-        return ["–", "–"]
-    return [f"{np.mean(seconds):.1f}", f"{max(memory):.0f}"]
+def _thirds(counts_per_spot: Sequence[float]) -> list[str]:
+    return [THIRDS[third] for third in scores.tertiles(counts_per_spot)]
 
 
-def cell(values: dict[str, np.ndarray], *, spread: bool = False) -> str:
-    """Mean over genes and sections; infinite scores are counted and not averaged."""
-    if not values:
-        return "–"
-    every = np.concatenate(list(values.values()))
-    infinite = ~np.isfinite(every)
-    if infinite.all():
-        return "∞"
-    mean = f"{every[~infinite].mean():.3f}" + (f" ± {every[~infinite].std():.3f}" if spread else "")
-    return mean + (f" ({infinite.sum()} ∞)" if infinite.any() else "")
+def _by_label(found: Results, view: View, labels: dict[str, Sequence[str]]) -> str:
+    def told(method: str, label: str) -> str:
+        of_label = [
+            {name: one[np.array(labels[name]) == label] for name, one in found.scores(view, method, metric).items()}
+            for metric in ("pcc", "rmse")
+        ]
+        return " / ".join(map(cell, of_label))
 
-
-def _thirds(section: dict[str, Any]) -> list[str]:
-    return [THIRDS[third] for third in scores.tertiles(section["counts_per_spot"])]
-
-
-def _by_label(found: Results, view: View, labels_of: Callable[[dict[str, Any]], Sequence[str]]) -> str:
-    labels = {name: np.array(labels_of(section)) for name, section in found.about(view).items()}
-    present = {str(label) for own in labels.values() for label in own}
-    columns = [third for third in THIRDS if third in present] or sorted(present)
-    rows = []
-    for method in found.methods(view):
-        cells = []
-        for label in columns:
-            of_label = [
-                {name: values[labels[name] == label] for name, values in found.scores(view, method, metric).items()}
-                for metric in ("pcc", "rmse")
-            ]
-            cells.append(" / ".join(cell(values) for values in of_label))
-        rows.append([method, *cells])
-    return records.table(["method", *columns], rows)
+    known = {str(label) for own in labels.values() for label in own}
+    names = [third for third in THIRDS if third in known] or sorted(known)
+    return by_method(found.methods(view), {label: label for label in names}, told)
 
 
 def _differences(found: Results, view: View) -> str:
-    rows = []
-    for method in found.methods(view):
-        if method == OURS:
-            continue
-        cells = []
-        for metric in BETTER:
-            difference = pairs.paired(found.scores(view, OURS, metric), found.scores(view, method, metric))
-            cells.append(interval(difference))
-            if metric == "pcc":
-                cells.append(f"{difference.greater:.0%} of {difference.n}" if difference else "–")
-        rows.append([method, *cells])
-    return records.table(["method", "PCC", "genes where ours is above", "RMSE", "deviance"], rows)
+    def told(method: str, metric: str) -> str:
+        difference = minus(found, view, method, metric.removesuffix(", genes"))
+        if difference is None or not metric.endswith("genes"):
+            return interval(difference)
+        return f"{difference.greater:.0%} of {difference.n}"
 
-
-def interval(difference: pairs.Difference | None) -> str:
-    """``+0.012 [+0.008, +0.016]``."""
-    if difference is None:
-        return "–"
-    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-
-
-def _made(found: Results, task: str | None = None) -> str:
-    """What made the numbers."""
-    cells = [c for c in found.cells if c["status"] == "done" and task in (None, c["task"])]
-    made = [c["made"] for c in cells]
-    commits = sorted(
-        {m["commit"][:12] + (" with uncommitted changes" if m["uncommitted_changes"] else "") for m in made}
-    )
-    machines = sorted({m["machine"] for m in made})
-    versions = sorted({", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in made})
-    weights = sorted({f"{name} {sha[:12]}" for c in cells for name, sha in c.get("weights", {}).items()})
-    hours = sum(c["cost"].get("seconds", 0.0) for c in cells) / 3600
-    return (
-        f"{len(cells):,} cells, {hours:.1f} hours of one core; commit(s) {', '.join(commits)}; "
-        f"{'; '.join(machines)}; {'; '.join(versions)}; weights {'; '.join(weights)}."
-    )
+    columns = {"PCC": "pcc", "genes where ours is above": "pcc, genes", "RMSE": "rmse", "deviance": "deviance"}
+    return by_method([method for method in found.methods(view) if method != OURS], columns, told)
 
 
 # --- the summary ------------------------------------------------------------------------------------------------------
 
 
-def summary(found: Results, declared: dict[str, Any], profile: str, pictures: dict[str, str]) -> str:
-    """The page that shows wins, losses and controls."""
-    command = "hadmst-sc benchmark" + (f" --profile {profile}" if profile != "full" else "")
-    clean = [view for view in found.views() if view.point == plan.CLEAN and view.task not in ("domains", "robustness")]
-    parts = [
-        f"# Benchmark, {profile} profile",
-        f"Written by `{command}` from the result files beside this page. {_made(found)}",
-        "## What was asked for",
-        targets(found, declared),
-        "## Ours beside the best of the others",
-        "Mean PCC over genes, and gene by gene the difference with its 95 % interval. *Best classical method* is the "
-        "best, on this very set, of all that are neither ours nor published: with hindsight, which no user has.",
-        _best_of_others(found, clean, declared),
-        "## Where ours does not win",
-        _losses(found, clean, declared),
-        "## Every method on every task",
-        "Mean PCC over genes; – where there is none.",
-        _headline(found, clean, declared),
-        "## Controls",
-        _controls(found, clean),
-        *_robustness(found, pictures),
-        *_panel(found, pictures),
-        *_downstream(found, declared),
-        "## Cost",
-        "Seconds for one section (all folds of a hold-out) on one core, and peak memory, the section included.",
-        _costs(found, declared),
-        *_published(found, declared),
-        "## What was filled, and what was not",
-        _coverage(found, declared),
-    ]
-    return "\n\n".join(part for part in parts if part)
+@dataclass(frozen=True)
+class Summary:
+    """The page that shows wins, losses and controls; each section's table is the method that it names."""
 
+    found: Results
+    declared: dict[str, Any]
+    pictures: dict[str, str]
 
-def _main_methods(declared: dict[str, Any]) -> list[str]:
-    """Those that are in every task."""
-    return [*declared["methods"]["core"], *declared["methods"]["peers"]]
+    def page(self, profile: str) -> str:
+        """All sections; those that have no results are left out."""
+        command = "hadmst-sc benchmark" + (f" --profile {profile}" if profile != "full" else "")
+        told = f"Written by `{command}` from the result files beside this page. {made(self.found)}"
+        parts = [f"# Benchmark, {profile} profile", told]
+        for section in self.declared["report"]:
+            if table := getattr(self, section["table"])():
+                parts += [f"## {section['title']}", section.get("text", "").strip(), table]
+        return "\n\n".join(part for part in parts if part)
 
+    @cached_property
+    def clean(self) -> list[View]:
+        """Undisturbed sections, but for clusters."""
+        views = [view for view in self.found.views() if view.point == plan.CLEAN]
+        return [view for view in views if view.task not in ("domains", "robustness")]
 
-def _others(found: Results, view: View, declared: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Classical methods and published tools that have scores here."""
-    peers = declared["methods"]["peers"]
-    references = {name for task in declared["tasks"].values() for name in task.get("references", [])}
-    every = [name for name in found.methods(view) if not name.startswith(OURS) and name not in references]
-    return [name for name in every if name not in peers], [name for name in every if name in peers]
+    @property
+    def peers(self) -> list[str]:
+        """Published tools."""
+        return self.declared["methods"]["peers"]
 
+    @property
+    def core(self) -> list[str]:
+        """Methods that are in every task."""
+        return [*self.declared["methods"]["core"], *self.peers]
 
-def best(found: Results, view: View, methods: Sequence[str], metric: str = "pcc") -> str | None:
-    """The method with the best mean; ``None`` where there is none."""
-    means = {name: found.mean(view, name, metric) for name in methods}
-    means = {name: mean for name, mean in means.items() if not np.isnan(mean)}
-    return BETTER[metric](means, key=means.__getitem__) if means else None
+    def others(self, view: View) -> tuple[list[str], list[str]]:
+        """Classical methods and published tools that have scores here."""
+        references = {name for task in self.declared["tasks"].values() for name in task.get("references", [])}
+        every = [name for name in self.found.methods(view) if not name.startswith(OURS) and name not in references]
+        return [name for name in every if name not in self.peers], [name for name in every if name in self.peers]
 
+    def targets(self) -> str:
+        """Figures that the project set itself, beside what was measured."""
+        found, tasks = self.found, dict.fromkeys(cell["task"] for cell in self.found.cells)
+        everywhere = [m for m in self.core if all(found.done(task=task, method=m) for task in tasks)]
+        failed = {cell["method"] for cell in found.cells if cell["status"] != "done"}
+        n_peers, whole = sum(m in self.peers for m in everywhere), sum(m not in failed for m in everywhere)
+        told = f"{len(everywhere)}, of them {n_peers} published; {whole} without a failed or skipped cell"
+        rows = [["methods on all tasks", "≥ 14, of them ≥ 2 published", told]]
+        for point, least in self.declared.get("targets", {}).get("robustness", {}).items():
+            for group, share in self.shares_of_clean(OURS, point).items():
+                of_peers = [(m, self.shares_of_clean(m, point).get(group, np.nan)) for m in self.peers]
+                told = ", ".join(f"{m} {s:.3f}" for m, s in of_peers if not np.isnan(s)) or "no published tool"
+                rows.append([f"PCC, {point}, {group}", f"≥ {least:.2f} of clean", f"{share:.3f} ({told})"])
+        spots, own = self.domain_scores("spots"), self.domain_scores(OURS)
+        if own:
+            above = sum(own[name] > spots[name] for name in own if name in spots)
+            rows.append(["domain ARI above that of the spots", "≥ 4 of 5 sections", f"{above} of {len(own)}"])
+        return records.table(["", "at least", "measured"], rows)
 
-def _best_of_others(found: Results, views: Sequence[View], declared: dict[str, Any]) -> str:
-    rows = []
-    for view in views:
-        mine = found.scores(view, OURS, "pcc")
-        if not mine:
-            continue
-        cells = [view.task, view.name, f"{found.mean(view, OURS, 'pcc'):.3f}"]
-        for group in _others(found, view, declared):
-            name = best(found, view, group)
-            if name is None:
-                cells += ["–", "–"]
+    def best_of_others(self) -> str:
+        """Ours, and the best classical and the best published method of every set."""
+        found, rows = self.found, []
+        for view in self.clean:
+            if not found.scores(view, OURS, "pcc"):
                 continue
-            cells.append(f"{name} {found.mean(view, name, 'pcc'):.3f}")
-            cells.append(interval(pairs.paired(mine, found.scores(view, name, "pcc"))))
-        ceiling = max(
-            (found.mean(view, name, "pcc") for name in ("split-half ceiling", "true rate")), key=np.nan_to_num
-        )
-        rows.append([*cells, "–" if np.isnan(ceiling) else f"{ceiling:.3f}"])
-    columns = ["task", "set", "ours", "best classical method", "difference", "best published", "difference", "ceiling"]
-    return records.table(columns, rows)
+            cells = [view.task, view.name, f"{found.mean(view, OURS, 'pcc'):.3f}"]
+            for group in self.others(view):
+                means = {name: found.mean(view, name, "pcc") for name in group}
+                means = {name: mean for name, mean in means.items() if not np.isnan(mean)}
+                if means:
+                    name = max(means, key=means.__getitem__)
+                    cells += [f"{name} {means[name]:.3f}", interval(minus(found, view, name, "pcc"))]
+                else:
+                    cells += ["–", "–"]
+            bounds = (found.mean(view, name, "pcc") for name in ("split-half ceiling", "true rate"))
+            rows.append([*cells, number(max(bounds, key=np.nan_to_num))])
+        columns = "task|set|ours|best classical method|difference|best published|difference|ceiling"
+        return records.table(columns.split("|"), rows)
 
-
-def _losses(found: Results, views: Sequence[View], declared: dict[str, Any]) -> str:
-    rows, compared = [], 0
-    for view in views:
-        classical, published = _others(found, view, declared)
-        for metric, better in BETTER.items():
-            for name in [*classical, *published]:
-                difference = pairs.paired(found.scores(view, OURS, metric), found.scores(view, name, metric))
-                if difference is None:
-                    continue
-                compared += 1
-                if difference.sign * (1 if better is max else -1) < 0:
-                    rows.append([view.task, view.name, TITLES[metric], name, interval(difference)])
-    told = (
-        f"Of {compared:,} comparisons (set × score × method that is not ours), the interval of ours minus the other "
-        f"lies on the wrong side of zero in {len(rows)}:"
-    )
-    return told + (
-        "\n\n" + records.table(["task", "set", "score", "method", "ours minus it"], rows) if rows else " none."
-    )
-
-
-def _headline(found: Results, views: Sequence[View], declared: dict[str, Any]) -> str:
-    methods = _main_methods(declared)
-    columns: list[tuple[str, list[View]]] = []
-    for view in views:
-        name = f"{view.task} {view.name}"
-        if view.task == "holdout":  # sections of one kind in one column
-            name = "holdout " + view.group.rstrip("0123456789").rstrip("_C")
-        if columns and columns[-1][0] == name:
-            columns[-1][1].append(view)
-        else:
-            columns.append((name, [view]))
-    rows = []
-    for method in methods:
-        cells = []
-        for _, own in columns:
-            means = [found.mean(view, method, "pcc") for view in own]
-            cells.append("–" if np.isnan(means).any() else f"{np.mean(means):.3f}")
-        rows.append([method, *cells])
-    return records.table(["method", *(name for name, _ in columns)], rows)
-
-
-def _controls(found: Results, views: Sequence[View]) -> str:
-    names = [OURS, "ours, no alignment", "ours, no H&E", "ours, H&E upside down", "cubic"]
-    rows = []
-    for view in views:
-        means = [found.mean(view, name, "pcc") for name in names]
-        if not np.isnan(means).any():
-            rows.append([view.task, view.name, *(f"{mean:.3f}" for mean in means)])
-    if not rows:
-        return ""
-    table = records.table(["task", "set", *names], rows)
-    return (
-        "Mean PCC. An image upside down must not beat no image; with no image ours must not be below cubic.\n\n" + table
-    )
-
-
-# --- curves, downstream use, cost -------------------------------------------------------------------------------------
-
-
-def shares_of_clean(found: Results, method: str, point: str) -> dict[str, float]:
-    """PCC at a point over that of the clean section, by set."""
-    shares = {}
-    for view in found.views("robustness"):
-        if view.point == point:
-            clean = found.mean(view._replace(point=plan.CLEAN), method, "pcc")
-            shares[view.group] = found.mean(view, method, "pcc") / clean if clean else float("nan")
-    return shares
-
-
-def _robustness(found: Results, pictures: dict[str, str]) -> list[str]:
-    views = found.views("robustness")
-    if not views:
-        return []
-    parts = [
-        "## Robustness",
-        "Mean PCC as a share of that on the undisturbed section; in the first column the PCC itself.",
-    ]
-    points = [point for point in dict.fromkeys(view.point for view in views) if point != plan.CLEAN]
-    for group in dict.fromkeys(view.group for view in views):
-        clean = next(view for view in views if view.group == group and view.point == plan.CLEAN)
-        rows = []
-        for method in found.methods(clean):
-            base = found.mean(clean, method, "pcc")
-            shares = [shares_of_clean(found, method, point).get(group, float("nan")) for point in points]
-            cells = ["–" if np.isnan(share) else f"{share:.2f}" for share in shares]
-            rows.append([method, f"{base:.3f}", *cells])
-        parts += [f"### {group}", records.table(["method", "clean", *points], rows)]
-    if "robustness" in pictures:
-        parts.append(f"![PCC under disturbances]({pictures['robustness']})")
-    return parts
-
-
-def _panel(found: Results, pictures: dict[str, str]) -> list[str]:
-    views = found.views("panel")
-    if not views:
-        return []
-    parts = [
-        "## Size of the panel",
-        "Mean PCC at held-out spots of the same ten genes, predicted among more and more others.",
-    ]
-    for group in dict.fromkeys(view.group for view in views):
-        own = [view for view in views if view.group == group]
-        methods = dict.fromkeys(method for view in own for method in found.methods(view))
-        rows = [[m, *(cell(found.scores(view, m, "pcc")) for view in own)] for m in methods]
-        parts += [f"### {group}", records.table(["method", *(view.point for view in own)], rows)]
-    if "panel" in pictures:
-        parts.append(f"![PCC by size of the panel]({pictures['panel']})")
-    return parts
-
-
-def domain_scores(found: Results, method: str) -> dict[str, float]:
-    """ARI by section."""
-    return {
-        cell["section"]: float(next(iter(cell["scores"].values()))["ari"])
-        for cell in found.done(task="domains", method=method)
-    }
-
-
-def _downstream(found: Results, declared: dict[str, Any]) -> list[str]:
-    parts = ["## What users do next"]
-    sections = list(dict.fromkeys(cell["section"] for cell in found.done(task="domains")))
-    if sections:
-        rows = []
-        for method in dict.fromkeys(cell["method"] for cell in found.done(task="domains")):
-            own = domain_scores(found, method)
-            mean = f"{np.mean(list(own.values())):.3f}"
-            rows.append([method, *(f"{own[s]:.3f}" if s in own else "–" for s in sections), mean])
+    def losses(self) -> str:
+        """Every comparison whose interval lies on the wrong side of zero."""
+        rows, compared = [], 0
+        for view in self.clean:
+            for metric, better in BETTER.items():
+                for name in chain(*self.others(view)):
+                    difference = minus(self.found, view, name, metric)
+                    compared += difference is not None
+                    if difference is not None and difference.sign * (1 if better is max else -1) < 0:
+                        rows.append([view.task, view.name, TITLES[metric], name, interval(difference)])
         told = (
-            "Adjusted Rand index of clusters against annotated layers or true regions; the same recipe for every "
-            "method. *spots* clusters the measured spots themselves. Smoothing alone raises it: see kriging."
+            f"Of {compared:,} comparisons (set × score × method that is not ours), the interval of ours minus the "
+            f"other lies on the wrong side of zero in {len(rows)}:"
         )
-        parts += ["### Domains", told, records.table(["method", *sections, "mean"], rows)]
-    metrics = {"moran": "Moran's I, rank agreement", "colocalisation": "Co-localisation of cell types"}
-    for metric, title in metrics.items():
-        views = [v for v in found.views() if v.point == plan.CLEAN and _present(found, v, (metric,))]
-        views = [v for v in views if v.task in ("phantom", "hr_sim", "hr_real")]
-        if not views:
-            continue
-        methods = _main_methods(declared)
-        rows = [[m, *(cell(found.scores(view, m, metric)) for view in views)] for m in methods]
-        parts += [f"### {title}", records.table(["method", *(f"{v.task} {v.name}" for v in views)], rows)]
-    return parts if len(parts) > 1 else []
+        table = "\n\n" + records.table(["task", "set", "score", "method", "ours minus it"], rows) if rows else " none."
+        return told + table
 
+    def headline(self) -> str:
+        """Mean PCC of every method; hold-outs of one kind of section in one column."""
+        columns: dict[str, list[View]] = {}
+        for view in self.clean:
+            name = f"{view.task} {view.name}"
+            if view.task == "holdout":
+                name = "holdout " + view.group.rstrip("0123456789").rstrip("_C")
+            columns.setdefault(name, []).append(view)
 
-def _costs(found: Results, declared: dict[str, Any]) -> str:
-    tasks = list(dict.fromkeys(cell["task"] for cell in found.done()))
-    rows = []
-    for method in _main_methods(declared):
-        cells = []
-        for task in tasks:
-            costs = [cell["cost"] for cell in found.done(task=task, method=method)]
-            memory = max((cost.get("memory_mb", 0) for cost in costs), default=0)
-            seconds = [cost["seconds"] for cost in costs]
-            cells.append(f"{np.mean(seconds):.1f} s, {memory:.0f} MB" if costs else "–")
-        rows.append([method, *cells])
-    return records.table(["method", *tasks], rows)
+        def told(method: str, views: list[View]) -> str:
+            return number(np.mean([self.found.mean(view, method, "pcc") for view in views]))
 
+        return by_method(self.core, columns, told)
 
-def _published(found: Results, declared: dict[str, Any]) -> list[str]:
-    views = [view for view in found.views() if _present(found, view, ("legacy_rmse",))]
-    if not views:
-        return []
-    table = declared["published"]
-    parts = ["## Beside published tables", table["why"].strip()]
-    rows = [[one["method"], *(f"{rmse:.3f} / {pcc:.3f}" for rmse, pcc in one["scores"])] for one in table["rows"]]
-    parts += [f"Published: {table['source']}.", records.table(["method (RMSE / PCC)", *table["columns"]], rows)]
-    methods = _main_methods(declared)
-    rows = []
-    for method in methods:
-        of_method = [
-            " / ".join(cell(found.scores(view, method, m)) for m in ("legacy_rmse", "legacy_pcc", "legacy_ssim"))
-            for view in views
+    def controls(self) -> str:
+        """Ours with the image withheld, moved or upside down."""
+        means = {view: [self.found.mean(view, name, "pcc") for name in CONTROLS] for view in self.clean}
+        rows = [[v.task, v.name, *map(number, own)] for v, own in means.items() if not np.isnan(own).any()]
+        return records.table(["task", "set", *CONTROLS], rows) if rows else ""
+
+    def shares_of_clean(self, method: str, point: str) -> dict[str, float]:
+        """PCC at a point over that of the clean section, by set."""
+        shares = {}
+        for view in self.found.views("robustness"):
+            if view.point == point:
+                clean = self.found.mean(view._replace(point=plan.CLEAN), method, "pcc")
+                shares[view.group] = self.found.mean(view, method, "pcc") / clean if clean else float("nan")
+        return shares
+
+    def robustness(self) -> str:
+        """Shares of the undisturbed PCC, by set."""
+        views, parts = self.found.views("robustness"), []
+        points = [point for point in dict.fromkeys(view.point for view in views) if point != plan.CLEAN]
+
+        for clean in [view for view in views if view.point == plan.CLEAN]:
+
+            def told(method: str, point: str, clean: View = clean) -> str:
+                if point == plan.CLEAN:
+                    return f"{self.found.mean(clean, method, 'pcc'):.3f}"
+                return number(self.shares_of_clean(method, point).get(clean.group, np.nan), 2)
+
+            columns = {point: point for point in (plan.CLEAN, *points)}
+            parts += [f"### {clean.group}", by_method(self.found.methods(clean), columns, told)]
+        if "robustness" in self.pictures:
+            parts.append(f"![PCC under disturbances]({self.pictures['robustness']})")
+        return "\n\n".join(parts)
+
+    def scores(self, views: Mapping[str, View], methods: Iterable[str], *metrics: str, **head: str) -> str:
+        """One column per view, of one or more scores."""
+
+        def told(method: str, view: View) -> str:
+            return " / ".join(cell(self.found.scores(view, method, metric)) for metric in metrics)
+
+        return by_method(methods, views, told, **head)
+
+    def panel(self) -> str:
+        """PCC of the same genes among more and more others."""
+        views, parts = self.found.views("panel"), []
+        for group in dict.fromkeys(view.group for view in views):
+            own = {view.point: view for view in views if view.group == group}
+            methods = dict.fromkeys(method for view in own.values() for method in self.found.methods(view))
+            parts += [f"### {group}", self.scores(own, methods, "pcc")]
+        if "panel" in self.pictures:
+            parts.append(f"![PCC by size of the panel]({self.pictures['panel']})")
+        return "\n\n".join(parts)
+
+    def domain_scores(self, method: str) -> dict[str, float]:
+        """ARI by section."""
+        done = self.found.done(task="domains", method=method)
+        return {cell["section"]: float(next(iter(cell["scores"].values()))["ari"]) for cell in done}
+
+    def domains(self) -> str:
+        """ARI of every method in every section."""
+        done = self.found.done(task="domains")
+        own = {method: self.domain_scores(method) for method in dict.fromkeys(cell["method"] for cell in done)}
+
+        def told(method: str, section: str) -> str:
+            values = own[method]
+            return number(values.get(section, np.nan) if section else np.mean(list(values.values())))
+
+        columns = {section: section for section in dict.fromkeys(cell["section"] for cell in done)} | {"mean": ""}
+        return by_method(own, columns, told) if own else ""
+
+    def downstream(self) -> str:
+        """Domains, spatially variable genes, cell types."""
+        parts = []
+        for one in self.declared["downstream"]:
+            if "score" not in one:
+                table = self.domains()
+            else:
+                views = [view for view in self.clean if view.task in ("phantom", "hr_sim", "hr_real")]
+                views = {f"{v.task} {v.name}": v for v in views if present(self.found, v, (one["score"],))}
+                table = self.scores(views, self.core, one["score"]) if views else ""
+            parts += [f"### {one['title']}", one.get("text", ""), table] if table else []
+        return "\n\n".join(part for part in parts if part)
+
+    def costs(self) -> str:
+        """Seconds and memory of every method in every task."""
+
+        def told(method: str, task: str) -> str:
+            costs = [cell["cost"] for cell in self.found.done(task=task, method=method)]
+            if not costs:
+                return "–"
+            memory = max(cost.get("memory_mb", 0) for cost in costs)
+            return f"{np.mean([cost['seconds'] for cost in costs]):.1f} s, {memory:.0f} MB"
+
+        return by_method(self.core, {task: task for task in dict.fromkeys(c["task"] for c in self.found.done())}, told)
+
+    def published(self) -> str:
+        """Tables of publications, and ours with their definitions."""
+        views = {f"{v.task} {v.name}": v for v in self.found.views() if present(self.found, v, LEGACY[:1])}
+        table = self.declared["published"]
+        rows = [[one["method"], *(f"{rmse:.3f} / {pcc:.3f}" for rmse, pcc in one["scores"])] for one in table["rows"]]
+        parts = [
+            table["why"].strip(),
+            f"Published: {table['source']}.",
+            records.table(["method (RMSE / PCC)", *table["columns"]], rows),
+            "Here, with the same definitions:",
+            self.scores(views, self.core, *LEGACY, head="method (legacy RMSE / PCC / SSIM)"),
         ]
-        rows.append([method, *of_method])
-    columns = ["method (legacy RMSE / PCC / SSIM)", *(f"{view.task} {view.name}" for view in views)]
-    return [*parts, "Here, with the same definitions:", records.table(columns, rows)]
+        return "\n\n".join(parts) if views else ""
 
+    def coverage(self) -> str:
+        """Cells that are done, and what became of the others."""
 
-def _coverage(found: Results, declared: dict[str, Any]) -> str:
-    tasks = list(dict.fromkeys(cell["task"] for cell in found.cells))
-    rows = []
-    for method in found.methods():
-        cells = []
-        for task in tasks:
-            own = [cell for cell in found.cells if cell["task"] == task and cell["method"] == method]
-            done = sum(cell["status"] == "done" for cell in own)
-            cells.append(f"{done} of {len(own)}" if own else "–")
-        rows.append([method, *cells])
-    parts = ["Cells with scores, of those planned.", records.table(["method", *tasks], rows)]
-    problems = [[method, status, str(n), reason.replace("|", "/")] for method, status, reason, n in found.problems()]
-    if problems:
-        parts += ["Without scores:", records.table(["method", "", "cells", "why"], problems)]
-    return "\n\n".join(parts)
+        def told(method: str, task: str) -> str:
+            own = [one["status"] for one in self.found.cells if (one["task"], one["method"]) == (task, method)]
+            return f"{own.count('done')} of {len(own)}" if own else "–"
 
-
-# --- what was asked for -----------------------------------------------------------------------------------------------
-
-
-def targets(found: Results, declared: dict[str, Any]) -> str:
-    """Figures that the project set itself, beside what was measured."""
-    rows = []
-    core = _main_methods(declared)
-    tasks = list(dict.fromkeys(cell["task"] for cell in found.cells))
-    everywhere = [m for m in core if all(found.done(task=task, method=m) for task in tasks)]
-    peers = [m for m in everywhere if m in declared["methods"]["peers"]]
-    whole = [m for m in everywhere if all(cell["status"] == "done" for cell in found.cells if cell["method"] == m)]
-    told = f"{len(everywhere)}, of them {len(peers)} published; {len(whole)} without a failed or skipped cell"
-    rows.append(["methods on all tasks", "≥ 14, of them ≥ 2 published", told])
-    for point, least in declared.get("targets", {}).get("robustness", {}).items():
-        for group, share in shares_of_clean(found, OURS, point).items():
-            of_peers = [(m, shares_of_clean(found, m, point).get(group)) for m in declared["methods"]["peers"]]
-            told = ", ".join(f"{m} {s:.3f}" for m, s in of_peers if s is not None and not np.isnan(s))
-            told = told or "no published tool"
-            rows.append([f"PCC, {point}, {group}", f"≥ {least:.2f} of clean", f"{share:.3f} ({told})"])
-    spots, own = domain_scores(found, "spots"), domain_scores(found, OURS)
-    if own:
-        above = sum(own[name] > spots[name] for name in own if name in spots)
-        rows.append(["domain ARI above that of the spots", "≥ 4 of 5 sections", f"{above} of {len(own)}"])
-    return records.table(["", "at least", "measured"], rows)
+        tasks = {cell["task"]: cell["task"] for cell in self.found.cells}
+        parts = [by_method(self.found.methods(), tasks, told)]
+        problems = [[method, status, str(n), why.replace("|", "/")] for method, status, why, n in self.found.problems()]
+        if problems:
+            parts += ["Without scores:", records.table(["method", "", "cells", "why"], problems)]
+        return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -76,8 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
     for store in stores.values():
         store.tidy([cell.key for cell in planned])
     if options.profile == "full" and not (options.tasks or options.methods or options.sections):
-        measure(declared["measurements"], options.workers, fresh=options.fresh)
-        measure(declared["timings"], 1, fresh=options.fresh)
+        for alone in (False, True):
+            named = [(name, one) for name, one in declared["measurements"].items() if "command" in one]
+            commands = {name: one["command"] for name, one in named if one.get("alone", False) == alone}
+            measure(commands, 1 if alone else options.workers, fresh=options.fresh)
     import report
 
     report.main(["--profile", options.profile, "--results", str(folder)])
@@ -228,7 +230,7 @@ def _result(one: _Running, time_limit: float) -> dict[str, Any]:
 
 @cache
 def _made() -> dict[str, Any]:
-    """What this run is of, found once: its own files would be uncommitted changes."""
+    """Commit, machine and versions of this run, found once: its own files would be uncommitted changes."""
     made = records.provenance(weights=None)
     return {name: made[name] for name in ("commit", "uncommitted_changes", "machine", "versions")}
 
@@ -253,7 +255,7 @@ class Store:
             self.sections[line["task"], line["section"], line["point"]] = line
 
     def has(self, cell: Cell) -> bool:
-        """Whether there is a result that still holds."""
+        """Tell if there is a result that still holds."""
         found = self.results.get(cell.key)
         return found is not None and found["status"] == "done" and found["settings"] == cell.settings
 
@@ -287,7 +289,7 @@ class Store:
 
 
 def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
-    """Scripts with tasks of their own; one whose result is there, and of these weights, is not run again.
+    """Run scripts with tables of their own; one whose result is there, and of these weights, is not run again.
 
     Side by side they have one core each; alone they have all, as their seconds are results.
     """

@@ -7,7 +7,6 @@ kept: stop it, and start it again with the same command. Writes ``results/scale.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,62 +16,25 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import plan
 import records
+from frame import axes, parser
+from once import in_own_process
 from throughput import compiled, throughput, two_over_one
 
-ALL = 1597  # genes of the section's table
+DECLARED = plan.load()["scale"]
+RUNS: dict[str, str] = DECLARED["runs"]
+PAIRS: dict[str, tuple[str, str]] = {name: tuple(pair) for name, pair in DECLARED["pairs"].items()}
+CURVES: dict[str, tuple[str, list[str]]] = {name: (one["of"], one["runs"]) for name, one in DECLARED["curves"].items()}
 FULL, EVERY = "full slide, 200 genes", "full slide, every gene, metagenes"
 MORE, ALL_ONE_BY_ONE = "400 genes", "full slide, every gene, one by one"
-MEAN = "200 genes, mean"  # TESLA has no uncertainty
-PAIRS = {  # of one worker and two
-    "200 genes": ("one worker, 200 genes", "two workers, 200 genes"),
-    "400 genes": ("one worker, 400 genes", "two workers, 400 genes"),
-}
-TESLA = "TESLA, 200 genes"
-# What each run is of; without --samples the mean and the standard deviation of four draws, as by default.
-RUNS: dict[str, str] = {
-    FULL: "--genes 200",
-    MEAN: "--genes 200 --samples 0",
-    EVERY: f"--genes {ALL} --metagenes 64",
-    "50 genes": "--genes 50",
-    "100 genes": "--genes 100",
-    MORE: "--genes 400",
-    ALL_ONE_BY_ONE: f"--genes {ALL}",
-    "200 genes, metagenes": "--genes 200 --metagenes 64",
-    "600 genes, metagenes": "--genes 600 --metagenes 64",
-    "2,000 genes, metagenes": "--genes 2000 --metagenes 64",
-    "1 slide, 50 genes, mean": "--genes 50 --samples 0",
-    "4 slides, 50 genes, mean": "--tiles 2 --genes 50 --samples 0",
-    "9 slides, 50 genes, mean": "--tiles 3 --genes 50 --samples 0",
-    **{
-        name: f"--genes {genes.split()[0]} --workers {workers}"
-        for genes, pair in PAIRS.items()
-        for workers, name in enumerate(pair, 1)
-    },
-    TESLA: "--genes 200 --peer TESLA",
-    "6,000 genes, metagenes": "--genes 6000 --metagenes 64",
-    "25 slides, 50 genes, mean": "--tiles 5 --genes 50 --samples 0",
-    "18,000 genes, metagenes": "--genes 18000 --metagenes 64",
-}
-MANY = [name for name in RUNS if name.endswith(",000 genes, metagenes")]
-# Runs whose time is compared: of what, and by what it should grow in proportion.
-CURVES = {
-    "genes, one by one": ("genes", ["50 genes", "100 genes", FULL, MORE, ALL_ONE_BY_ONE]),
-    "genes, metagenes": ("genes", ["200 genes, metagenes", "600 genes, metagenes", EVERY, *MANY]),
-    "bins": ("bins", [name for name in RUNS if name.endswith("50 genes, mean")]),
-}
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", choices=list(RUNS), metavar="RUN", help=f"of {list(RUNS)}")
-    parser.add_argument("--fresh", action="store_true", help="do again what is done")
-    parser.add_argument("--output", type=Path, default=records.RESULTS)
-    return parser.parse_args(arguments)
+MEAN, TESLA = "200 genes, mean", "TESLA, 200 genes"  # TESLA has no uncertainty
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse(arguments)
+    options = parser("scale", __doc__).parse_args(arguments)
+    if unknown := set(options.runs) - set(RUNS):
+        raise SystemExit(f"`--runs` needs names of {list(RUNS)}, but has {sorted(unknown)}.")
     with tempfile.TemporaryDirectory(prefix="hadmst-scale-maps-") as scratch:
         measure(options, Path(scratch))
 
@@ -80,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
 def measure(options: argparse.Namespace, scratch: Path) -> None:
     """The runs that are not done, each kept as it ends; maps that are compared go to ``scratch``."""
     target = options.output / "scale.json"
-    found = json.loads(target.read_text())["runs"] if target.exists() else {}
+    found = records.read(target).get("runs", {})
     made = records.provenance(weights="default")
     left = [name for name in options.runs or RUNS if options.fresh or name not in found]
     network = throughput() | compiled() | {"two_over_one": two_over_one()} if left else {}
@@ -91,7 +53,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
             arguments_of_run += ["--maps", str(scratch / f"{name}.npy")]
         print(f"{name}: {RUNS[name]}", flush=True)
         try:
-            found[name] = one(arguments_of_run) | {"command": RUNS[name], "commit": made["commit"]}
+            found[name] = in_own_process(arguments_of_run) | {"command": RUNS[name], "commit": made["commit"]}
         except subprocess.CalledProcessError as error:
             found[name] = {"command": RUNS[name], "failed": (error.stderr or "").strip().splitlines()[-1:]}
         if pair and all((scratch / f"{each}.npy").exists() for each in pair):
@@ -102,13 +64,6 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
         records.save("scale", record, render(record), options.output)
     if found:
         draw(found, options.output / "scale.png")
-
-
-def one(arguments: list[str]) -> dict[str, Any]:
-    """A run in a process of its own."""
-    script = Path(__file__).with_name("once.py")
-    done = subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def difference(first: Path, second: Path) -> float:
@@ -126,7 +81,7 @@ def slope(found: dict[str, Any], of: str, names: list[str]) -> float | None:
 
 
 def figures(record: dict[str, Any]) -> list[list[str]]:
-    """What is asked for beside what was measured."""
+    """Figures that are asked for beside those measured."""
     runs = {name: run for name, run in record["runs"].items() if "seconds" in run}
     rows = [["network against bare convolutions of its shapes", "≥ 60 %", f"{record['throughput']['share']:.0%}"]]
     if full := runs.get(FULL):
@@ -183,48 +138,40 @@ def render(record: dict[str, Any]) -> str:
         told += " An evaluation takes {:.3f} s, by `torch.compile` with frozen weights {:.3f} s.".format(*seconds)
     if "two_over_one" in network:
         told += f" Two processes of one thread do {network['two_over_one']:.2f} times what one does."
-    return "\n\n".join(
-        [
-            "# Scale: time and memory",
-            "The mouse brain (2,698 spots) on 20 µm bins, backed, on the CPU; larger ones are mirrored copies.",
-            records.table(["figure", "asked", "measured"], figures(record)),
-            records.table(columns, rows),
-            told,
-            "![seconds against genes and bins](scale.png)",
-            records.footer(record),
-        ]
+    return records.page(
+        record,
+        "# Scale: time and memory",
+        "The mouse brain (2,698 spots) on 20 µm bins, backed, on the CPU; larger ones are mirrored copies.",
+        records.table(["figure", "asked", "measured"], figures(record)),
+        records.table(columns, rows),
+        told,
+        "![seconds against genes and bins](scale.png)",
     )
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
+    """Seconds against what they should grow in proportion to."""
     from matplotlib.ticker import NullFormatter
 
     curves = {
-        curve: (of, [found[name] for name in names if "seconds" in found.get(name, {})])
+        curve: (
+            of,
+            sorted((found[name][of], found[name]["seconds"]) for name in names if "seconds" in found.get(name, {})),
+        )
         for curve, (of, names) in CURVES.items()
     }
-    quantities = list(dict.fromkeys(of for of, runs in curves.values() if runs))
+    quantities = list(dict.fromkeys(of for of, points in curves.values() if points))
     if not quantities:
         return
-    figure, axes = plt.subplots(
-        1, len(quantities), figsize=(4 * len(quantities), 3.2), layout="constrained", squeeze=False
-    )
-    for axis, quantity in zip(axes[0], quantities, strict=True):
-        for curve, (of, runs) in curves.items():
-            if of == quantity and runs:
-                points = sorted((run[of], run["seconds"]) for run in runs)
+    figure, drawn = axes(len(quantities), size=(4, 3.2))
+    for axis, quantity in zip(drawn[0], quantities, strict=True):
+        for curve, (of, points) in curves.items():
+            if of == quantity and points:
                 axis.loglog(*zip(*points, strict=True), "o-", label=curve)
         axis.xaxis.set_minor_formatter(NullFormatter())  # over less than a decade the labels would overlap
-        axis.set_xlabel(quantity)
-        axis.set_ylabel("seconds")
+        axis.set(xlabel=quantity, ylabel="seconds")
         axis.legend(frameon=False)
-        axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=80)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

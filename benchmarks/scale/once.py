@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import records
+from frame import with_weights
 from sections import SECTION, mirrored
 from spatialdata import read_zarr
 
-from hadmst_sc import tl
+from hadmst_sc import datasets, tl
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.models import HadmstModel, HEStudent
+from hadmst_sc.models.diffusion import ModelSpec
+from hadmst_sc.models.weights import load_model
+from hadmst_sc.section.features import N_BASE
 from hadmst_sc.section.observation import PROVENANCE_KEY
 
+IMAGE_KEY = f"{SECTION}_full_image"
 # What processes of a cluster do beside the work, 10 to 100 times a second, took some 7 % of the time of two workers on
 # two cores: see docs/how_to/large_slides.md.
 HOUSEKEEPING = {
@@ -43,37 +47,50 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=200)
     parser.add_argument("--metagenes", type=int)
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--steps", type=int)
     parser.add_argument("--bin-um", type=float, default=20.0)
     parser.add_argument("--workers", type=int, default=0, help="Dask workers of one thread; 0 computes here")
     parser.add_argument("--peer", choices=list(peers.PEERS), help="this published tool in place of ours")
     parser.add_argument("--maps", type=Path, help="keep the maps in this file")
+    parser.add_argument("--store", type=Path, help="take the section with all its genes, and keep its store here")
     return parser.parse_args(arguments)
 
 
-@contextmanager
-def network_clock() -> Iterator[dict[str, float]]:
-    """Seconds inside the network and how often genes went through it, in this process."""
-    spent = {"seconds": 0.0, "evaluations": 0}
+def in_own_process(arguments: list[str]) -> dict[str, Any]:
+    """Cost of a run with these arguments."""
+    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
-    def timed(owner: type, name: str) -> Any:
-        plain = getattr(owner, name)
 
-        def call(self: Any, given: Any, *more: Any) -> Any:
-            started = time.perf_counter()
-            found = plain(self, given, *more)
-            spent["seconds"] += time.perf_counter() - started
-            spent["evaluations"] += len(given) if name == "denoise" else 0
-            return found
+SPENT = {"seconds": 0.0, "evaluations": 0}  # inside the network of this process
 
-        return mock.patch.object(owner, name, call)
 
-    with ExitStack() as patches:
-        # The student's features and those of the whole slide, then the first layer and the rest of it for each gene.
-        patches.enter_context(timed(HEStudent, "read"))
-        for name in ("read", "condition", "denoise"):
-            patches.enter_context(timed(HadmstModel, name))
-        yield spent
+def timed(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose seconds are added up, and for :meth:`HadmstModel.denoise` how often genes went through it."""
+
+    def call(self: Any, given: Any, *more: Any) -> Any:
+        started = time.perf_counter()
+        found = plain(self, given, *more)
+        SPENT["seconds"] += time.perf_counter() - started
+        SPENT["evaluations"] += len(given) if plain is HadmstModel.denoise else 0
+        return found
+
+    return call
+
+
+class TimedStudent(HEStudent):
+    """A student that looks at the clock."""
+
+    read = timed(HEStudent.read)
+
+
+class TimedModel(HadmstModel):
+    """A model that looks at the clock, where it reads a slide, prepares a gene and evaluates it."""
+
+    read, condition, denoise = timed(HadmstModel.read), timed(HadmstModel.condition), timed(HadmstModel.denoise)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.student = TimedStudent(N_BASE, spec.student, *spec.student_branches)
 
 
 def cluster(workers: int) -> Any:
@@ -89,67 +106,64 @@ def cluster(workers: int) -> Any:
 
 def run_peer(options: argparse.Namespace) -> dict[str, Any]:
     """A published tool on the same spots, image and grid: from arrays to maps, without making its environment."""
-    section = mirrored(options.tiles, options.genes)
-    obs = read_observation(section, f"{SECTION}_full_image", genes=options.genes, bin_um=options.bin_um)
-    peers.environment(peers.PEERS[options.peer])
+    section, peer = mirrored(options.tiles, options.genes), peers.PEERS[options.peer]
+    obs = read_observation(section, IMAGE_KEY, genes=options.genes, bin_um=options.bin_um)
+    peers.environment(peer)
     started = time.perf_counter()
-    peers.run(peers.PEERS[options.peer], obs)
-    seconds = time.perf_counter() - started
-    return {
-        "bins": int(obs.inside.sum()),
-        "spots": len(obs.spots),
-        "genes": len(obs.genes),
-        "seconds": round(seconds, 2),
-        "peak_gb": round(records.peak_gb(), 3),
-        "network_seconds": 0.0,
-    }
+    peers.run(peer, obs)
+    size = {"bins": int(obs.inside.sum()), "spots": len(obs.spots), "genes": len(obs.genes)}
+    return size | cost(time.perf_counter() - started)
 
 
-def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    mirrored(options.tiles, options.genes).write(folder / "section.zarr")
-    sdata = read_zarr(folder / "section.zarr")
-    with cluster(options.workers) as client, network_clock() as network:
+def cost(seconds: float) -> dict[str, float]:
+    """Seconds of a run, and what this process has taken so far."""
+    network = round(SPENT["seconds"], 2)
+    return {"seconds": round(seconds, 2), "peak_gb": round(records.peak_gb(), 3), "network_seconds": network}
+
+
+def run(options: argparse.Namespace, store: Path) -> dict[str, Any]:
+    """Ours, backed by a store."""
+    started = time.perf_counter()
+    section = datasets.load(SECTION) if options.store else mirrored(options.tiles, options.genes)
+    section.write(store)
+    del section
+    sdata = read_zarr(store)
+    load_seconds = round(time.perf_counter() - started, 2)
+    with cluster(options.workers) as client:
         if client is not None:
             client.wait_for_workers(options.workers)
+        model = (
+            "default" if options.workers else with_weights(TimedModel, load_model("default"))
+        )  # workers have clocks of their own
         started = time.perf_counter()
         tl.superresolve(
             sdata,
-            f"{SECTION}_full_image",
+            IMAGE_KEY,
+            model=model,
             genes=options.genes,
             bin_um=options.bin_um,
             n_samples=options.samples,
-            n_steps=options.steps,
             n_metagenes=options.metagenes,
             device="cpu",
             client=client,
             show_progress_bar=False,
         )
-        seconds = time.perf_counter() - started
+        found = cost(time.perf_counter() - started)
     table = sdata["superres_table"]
     made = table.uns[PROVENANCE_KEY]
     if options.maps:
         np.save(options.maps, np.nan_to_num(sdata["superres"].data))  # NaN outside the tissue
-    return {
-        "bins": table.n_obs,
-        "spots": sdata["table"].n_obs,
-        "genes": table.n_vars,
-        "seconds": round(seconds, 2),
-        "peak_gb": round(records.peak_gb(), 3),
-        "network_seconds": round(network["seconds"], 2),
-        "evaluations": network["evaluations"],
-        "metagene_loss": made["metagene_loss"],
-        "phases": {k.removeprefix("seconds_"): round(v, 2) for k, v in made.items() if k.startswith("seconds_")},
-    }
+    phases = {k.removeprefix("seconds_"): round(v, 2) for k, v in made.items() if k.startswith("seconds_")}
+    return {"bins": table.n_obs, "spots": sdata["table"].n_obs, "genes": table.n_vars, "load_seconds": load_seconds} | (
+        found | {"evaluations": SPENT["evaluations"], "metagene_loss": made["metagene_loss"], "phases": phases}
+    )
 
 
 def main() -> None:
     options = parse()
-    folder = Path(tempfile.mkdtemp(prefix="hadmst-scale-"))
-    try:
-        found = run_peer(options) if options.peer else run(options, folder)
-    finally:
-        shutil.rmtree(folder)
-    print(json.dumps(found))
+    with tempfile.TemporaryDirectory(prefix="hadmst-scale-") as folder:
+        store = options.store or Path(folder) / "section.zarr"
+        print(json.dumps(run_peer(options) if options.peer else run(options, store)))
 
 
 if __name__ == "__main__":

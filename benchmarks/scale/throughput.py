@@ -1,4 +1,4 @@
-"""How near the network comes to bare convolutions, and whether `torch.compile` would bring it nearer.
+"""Speed of the network against bare convolutions, and by `torch.compile`.
 
 The same shapes, on the same machine, in the same run; and what a second process adds on this machine.
 """
@@ -69,7 +69,7 @@ def compiled() -> dict[str, float]:
 
 
 def two_over_one(lasting: float = SECONDS) -> float:
-    """What two processes of one thread do over what one does: more than that no two workers gain on this machine."""
+    """Work of two processes of one thread over that of one: more than that no two workers gain on this machine."""
     with ProcessPoolExecutor(2, get_context("spawn")) as processes:
         list(processes.map(evaluations, [lasting / 4] * 2))  # both are there
         alone = processes.submit(evaluations, lasting).result()
@@ -78,7 +78,7 @@ def two_over_one(lasting: float = SECONDS) -> float:
 
 @torch.inference_mode()
 def evaluations(lasting: float) -> float:
-    """Of the network by one thread, a second."""
+    """Evaluations of the network by one thread, a second."""
     torch.set_num_threads(1)
     model = load_model("default", torch.device("cpu"))
     given = inputs(model)
@@ -92,7 +92,7 @@ def evaluations(lasting: float) -> float:
 
 
 def inputs(model: HadmstModel) -> tuple[Tensor, ...]:
-    """What :meth:`HadmstModel.denoise` takes for a window of some genes, at random."""
+    """Random arguments of :meth:`HadmstModel.denoise` for a window of some genes."""
     generator = torch.Generator().manual_seed(0)
 
     def random(channels: int) -> Tensor:

@@ -65,7 +65,7 @@ def test_legacy_pcc(name, expected):
 
 
 def _ssim(mean: float, variance: float, covariance: float) -> float:
-    """Of the truth and a map of this mean, variance and covariance with it in every window."""
+    """Similarity of the truth and a map of this mean, variance and covariance with it in every window."""
     light = (2 * mean / 7 + C1) / (mean**2 + 1 / 49 + C1)
     return light * (2 * covariance + C2) / (variance + 1 / 8 + C2)
 

@@ -130,7 +130,7 @@ def test_thirds_are_of_abundance(page, folder):
 
 def test_infinite_scores_are_counted_and_not_averaged():
     import numpy as np
-    from report import cell
+    from tables import cell
 
     assert cell({"a": np.array([1.0, np.inf]), "b": np.array([3.0])}) == "2.000 (1 ∞)"
     assert cell({"a": np.array([np.inf])}) == "∞"

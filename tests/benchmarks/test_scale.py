@@ -73,6 +73,23 @@ def test_maps_are_compared_gene_by_gene(scale, tmp_path):
     assert scale.difference(tmp_path / "a.npy", tmp_path / "b.npy") == pytest.approx(0.5)
 
 
+def test_a_timed_model_computes_the_same_and_counts(scale):
+    from frame import with_weights
+    from once import SPENT, TimedModel
+
+    from hadmst_sc import tl
+    from hadmst_sc.models.weights import load_model
+    from hadmst_sc.phantom.simulate import simulate
+
+    obs = simulate(930_010, size_um=640.0, n_genes=2).observation
+    plain = tl.predict(obs, gate=False)
+    assert SPENT == {"seconds": 0.0, "evaluations": 0}
+    timed = tl.predict(obs, model=with_weights(TimedModel, load_model("default")), gate=False)
+    np.testing.assert_array_equal(timed.mean, plain.mean)
+    assert SPENT["evaluations"] == 2 and SPENT["seconds"] > 0
+    assert timed.provenance["model_sha256"] == plain.provenance["model_sha256"]
+
+
 def test_the_network_is_slower_than_its_convolutions_and_not_much(scale, monkeypatch):
     import throughput
 

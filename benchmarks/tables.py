@@ -1,0 +1,85 @@
+"""Cells and tables of pages that are made from result files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pairs
+import records
+from outcomes import Results, View
+
+OURS = "ours"
+BETTER: dict[str, Callable[..., float]] = {"pcc": max, "rmse": min, "deviance": min}
+TITLES = {
+    "pcc": "PCC",
+    "rmse": "RMSE (s.d.)",
+    "deviance": "deviance",
+    "ssim": "SSIM",
+    "pcc_rate": "PCC of rate",
+    "rmse_mean": "RMSE (mean)",
+    "coherence": "coherence",
+    "moran": "Moran rank",
+    "colocalisation": "co-localisation",
+    "colocalisation_rms": "its RMS error",
+    "ari": "ARI",
+}
+
+
+def by_method(
+    methods: Iterable[str], columns: Mapping[str, Any], told: Callable[[str, Any], str], head: str = "method"
+) -> str:
+    """A table with one row per method: ``told`` makes a cell from its name and what a column stands for."""
+    rows = [[name, *(told(name, column) for column in columns.values())] for name in methods]
+    return records.table([head, *columns], rows)
+
+
+def cell(values: dict[str, np.ndarray], *, spread: bool = False) -> str:
+    """Mean over genes and sections; infinite scores are counted and not averaged."""
+    if not values:
+        return "–"
+    every = np.concatenate(list(values.values()))
+    infinite = ~np.isfinite(every)
+    if infinite.all():
+        return "∞"
+    mean = f"{every[~infinite].mean():.3f}" + (f" ± {every[~infinite].std():.3f}" if spread else "")
+    return mean + (f" ({infinite.sum()} ∞)" if infinite.any() else "")
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def interval(difference: pairs.Difference | None) -> str:
+    """``+0.012 [+0.008, +0.016]``."""
+    if difference is None:
+        return "–"
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+
+
+def minus(found: Results, view: View, method: str, metric: str) -> pairs.Difference | None:
+    """Ours minus a method, gene by gene."""
+    return pairs.paired(found.scores(view, OURS, metric), found.scores(view, method, metric))
+
+
+def present(found: Results, view: View, metrics: Iterable[str]) -> list[str]:
+    """Metrics that a method of the view has."""
+    methods = found.methods(view)
+    return [metric for metric in metrics if any(found.scores(view, method, metric) for method in methods)]
+
+
+def made(found: Results, task: str | None = None) -> str:
+    """Commits, machines, versions and weights behind the numbers."""
+    cells = [c for c in found.cells if c["status"] == "done" and task in (None, c["task"])]
+    of_cells = [c["made"] for c in cells]
+    commits = {m["commit"][:12] + (" with uncommitted changes" if m["uncommitted_changes"] else "") for m in of_cells}
+    machines = {m["machine"] for m in of_cells}
+    versions = {", ".join(f"{k} {v}" for k, v in m["versions"].items()) for m in of_cells}
+    weights = {f"{name} {sha[:12]}" for c in cells for name, sha in c.get("weights", {}).items()}
+    hours = sum(c["cost"].get("seconds", 0.0) for c in cells) / 3600
+    return (
+        f"{len(cells):,} cells, {hours:.1f} hours of one core; commit(s) {', '.join(sorted(commits))}; "
+        f"{'; '.join(sorted(machines))}; {'; '.join(sorted(versions))}; weights {'; '.join(sorted(weights))}."
+    )
