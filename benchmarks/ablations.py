@@ -72,7 +72,7 @@ class WithoutMetagenes(HadmstModel):
     def encode(self, context: Tensor, *, align: bool = True) -> tuple[Tensor, Tensor]:
         """As its base class does, of the other maps."""
         context = context.clone()
-        context[:, : CONTEXT.n_metagenes] = 0
+        context[:, : CONTEXT.n_leading] = 0
         return super().encode(context, align=align)
 
 

@@ -65,12 +65,12 @@ def nearest_neighbours(section: Section) -> Fit:
     numbers = sorted({min(number, n_spots - 1) for number in NEIGHBOURS})
     search = NearestNeighbors(n_neighbors=numbers[-1], algorithm="brute").fit(spots)
     to_spots = search.kneighbors()  # without an argument no spot is its own neighbour
-    chosen, left_out = _best(np.stack([_mean_of(*to_spots, k, n_spots) @ values for k in numbers]), values)
+    chosen, held_out = _best(np.stack([_mean_of(*to_spots, k, n_spots) @ values for k in numbers]), values)
     to_bins = search.kneighbors(bins)
     out = np.empty((len(bins), values.shape[1]))
     for i in np.unique(chosen):
         out[:, chosen == i] = _mean_of(*to_bins, numbers[i], n_spots) @ values[:, chosen == i]
-    return Fit(out, left_out)
+    return Fit(out, held_out)
 
 
 def _mean_of(distance: np.ndarray, index: np.ndarray, k: int, n_spots: int) -> sparse.csr_matrix:
@@ -140,14 +140,14 @@ def gradient_boosting(section: Section) -> Fit:
         scores = boosted.scores(spots[out_of_fold])
         for j, (trees, rank) in enumerate(grid):
             candidates[j, out_of_fold] = boosted.values(scores[trees], rank)
-    chosen, left_out = _best(candidates, values)
+    chosen, held_out = _best(candidates, values)
     boosted = _Boosted(values, spots, np.ones(n_spots, bool))
     scores = boosted.scores(bins)
     out = np.empty((len(bins), values.shape[1]))
     for j in np.unique(chosen):
         trees, rank = grid[j]
         out[:, chosen == j] = boosted.values(scores[trees], rank)[:, chosen == j]
-    return Fit(out, left_out)
+    return Fit(out, held_out)
 
 
 # --- joint bilateral upsampling ---------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ class Fit(NamedTuple):
     """Values that a regression predicts for the bins, and for each spot from all the others."""
 
     bins: np.ndarray  # (bins, genes)
-    left_out: np.ndarray  # (spots, genes)
+    held_out: np.ndarray  # (spots, genes)
 
 
 def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None) -> Fit:
@@ -171,7 +171,7 @@ def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None
     kernel = Kernel(section, mixes)
     best = np.full(values.shape[1], np.inf)
     chosen = np.zeros(values.shape[1], int)
-    weights, left_out = np.zeros_like(values), np.zeros_like(values)
+    weights, held_out = np.zeros_like(values), np.zeros_like(values)
     for index, mix in enumerate(mixes):
         eigenvalues, vectors = kernel.decompose(mix)
         rotated, squares = vectors.T @ values.astype(vectors.dtype), vectors**2
@@ -182,8 +182,8 @@ def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None
             loss = (error**2).mean(0)
             better = loss < best
             best[better], chosen[better] = loss[better], index
-            weights[:, better], left_out[:, better] = w[:, better], (values - error)[:, better]
-    return Fit(kernel.to_bins([mixes[index] for index in chosen], weights) + mean, left_out + mean)
+            weights[:, better], held_out[:, better] = w[:, better], (values - error)[:, better]
+    return Fit(kernel.to_bins([mixes[index] for index in chosen], weights) + mean, held_out + mean)
 
 
 def ridge(section: Section) -> Fit:
@@ -204,8 +204,8 @@ def additive(section: Section) -> Fit:
 def ridge_and_kriging(section: Section) -> Fit:
     """Ridge on H&E, then kriging of what it leaves."""
     image = fit(section, LINEAR)
-    rest = fit(section, SPACE, section.rates - image.left_out)
-    return Fit(image.bins + rest.bins, image.left_out + rest.left_out)
+    rest = fit(section, SPACE, section.rates - image.held_out)
+    return Fit(image.bins + rest.bins, image.held_out + rest.held_out)
 
 
 # --- consistency ------------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def soft(section: Section, found: Fit, *, spread: bool = False) -> np.ndarray:
     rates = np.maximum(found.bins, FLOOR)
     unit = np.maximum(section.mean, 1e-12)
     counts = section.obs.counts
-    k = gamma_shape(counts, np.maximum(found.left_out, FLOOR) * section.area * unit)
+    k = gamma_shape(counts, np.maximum(found.held_out, FLOOR) * section.area * unit)
     ratio = (counts + k) / ((section.matrix @ rates) * unit + k)
     coverage = np.asarray(section.matrix.sum(0)).ravel()[:, None]
     measured = section.matrix.T @ ratio / np.maximum(coverage, 1e-9)
@@ -248,6 +248,6 @@ def in_log(section: Section, fitter: Callable[[Section], Fit]) -> Fit:
     """Regress log1p of counts per whole footprint; the sums lost to the logarithm return as a factor (Duan 1983)."""
     depth = np.maximum(section.mean * np.median(section.area), 1e-12)
     found = fitter(replace(section, rates=np.log1p(section.rates * depth)))
-    bins, left_out = (np.maximum(np.expm1(part) / depth, 0) for part in found)
-    factor = section.rates.sum(0) / np.maximum(left_out.sum(0), 1e-9)
-    return Fit(bins * factor, left_out * factor)
+    bins, held_out = (np.maximum(np.expm1(part) / depth, 0) for part in found)
+    factor = section.rates.sum(0) / np.maximum(held_out.sum(0), 1e-9)
+    return Fit(bins * factor, held_out * factor)

@@ -65,13 +65,13 @@ SPENT = {"seconds": 0.0, "evaluations": 0}  # inside the network of this process
 
 
 def timed(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A method whose seconds are added up, and for :meth:`HadmstModel.denoise` how often genes went through it."""
+    """A method whose seconds are added up, and for :meth:`HadmstModel.network` how often genes went through it."""
 
     def call(self: Any, given: Any, *more: Any) -> Any:
         started = time.perf_counter()
         found = plain(self, given, *more)
         SPENT["seconds"] += time.perf_counter() - started
-        SPENT["evaluations"] += len(given) if plain is HadmstModel.denoise else 0
+        SPENT["evaluations"] += len(given) if plain is HadmstModel.network else 0
         return found
 
     return call
@@ -86,7 +86,7 @@ class TimedStudent(HEStudent):
 class TimedModel(HadmstModel):
     """A model that looks at the clock, where it reads a slide, prepares a gene and evaluates it."""
 
-    read, condition, denoise = timed(HadmstModel.read), timed(HadmstModel.condition), timed(HadmstModel.denoise)
+    read, condition, network = timed(HadmstModel.read), timed(HadmstModel.condition), timed(HadmstModel.network)
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)

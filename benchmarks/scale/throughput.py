@@ -99,8 +99,8 @@ def inputs(model: HadmstModel) -> tuple[Tensor, ...]:
         return torch.randn(GENES, channels, SIDE, SIDE, generator=generator)
 
     condition = model.condition(random(model.spec.encoder[1]), random(N_CHANNELS))
-    token, base = torch.randn(GENES, model.spec.token, generator=generator), random(1).exp()
-    return random(1), torch.full((GENES,), 80.0), condition, token, base
+    token = torch.randn(GENES, model.spec.token, generator=generator)
+    return random(1), torch.ones(GENES), condition, token
 
 
 def seconds(call: Callable[[], Any]) -> float:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` does it
     from types import ModuleType
 
-    from hadmst_sc import datasets, io, metrics, models, pl, pp, tl
+    from hadmst_sc import datasets, io, metrics, models, pl, pp, tl, train
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "datasets", "io", "metrics", "models", "pl", "pp", "tl"]
+__all__ = ["__version__", "datasets", "io", "metrics", "models", "pl", "pp", "tl", "train"]
 
 
 def __getattr__(name: str) -> ModuleType:  # PEP 562

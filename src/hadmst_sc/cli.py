@@ -194,10 +194,10 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, then stop.")] = False,
 ) -> None:
     """Train a model from a configuration file."""
-    from hadmst_sc.models.weights import load_model, save_model
     from hadmst_sc.train import loop
     from hadmst_sc.train.bank import check_sections
     from hadmst_sc.train.config import load_config
+    from hadmst_sc.train.fine_tune import train_and_save
 
     settings = load_config(config)
     if dry_run:
@@ -213,13 +213,8 @@ def train(
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("hadmst_sc").setLevel(logging.INFO)  # readers tell of every element
     sections = _training_sections(settings, config.parent)
-    model = loop.train(settings, output=out, shared=shared, sections=sections, resume=resume)
     target = weights or out / "model.safetensors"
-    trained_on = {name: str(section) for name, section in sections.items()}
-    card: dict[str, Any] = {"training": settings.to_dict(), "sections": trained_on}
-    if settings.start_from:  # a name or a path may mean other weights by and by
-        card["start_sha256"] = load_model(settings.start_from).sha256
-    save_model(model, target, card=card | {"log": loop.read_log(out)})
+    train_and_save(settings, out, sections=sections, shared=shared, weights=target, resume=resume)
     typer.echo(f"wrote {target} and its card {target.with_suffix('.json').name}")
 
 

@@ -13,7 +13,7 @@ from anndata import AnnData
 import hadmst_sc as hd
 
 SUBMODULES = [
-    pytest.param(name, marks=pytest.mark.torch) if name in ("models", "tl") else name
+    pytest.param(name, marks=pytest.mark.torch) if name in ("models", "tl", "train") else name
     for name in hd.__all__
     if name != "__version__"
 ]
@@ -63,7 +63,7 @@ def test_each_public_name_is_its_submodule(name):
 
 
 def test_dir_lists_the_public_names():
-    assert set(dir(hd)) == {"__version__", "datasets", "io", "metrics", "models", "pl", "pp", "tl"}
+    assert set(dir(hd)) == {"__version__", "datasets", "io", "metrics", "models", "pl", "pp", "tl", "train"}
 
 
 def test_an_unknown_name_lists_what_is_there():

@@ -94,7 +94,14 @@ class BankConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what the weights become."""
+    """Everything that decides what the weights become.
+
+    Examples
+    --------
+    >>> config = hd.train.TrainConfig(steps=100)
+    >>> config.bank.n_phantoms, config.start_from
+    (200, '')
+    """
 
     seed: int = 0
     steps: int = 4000
@@ -229,6 +236,11 @@ LISTS_OF: dict[str, Callable[[dict[str, Any]], type]] = {
 def load_config(path: str | Path) -> TrainConfig:
     """Read a TOML file.
 
+    Parameters
+    ----------
+    path
+        The file; settings that it leaves out have the defaults of :class:`TrainConfig`.
+
     Raises
     ------
     FileNotFoundError
@@ -236,6 +248,13 @@ def load_config(path: str | Path) -> TrainConfig:
     ValueError
         If it is no TOML, a key is unknown or missing, or has a wrong type or value: all of them at once, each with its
         table. Entries of lists are named by their number, from 1.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("mine.toml").write_text("steps = 100")
+    >>> hd.train.load_config("mine.toml").steps
+    100
     """
     path = Path(path)
     if not path.is_file():

@@ -170,6 +170,14 @@ def train(
     ------
     ValueError
         If the checkpoint was made with another configuration, or a section cannot fill a crop.
+
+    Examples
+    --------
+    >>> from hadmst_sc.train.config import BankConfig, StudentConfig
+    >>> bank = BankConfig(n_phantoms=1, start_with=1, n_genes=8, n_workers=1)
+    >>> config = hd.train.TrainConfig(steps=1, bank=bank, student=StudentConfig(n_phantoms=1, steps=1))
+    >>> hd.train.train(config, output="runs/new").spec.widths
+    (24, 40, 64)
     """
     check_sections(sections or {}, config)
     output, made = Path(output), Path(shared or output)
