@@ -29,7 +29,7 @@ NEEDS_TORCH = (
     "property/test_diffusion.py",
     "reliability",
     "train",
-    "unit/test_estimate.py",
+    "unit/test_cost.py",
     "unit/test_gate.py",
     "unit/test_image_features.py",
     "unit/test_models.py",

@@ -30,7 +30,7 @@ DISTILLATION, REGISTRATION, PER_GENE = 2000, 2500, 17
 LIBRARIES, WINDOW, PER_BIN = 0.5e9, 3000, 4000
 
 
-class Estimate(NamedTuple):
+class Cost(NamedTuple):
     """Of one run."""
 
     seconds: float
@@ -43,12 +43,12 @@ class Estimate(NamedTuple):
         return f"about {self.seconds / size:.0f} {unit}, {self.memory / 1e9:.1f} GB of memory{stored}"
 
 
-def estimate(
+def cost_of(
     obs: Observation,
     settings: Settings,
     *,
     backed: bool,
-) -> Estimate:
+) -> Cost:
     """Before anything is computed; the model of ``settings`` is loaded."""
     window, device = settings.window, pick_device(settings.device)
     n_genes, n_bins = len(obs.genes), obs.grid.n_bins
@@ -71,7 +71,7 @@ def estimate(
     stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + (draws > 0))
     memory = LIBRARIES + WINDOW * GENES * min(area, (window + 64) ** 2) / 4 + PER_BIN * n_bins
     memory += obs.counts.nbytes + (0 if backed else stored)
-    return Estimate(seconds, memory, stored if backed else 0)
+    return Cost(seconds, memory, stored if backed else 0)
 
 
 def _seconds_of_a_filter() -> float:

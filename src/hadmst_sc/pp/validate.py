@@ -119,7 +119,7 @@ def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **sectio
         The H&E image.
     {shared}
     align
-        Estimate how the H&E lies against the spots, as :func:`register` does; takes seconds.
+        Cost how the H&E lies against the spots, as :func:`register` does; takes seconds.
 
     Returns
     -------
@@ -223,7 +223,7 @@ def _cost(obs: Observation, sdata: SpatialData) -> str:
     """Of a run with these genes and the other arguments at their defaults."""
     if find_spec("torch") is None:
         return "unknown: torch is not installed"
-    from hadmst_sc.inference.cost import estimate
+    from hadmst_sc.inference.cost import cost_of
     from hadmst_sc.inference.settings import Settings
 
-    return str(estimate(obs, Settings().loaded(), backed=sdata.is_backed()))
+    return str(cost_of(obs, Settings().loaded(), backed=sdata.is_backed()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from tqdm.auto import tqdm
 
-from hadmst_sc.inference.cost import estimate
+from hadmst_sc.inference.cost import cost_of
 from hadmst_sc.inference.predict import run as predict
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, run_key
 from hadmst_sc.io.lock import StoreError, named
@@ -123,7 +123,7 @@ def superresolve(
     read = time.perf_counter()
     settings = settings.loaded()
     backed = target is not None and target.is_backed()
-    told = f"super-resolving takes {estimate(obs, settings, backed=backed)}"
+    told = f"super-resolving takes {cost_of(obs, settings, backed=backed)}"
     logger.info(told)
     show_progress_bar = show_progress_bar and _printed(told)
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ import torch
 
 import hadmst_sc as hd
 from hadmst_sc.inference import cost as _estimate
-from hadmst_sc.inference.cost import Estimate, estimate
+from hadmst_sc.inference.cost import Cost, cost_of
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.phantom.simulate import simulate
@@ -41,8 +41,8 @@ def counted(obs, network, monkeypatch):
     monkeypatch.setattr(_estimate, "_seconds_of_an_evaluation", lambda *_: 1.0)
 
     def count(observation: Observation = obs, **how) -> float:
-        whole = estimate(observation, replace(HOW, model=network, **how), backed=False)
-        one = estimate(many(obs, 1), replace(HOW, model=network), backed=False)
+        whole = cost_of(observation, replace(HOW, model=network, **how), backed=False)
+        one = cost_of(many(obs, 1), replace(HOW, model=network), backed=False)
         return whole.seconds / one.seconds
 
     return count
@@ -83,8 +83,8 @@ def test_what_is_counted_is_what_is_done(obs, counted, monkeypatch):
 
 
 def test_memory_grows_with_genes_only_where_there_is_no_store(obs, network):
-    def memory(n: int, *, backed: bool) -> Estimate:
-        return estimate(many(obs, n), replace(HOW, model=network), backed=backed)
+    def memory(n: int, *, backed: bool) -> Cost:
+        return cost_of(many(obs, n), replace(HOW, model=network), backed=backed)
 
     assert memory(400, backed=True).memory < 1.01 * memory(6, backed=True).memory
     assert memory(4000, backed=False).memory > 1.1 * memory(6, backed=False).memory
@@ -94,7 +94,7 @@ def test_memory_grows_with_genes_only_where_there_is_no_store(obs, network):
 
 def test_seconds_are_of_the_right_size(obs, network):
     """In processor time, which other work on the machine does not change much."""
-    told = estimate(obs, replace(HOW, model=network, n_samples=8), backed=False)
+    told = cost_of(obs, replace(HOW, model=network, n_samples=8), backed=False)
     started = time.process_time()
     hd.tl.predict(obs, n_samples=8, align=False, gate=False)
     assert 1 / 10 < told.seconds / (time.process_time() - started) < 10
@@ -104,8 +104,8 @@ def test_seconds_are_of_the_right_size(obs, network):
     ("seconds", "text"), [(42.3, "about 42 s"), (119, "about 119 s"), (610, "about 10 min"), (9000, "about 2 h")]
 )
 def test_it_reads_as_a_person_would_say_it(seconds, text):
-    assert str(Estimate(seconds, 1.84e9, 0)) == f"{text}, 1.8 GB of memory"
-    assert str(Estimate(seconds, 1.84e9, 2.5e9)).endswith(", at most 2.5 GB of disk")
+    assert str(Cost(seconds, 1.84e9, 0)) == f"{text}, 1.8 GB of memory"
+    assert str(Cost(seconds, 1.84e9, 2.5e9)).endswith(", at most 2.5 GB of disk")
 
 
 def test_it_is_told_before_anything_is_done(monkeypatch, caplog, capsys):
