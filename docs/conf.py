@@ -6,6 +6,8 @@ import inspect
 import os
 import re
 import shutil
+import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import hadmst_sc
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+sys.path.insert(0, str(HERE))
+import pictures  # noqa: E402
+
 OFFLINE = os.environ.get("DOCS_OFFLINE") == "1"
 
 project = "hadmst_sc"
@@ -116,12 +121,30 @@ def _benchmarks() -> str:
     return "\n".join(parts) or "No results have been written yet.\n"
 
 
+def _rooms(rooms: dict[str, dict[str, Any]]) -> str:
+    """The table of rooms, in the order in which they build on each other."""
+
+    def code(names: list[str]) -> str:
+        return ", ".join(f"`{name or 'hadmst_sc'}`" for name in names)
+
+    rows = [
+        f"| `{name}` | {row['job']} | {code(row['imports'])} | {code(row['libraries'])} |"
+        for name, row in rooms.items()
+    ]
+    return "\n".join(["| room | job | may import | libraries |", "|---|---|---|---|", *rows, ""])
+
+
 def _write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
 (HERE / "_generated").mkdir(exist_ok=True)
+_table = tomllib.loads((HERE / "concepts" / "architecture.toml").read_text())
+_public = {*hadmst_sc.__all__, "train", "cli"}
+_write_if_changed(HERE / "_generated" / "rooms.md", _rooms(_table["rooms"]))
+_write_if_changed(HERE / "_generated" / "rooms.svg", pictures.rooms_svg(_table["rooms"], _public))
+_write_if_changed(HERE / "_generated" / "way.svg", pictures.way_svg(_table["way"]))
 _write_if_changed(HERE / "_generated" / "api.md", _api())
 _write_if_changed(HERE / "_generated" / "model_card.md", _model_card())
 _write_if_changed(HERE / "_generated" / "benchmarks.md", _benchmarks())
