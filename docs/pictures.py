@@ -17,7 +17,7 @@ SWEEPS = 40
 
 
 def links(rooms: Rooms) -> list[tuple[str, str]]:
-    """Imports that do not follow from others: ``(importer, imported)``."""
+    """Imports that do not follow from other imports: ``(importer, imported)``."""
     direct = {room: [one for one in row["imports"] if one in rooms] for room, row in rooms.items()}
     reach: dict[str, set[str]] = {}
     for room in rooms:  # a room stands after all that it imports
@@ -26,7 +26,7 @@ def links(rooms: Rooms) -> list[tuple[str, str]]:
 
 
 def levels(rooms: Rooms) -> dict[str, int]:
-    """Layer of each room, 0 at the bottom: above all that it imports, near the rooms that import it."""
+    """Layer of each room, 0 at the bottom: above all rooms that it imports, close to those that import it."""
     level: dict[str, int] = {}
     for room, row in rooms.items():
         level[room] = 1 + max((level[one] for one in row["imports"] if one in rooms), default=-1)
@@ -44,7 +44,7 @@ def layout(rooms: Rooms) -> tuple[dict[str, Point], list[list[Point]]]:
     top = max(level.values())
     layers: list[list[str]] = [[room for room in rooms if level[room] == n] for n in range(top + 1)]
     chains = []
-    for a, b in links(rooms):  # a line that passes a layer has a place in it
+    for a, b in links(rooms):  # a line that passes a layer gets a position in it
         between = [f"{a}>{b}@{n}" for n in range(level[a] - 1, level[b], -1)]
         for n, one in zip(range(level[a] - 1, level[b], -1), between, strict=True):
             layers[n].append(one)
@@ -64,7 +64,7 @@ def layout(rooms: Rooms) -> tuple[dict[str, Point], list[list[Point]]]:
 
 
 def _columns(layers: list[list[str]], touching: Mapping[str, list[str]], rooms: Rooms) -> dict[str, float]:
-    """Horizontal places: layers in the order of their neighbours' mean place, then as near to it as space allows."""
+    """Horizontal positions: each layer is sorted by the mean of its neighbours, then placed as close to it as it can."""
     half = {one: BOX[0] / 2 if one in rooms else 0.0 for one in touching}
     x = {one: WIDTH * (i + 1) / (len(layer) + 1) for layer in layers for i, one in enumerate(layer)}
     for sweep in range(2 * SWEEPS):
@@ -72,14 +72,14 @@ def _columns(layers: list[list[str]], touching: Mapping[str, list[str]], rooms: 
             wanted = {
                 one: sum(map(x.get, touching[one])) / len(touching[one]) if touching[one] else x[one] for one in layer
             }
-            if sweep < SWEEPS:  # afterwards only places change, not the order
+            if sweep < SWEEPS:  # later sweeps change positions, not the order
                 layer.sort(key=lambda one: wanted[one])
             x |= _apart(layer, wanted, half)
     return x
 
 
 def _apart(layer: Sequence[str], wanted: Mapping[str, float], half: Mapping[str, float]) -> dict[str, float]:
-    """Places in the given order, far enough apart and on the page: the mean of pushing right and pushing left."""
+    """Positions in the given order, far enough apart and on the page: the mean of pushing right and pushing left."""
     gap = [half[a] + half[b] + NEAR for a, b in pairwise(layer)]
     right, left = [max(MARGIN, wanted[layer[0]])], [min(WIDTH - MARGIN, wanted[layer[-1]])]
     for one, distance in zip(layer[1:], gap, strict=True):
@@ -113,7 +113,7 @@ def rooms_svg(rooms: Rooms, public: Collection[str]) -> str:
 
 
 def way_svg(way: Sequence[Mapping[str, Any]]) -> str:
-    """The steps from top to bottom: what each gives in a box, what it does beside the arrow that leads there."""
+    """The steps from top to bottom: the output of each in a box, modules and action next to its arrow."""
     left, size, row = 20.0, (210.0, 30.0), 74.0
     parts = []
     for n, step in enumerate(way):
