@@ -1,4 +1,4 @@
-"""Sphinx configuration; also writes the pages that are made from the sources (`_generated`)."""
+"""Sphinx configuration; also writes pages and pictures generated from the sources (`_generated`)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ intersphinx_mapping = {} if OFFLINE else {name: (url, None) for name, url in _IN
 
 
 def _prose_returns(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Returns are told in prose; napoleon would take each of its lines for a type and make a list of them."""
+    """Returns sections are prose; napoleon would parse each line as a type and make a list."""
     text = "\n".join(lines)
     found = re.search(r"^Returns\n-+\n(.*?)(?=\n+^\w[\w ]*\n-+$|\Z)", text, re.MULTILINE | re.DOTALL)
     if found and not re.search(r"^ ", found[1].split("\n\n")[0], re.MULTILINE):

@@ -64,7 +64,7 @@ def layout(rooms: Rooms) -> tuple[dict[str, Point], list[list[Point]]]:
 
 
 def _columns(layers: list[list[str]], touching: Mapping[str, list[str]], rooms: Rooms) -> dict[str, float]:
-    """Horizontal positions: each layer is sorted by the mean of its neighbours, then placed as close to it as it can."""
+    """Horizontal positions: each layer is sorted by the mean of its neighbours, then placed close to it."""
     half = {one: BOX[0] / 2 if one in rooms else 0.0 for one in touching}
     x = {one: WIDTH * (i + 1) / (len(layer) + 1) for layer in layers for i, one in enumerate(layer)}
     for sweep in range(2 * SWEEPS):
