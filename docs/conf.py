@@ -1,4 +1,4 @@
-"""Sphinx configuration; also writes the pages that are made from the sources (`_generated`)."""
+"""Sphinx configuration; also writes pages and pictures generated from the sources (`_generated`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import inspect
 import os
 import re
 import shutil
+import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import hadmst_sc
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+sys.path.insert(0, str(HERE))
+import pictures  # noqa: E402
+
 OFFLINE = os.environ.get("DOCS_OFFLINE") == "1"
 
 project = "hadmst_sc"
@@ -62,7 +67,7 @@ intersphinx_mapping = {} if OFFLINE else {name: (url, None) for name, url in _IN
 
 
 def _prose_returns(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Returns are told in prose; napoleon would take each of its lines for a type and make a list of them."""
+    """Returns sections are prose; napoleon would parse each line as a type and make a list."""
     text = "\n".join(lines)
     found = re.search(r"^Returns\n-+\n(.*?)(?=\n+^\w[\w ]*\n-+$|\Z)", text, re.MULTILINE | re.DOTALL)
     if found and not re.search(r"^ ", found[1].split("\n\n")[0], re.MULTILINE):
@@ -116,12 +121,30 @@ def _benchmarks() -> str:
     return "\n".join(parts) or "No results have been written yet.\n"
 
 
+def _rooms(rooms: dict[str, dict[str, Any]]) -> str:
+    """The table of rooms, in the order in which they build on each other."""
+
+    def code(names: list[str]) -> str:
+        return ", ".join(f"`{name or 'hadmst_sc'}`" for name in names)
+
+    rows = [
+        f"| `{name}` | {row['job']} | {code(row['imports'])} | {code(row['libraries'])} |"
+        for name, row in rooms.items()
+    ]
+    return "\n".join(["| room | job | may import | libraries |", "|---|---|---|---|", *rows, ""])
+
+
 def _write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
 
 (HERE / "_generated").mkdir(exist_ok=True)
+_table = tomllib.loads((HERE / "concepts" / "architecture.toml").read_text())
+_public = {*hadmst_sc.__all__, "train", "cli"}
+_write_if_changed(HERE / "_generated" / "rooms.md", _rooms(_table["rooms"]))
+_write_if_changed(HERE / "_generated" / "rooms.svg", pictures.rooms_svg(_table["rooms"], _public))
+_write_if_changed(HERE / "_generated" / "way.svg", pictures.way_svg(_table["way"]))
 _write_if_changed(HERE / "_generated" / "api.md", _api())
 _write_if_changed(HERE / "_generated" / "model_card.md", _model_card())
 _write_if_changed(HERE / "_generated" / "benchmarks.md", _benchmarks())

@@ -49,7 +49,7 @@ def test_only_the_best_are_named(reliable):
     ("options", "error", "match"),
     [
         ({"key_added": "other"}, KeyError, "there is no table 'other_table'"),
-        ({"n_genes": 0}, ValueError, "`n_genes` needs to be at least 1"),
+        ({"n_genes": 0}, ValueError, "`n_genes` needs a whole number of at least 1"),
         ({"axes": np.empty(3)}, ValueError, "`axes` needs two Axes, but has 3"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Plots of what was written; every function returns its Axes."""
+"""Plots of results; every function returns its Axes."""
 
 from hadmst_sc.pl.compare import compare
 from hadmst_sc.pl.registration import registration

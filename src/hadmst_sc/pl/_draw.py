@@ -1,4 +1,4 @@
-"""What every picture of maps is drawn with: Axes in the frame of the grid, and what goes onto them."""
+"""Shared by the plots of maps: Axes in the frame of the grid, and the artists drawn on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
 
 
 def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[str]:
-    """Those asked for, else the three whose maps vary most."""
+    """The given genes, else the three whose maps vary most."""
     if genes is None:
         return _most_variable(section)
     chosen = [genes] if isinstance(genes, str) else list(genes)
@@ -42,7 +42,7 @@ def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[st
 
 
 def _remedy(chosen: list[str], absent: list[str], section: Section) -> str:
-    """The run with these genes too, if they were counted, else those that can be drawn."""
+    """A run with these genes too if the table has them, else the genes that can be drawn."""
     table = section.sdata.tables.get(section.table_key)
     if absent and table is not None and set(absent) <= set(table.var_names):
         return again(section.result, absent)
@@ -51,7 +51,7 @@ def _remedy(chosen: list[str], absent: list[str], section: Section) -> str:
 
 
 def _most_variable(section: Section, n: int = 3) -> list[str]:
-    """Genes whose maps vary most: by the table where it is as the run left it, else by the maps."""
+    """Genes whose maps vary most: from the table if it is unchanged since the run, else from the maps."""
     table = section.result.table
     ranked = table.var_names[np.argsort(-np.var(np.asarray(table.X), axis=0), kind="stable")[:n]].tolist()
     if set(table.var_names) <= set(section.genes) and all(section.result.untouched(gene) for gene in ranked):
@@ -61,7 +61,7 @@ def _most_variable(section: Section, n: int = 3) -> list[str]:
 
 
 def tissue_box(section: Section) -> Box:
-    """Limits in µm: the tissue and 2 % of its longer side around it, as left, right, bottom, top."""
+    """Limits of the tissue in µm with a margin of 2 % of its longer side: left, right, bottom, top."""
     y, x = (np.flatnonzero(section.inside.any(axis)) for axis in (1, 0))
     if not len(y):
         return section.extent
@@ -74,7 +74,7 @@ def tissue_box(section: Section) -> Box:
 def axes_for(
     n_genes: int, n_panels: int, box: Box, figsize: tuple[float, float] | None, axes: np.ndarray | None
 ) -> np.ndarray:
-    """``(genes, panels)`` Axes: those given, else in a new figure of the section's shape."""
+    """``(genes, panels)`` Axes: the given ones, else those of a new figure with the section's aspect ratio."""
     if axes is not None:
         return _check_axes(axes, n_genes, n_panels)
     ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
@@ -94,12 +94,12 @@ def _check_axes(axes: np.ndarray, n_genes: int, n_panels: int) -> np.ndarray:
 
 
 def upper_end(values: np.ndarray, quantile: float) -> float:
-    """Upper end of a scale: the quantile, the largest value if that is zero, one if all are."""
+    """Upper end of a scale: the quantile; the largest value if that is zero; 1 if all values are zero."""
     return float(np.quantile(values, quantile) or values.max() or 1.0) if values.size else 1.0
 
 
 def draw_he(ax: Axes, section: Section, box: Box) -> None:
-    """The H&E in the frame of the grid."""
+    """Draw the H&E in the frame of the grid."""
     # Twice the pixels of the panel on screen, because figures are saved at a higher resolution.
     width_px = max(1.0, 2 * ax.get_window_extent().width)
     pixels, to_um = section.he(um_per_px=(box[1] - box[0]) / width_px)
@@ -109,13 +109,13 @@ def draw_he(ax: Axes, section: Section, box: Box) -> None:
 
 
 def draw_map(ax: Axes, section: Section, values: np.ma.MaskedArray, norm: Normalize, cmap: str) -> AxesImage:
-    """One gene on the bins."""
+    """Draw one gene on the bins."""
     return ax.imshow(values, extent=section.extent, norm=norm, cmap=cmap, interpolation="nearest")
 
 
 def draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize, cmap: str) -> Collection:
-    """One gene on the spots."""
-    # Three quarters of the tissue are unmeasured: grey, so that they read neither as zero nor as the top of the scale.
+    """Draw one gene on the spots."""
+    # Three quarters of the tissue are unmeasured: grey, which is neither zero nor the top of the scale.
     tissue = np.ma.masked_where(~section.inside, section.inside)
     ax.imshow(tissue, extent=section.extent, cmap=ListedColormap(["0.7"]), interpolation="nearest")
     drawn = footprints(ax, section.spots, norm=norm, cmap=cmap)
@@ -139,7 +139,7 @@ def footprints(ax: Axes, spots: Spots, **style: Any) -> Collection:
 
 
 def draw_outline(ax: Axes, section: Section) -> None:
-    """Border of the tissue along the edges between bins."""
+    """Draw the border of the tissue along the edges of bins."""
     if section.inside.all() or not section.inside.any():
         return
     ny, nx = section.inside.shape
@@ -148,7 +148,7 @@ def draw_outline(ax: Axes, section: Section) -> None:
 
 
 def draw_scale_bar(ax: Axes, width_um: float) -> None:
-    """A bar of 1, 2 or 5 times a power of ten, at most a quarter of the panel wide."""
+    """Draw a bar of 1, 2 or 5 times a power of ten, at most a quarter of the panel wide."""
     power = 10.0 ** np.floor(np.log10(width_um / 4))
     length = max(step * power for step in (1, 2, 5) if step * power <= width_um / 4)
     label = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
@@ -158,7 +158,7 @@ def draw_scale_bar(ax: Axes, width_um: float) -> None:
 
 
 def add_scale(ax: Axes, drawn: ScalarMappable, label: str = "counts per bin") -> None:
-    """A colour bar beside the last panel that it is for."""
+    """Add a colour bar next to the last panel that it belongs to."""
     ax.figure.colorbar(drawn, ax=ax, shrink=0.8, pad=0.02, label=label)
 
 
@@ -172,7 +172,7 @@ def finish(
     outline: bool = True,
     scale_bar: bool = True,
 ) -> None:
-    """Genes on the left, titles on top, a scale bar per row, the border of each panel's tissue, no ticks."""
+    """Label genes and panels; add a scale bar per row and the tissue's border; remove ticks."""
     for (row, column), ax in np.ndenumerate(axes):
         if outline:
             draw_outline(ax, sections[column])
@@ -187,7 +187,7 @@ def finish(
 
 
 def is_names(value: Any) -> bool:
-    """Whether something is a name or a list of names."""
+    """True for a name or a list of names."""
     if isinstance(value, str):
         return True
     is_list = isinstance(value, abc.Collection) and getattr(value, "ndim", 1) == 1
@@ -210,7 +210,7 @@ def _or_none(requirement: Requirement) -> Requirement:
 NAMES = (Requirement("a name, a list of names or None", lambda value: value is None or is_names(value)), None)
 NAME = (_or_none(Requirement("a name", lambda value: isinstance(value, str))), None)
 COLOURS = (Requirement("a colour map of matplotlib", _is_colours), "magma")
-# Each with a value that meets it.
+# Each requirement with a value that meets it.
 REQUIREMENTS: dict[str, tuple[Requirement, Any]] = {
     "genes": NAMES,
     "panels": NAMES,
@@ -222,18 +222,18 @@ REQUIREMENTS: dict[str, tuple[Requirement, Any]] = {
     "vmax_quantile": (number(0, 1), 0.995),
     "vmax": (_or_none(positive()), None),
     "level": (Requirement("a number between 0 and 1", lambda one: number(0, 1).is_met(one) and 0 < one < 1), 0.9),
-    "n_genes": (Requirement("to be at least 1, and whole", lambda n: number(1).is_met(n) and n == int(n)), 30),
+    "n_genes": (Requirement("a whole number of at least 1", lambda n: number(1).is_met(n) and n == int(n)), 30),
     "figsize": (_or_none(Requirement("(width, height) in inches", _is_size)), None),
 }
 
 
 def check(**values: Any) -> None:
-    """Raise all that is wrong with some arguments of a plot.
+    """Check arguments of a plot and raise all problems together.
 
     Raises
     ------
     ValueError
-        Naming each argument, what it has and a value that can be passed.
+        If any is bad; names each argument, its value and a valid one.
     """
     problems = Problems("the plot's arguments cannot be used")
     problems.check(values, {name: REQUIREMENTS[name] for name in values})

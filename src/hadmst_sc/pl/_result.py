@@ -1,7 +1,7 @@
-"""What the panels show, read back from the elements that `io.write` made, in µm from the corner of the grid.
+"""The data of the panels, read from the elements that `io.write` wrote, in µm from the corner of the grid.
 
-Drawing in the frame of the grid, rather than in a coordinate system of the object, keeps bins square and upright
-whatever rotation or reflection the image carries; only the spots have to be transformed.
+Drawing in the frame of the grid instead of a coordinate system of the object keeps bins square and upright under any
+rotation or reflection of the image; only the spots are transformed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from hadmst_sc.section.arguments import printable
 from hadmst_sc.section.errors import MissingKeyError, Problems
 from hadmst_sc.section.observation import OutputNames
 
-SAME = 1e-4  # relative difference of sums that rounding may make
-BORDER = 0.05  # the same for spots at the border of the image, of whose counts a run takes a share
-Extent = tuple[float, float, float, float]  # left, right, bottom, top in µm, as `imshow(origin="upper")` wants it
+SAME = 1e-4  # relative difference of sums due to rounding
+BORDER = 0.05  # the same with spots at the border of the image, of whose counts a run uses a share
+Extent = tuple[float, float, float, float]  # left, right, bottom, top in µm, as `imshow(origin="upper")` expects
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,9 @@ class Spots:
     size_um
         Diameter of a disc or edge of a square.
     square
-        Whether the footprints are squares.
+        True if the footprints are squares.
     angle
-        Of the edges of a square against the x axis, towards y, radians.
+        Angle of the squares' edges to the x axis, towards y, radians.
     rows
         ``(spots,)`` their rows in the table.
     """
@@ -67,12 +67,12 @@ class Section:
     key
         Name of the result.
     image_key, table_key
-        Elements to show instead of the ones the result was made from.
+        Elements to show instead of those the result was made from.
 
     Raises
     ------
     KeyError
-        If the result or what it was made from is not in ``sdata``.
+        If the result or an element it was made from is not in ``sdata``.
     """
 
     def __init__(self, sdata: SpatialData, key: str, image_key: str | None, table_key: str | None) -> None:
@@ -105,29 +105,29 @@ class Section:
 
     @property
     def has_std(self) -> bool:
-        """Whether the run drew samples."""
+        """True if the run drew samples."""
         return self.result.std_key is not None
 
     @property
     def has_he(self) -> bool:
-        """Whether the image is there, in the coordinate system of the run."""
+        """True if the image exists in the coordinate system of the run."""
         return self.image_key in self.sdata.images and self.system in systems(self.sdata.images[self.image_key])
 
     @property
     def has_spots(self) -> bool:
-        """Whether spots and their counts are there."""
+        """True if spots and their counts exist."""
         return self.shapes_key in self.sdata and self.table_key in self.sdata.tables
 
     def check_std(self, what: str) -> None:
-        """Say how to get a standard deviation, if there is none."""
+        """Raise an error with the remedy if there is no standard deviation."""
         if not self.has_std:
             raise MissingKeyError(
                 f"{what} needs {OutputNames(self.result.key).std!r}, which is not in `sdata.images`. It is written "
-                f"when draws are made. {again(self.result, n_samples=4)}"
+                f"if the run draws samples. {again(self.result, n_samples=4)}"
             )
 
     def check_he(self, what: str) -> None:
-        """Say which images could be drawn, if that of the run is gone."""
+        """Raise an error with the available images if that of the run is missing."""
         if not self.has_he:
             shared = [name for name, image in self.sdata.images.items() if self.system in systems(image)]
             problems = Problems(f"{what} cannot be drawn")
@@ -135,7 +135,7 @@ class Section:
             problems.raise_if_any()
 
     def check_spots(self, what: str) -> None:
-        """Say which of shapes and table is gone, if one is."""
+        """Raise an error that names missing shapes or table."""
         problems = Problems(f"{what} cannot be drawn")
         if self.table_key not in self.sdata.tables:
             problems.missing("table_key", self.table_key, "sdata.tables", list(self.sdata.tables))
@@ -150,7 +150,7 @@ class Section:
 
     @cached_property
     def moved_um(self) -> np.ndarray:
-        """(x, y) of the corner of the grid in the grid of the run: not zero where the section was cropped since."""
+        """(x, y) of the grid's corner in the grid of the run; not zero if the section was cropped after the run."""
         rows, y, x = self.result.places
         if not len(rows) or not {"array_row", "array_col"} <= set(self.result.table.obs):
             return np.zeros(2)
@@ -159,19 +159,19 @@ class Section:
 
     @property
     def extent(self) -> Extent:
-        """Of the grid."""
+        """Extent of the grid."""
         (ny, nx), (x, y) = self.inside.shape, self.corner
         return x, x + nx * self.bin_um, y + ny * self.bin_um, y
 
     def _stated(self, parameter: str) -> Any:
-        """A parameter of the run; stores keep ``None`` as its name."""
+        """A parameter of the run; stores write ``None`` as text."""
         value = self.provenance.get(parameter)
         return None if value in (None, "none") else value
 
     def channel(self, gene: str, std: bool = False) -> np.ma.MaskedArray:
         """One gene's map, ``(ny, nx)`` counts per bin, masked outside the tissue.
 
-        Picks the channel before touching the data: the others are never read.
+        Only this channel is read.
         """
         values = np.asarray(self.result.image(std=std).sel(c=gene).data)
         return np.ma.masked_where(~self.inside | np.isnan(values), values)
@@ -195,7 +195,7 @@ class Section:
             if np.linalg.norm(to_um[:2, :2] @ shrink[:2, :2], 2) <= um_per_px or level is finest:
                 break
         size = level.sizes["y"], level.sizes["x"]
-        if size not in self._he:  # every row shows it, and a level that is not on disk is made from the finest
+        if size not in self._he:  # shown in every row; a level that is not on disk is computed from the finest
             pixels = resample_rgb(level, self.image_key, (1.0, 1.0), size, problems)  # as the run reads them
             problems.raise_if_any()
             self._he[size] = np.moveaxis(pixels, 0, -1)
@@ -203,22 +203,22 @@ class Section:
 
     @cached_property
     def spots(self) -> Spots:
-        """Footprints that the result was made from."""
+        """Footprints of the spots that the result was made from."""
         problems, bins = Problems("`panels='low'` cannot be drawn"), self.result.image_key
         assert bins is not None  # channels are read first
-        # The map lies in every system of the H&E, so its pixels do as well; the H&E may be gone.
+        # The map is in every system of the H&E, and the H&E may be missing: so the pixels of the map are used.
         paired = pair(self.sdata, bins, self.table_key, self.shapes_key, self.system, problems)
         prints = footprints(paired.shapes, self.shapes_key, paired.spots_to_px, problems) if paired else None
         problems.raise_if_any()
         assert paired and prints  # each is None only after a problem
-        # The circles of a reader can be wider than the spots (see `io.spots`), so a known platform decides on the size.
+        # Circles of a reader can be wider than the spots (see `io.spots`), so a known platform sets the size.
         known = scale(prints, self.shapes_key, self._stated("spot_um"), self._stated("pitch_um"), Problems(""))
         size_um = known.spot_um if known else prints.size * self.bin_um
         centres = prints.xy[paired.places] - self.result.offset
         return Spots(centres * self.bin_um, size_um, prints.square, prints.angle, paired.rows)
 
     def low(self, gene: str) -> np.ndarray:
-        """``(spots,)`` measured counts of one gene per bin of the footprint: the same unit as the maps."""
+        """``(spots,)`` measured counts of one gene per bin of the footprint, in the unit of the maps."""
         table, layer = self.sdata.tables[self.table_key], self._stated("layer")
         places = dict.fromkeys([layer if layer in places_of(table) else None, None, *places_of(table)])
         found = (matrix_of(table, self.table_key, place) for place in places)
@@ -241,7 +241,7 @@ class Section:
         )
 
     def _total_of_run(self, gene: str) -> float | None:
-        """Counts in all spots as the run read them; ``None`` where these are not the spots of the run."""
+        """Counts in all spots as the run read them; ``None`` if these are not the spots of the run."""
         var, column = self.result.table.var, "spot_counts"
         all_spots = self._is_own_table and len(self.spots.rows) == self.provenance.get("n_spots")
         return float(var.at[gene, column]) if all_spots and column in var and gene in var.index else None

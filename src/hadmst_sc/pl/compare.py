@@ -35,20 +35,20 @@ def compare(
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw results of one section beside each other and beside the measured spots, all on one scale per gene.
+    """Draw results of one section and the measured spots side by side, on one scale per gene.
 
-    Counts are per bin of the first result: a map of larger bins, which hold more, is divided by the ratio of the areas.
+    The unit is counts per bin of the first result: maps with other bins are divided by the ratio of the areas.
 
     Parameters
     ----------
     sdata
         Holds the results.
     keys
-        Their names (``key_added`` of each run), or ``{title: name}``.
+        Names of the results (``key_added`` of each run), or ``{title: name}``.
     genes
         Names; ``None`` draws the three whose maps vary most in the first result.
     spots
-        Whether to draw the measured spots first.
+        True to draw the measured spots first.
     cmap
         Colour map.
     vmax_quantile
@@ -65,7 +65,7 @@ def compare(
     Raises
     ------
     KeyError
-        If a result is missing, or a gene in one of them.
+        If a result is missing, or a result lacks a gene.
     ValueError
         If there is no key, results were made from different images, or ``axes`` has another shape.
 
@@ -93,7 +93,7 @@ def compare(
     if apart := {section.image_key for section in sections} - {first.image_key}:
         raise ValueError(
             f"`keys` needs results of one image, but they were made from {first.image_key!r} and {sorted(apart)}. "
-            f"Bins then have no common corner. Draw them with `pl.superresolve`, one by one."
+            f"Their bins have no common corner. Draw them one by one with `pl.superresolve`."
         )
     chosen = choose_genes(genes, first)
     for section in sections[1:]:

@@ -1,4 +1,4 @@
-"""Where the H&E was found to lie against the spots: the section as it was, and by how much it was moved."""
+"""The registration of the H&E: spots on the original image, and the estimated displacement at each."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def registration(
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw how `tl.superresolve` found the H&E to lie against the spots.
+    """Draw the position of the H&E relative to the spots, as `tl.superresolve` estimated it.
 
-    Left the H&E with the spots where they were put, right an arrow per spot, from there to where the image shows what
-    the spot saw. Everything is in µm from the corner of the image, x to the right and y down. Arrows are drawn longer
-    than they are, and coloured by their true length; the title tells what was applied, and the leave-one-out R² of the
-    leading metagenes before and after.
+    The left panel shows the original H&E and spots. The right panel has an arrow per spot, to the position where the
+    image shows what the spot measured. Units are µm from the corner of the image, x to the right and y down. Arrows are
+    stretched, and coloured by their true length. The title gives the correction that was applied and the leave-one-out
+    R² of the leading components before and after.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def registration(
     cmap
         Colours of the arrows.
     scale_bar
-        Whether to draw a scale bar in the first panel.
+        True to draw a scale bar in the first panel.
     figsize
         Inches; by default from the section's shape.
     axes
@@ -52,7 +52,7 @@ def registration(
     Raises
     ------
     KeyError
-        If the result or what it was made from is missing.
+        If the result or an element it was made from is missing.
     ValueError
         If the result was made with ``align=False``, or ``axes`` are not two.
 
@@ -103,7 +103,7 @@ def _make_axes(box: Box, figsize: tuple[float, float] | None) -> np.ndarray:
 
 
 def _draw_arrows(ax: Axes, xy_um: np.ndarray, moved_um: np.ndarray, box: Box, cmap: str) -> Quiver:
-    """Arrows at the spots, the longest a fifteenth of the panel whatever its length."""
+    """Draw arrows at the spots, scaled so that the longest is a fifteenth of the panel."""
     length = np.hypot(*moved_um.T)
     longest = float(length.max()) or 1.0
     stretch = (box[1] - box[0]) / 15 / longest
@@ -115,7 +115,7 @@ def _draw_arrows(ax: Axes, xy_um: np.ndarray, moved_um: np.ndarray, box: Box, cm
 
 
 def _title(found: Alignment) -> str:
-    """What was applied, and what it was worth."""
+    """The applied correction and its gain."""
     if not found.applied:
         return f"{found.told} (R² {found.score_here:.3f})"
     return f"{found.told}\nleave-one-out R² {found.score_here:.3f} → {found.score_there:.3f}"

@@ -1,4 +1,4 @@
-"""Which genes to believe: reliability with its interval, and what the image adds to the spots."""
+"""Reliability of each gene with its interval, and the gain from the image."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def reliability(
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw how far each gene of a result can be believed.
+    """Draw the reliability of each gene of a result.
 
-    Left, all genes from the most to the least reliable: correlation at spots left out with its 90 % interval, coloured
-    by whether the image helps. Right, of the ``n_genes`` most reliable, what the image adds to the other spots.
+    The left panel shows all genes from the most to the least reliable: correlation at held-out spots with its 90 %
+    interval; the colour shows if the image helps. The right panel shows the gain from the image for the ``n_genes``
+    most reliable genes.
 
     Parameters
     ----------
@@ -37,9 +38,9 @@ def reliability(
     key_added
         Name of the result.
     n_genes
-        Genes with their names in the right panel.
+        Number of genes in the right panel.
     figsize
-        Inches; by default from the number of genes named.
+        Inches; by default from ``n_genes``.
     axes
         Two Axes to draw into.
 
@@ -102,7 +103,7 @@ def _draw_ranks(ax: Axes, genes: pd.DataFrame) -> None:
         ax.vlines(rank[rows], genes["reliability_low"][rows], genes["reliability_high"][rows], colour, alpha=0.35)
         ax.plot(rank[rows], value[rows], "o", color=colour, markersize=3, label=f"{label} ({rows.sum()})")
     ax.axhline(0, color="black", linewidth=0.5)
-    ax.set(xlabel="genes, most reliable first", ylabel="correlation at spots left out", ylim=(None, 1))
+    ax.set(xlabel="genes, most reliable first", ylabel="correlation at held-out spots", ylim=(None, 1))
     ax.legend(frameon=False, fontsize="small")
     ax.spines[["top", "right"]].set_visible(False)
 

@@ -45,10 +45,10 @@ def superresolve(
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw what `tl.superresolve` made beside what it was made from, one row per gene.
+    """Draw a result of `tl.superresolve` and its inputs, one row per gene.
 
-    Everything is drawn in µm from the corner of the image, x to the right and y down. Measured counts are divided by
-    the bins in a spot's footprint, so that spots and map have one unit, counts per bin, and share one colour scale.
+    Units are µm from the corner of the image, x to the right and y down. Measured counts are divided by the number of
+    bins in a spot's footprint, so that spots and map share one unit, counts per bin, and one colour scale.
 
     Parameters
     ----------
@@ -60,19 +60,19 @@ def superresolve(
         Name of the result.
     panels
         Any of ``"he"``, ``"low"``, ``"high"``, ``"std"``, in the order to draw; ``None`` draws all that ``sdata`` has
-        (``"std"`` exists only for ``n_samples > 1``, the H&E and the spots unless they were taken out since).
+        (``"std"`` exists only for ``n_samples > 1``, H&E and spots unless they were removed after the run).
     image_key, table_key
-        Other elements of the same section to show; by default the ones the result was made from.
+        Other elements of the same section to show; by default those the result was made from.
     cmap, std_cmap
         Colour maps of the counts and of their standard deviation.
     vmax_quantile
-        Upper end of each scale, as a quantile over the tissue; counts above it are drawn in the last colour.
+        Upper end of each scale, as a quantile over the tissue; larger counts get the last colour.
     vmax
         Upper end of the counts' scale in counts per bin, instead of the quantile.
     outline
-        Whether to draw the border of the tissue.
+        True to draw the border of the tissue.
     scale_bar
-        Whether to draw a scale bar in the first panel of each row.
+        True to draw a scale bar in the first panel of each row.
     figsize
         Inches; by default from the section's shape.
     axes
@@ -143,7 +143,7 @@ def _draw_row(
     quantile: float,
     vmax: float | None,
 ) -> None:
-    """One gene: maps and spots on one scale, the standard deviation on its own."""
+    """Draw one gene: maps and spots on one scale, the standard deviation on another."""
     counts = [section.channel(gene).compressed()] if "high" in row else []
     counts += [section.low(gene)] if "low" in row else []
     if vmax is None:

@@ -1,4 +1,4 @@
-"""Which bins to believe: between what bounds each bin's expected counts lie, and how wide apart these are."""
+"""Uncertainty of each bin: bounds of its expected counts, and the width of the interval."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def uncertainty(
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw the lower bound, the estimate and the upper bound of every bin on one scale, and how wide the interval is.
+    """Draw lower bound, estimate and upper bound of every bin on one scale, and the width of the interval.
 
-    What all three maps show is there; what only the upper one shows may be. The last panel is the width of the
-    interval over the estimate: dark where a bin can be believed, bright where it is hardly known. Where the
-    standard deviation could not be calibrated, its title says so, and :func:`hadmst_sc.tl.summary` says why.
+    Expression in all three maps is supported; expression only in the upper bound is possible. The last panel is the
+    width of the interval divided by the estimate: dark bins are well known, bright bins are not. If the standard
+    deviation could not be calibrated, its title says so, and :func:`hadmst_sc.tl.summary` gives the reason.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def uncertainty(
     key_added
         Name of the result.
     level
-        Of the interval, between 0 and 1; 0.9 is the one that was calibrated at spots left out.
+        Level of the interval, between 0 and 1; 0.9 was calibrated at held-out spots.
     cmap, width_cmap
         Colour maps of the counts and of the relative width.
     vmax_quantile
-        Upper end of the scales, as a quantile over the tissue: of the estimate, gene by gene, and of the relative
-        width, of all genes together.
+        Upper end of the scales, as a quantile over the tissue: for the estimate per gene, for the relative width the
+        largest of all genes.
     figsize
         Inches; by default from the section's shape.
     axes
@@ -60,7 +60,7 @@ def uncertainty(
     KeyError
         If the result or a gene is missing, or the result has no standard deviation.
     ValueError
-        If ``level`` does not lie between 0 and 1, or ``axes`` has another shape.
+        If ``level`` is not between 0 and 1, or ``axes`` has another shape.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def uncertainty(
     genes, box = choose_genes(genes, section), tissue_box(section)
     axes = axes_for(len(genes), 4, box, figsize, axes)
     drawn = [_maps(section, gene, level) for gene in genes]
-    # One scale for all genes, so that a brighter row is a gene that is known less well.
+    # One scale for all genes, so that a brighter row is a less certain gene.
     widest = Normalize(0, max(upper_end(width.compressed(), vmax_quantile) for *_, width in drawn))
     for (*maps, width), row in zip(drawn, axes, strict=True):
         norm = Normalize(0, upper_end(maps[1].compressed(), vmax_quantile))
