@@ -128,6 +128,18 @@ def watch() -> Watch:
     return Watch()
 
 
+def copy_of_a_folder_in_use(folder: Path, target: Path) -> None:
+    """A copy of a folder in which other threads rename files meanwhile."""
+    for _ in range(50):
+        try:
+            shutil.copytree(folder, target)
+        except (shutil.Error, FileNotFoundError):  # a file went while it was copied
+            shutil.rmtree(target, ignore_errors=True)
+        else:
+            return
+    raise AssertionError("the folder never kept still")
+
+
 def states_of_a_write(mode: str, stores: Path, work: Path, watch: Watch, *, swap_only: bool) -> list[Path]:
     """Copies of the folder of a store before each file operation of a write, and after the last."""
     store, states, n = work / "live" / "s.zarr", [], [0]
@@ -140,7 +152,7 @@ def states_of_a_write(mode: str, stores: Path, work: Path, watch: Watch, *, swap
         in_swap = (store / ".superres.new").exists() or (work / "live" / ".s.zarr.superres.new" / "swap.json").exists()
         if in_swap or n[0] % 50 == 1 or not swap_only:
             states.append(work / str(n[0]))
-            shutil.copytree(work / "live", states[-1])
+            copy_of_a_folder_in_use(work / "live", states[-1])
 
     with watch.over(work / "live", keep):
         write_prediction(sdata, prediction, source, overwrite=True)
