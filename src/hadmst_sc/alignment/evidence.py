@@ -152,7 +152,7 @@ class Agreement:
         self.centres_um, self.n_components = centres_um, values.shape[1]
 
     def errors(self, moved_um: np.ndarray, *, rough: bool = False) -> np.ndarray:
-        """Squared leave-one-out errors ``(spots,)`` with footprints moved by ``(spots, 2)`` µm (``rough``: to whole bins)."""
+        """Squared leave-one-out errors ``(spots,)``, footprints moved by ``(spots, 2)`` µm (``rough``: whole bins)."""
         moved = moved_um / self._bin_um
         return loo_errors(self._pooled.nearest(moved) if rough else self._pooled.displaced(moved), self._values)
 
@@ -211,7 +211,8 @@ class Agreement:
 
         The residual of the regression is regressed on the slope of its prediction under each footprint. The regression
         weights are eliminated rather than held fixed (variable projection; Golub & Pereyra 1973, in the approximation
-        of Kaufman 1975); otherwise displacement and weights would keep adjusting to each other. Noisy components count less.
+        of Kaufman 1975); otherwise displacement and weights would keep adjusting to each other. Components are weighted
+        by their noise.
 
         Parameters
         ----------

@@ -174,7 +174,7 @@ def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.n
             f"get_transformation(sdata[{key!r}], {system!r})]), {system!r})`"
         )
     return (
-        f"{image}: needs the orientation of the spots, but predicts the counts of held-out spots better if it is {best} "
+        f"{image}: needs the orientation of the spots, but predicts counts of held-out spots better if it is {best} "
         f"(R² {turns[best]:.2f}, but {turns[AS_IT_LIES]:.2f} as it is). It was rotated or flipped by mistake, or shows "
         f"another section. {remedy}, or pass `align=False` to use it as it is."
     )
