@@ -1,4 +1,4 @@
-"""Training of the bundled model; never imported by inference."""
+"""Training and fine-tuning of the model; never imported by inference."""
 
 from hadmst_sc.train.config import TrainConfig, load_config
 from hadmst_sc.train.loop import train
