@@ -106,7 +106,7 @@ def test_the_bundled_card_names_its_inputs_and_a_card_of_the_format_before_is_re
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 99}'])
 def test_a_broken_card_is_named(saved, text):
     saved.with_suffix(".json").write_text(text)
-    with pytest.raises(ValueError, match=r"m\.json is no card"):
+    with pytest.raises(ValueError, match=r"m\.json is not a card"):
         load_model(saved)
 
 
@@ -221,7 +221,7 @@ def test_tensors_that_are_not_those_of_the_network_are_refused(saved, change):
 @pytest.mark.parametrize("text", ["[" * 200_000 + "]" * 200_000, '{"format": ' * 100_000, "\xff", " " * 20_000_000])
 def test_a_card_that_is_too_deep_too_long_or_no_text_is_named(saved, text):
     saved.with_suffix(".json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"`model`: m\.json is no card"):
+    with pytest.raises(ValueError, match=r"`model`: m\.json is not a card"):
         load_model(saved)
 
 

@@ -28,7 +28,7 @@ _LEVEL_OF_MEAN, _LEVEL_OF_SAMPLE = 80.0, 40.0
 
 ALIGN = 4  # bins: two levels of down-sampling
 MAX_SIZE = 4096  # bound of all values in a spec: far more than a network of maps needs
-LOG_CHANGE = 5.0  # the mean stays within a factor e^±5 of the closed form: a guard, never near this in training
+LOG_CHANGE = 5.0  # the mean stays within a factor e^±5 of the closed form: a guard, far wider than changes in training
 CHANNELS = (*PRIORS, "surprise", "measured", "coverage", "he less space")  # see `gene_channels`
 N_CHANNELS = len(CHANNELS)
 # Names of all inputs in their order. Weights are only valid for this order: cards store it, and loading checks it.
