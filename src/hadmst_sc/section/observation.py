@@ -80,7 +80,7 @@ class Observation:
     measurement
         ``A`` on ``grid``; row ``s`` belongs to row ``s`` of ``counts``.
     counts
-        ``(spots, genes)`` float32, measured counts; if a spot is partly outside the image, the share of the part inside.
+        ``(spots, genes)`` float32, measured counts; of a spot partly outside the image, the share of the part inside.
     genes, spots
         Names of the columns and rows of ``counts``.
     inside
@@ -171,7 +171,7 @@ class MapSink(Protocol):
         """Store maps ``(len(genes), *box)``, NaN outside the tissue, with statistics, and mark the genes finished."""
 
     def maps(self) -> tuple[Any, Any]:
-        """Mean and standard deviation (or ``None``) of all genes as lazy ``(genes, ny, nx)``, zero outside the tissue."""
+        """Mean and standard deviation (or ``None``) of all genes, lazy ``(genes, ny, nx)``, zero outside the tissue."""
 
 
 @dataclass(frozen=True, eq=False)
