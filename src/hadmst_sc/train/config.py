@@ -243,7 +243,7 @@ def load_config(path: str | Path) -> TrainConfig:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"`config` needs a TOML file, but {path.name} is not: {error}. Correct the file.") from error
+        raise ValueError(f"`config` needs a TOML file, but {path.name} is not valid: {error}. Correct it.") from error
     problems: list[str] = []
     config = _built(TrainConfig, values, path.name, problems)
     if config is not None:
