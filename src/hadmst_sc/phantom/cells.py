@@ -78,7 +78,7 @@ class Cells:
 
 
 def _templates(rng: Rng, n_types: int, clarity: str) -> np.ndarray:
-    """Template of each type: one for all, one each, or some types with their own and others in groups that share one."""
+    """Template of each type: one for all, one each, or some with their own and others in groups that share one."""
     if clarity == "blank":
         return np.zeros(n_types, int)
     if clarity == "clear":
