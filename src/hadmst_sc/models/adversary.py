@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 N_SCALES = 3
-N_MAPS = 2  # the map that is judged, and the closed form
+N_MAPS = 2  # the map that is scored, and the closed form
 
 
 class ChannelDiscriminator(nn.Module):

@@ -163,7 +163,7 @@ class HadmstModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.name, self.sha256 = "unnamed", ""  # of the weights file, for provenance
+        self.name, self.sha256 = "unnamed", ""  # set from the weights file, for provenance
         hidden, features = spec.encoder
         self.student = HEStudent(N_BASE, spec.student, *spec.student_branches)
         self.alignment = SpatialAlignment(spec.alignment, spec.offset)

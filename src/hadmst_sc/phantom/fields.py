@@ -74,7 +74,7 @@ def blobs(rng: np.random.Generator, shape: tuple[int, int], scale: float, share:
 
 
 def ribbon(rng: np.random.Generator, shape: tuple[int, int], width: float) -> np.ndarray:
-    """Distance to a random curved line in units of ``width`` (lattice steps): folds and tears lie below one."""
+    """Distance to a random curved line in units of ``width`` (lattice steps); below one inside folds and tears."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     y0, x0 = rng.uniform(0.15, 0.85, 2) * shape
     angle = rng.uniform(0, np.pi)

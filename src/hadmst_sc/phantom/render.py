@@ -86,7 +86,7 @@ def _stains(rng: Rng, layout: Layout, cells: Cells, clarity: str) -> tuple[np.nd
     ground, fibrous = rng.uniform(0.12, 0.6, n), rng.uniform(0, 1, n)
     if clarity == "blank" or rng.random() < 0.25:
         ground[:], fibrous[:] = ground.mean(), fibrous.mean()
-    soft = rng.uniform(0.4, 1.2)  # of region borders, in cells of the layout
+    soft = rng.uniform(0.4, 1.2)  # width of region borders, in cells of the layout
     ground_map, fibre_map = (
         enlarge(ndimage.gaussian_filter(values[layout.regions].astype(np.float32), soft), _SCALE)
         for values in (ground, fibrous)

@@ -59,7 +59,7 @@ class RealConfig:
 class OwnConfig:
     """The user's own section in a zarr store, read with the arguments of ``tl.superresolve``."""
 
-    path: str  # of the store, relative to the folder of the TOML file
+    path: str  # path of the store, relative to the folder of the TOML file
     image_key: str
     table_key: str = ""  # "": `table`
     shapes_key: str | None = None
@@ -71,7 +71,7 @@ class OwnConfig:
     pitch_um: float | None = None
     tissue_key: str | None = None
     truth_key: str | None = None  # table of cells or small bins; spots are simulated from half of their molecules
-    um_per_unit: float | None = None  # of the positions of `truth_key`
+    um_per_unit: float | None = None  # µm per unit of the positions of `truth_key`
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
     """Result of the evaluation at held-out spots."""
 
     gates: list[Gate]  # one for each estimate other than the closed form
-    calibration: Calibration | None  # of the samples' spread; None without samples or with too few spots
+    calibration: Calibration | None  # for the samples' spread; None without samples or with too few spots
 
     @property
     def spread(self) -> float:

@@ -25,8 +25,8 @@ class Calibration(NamedTuple):
     """Calibration of the standard deviation at held-out spots."""
 
     factor: float  # for the standard deviation
-    coverage_before: float  # of 90 % intervals without the factor, at the spots that chose it
-    coverage: float  # with the factor
+    coverage_before: float  # coverage of 90 % intervals without the factor, at the spots that chose it
+    coverage: float  # coverage with the factor
     n_spots: int
     refused: str = ""  # why the intervals are not calibrated; empty if they are
 
@@ -157,14 +157,14 @@ class _Spots(NamedTuple):
 
 def _choose(spots: _Spots, coverage: np.ndarray, error: np.ndarray, level: float) -> tuple[int, str]:
     """Index of the factor in ``FACTORS``, and the reason if it does not calibrate the intervals."""
-    level = max(level, coverage[0])  # coverage cannot fall below that of the smallest spread
+    level = max(level, coverage[0])  # if even the smallest spread covers more, aim for its coverage
     reaching = coverage >= level - error
     if not reaching.any():
         best = _nearest_to_one(np.flatnonzero(coverage >= coverage.max()))
         return best, f"no factor reaches {level:.0%}; the best has {coverage[best]:.0%}"
     fitting = _fitting(coverage, error, level, int(reaching.argmax()))
     if _ratio(fitting) <= WIDE:
-        near = slice(fitting[0], fitting[-1] + 2)  # including the next factor, which may be the first that reaches
+        near = slice(fitting[0], fitting[-1] + 2)  # one more: it may be the first to reach the level
         return int(fitting[0] + np.minimum(coverage[near], level).argmax()), ""
     likelihood = np.stack([spots.log_likelihood(factor) for factor in FACTORS[fitting]])
     best, fitting = int(fitting[likelihood.sum(1).argmax()]), fitting[_alike(likelihood)]
