@@ -1,9 +1,9 @@
-"""Scores of predicted maps: arrays in, numbers out, one definition each.
+"""Scores of predicted maps.
 
-Every function takes ``predicted`` and ``truth`` (or counts) in **counts per bin** as ``(genes, ny, nx)``, or as
-``(genes, n)`` where the shape of the map does not matter, then ``inside``, the bins that are scored (bool, of the shape
-behind the genes), and returns one number per gene unless it says otherwise. Masks come from tissue, never from the
-truth; nothing is rescaled per map; no gene is left out, so that an empty or constant map has a score and is counted.
+Unless stated otherwise, functions take ``predicted`` and ``truth`` (or counts) in **counts per bin**, as
+``(genes, ny, nx)`` or, if the shape of the map does not matter, ``(genes, n)``; and ``inside``, a bool mask of the bins
+to score, of the shape of one map. They return one number per gene. Masks come from tissue, never from the truth; maps
+are not rescaled; no gene is excluded, so empty and constant maps have a score and count.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _TINY = 1e-12
 
 
 def _scored(values: np.ndarray, inside: np.ndarray, name: str) -> np.ndarray:
-    """``(genes, bins inside)`` float64."""
+    """Check one argument and return its values inside, ``(genes, bins inside)`` float64."""
     values = np.asarray(values)
     if values.ndim < 2 or values.shape[1:] != inside.shape or inside.dtype != bool:
         raise ValueError(
             f"`{name}` needs shape (genes, *{inside.shape}) and `inside` bool, but they have {values.shape} and "
-            f"{inside.dtype}. Maps and mask must cover the same bins. To score all of them pass "
+            f"{inside.dtype}. Maps and mask must cover the same bins. To score all bins, pass "
             f"`inside=np.ones({name}.shape[1:], bool)`."
         )
     if not inside.any():
@@ -31,7 +31,7 @@ def _scored(values: np.ndarray, inside: np.ndarray, name: str) -> np.ndarray:
     scored = values[:, inside].astype(float)
     if not np.isfinite(scored).all():
         raise ValueError(
-            f"`{name}` needs finite values, but has {(~np.isfinite(scored)).sum()} that are not. Repair the map."
+            f"`{name}` needs finite values, but has {(~np.isfinite(scored)).sum()} that are not. Correct the map."
         )
     return scored
 
@@ -40,7 +40,7 @@ def _pair(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> tuple
     a, b = _scored(predicted, inside, "predicted"), _scored(truth, inside, "truth")
     if a.shape != b.shape:
         raise ValueError(
-            f"`predicted` needs the genes of `truth`, but has {len(a)} and not {len(b)}. Order them alike."
+            f"`predicted` needs the {len(b)} genes of `truth`, but has {len(a)}. Use the same genes in the same order."
         )
     return a, b
 
@@ -54,7 +54,7 @@ def _log(values: np.ndarray) -> np.ndarray:
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    """Rows with mean zero and norm one; constant rows become zero exactly, not the rounding of their mean."""
+    """Rows with mean zero and norm one; constant rows become exactly zero, without rounding errors."""
     centred = np.where(np.ptp(rows, axis=1, keepdims=True) > 0, rows - rows.mean(1, keepdims=True), 0.0)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-300)
 
@@ -82,7 +82,7 @@ def pearson(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.
 def rmse(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Root mean squared error of log1p counts in standard deviations of the truth: 1 is as good as its mean.
 
-    Where the truth is constant there is no such unit: an exact prediction scores 0, any other infinity.
+    If the truth is constant, an exact prediction scores 0 and any other infinity.
 
     Parameters
     ----------
@@ -106,8 +106,8 @@ def rmse(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.nda
 def ssim(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
     """Structural similarity of log1p maps with a Gaussian window, averaged over the bins inside (Wang et al. 2004).
 
-    ``data_range`` is the truth's own, for both maps; outside both are set to 0, so that the background tells nothing.
-    A constant truth gives 1 for an exact prediction, else 0.
+    ``data_range`` is that of the truth; outside, both maps are set to 0, so that the background has no effect. A
+    constant truth gives 1 for an exact prediction, else 0.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def ssim(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, *, sigma:
 def gene_coherence(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> float:
     """Correlation between the predicted and true gene × gene correlation matrices (upper triangle), a single number.
 
-    Are genes that belong together predicted together? Needs three genes or more; a constant gene correlates 0 with all.
+    Measures if co-expression of genes is preserved. Needs at least three genes; a constant gene correlates 0 with all.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def gene_coherence(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray)
     >>> inside = np.ones(100, bool)
     >>> round(hd.metrics.gene_coherence(truth + 1, truth, inside), 2)
     1.0
-    >>> confused = truth[[1, 0, 2]]  # two genes for each other
+    >>> confused = truth[[1, 0, 2]]  # two genes swapped
     >>> round(hd.metrics.gene_coherence(confused, truth, inside), 2)
     -0.38
     """
@@ -187,7 +187,7 @@ def gene_coherence(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray)
 
 
 def _poisson_deviance(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    # A bin expected to be empty that holds counts would be infinitely wrong; one in 10⁶ is wrong enough.
+    # Counts in a bin with expectation 0 have infinite deviance; an expectation of 10⁻⁶ limits the penalty.
     expected = np.maximum(expected, 1e-6)
     return 2 * (special.xlogy(counts, counts / expected) - counts + expected).sum(1)
 
@@ -197,20 +197,20 @@ def deviance(
 ) -> np.ndarray:
     """Poisson deviance of raw counts against expected counts, relative to that of one constant per gene.
 
-    1 is as good as the constant, 0 exact; counting noise alone keeps it above 0. A gene whose counts the constant
-    explains exactly scores 0 when the prediction does so too, else infinity.
+    1 is as good as the constant, 0 is exact; counting noise keeps it above 0. If the constant is exact for a gene, an
+    exact prediction scores 0 and any other infinity.
 
     Parameters
     ----------
     predicted
         ``(genes, ny, nx)`` or ``(genes, n)``, expected counts per bin.
     counts
-        As ``predicted``: counts of molecules that were not used for the prediction.
+        Counts of molecules that were not used for the prediction, of the shape of ``predicted``.
     inside
         Bins that are scored.
     baseline
-        ``(genes,)`` expected counts per bin: of the spots, their mean over their area. ``None`` is the mean of
-        ``counts`` themselves, the best constant there is.
+        The constant, ``(genes,)`` expected counts per bin; for spots, their mean over their area. ``None``: the mean of
+        ``counts``, the best possible constant.
 
     Examples
     --------
@@ -221,11 +221,11 @@ def deviance(
     array([1.])
     """
     predicted, counts = _pair(predicted, counts, inside)
-    _log(predicted), _log(counts)  # both need to be 0 or more
+    _log(predicted), _log(counts)  # checks that both are non-negative
     constant = counts.mean(1) if baseline is None else np.asarray(baseline, float)
     ours = _poisson_deviance(counts, predicted)
     theirs = _poisson_deviance(counts, np.broadcast_to(constant[:, None], counts.shape))
-    # The floor of 1e-6 under expectations is worth 2e-6 in each bin.
+    # The floor of 1e-6 for expectations adds 2e-6 per bin.
     nothing_left = theirs <= 1e-5 * counts.shape[1]
     exact = np.where(ours <= 1e-5 * counts.shape[1], 0.0, np.inf)
     return np.where(nothing_left, exact, ours / np.where(nothing_left, 1.0, theirs))
@@ -237,7 +237,7 @@ def coverage(low: np.ndarray, high: np.ndarray, truth: np.ndarray, inside: np.nd
     Parameters
     ----------
     low, high, truth
-        ``(genes, ny, nx)`` or ``(genes, n)``: ends of the interval and what should lie in it, in any one unit.
+        ``(genes, ny, nx)`` or ``(genes, n)``: ends of the interval, and true values, in the same unit.
     inside
         Bins that are scored.
 
@@ -255,15 +255,15 @@ def coverage(low: np.ndarray, high: np.ndarray, truth: np.ndarray, inside: np.nd
 def crps(draws: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Continuous ranked probability score of an ensemble, in counts per bin, averaged over the bins inside.
 
-    Lower is better. The fair estimator ``E|X - y| - E|X - X'| / 2`` over distinct members (Ferro 2014), which does not
-    reward small ensembles for being narrow; of one member it is the mean absolute error.
+    Lower is better. Uses the fair estimator ``E|X - y| - E|X - X'| / 2`` over distinct members (Ferro 2014), which does
+    not reward small ensembles for being narrow; for one member it is the mean absolute error.
 
     Parameters
     ----------
     draws
         ``(members, genes, ny, nx)`` or ``(members, genes, n)``.
     truth
-        One member's shape.
+        True counts per bin, of the shape of one member.
     inside
         Bins that are scored.
 
@@ -279,7 +279,7 @@ def crps(draws: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray
     m = len(members)
     error = np.mean([np.abs(member - truth) for member in members], axis=0)
     if m > 1:
-        # Over sorted members the sum of all |xi - xj|, i < j, is a weighted sum.
+        # For sorted members, the sum of all |xi - xj|, i < j, is a weighted sum.
         weights = (2 * np.arange(1, m + 1) - m - 1).reshape(-1, 1, 1)
         error = error - (weights * np.sort(members, axis=0)).sum(0) / (m * (m - 1))
     return error.mean(1)
@@ -288,12 +288,12 @@ def crps(draws: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray
 def spread_over_error(std: np.ndarray, predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Root mean variance over root mean squared error of the mean; 1 is calibrated, below 1 is overconfident.
 
-    An exact prediction with a spread of zero scores 1, with any other infinity.
+    An exact prediction scores 1 if the spread is zero, else infinity.
 
     Parameters
     ----------
     std, predicted, truth
-        ``(genes, ny, nx)`` or ``(genes, n)``: standard deviation and mean of the draws, and the truth, in any one unit.
+        ``(genes, ny, nx)`` or ``(genes, n)``: standard deviation and mean of the samples, and truth, in the same unit.
     inside
         Bins that are scored.
 

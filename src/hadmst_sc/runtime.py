@@ -1,8 +1,9 @@
-"""The process: threads, memory, device and progress bar, all left as the caller had them.
+"""Threads, memory, device and progress bar of the process; the caller's settings are restored.
 
-numpy and scipy let go of the interpreter while they compute; the pieces are too small for BLAS to share out. Networks
-allocate and free the same large buffers thousands of times. By default glibc returns each to the system and asks for it
-anew, page by page: half of the time of an evaluation on bare metal, and nearly all of it on some virtual machines.
+numpy and scipy release the interpreter lock while they compute, and the pieces of work are too small for BLAS to
+parallelise. Networks allocate and free the same large buffers thousands of times. By default glibc returns each to the
+system and allocates it again page by page, which takes half of the time of an evaluation on bare metal, and nearly all
+of it on some virtual machines.
 """
 
 from __future__ import annotations
@@ -29,50 +30,50 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Of numpy's own accord; a caller may have made small numbers that vanish an error.
+# numpy's defaults; a caller may have turned underflow into an error.
 usual_errors = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
 
-MOST = 8  # beyond, they would wait for the interpreter, and each piece takes memory
+MOST = 8  # more threads wait for the interpreter lock, and each piece takes memory
 
 
 def cores() -> int:
-    """Cores that this process may use, but no more than ``MOST``, nor than BLAS was told of, as in workers."""
+    """Cores that this process may use; at most ``MOST`` and at most the initial number of BLAS threads."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MOST, own, _told())
 
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Those of numpy and scipy; to look for them takes milliseconds."""
+    """Thread pools of numpy and scipy; cached because finding them takes milliseconds."""
     return ThreadpoolController()
 
 
 @cache
 def _told() -> int:
-    """Threads that BLAS began with. Not the environment: a cluster sets that for its workers, and leaves it so."""
+    """Initial number of BLAS threads. Not read from the environment, which clusters set for their workers and keep."""
     return max((one["num_threads"] for one in _libraries().info() if one["user_api"] == "blas"), default=MOST)
 
 
 class Shared:
-    """A setting of the whole process: made by the first thread that needs it, undone by the last that is done.
+    """A setting of the whole process: made by the first thread that enters, undone by the last that leaves.
 
-    Settings that each thread makes and undoes for itself would leave that of one behind when another ends first.
+    If each thread made and undid the setting itself, threads that end out of order would restore the wrong state.
 
     Parameters
     ----------
     setting
-        Gives the context that makes and undoes it.
+        Returns a context manager that makes and undoes the setting.
     """
 
     def __init__(self, setting: Callable[[], AbstractContextManager[Any]]) -> None:
         self._setting, self._undo = setting, ExitStack()
-        self._lock, self._users = Lock(), dict[object, int]()  # of which thread each is
+        self._lock, self._users = Lock(), dict[object, int]()  # thread of each user
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Inside, the setting is made."""
+        """Context in which the setting is made."""
         me = object()
         try:
             with self._lock:
@@ -87,7 +88,7 @@ class Shared:
                     self._undo.close()
 
     def _after_fork(self) -> None:
-        """A forked process has none of the other threads, which will undo nothing there."""
+        """Forget the other threads, which do not exist in a forked process."""
         self._lock = Lock()
         self._users = {me: thread for me, thread in self._users.items() if thread == get_ident()}
         if not self._users:
@@ -95,17 +96,17 @@ class Shared:
 
 
 def _limit_of_one() -> AbstractContextManager[Any]:
-    _told()  # before BLAS is told otherwise
+    _told()  # cache the initial number before it is changed
     return _libraries().limit(limits=1, user_api="blas")
 
 
-# BLAS keeps to the thread that calls it. After a product its threads wait for the next one, and keep busy for some
-# 30 ms, on cores that others could use.
+# Keep BLAS in the calling thread. Otherwise its threads busy-wait for about 30 ms after each product, on cores that
+# other work could use.
 one_blas_thread = Shared(_limit_of_one)
 
 
 def _renew_pools_of_dask() -> None:
-    """Give a forked process new pools: the old ones have no threads there, and would wait for ever."""
+    """Give a forked process new pools: the threads of the old ones do not exist, so they would wait forever."""
     threaded = sys.modules.get("dask.threaded")
     with suppress(AttributeError):
         threaded.default_pool, threaded.pools_lock = None, Lock()  # type: ignore[union-attr]
@@ -113,21 +114,21 @@ def _renew_pools_of_dask() -> None:
 
 
 class _Torch:
-    """Whether its threads are in use, and were lost in a fork."""
+    """State of torch's threads: ``used``, and ``lost`` in a fork."""
 
     used, lost = False, False
 
 
 def alone_after_fork() -> None:
-    """Called before torch computes: if this process is forked later, torch will compute with one thread in the other.
+    """Make torch use one thread in processes that are forked from this one; call before torch computes.
 
-    OpenMP's threads do not come along, and the loops that were shared out among them would wait for them for ever.
+    OpenMP's threads do not exist in a forked process, and its parallel loops would wait for them forever.
     """
     _Torch.used = True
 
 
 def is_forked() -> bool:
-    """Whether this process lost the threads of torch in a fork, and is to compute with one."""
+    """True if this process lost torch's threads in a fork, and must compute with one."""
     return _Torch.lost
 
 
@@ -144,23 +145,23 @@ if hasattr(os, "register_at_fork"):
 
 
 def each_in_turn(work: Callable[..., Result], *pieces: Iterable[Any]) -> Iterator[Result]:
-    """As :func:`side_by_side`, for results that are large: each is handed on as soon as it is its turn, not kept."""
+    """Iterator version of :func:`side_by_side` for large results: yields each in order instead of keeping all."""
     with one_blas_thread(), ThreadPoolExecutor(cores()) as threads:
         yield from threads.map(lambda piece: work(*piece), zip(*pieces, strict=True))
 
 
 def side_by_side(work: Callable[..., Result], *pieces: Iterable[Any]) -> list[Result]:
-    """``work`` of each piece, in their order; what one raises is raised. BLAS meanwhile keeps to the piece's thread.
+    """Apply ``work`` to each piece in parallel threads; results are in order, exceptions are raised.
 
-    With several iterables, all of one length, a piece is one of each.
+    BLAS uses one thread meanwhile. With several iterables of the same length, ``work`` gets one item of each.
     """
     return list(each_in_turn(work, *pieces))
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _LARGE, _TOP = 2**30, 2**27
-# Limits once set no longer adapt: these are the largest to which glibc adapts its own. Smaller ones would slow down all
-# that the process does after a run.
+# Limits that are set no longer adapt. These are the largest values to which glibc adapts; smaller ones would slow down
+# the process after a run.
 _DEFAULT_TRIM, _DEFAULT_TOP, _DEFAULT_MMAP = 2**26, 2**17, 2**25
 
 
@@ -168,9 +169,9 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 def memory_limit() -> float:
-    """Bytes that this process may have: those of the machine, or of its container or shell where that has fewer.
+    """Bytes that this process may use: memory of the machine, or the limit of its container or shell if smaller.
 
-    Infinite where the system does not tell, as on Windows.
+    Infinite if the system does not report it, as on Windows.
     """
     limits = [inf]
     with suppress(AttributeError, ValueError, OSError):
@@ -191,7 +192,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def give_back() -> None:
-    """Hand all freed memory to the system now: each thread keeps its own, which others cannot use."""
+    """Return all freed memory to the system now; each thread otherwise keeps its own, which others cannot use."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -199,7 +200,7 @@ def give_back() -> None:
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """While inside, glibc keeps freed memory for the process; afterwards it is returned. No effect on other systems."""
+    """Context in which glibc keeps freed memory for the process, and returns it at the end; no effect elsewhere."""
     libc = _glibc()
     if libc is None:
         yield
@@ -219,14 +220,14 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """``"auto"`` is the first of cuda, mps and cpu that works; anything else is taken literally."""
+    """Return a torch device; ``"auto"`` is the first of cuda, mps and cpu that is available."""
     import torch
 
     if device != "auto":
         try:
             return torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"`device={device!r}` is not to be had here: {error}. Try `device='auto'`.") from error
+            raise ValueError(f"`device={device!r}` is not available: {error}. Try `device='auto'`.") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -234,9 +235,9 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 @contextmanager
 def torch_threads(n: int | None) -> Iterator[None]:
-    """Inside, torch computes with ``n`` threads, if given; afterwards with as many as before.
+    """Context in which torch uses ``n`` threads, if given; afterwards it uses as many as before.
 
-    In a forked process it computes with one, whatever ``n``: see :func:`~hadmst_sc.runtime.alone_after_fork`.
+    In a forked process it always uses one thread, see :func:`~hadmst_sc.runtime.alone_after_fork`.
     """
     import torch
 
@@ -252,7 +253,7 @@ def torch_threads(n: int | None) -> Iterator[None]:
 
 @contextmanager
 def progress(total: int, done: int, *, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar over genes, of which some are done; gives what is called with the number of those done next."""
+    """Progress bar over ``total`` genes, ``done`` of them finished; yields a function that advances it."""
     bar: Any = None
     if show:
         with suppress(Exception):  # no standard error, or a closed one
@@ -262,7 +263,7 @@ def progress(total: int, done: int, *, show: bool) -> Iterator[Callable[[int], N
         if bar is not None and not bar.disable:
             try:
                 bar.update(n)
-            except Exception:  # noqa: BLE001 - a full disk, a pipe that nobody reads
+            except Exception:  # noqa: BLE001 - a full disk, a broken pipe
                 bar.disable = True
 
     try:

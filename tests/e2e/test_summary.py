@@ -62,6 +62,6 @@ def test_the_closed_form_says_that_it_is_one(solved):
     )
     facts = hd.tl.summary(solved, key_added="closed").facts
     assert facts["model"] == "closed form, no network" and facts["H&E"] == "taken as it lies"
-    assert facts["intervals"] == "not calibrated: fewer than two draws"
+    assert facts["intervals"] == "not calibrated: fewer than two samples"
     with pytest.raises(KeyError, match="key_added='other'"):
         hd.tl.summary(solved, key_added="other")

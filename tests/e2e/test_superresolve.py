@@ -128,7 +128,7 @@ BAD = [
     ({"table_key": "nonesuch"}, KeyError, "table_key"),
     ({"bin_um": -1.0}, ValueError, "bin_um"),
     ({"key_added": "a/b"}, ValueError, "key_added"),
-    ({"device": "abacus"}, ValueError, "`device=.abacus.` is not to be had here"),
+    ({"device": "abacus"}, ValueError, "`device=.abacus.` is not available"),
 ]
 
 

@@ -100,7 +100,7 @@ def test_an_image_of_another_section_is_doubted(section, seed):
     other = pixels_of(datasets.phantom(seed=seed, size_um=1200.0))
     report = pp.validate(with_image(section, other), IMAGE)
     told = messages(report, "warning") + messages(report, "error")
-    assert "no better as it lies than turned or flipped" in told or "better if it is" in told
+    assert "no better than a rotated or flipped copy" in told or "better if it is" in told
 
 
 def test_what_was_shifted_is_said(section):

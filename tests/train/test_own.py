@@ -221,9 +221,9 @@ def test_all_entries_that_cannot_be_read_are_reported_at_once(folder, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        (f'{SPOTS}\nimage = "x"', r"bank\.real\[1\]` has unknown keys \['image'\]; known are .*'image_key'"),
+        (f'{SPOTS}\nimage = "x"', r"bank\.real\[1\]` has unknown keys \['image'\]; known keys are .*'image_key'"),
         ('path = "mine.zarr"', r"bank\.real\[1\]` needs \['image_key'\]"),
-        ('pth = "mine.zarr"\nimage_key = "he"', r"unknown keys \['pth'\]; known are .*'path'"),
+        ('pth = "mine.zarr"\nimage_key = "he"', r"unknown keys \['pth'\]; known keys are .*'path'"),
         (f'{SPOTS}\ngenes = "EPCAM"', r"`genes` needs a list of names or a number, but is 'EPCAM'"),
         (f'{SPOTS}\nbin_um = "20"', r"bank\.real\[1\]`: `bin_um` needs a positive number, but is '20'"),
         (f"{SPOTS}\nbin_um = true", r"`bin_um` needs a positive number, but is True"),
@@ -232,7 +232,7 @@ def test_all_entries_that_cannot_be_read_are_reported_at_once(folder, tmp_path):
         (f'{SPOTS}\ntruth_key = "cells"', r"`truth_key` needs `um_per_unit`.*Xenium"),
         (f"{SPOTS}\num_per_unit = 1.0", r"`um_per_unit` needs `truth_key`"),
         (f'{CELLS}\ntable_key = "table"', r"`truth_key` and `table_key` exclude each other"),
-        ('path = ""\nimage_key = "he"', r"`path` needs text in quotes, which is not empty"),
+        ('path = ""\nimage_key = "he"', r"`path` needs non-empty text in quotes"),
     ],
 )
 def test_an_entry_that_makes_no_sense_is_refused_before_anything_is_read(tmp_path, entry, said):

@@ -134,7 +134,7 @@ def test_learning_rate_warms_up_and_decays():
 
 def test_config_refuses_unknown_keys_by_name(tmp_path):
     (tmp_path / "a.toml").write_text("steps = 3\nlerning_rate = 1.0\n")
-    with pytest.raises(ValueError, match=r"unknown keys \['lerning_rate'\]; known are .*'learning_rate'"):
+    with pytest.raises(ValueError, match=r"unknown keys \['lerning_rate'\]; known keys are .*'learning_rate'"):
         load_config(tmp_path / "a.toml")
 
 

@@ -216,7 +216,7 @@ def test_spread_over_error_is_one_when_the_std_is_the_error_and_scales_with_it(t
     ("change", "message"),
     [
         (lambda p, t, i: (p[:, 1:], t, i), r"`predicted` needs shape"),
-        (lambda p, t, i: (p[1:], t, i), r"needs the genes of `truth`, but has 3 and not 4"),
+        (lambda p, t, i: (p[1:], t, i), r"needs the 4 genes of `truth`, but has 3"),
         (lambda p, t, i: (p, t, np.zeros_like(i)), r"`inside` needs at least one bin"),
         (lambda p, t, i: (p, t, i.astype(float)), r"`inside` bool"),
         (lambda p, t, i: (p * np.nan, t, i), r"finite values, but has 720"),

@@ -108,6 +108,6 @@ def test_few_spots_leave_doubt_and_many_do_not(moved):
     few = estimate_alignment(obs.subset_spots(np.arange(len(obs.spots)) < 60))
     turns = {"as it lies": few.score_there, "turned": -1.0}
     assert few.error_um > MAX_ERROR_UM
-    assert f"to about {few.error_um:.0f} µm only" in doubt(turns, few)
+    assert f"uncertain by about {few.error_um:.0f} µm" in doubt(turns, few)
     many = estimate_alignment(obs)
     assert many.error_um <= MAX_ERROR_UM and doubt({"as it lies": many.score_there, "turned": -1.0}, many) is None

@@ -153,5 +153,5 @@ def test_a_result_says_why_its_spread_is_not_calibrated():
     assert doubt({"calibration": {"factor": 1.2, "refused": ""}, "n_samples": 4}) == ""
     assert doubt({"calibration": {"factor": 1.2}, "n_samples": 4}) == ""  # of a version that never refused
     assert doubt({"calibration": {"factor": 1.0, "refused": "why"}, "n_samples": 4}) == "why"
-    assert doubt({"calibration": "off", "n_samples": 1}) == "fewer than two draws"
+    assert doubt({"calibration": "off", "n_samples": 1}) == "fewer than two samples"
     assert doubt({"calibration": "off", "n_samples": 4}) == "no gate, or too few spots for it"

@@ -1,1 +1,1 @@
-"""Registration: where the H&E lies relative to the spots, estimated from the counts."""
+"""Registration: position of the H&E relative to the spots, estimated from the counts."""

@@ -1,7 +1,8 @@
-"""Agreement of image and spots: how well features under footprints predict the components of spots left out.
+"""Objective of the registration: leave-one-out error at the spots when image features predict the components.
 
-What registration climbs. A place of the image is right where the errors at left-out spots are least. The image alone is
-compared in pairs, so that hard spots cancel; beside a smooth map, which takes what neighbours know, as a likelihood.
+The position of the image with the smallest error is the best one. Two regressions serve two purposes: on the image
+alone, to compare two positions spot by spot (paired, so that hard spots cancel); on the image plus a smooth map, which
+absorbs what neighbouring spots already know, as a likelihood.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def leading_components(obs: Observation) -> np.ndarray:
 
 
 class Pooled:
-    """Features under footprints that were moved; what is beyond the border repeats it.
+    """Mean features under displaced footprints; beyond the border the features repeat the edge.
 
     Parameters
     ----------
     measurement
-        Where the footprints lie.
+        The footprints.
     maps
         ``(features, ny, nx)``.
     """
@@ -64,37 +65,37 @@ class Pooled:
         self._shape, self._indptr, self._size = measurement.shape, matrix.indptr, matrix.shape
         self._y, self._x = np.divmod(matrix.indices, measurement.shape[1])
         self._spot = np.repeat(np.arange(len(measurement)), np.diff(matrix.indptr))
-        # Of the maps' type: else each product would first make a copy of all maps.
+        # Same type as the maps: otherwise each product would first copy all maps.
         self._weights = (matrix.data / measurement.area[self._spot]).astype(self._maps.dtype)
         self._seen: dict[Bins, np.ndarray] = {}
 
     def __call__(self, shift: Bins) -> np.ndarray:
         """All footprints moved by the same whole number of bins, ``(spots, features)``."""
-        if shift not in self._seen:  # translations are tried by the hundred, between a few dozen whole ones
+        if shift not in self._seen:  # hundreds of translations are tried; they interpolate a few dozen whole shifts
             self._seen[shift] = self._at(*shift)
         return self._seen[shift]
 
     def nearest(self, moved: np.ndarray) -> np.ndarray:
-        """Each footprint moved by the whole number of bins next to ``moved``, ``(spots, 2)``; ``(spots, features)``."""
+        """Each footprint moved by ``moved``, ``(spots, 2)``, rounded to whole bins; ``(spots, features)``."""
         return self._at(*np.rint(moved).astype(int)[self._spot].T)
 
     def displaced(self, moved: np.ndarray) -> np.ndarray:
-        """Each footprint moved on its own, by ``moved`` ``(spots, 2)`` bins and fractions of them; ``(spots, f)``.
+        """Each footprint moved by its own ``moved``, ``(spots, 2)`` in bins, fractions included; ``(spots, features)``.
 
-        Between whole bins by quadratic B-splines: their blur is the same at every fraction, none included, where linear
-        interpolation would be kinder to fractions, and make a move look better than it is.
+        Interpolates with quadratic B-splines, which blur every shift equally, whole or not. Linear interpolation blurs
+        fractional shifts only, and would favour them.
         """
         (wy, wx), _ = _splines(moved - np.rint(moved))
         return self._between(moved, [(wy, wx)])[0]
 
     def with_slopes(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`displaced`, and the slopes of these values along y and x, ``(2, spots, features)`` per bin."""
+        """Values of :meth:`displaced` and their derivatives along y and x, ``(2, spots, features)`` per bin."""
         (wy, wx), (vy, vx) = _splines(moved - np.rint(moved))
         values, *slopes = self._between(moved, [(wy, wx), (vy, wx), (wy, vx)])
         return values, np.stack(slopes)
 
     def _between(self, moved: np.ndarray, weights: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """Sums over the 3 × 3 whole moves around ``moved``, by weights ``(spots, 3)`` along y and along x."""
+        """Weighted sums over the 3 × 3 whole shifts around ``moved``; weights ``(spots, 3)`` along y and along x."""
         whole = np.rint(moved).astype(int)
         together = bool((whole == whole[0]).all())
         dy, dx = whole[0].tolist() if together else whole[self._spot].T
@@ -121,7 +122,7 @@ def _splines(offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Basis(NamedTuple):
-    """By how many µm a unit of each parameter moves each footprint, ``(spots, parameters)`` each."""
+    """Displacement of each footprint in µm per unit of each parameter, ``(spots, parameters)`` along each axis."""
 
     along_y: sparse.csr_matrix
     along_x: sparse.csr_matrix
@@ -132,16 +133,16 @@ class Basis(NamedTuple):
 
 
 class Agreement:
-    """Errors at spots left out, wherever the image is supposed to lie, and the way down from there.
+    """Leave-one-out errors at the spots for any displacement of the image, and Gauss-Newton steps that reduce them.
 
     Parameters
     ----------
     pooled
-        Features under moved footprints.
+        Features under displaced footprints.
     values
         ``(spots, K)`` components.
     centres_um
-        ``(spots, 2)`` of the footprints as (y, x), from the corner of the grid.
+        ``(spots, 2)`` centres of the footprints as (y, x), from the corner of the grid.
     bin_um
         Edge of a bin.
     """
@@ -151,32 +152,32 @@ class Agreement:
         self.centres_um, self.n_components = centres_um, values.shape[1]
 
     def errors(self, moved_um: np.ndarray, *, rough: bool = False) -> np.ndarray:
-        """Squared leave-one-out errors ``(spots,)`` with footprints moved by ``(spots, 2)`` µm, if rough whole bins."""
+        """Squared leave-one-out errors ``(spots,)``, footprints moved by ``(spots, 2)`` µm (``rough``: whole bins)."""
         moved = moved_um / self._bin_um
         return loo_errors(self._pooled.nearest(moved) if rough else self._pooled.displaced(moved), self._values)
 
     def log_likelihood(self, moved_um: np.ndarray) -> float:
-        """Of the components with footprints moved by ``(spots, 2)`` µm, up to a constant.
+        """Log-likelihood of the components with footprints moved by ``(spots, 2)`` µm, up to a constant.
 
-        Features and a smooth map are fitted together, and each component has its own noise: what is left of it at spots
-        left out. What neighbours know already does not speak for a place, nor do the errors that they share.
+        Features and a smooth map are fitted together; the noise of each component is its leave-one-out error. So what
+        neighbouring spots already explain, and errors that they share, do not count as evidence for a position.
         """
         left = [np.log(errors.mean(0)).sum() for errors, _ in self._beside_maps(moved_um)]
         return -len(moved_um) / 2 * float(np.sum(left))
 
     def errors_beside_map(self, moved_um: np.ndarray) -> np.ndarray:
-        """As :meth:`errors`, with a smooth map beside the image, and each component in units of its noise."""
+        """Errors as of :meth:`errors`, of image plus smooth map, with each component in units of its noise."""
         return np.sum([(errors / noise).sum(1) for errors, noise in self._beside_maps(moved_um)], 0)
 
     def _beside_maps(self, moved_um: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Squared leave-one-out errors ``(spots, k)`` of some of the components, and their noise ``(k,)``."""
+        """Squared leave-one-out errors ``(spots, k)`` and noise ``(k,)``, for groups of components."""
         design = _design(self._pooled.displaced(moved_um / self._bin_um))[0]
         for root, columns, noise in self._maps:
             yield _least_errors(root, design, self._values[:, columns]), noise
 
     @cached_property
     def _maps(self) -> list[tuple[sparse.csr_matrix, list[int], np.ndarray]]:
-        """Roots of the spots' precision, each with the components that it suits where the image is, and their noise."""
+        """Roots of the spots' precision, each with the components it fits best with the image in place, and noise."""
         design = _design(self._pooled((0, 0)))[0]
         noise = np.stack([_least_errors(root, design, self._values).mean(0) for root in self._roots])
         best = noise.argmin(0)
@@ -190,15 +191,15 @@ class Agreement:
         return [precision.root(Kernel(KERNELS[-1], nugget)) for nugget in NUGGETS]
 
     def of_spots(self, rows: np.ndarray, measurement: Measurement) -> Agreement:
-        """As some of the spots see it, rows of the section's ``measurement``."""
+        """The same on some of the spots (``rows`` of the section's ``measurement``)."""
         few = measurement.subset(rows)
         return Agreement(self._pooled.through(few), self._values[rows], self.centres_um[rows], self._bin_um)
 
     def of_components(self, columns: slice) -> Agreement:
-        """On some of the components alone."""
+        """The same on some of the components."""
         part = copy(self)
         part._values, part.n_components = self._values[:, columns], self._values[:, columns].shape[1]
-        part.__dict__.pop("_maps", None)  # of all components; `_roots` hold for any
+        part.__dict__.pop("_maps", None)  # depends on the components; `_roots` does not
         return part
 
     def score(self, errors: np.ndarray) -> float:
@@ -206,24 +207,25 @@ class Agreement:
         return 1 - float(errors.sum() / (self._values**2).sum())
 
     def step(self, moved_um: np.ndarray, basis: Basis, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Normal equations of the parameters that move the footprints further, around ``moved_um``.
+        """Normal equations of one Gauss-Newton step in the displacement parameters, around ``moved_um``.
 
-        What the regression leaves unexplained, against the slope of its prediction under each footprint. Its weights
-        are solved for along with the parameters rather than held (variable projection; Golub & Pereyra 1973, as Kaufman
-        1975 approximates it): else displacement and weights would chase each other. Components weigh by their noise.
+        The residual of the regression is regressed on the slope of its prediction under each footprint. The regression
+        weights are eliminated rather than held fixed (variable projection; Golub & Pereyra 1973, in the approximation
+        of Kaufman 1975); otherwise displacement and weights would keep adjusting to each other. Components are weighted
+        by their noise.
 
         Parameters
         ----------
         moved_um
             ``(spots, 2)``.
         basis
-            What a unit of each parameter moves.
+            Displacements per unit of each parameter.
         rows
-            ``(spots,)`` bool, the spots to look at.
+            ``(spots,)`` bool, the spots to use.
 
         Returns
         -------
-        ``(parameters, parameters)`` and ``(parameters,)``: the step solves the one for the other.
+        Matrix ``(parameters, parameters)`` and right-hand side ``(parameters,)`` of the linear system of the step.
         """
         features, slopes = self._pooled.with_slopes(moved_um / self._bin_um)
         values, by_y, by_x = self._values[rows], basis.along_y[rows], basis.along_x[rows]
@@ -235,7 +237,7 @@ class Agreement:
         along_y, along_x = slopes[:, rows] @ (beta[1:] / (scale * self._bin_um))
         gram = x.T @ x
         shrunk = np.linalg.inv(gram + ridge * np.eye(len(gram)))
-        # What the weights can follow is taken off the slopes; it spans few columns, so it is taken off the products.
+        # Project out of the slopes what the weights can absorb. It spans few columns, so correct the products instead.
         followed = 2 * shrunk - shrunk @ gram @ shrunk
         left = values - x @ beta
         left -= x @ (shrunk @ (x.T @ left))
@@ -255,7 +257,7 @@ class Agreement:
 def _design(features: np.ndarray) -> tuple[np.ndarray, float]:
     """Regressors ``(spots, 1 + features)``, the constant first, and the scale that the features were divided by."""
     x = features - features.mean(0)
-    scale = float(np.sqrt(max((x**2).sum(1).mean(), 1e-12)))  # unit mean squared norm: a ridge means the same anywhere
+    scale = float(np.sqrt(max((x**2).sum(1).mean(), 1e-12)))  # unit mean squared norm makes ridges comparable
     return np.concatenate([np.ones((len(x), 1)), x / scale], 1), scale
 
 
@@ -274,7 +276,7 @@ def _least_errors(root: sparse.csr_matrix, design: np.ndarray, values: np.ndarra
 
 
 def sigmas_less(errors: np.ndarray, reference: np.ndarray) -> float:
-    """By how many standard errors squared errors are below others of the same spots."""
-    gain = np.sqrt(reference) - np.sqrt(errors)  # roots, as squares have heavy tails
+    """Standard errors by which squared errors are smaller than reference errors at the same spots."""
+    gain = np.sqrt(reference) - np.sqrt(errors)  # roots, because squares have heavy tails
     spread = gain.std() / np.sqrt(len(gain))
     return float(gain.mean() / spread) if spread > 0 else 0.0

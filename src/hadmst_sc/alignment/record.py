@@ -1,7 +1,7 @@
-"""Where the H&E lies against the spots: translation, rotation and a smooth bounded field, as one small record.
+"""Alignment of the H&E to the spots: translation, rotation and a smooth bounded field, as one small record.
 
-What the record says is ``d(p)``: the image shows at ``p + d(p)`` what the spots saw at ``p`` (Eq. 4 of
-`docs/concepts/method.md`). So undoing it needs no inverse: the aligned image at ``p`` is the image at ``p + d(p)``.
+The record describes ``d(p)``: the image shows at ``p + d(p)`` what the spots measured at ``p`` (Eq. 4 of
+`docs/concepts/method.md`). Undoing it needs no inverse: the aligned image at ``p`` is the image at ``p + d(p)``.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from scipy import ndimage
 
 from hadmst_sc.section.observation import Observation
 
-STRIP_PX = 256  # rows resampled at a time: coordinates of a whole slide would take more memory than the slide
+STRIP_PX = 256  # rows resampled at a time: coordinates of a whole slide need more memory than the slide
 
 
 @dataclass(frozen=True)
 class Field:
     """A smooth displacement: cubic B-splines on a lattice of control points (Rueckert et al. 1999).
 
-    The splines sum to one, so nothing is displaced further along an axis than the largest control point.
+    The splines sum to one, so no displacement along an axis exceeds that of the largest control point.
 
     Parameters
     ----------
     origin_um
         ``(y, x)`` of the first control point, µm from the corner of the grid.
     step_um
-        Distance of the control points.
+        Distance between control points.
     shape
         Numbers of control points ``(my, mx)``.
     dy_um, dx_um
@@ -44,30 +44,30 @@ class Field:
     dx_um: tuple[float, ...]
 
     def weights(self, at_um: np.ndarray, axis: int) -> np.ndarray:
-        """``(points, control points along the axis)`` of coordinates along ``axis``; rows sum to one."""
+        """Spline weights of coordinates along ``axis``, ``(points, control points)``; rows sum to one."""
         inner = self.origin_um[axis] + self.step_um * np.array([1, self.shape[axis] - 2])
         at = (np.clip(at_um, *inner) - self.origin_um[axis]) / self.step_um  # constant beyond the lattice
         far = np.abs(at[:, None] - np.arange(self.shape[axis]))
         return np.where(far < 1, 2 / 3 - far**2 + far**3 / 2, np.maximum(2 - far, 0) ** 3 / 6)
 
     def control_um(self) -> np.ndarray:
-        """``(2, my, mx)`` as (dy, dx)."""
+        """Displacements of the control points, ``(2, my, mx)`` as (dy, dx)."""
         return np.array([self.dy_um, self.dx_um]).reshape(2, *self.shape)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How far the H&E lies from where the spots say it should.
+    """Displacement of the H&E relative to the spots, with the evidence for it.
 
     Parameters
     ----------
     dy_um, dx_um
         The translation of ``d``, zero unless applied.
     score_here, score_there
-        Leave-one-out R² of the components, told by the image alone, as it lies and where it most probably lies, applied
-        or not. Both zero where there is nothing to tell by.
+        Leave-one-out R² of the components predicted from the image alone: in place, and at the most probable position,
+        applied or not. Both are zero if there is no evidence (too few spots, or an image or counts that do not vary).
     applied
-        Whether any stage gained more than chance.
+        True if any stage improved the prediction by more than chance.
     rotation_deg
         Rotation about ``centre_um``, from y towards x; zero unless applied.
     centre_um
@@ -75,15 +75,15 @@ class Alignment:
     field
         Smooth displacement on top; ``None`` unless applied.
     sigmas
-        Gain of each stage over the one before in standard errors of the spots' errors: translation; rotation; field, at
-        spots and at components that it was not fitted to.
+        Gain of each stage over the previous one, in standard errors of the spots' errors: translation; rotation; field
+        at held-out spots; field at held-out components.
     n_spots
-        Spots that it was told by; of many, translation and rotation by some of them.
+        Number of spots. Of more than 5,000, translation and rotation use a random 5,000.
     log_odds, log_odds_rotation
-        Of a translation and of a rotation against none, natural logarithm; applied where they are above zero.
+        Natural log posterior odds of a translation and of a rotation against none; applied if above zero.
     error_um
-        How far the image may still lie from where it is taken to lie, typically: translation and rotation over the
-        spots, root of the mean square under their posterior. Zero where there is nothing to tell by.
+        Expected remaining error of the position: root mean square over the spots and over the posterior of translation
+        and rotation. Zero if there is no evidence.
     """
 
     dy_um: float
@@ -102,7 +102,7 @@ class Alignment:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Alignment:
-        """Back from ``asdict``, also after a store has made lists or arrays of tuples and a string of ``None``."""
+        """Inverse of ``asdict``; accepts tuples that a store returned as lists or arrays, and ``None`` as a string."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, Mapping):
@@ -117,7 +117,7 @@ class Alignment:
 
     @property
     def told(self) -> str:
-        """What was applied, in words."""
+        """Text that describes what was applied."""
         if not self.applied:
             return "in place: nothing applied"
         shift = f"shift (y {self.dy_um:+.0f}, x {self.dx_um:+.0f}) µm" if self.dy_um or self.dx_um else ""
@@ -126,7 +126,7 @@ class Alignment:
 
     @property
     def affine(self) -> np.ndarray:
-        """``(3, 3)``: what the spots saw at ``(y, x, 1)`` in µm lies there in the image, but for ``field``."""
+        """``(3, 3)`` matrix from spot positions ``(y, x, 1)`` in µm to image positions, without ``field``."""
         sin, cos = np.sin(np.radians(self.rotation_deg)), np.cos(np.radians(self.rotation_deg))
         turn = np.array([[cos, -sin], [sin, cos]])
         centre = np.array(self.centre_um)
@@ -143,15 +143,16 @@ class Alignment:
 
 
 def align_image(obs: Observation, found: Alignment) -> Observation:
-    """Undo a misregistration: the observation with its H&E moved back under the spots, all else as it was.
+    """Undo a misregistration by resampling the H&E onto the spots; everything else is unchanged.
+
+    Pixels are interpolated linearly; the image is mirrored at its border.
 
     Parameters
     ----------
     obs
         The section.
     found
-        As :func:`~hadmst_sc.alignment.register.estimate_alignment` finds it. Pixels are interpolated linearly; the
-        image is mirrored at its border.
+        Result of :func:`~hadmst_sc.alignment.register.estimate_alignment`.
     """
     if not (found.dy_um or found.dx_um or found.rotation_deg or found.field):
         return obs
@@ -168,22 +169,22 @@ def align_image(obs: Observation, found: Alignment) -> Observation:
 
 
 def align_spots(obs: Observation, found: Alignment) -> Observation:
-    """The same misregistration undone the other way: spots moved onto what they saw, the image where it was.
+    """Undo a misregistration by moving the spots onto the image, which is unchanged.
 
-    Results then lie right on the image, and no longer under the spots as ``sdata`` draws them.
+    Results are then in register with the image, not with the spots' positions in ``sdata``.
 
     Parameters
     ----------
     obs
         The section.
     found
-        As for :func:`align_image`.
+        See :func:`align_image`.
     """
     if not (found.dy_um or found.dx_um or found.rotation_deg or found.field):
         return obs
     um = obs.grid.bin_um
     moved = obs.measurement.moved(found.displacement_um(obs.measurement.centres * um) / um)
-    kept = moved.area > 0.5 * obs.measurement.area  # a spot that left the grid says nothing about it
+    kept = moved.area > 0.5 * obs.measurement.area  # drop spots that left the grid
     moved = moved.subset(kept)
     given = obs.subset_spots(kept)
     return replace(given, measurement=moved, inside=obs.inside | (moved.coverage > 0))

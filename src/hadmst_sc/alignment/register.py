@@ -1,8 +1,8 @@
 """Registration: the translation, rotation and smooth field under which the H&E predicts held-out spots best.
 
-An image that is 20 µm off is no better than none, and the counts show it: pooled to footprints in the right place, the
-features of the image predict the leading components at held-out spots best. Translation and rotation have a posterior;
-a smooth deformation is kept only if errors at held-out spots fall clearly. Scale is not estimated.
+An image that is 20 µm off is no better than none, and the counts show it: image features predict the leading components
+at held-out spots best when they are pooled at the right position. Translation and rotation have a posterior; a smooth
+deformation is kept only if it clearly reduces the errors at held-out spots. Scale is not estimated.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
 
 __all__ = ["Alignment", "agreement_of_turns", "align_image", "doubt", "estimate_alignment", "turned"]
 
-# As many as a Visium slide has: of more, so many drawn at random tell translation and rotation, which have three
-# numbers. The field is told by all.
+# Spots of a Visium slide. Of more spots, a random sample of this size estimates translation and rotation, which have
+# three parameters; the field uses all spots.
 MAX_WITNESSES = 5000
-# Gain of a field over the stage before, in standard errors of the spots' errors, at unseen spots and unseen components
-# together. Strict: to bend what is straight does more harm than to leave what is not.
+# Gain of a field over the previous stage, in standard errors of the spots' errors, at held-out spots and held-out
+# components together. Strict: deforming a straight image does more harm than leaving a deformed one.
 MIN_SIGMAS_FIELD = 2.0
-# R² that a turn must add. On eight public sections the best wrong one is 0.12 to 0.33 below the right one.
+# R² that a rotated or flipped image must gain. On eight public sections the best wrong orientation is 0.12 to 0.33
+# below the right one.
 MIN_TURNED = 0.1
-# What stops a run: so many spots, and so many standard errors by which a turn is better. On 14 public sections
-# the right one is 3.5 to 20 better than the best wrong one; on parts of 60 spots a wrong one was up to 3.8 better.
+# Spots, and standard errors by which another orientation must be better, to stop a run. On 14 public sections the right
+# one is 3.5 to 20 better than the best wrong one; on parts of 60 spots a wrong one was up to 3.8 better.
 MIN_SPOTS_TURNED, MIN_SIGMAS_TURNED = 100, 3.0
-# Expected distance of an image from where it is taken to lie, beyond which that is doubted.
+# Expected error of the position in µm above which a run warns.
 MAX_ERROR_UM = 10.0
 
 AS_IT_LIES = "as it lies"
-TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of maps ``(f, y, x)``, by what is done to the image
+TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # functions of maps ``(f, y, x)``, by name
     AS_IT_LIES: lambda maps: maps,
     "flipped top to bottom": lambda maps: maps[:, ::-1],
     "flipped left to right": lambda maps: maps[:, :, ::-1],
@@ -47,7 +48,7 @@ TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of maps ``(f, y, x)`
     "mirrored at its diagonal": lambda maps: maps.swapaxes(1, 2),
     "mirrored at its other diagonal": lambda maps: maps.swapaxes(1, 2)[:, ::-1, ::-1],
 }
-# The same as affine on pixels (x, y, 1) of an image of height h and width w.
+# The same as affine matrices on pixels (x, y, 1) of an image of height h and width w.
 AFFINES = {
     "flipped top to bottom": "[[1, 0, 0], [0, -1, {h}], [0, 0, 1]]",
     "flipped left to right": "[[-1, 0, {w}], [0, 1, 0], [0, 0, 1]]",
@@ -60,23 +61,22 @@ AFFINES = {
 
 
 def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um: float = 60.0) -> Alignment:
-    """Find where the H&E lies against the spots.
+    """Estimate the displacement of the H&E relative to the spots.
 
-    Components are regressed on the image's features under the footprints, beside a smooth map. *Translation*: of all
-    those within ``max_um`` the mean of the posterior; applied where the spots make it more probable than none.
-    *Rotation* about the tissue's centre, up to ±6°, with its translation: likewise. *Field*: a smooth displacement of
-    up to ±30 µm on top. What is straight is not bent: it is applied only if the errors of the spots (paired, so that
-    hard spots cancel) fall by more than ``MIN_SIGMAS_FIELD`` standard errors at spots and components that had no say in
-    it.
+    Components are regressed on the image's features under the footprints plus a smooth map. *Translation*: posterior
+    mean of all translations within ``max_um``, applied if more probable than none. *Rotation* about the tissue's
+    centre, up to ±6°, together with its translation: likewise. *Field*: a smooth displacement of up to ±30 µm on top,
+    applied only if the errors of the spots (paired, so that hard spots cancel) fall by more than ``MIN_SIGMAS_FIELD``
+    standard errors at held-out spots and held-out components.
 
     Parameters
     ----------
     obs
         The section.
     he
-        ``he_features(obs)``, from a caller who has them.
+        ``he_features(obs)`` if already computed.
     max_um
-        Longest translation of the tissue's centre that is found, µm.
+        Longest translation of the tissue's centre that is considered, µm.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um
     none = replace(none, centre_um=(float(middle[0]), float(middle[1])))
     spot_um = obs.measurement.diameter * obs.grid.bin_um
     pooled = Pooled(obs.measurement, he_features(obs) if he is None else he)
-    if pooled((0, 0)).std(0).max() < 1e-6:  # nothing that could be moved, turned or bent
+    if pooled((0, 0)).std(0).max() < 1e-6:  # a uniform image has no position
         return none
     everyone = Agreement(pooled, values, centres_um, obs.grid.bin_um)
     section = _witnesses(everyone, obs.measurement)
@@ -116,7 +116,7 @@ def estimate_alignment(obs: Observation, *, he: np.ndarray | None = None, max_um
 
 
 def _witnesses(section: Agreement, measurement: Measurement) -> Agreement:
-    """The section as some of its spots see it, where there are many."""
+    """The section on a random sample of its spots, if there are many."""
     if len(measurement) <= MAX_WITNESSES:
         return section
     rows = np.random.default_rng(0).permutation(len(measurement))[:MAX_WITNESSES]
@@ -124,10 +124,10 @@ def _witnesses(section: Agreement, measurement: Measurement) -> Agreement:
 
 
 def agreement_of_turns(obs: Observation, *, he: np.ndarray | None = None) -> dict[str, float]:
-    """R² of the image's predictions at held-out spots: as it is (first), and as if it were turned or flipped.
+    """R² of the image's predictions at held-out spots: as it is (first), and rotated or flipped in seven ways.
 
-    Images get turned and flipped on their way, and everything else about them then looks right. There is no entry where
-    there is nothing to tell by, or not enough spots.
+    Images are sometimes rotated or flipped by mistake, and nothing but the counts shows it. Empty if there are fewer
+    than ``ENOUGH_SPOTS`` spots or the counts do not vary.
     """
     values, he = leading_components(obs), he_features(obs) if he is None else he
     if len(obs.spots) < ENOUGH_SPOTS or (values**2).sum() < 1e-12:
@@ -137,7 +137,7 @@ def agreement_of_turns(obs: Observation, *, he: np.ndarray | None = None) -> dic
 
 
 def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.ndarray) -> str | None:
-    """The error for an image that was turned or flipped beyond doubt, by the counts; else ``None``.
+    """Error message if the counts prove that the image was rotated or flipped; else ``None``.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.n
     turns
         ``agreement_of_turns(obs)``.
     found
-        Where the image was found to lie.
+        ``estimate_alignment(obs)``.
     he
         ``he_features(obs)``.
     """
@@ -164,7 +164,7 @@ def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.n
         return None
     source = obs.source
     if source is None or source.image_shape is None:
-        image, remedy = "the image", "Turn it back"
+        image, remedy = "the image", "Rotate or flip it back"
     else:
         image, key, system = f"images/{source.image_key}", source.image_key, source.coordinate_system
         affine = AFFINES[best].format(h=source.image_shape[0], w=source.image_shape[1])
@@ -174,21 +174,21 @@ def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.n
             f"get_transformation(sdata[{key!r}], {system!r})]), {system!r})`"
         )
     return (
-        f"{image}: needs to lie as the spots do, but predicts the counts of held-out spots better if it is {best} (R² "
-        f"{turns[best]:.2f}, and {turns[AS_IT_LIES]:.2f} as it lies). It was turned or flipped on its way, or shows "
-        f"another section. {remedy}, or pass `align=False` to take it as it lies."
+        f"{image}: needs the orientation of the spots, but predicts counts of held-out spots better if it is {best} "
+        f"(R² {turns[best]:.2f}, but {turns[AS_IT_LIES]:.2f} as it is). It was rotated or flipped by mistake, or shows "
+        f"another section. {remedy}, or pass `align=False` to use it as it is."
     )
 
 
 def doubt(turns: dict[str, float], found: Alignment) -> str | None:
-    """What makes it doubtful that image and spots fit, and what to do; ``None`` where nothing does.
+    """Warning if the image may not fit the spots, with what to do; ``None`` if there is no reason to doubt.
 
     Parameters
     ----------
     turns
-        ``agreement_of_turns``; nothing is doubted where there is nothing to tell by.
+        ``agreement_of_turns(obs)``; no warning if empty.
     found
-        Where the image was found to lie.
+        ``estimate_alignment(obs)``.
     """
     if not turns:
         return None
@@ -196,32 +196,33 @@ def doubt(turns: dict[str, float], found: Alignment) -> str | None:
     best = max(turns, key=lambda name: turns[name])
     if turns[best] > max(found.score_there, as_it_lies) + MIN_TURNED:
         return (
-            f"the image foretells spots left out better if it is {best}: R² {turns[best]:.3f}, and {as_it_lies:.3f} as "
-            f"it lies. Look at image and spots together, and mend the image or its transformation."
+            f"the image predicts held-out spots better if it is {best}: R² {turns[best]:.3f}, but {as_it_lies:.3f} as "
+            f"it is. Compare image and spots (`pl.registration`), and correct the image or its transformation."
         )
     if found.score_there <= max(turned):
         return (
-            "the image foretells spots left out no better as it lies than turned or flipped: it is another section's, "
-            "it lies elsewhere by more than registration finds (60 µm, 6°), or its tissue is all alike. Maps will "
-            "follow the spots."
+            "the image predicts held-out spots no better than a rotated or flipped copy of itself. It may belong to "
+            "another section, be misaligned by more than 60 µm or 6°, or show uniform tissue. The maps will rely on "
+            "the spots alone."
         )
     if found.error_um > MAX_ERROR_UM:
         return (
-            f"the spots tell where the image lies to about {found.error_um:.0f} µm only, as they are few or the tissue "
-            f"is much alike. Look at image and spots together (`pl.registration`); nothing finer than that is sure."
+            f"the position of the image relative to the spots is uncertain by about {found.error_um:.0f} µm, because "
+            f"there are few spots or the tissue is uniform. Compare image and spots (`pl.registration`), and do not "
+            f"interpret finer detail."
         )
     return None
 
 
 def _fitted(maps: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Cut off or repeated at the far edges: image and spots have their origin in common, whatever the turn."""
+    """Crop or pad maps at the far edges to ``shape``: image and spots share their origin in every orientation."""
     maps = maps[:, : shape[0], : shape[1]]
     missing = [(0, side - own) for side, own in zip(shape, maps.shape[1:], strict=True)]
     return np.pad(maps, [(0, 0), *missing], "edge")
 
 
 def _translation(section: Agreement, none: Alignment, posterior: Posterior) -> tuple[Alignment, Alignment]:
-    """The translation, applied or not, and the most probable one if there is one."""
+    """Result with the translation applied only if it is probable, and with it applied in any case."""
     dy, dx = map(float, posterior.mean)
     nearby = replace(none, dy_um=dy, dx_um=dx)
     here, there = (section.errors(one.displacement_um(section.centres_um)) for one in (none, nearby))
@@ -239,13 +240,14 @@ def _translation(section: Agreement, none: Alignment, posterior: Posterior) -> t
 def _rotation(
     section: Agreement, found: Alignment, nearby: Alignment, shift: Posterior, step_deg: float, max_um: float
 ) -> tuple[Alignment, Posterior, float]:
-    """``found``, or a rotation with its translation where that is the more probable.
+    """``found``, or a rotation with its translation if that is more probable.
 
-    The search starts from the translation ``nearby``, applied or not: under a rotation the best one is seldom clear.
+    The search starts from the translation ``nearby``, even if that was not applied: if the image is rotated, the
+    evidence for a translation alone is seldom clear.
 
     Returns
     -------
-    What was found, the posterior of its translation, and the square error of its angle.
+    The alignment, the posterior of its translation, and the expected squared error of its angle.
     """
     turned = find_rotation(section, nearby, step_deg, max_um)
     turn = rotations(section, turned, step_deg)
@@ -254,7 +256,7 @@ def _rotation(
     there = translations(section, turned, max_um)
     turned = replace(turned, dy_um=float(there.mean[0]), dx_um=float(there.mean[1]))
     errors, before = (section.errors(one.displacement_um(section.centres_um)) for one in (turned, found))
-    # Under the rotation against without. It is less usual, and its angle had to be found among all.
+    # Rotation against none: prior odds, times a penalty for having searched the angle.
     log_prior = turn.log_odds + turn.log_likelihood - at_angle - (turned.rotation_deg / SD_DEG) ** 2 / 2
     log_odds = there.log_evidence - shift.log_evidence + log_prior
     probable = log_odds > 0 and abs(turned.rotation_deg) < MAX_DEG
@@ -269,8 +271,8 @@ def _rotation(
 
 
 def _field(section: Agreement, found: Alignment) -> Alignment:
-    """``found``, or a field on top of it where that clearly helps what it was not fitted to."""
-    if not section.n_components > 1:  # none to be left out
+    """``found``, or a field on top of it if that clearly improves held-out spots and components."""
+    if not section.n_components > 1:  # no component can be held out
         return found
     before = section.errors_beside_map(found.displacement_um(section.centres_um))
     of_spots, of_components, components_before = unseen_errors(section, found)

@@ -1,7 +1,7 @@
-"""Rotation and smooth deformation of the H&E against the spots, by descent on what the image leaves unexplained.
+"""Rotation and smooth deformation of the H&E relative to the spots, fitted by Gauss-Newton steps.
 
-Both are displacements of the footprints, linear in a few parameters, and are moved along by the Gauss-Newton steps of
-:class:`~hadmst_sc.alignment.evidence.Agreement`. Nothing here decides whether what is found may be applied.
+Both are displacements of the footprints that are linear in a few parameters; the steps are those of
+:class:`~hadmst_sc.alignment.evidence.Agreement`. :mod:`hadmst_sc.alignment.register` decides what is applied.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from hadmst_sc.alignment.record import Alignment, Field
 from hadmst_sc.runtime import side_by_side
 
 MAX_DEG = 6.0
-N_STARTS = 3  # angles from which the descent starts
+N_STARTS = 3  # best candidates from which the descent starts
 N_ROTATION_STEPS = 8
-# Control points are no nearer than this. Two numbers are learnt per point, and one spot says little about either: on
-# wider arrays the square between four of them holds as many spots as on Visium.
+# Smallest distance between control points. Each has two parameters, and one spot has little information on either; the
+# limit in pitches keeps as many spots per control point on coarser arrays as on Visium.
 FIELD_STEP_UM = 600.0
 FIELD_STEP_PITCHES = 6.0
-MAX_FIELD_STEPS = 20  # along the longer side: a Visium slide of 11 mm at the finest, wider tissue has wider squares
-FIELD_SD_UM, MAX_FIELD_UM = 20.0, 30.0  # of a control point along an axis, expected and at most
+MAX_FIELD_STEPS = 20  # along the longer side: enough for an 11 mm Visium slide; larger tissue has larger steps
+FIELD_SD_UM, MAX_FIELD_UM = 20.0, 30.0  # prior standard deviation and bound of a control point, per axis
 N_FIELD_STEPS = 4
 N_FOLDS = 5
 
 
 def find_rotation(section: Agreement, start: Alignment, step_deg: float, max_um: float) -> Alignment:
-    """Rotation about the tissue's centre, with its translation.
+    """Find the best rotation about the tissue's centre, together with its translation.
 
-    Angles up to ``MAX_DEG`` are tried; from the best few the descent goes on, as long as errors fall.
+    Angles up to ``MAX_DEG`` are tried on a grid; descent starts from the best few and stops when errors no longer fall.
 
     Parameters
     ----------
     section
-        What to climb.
+        The objective.
     start
         The translation to start from.
     step_deg
-        Angles are tried no further apart.
+        Largest step between the angles that are tried.
     max_um
         Longest translation.
 
     Returns
     -------
-    ``start`` with another translation and rotation, whatever it gains.
+    ``start`` with the best translation and rotation, even if the gain is small.
     """
     centres_um = section.centres_um
     n = max(1, int(np.ceil(MAX_DEG / step_deg)))
@@ -55,23 +55,23 @@ def find_rotation(section: Agreement, start: Alignment, step_deg: float, max_um:
     def errors(at: Alignment) -> float:
         return float(section.errors(at.displacement_um(centres_um), rough=True).sum())
 
-    angles = MAX_DEG * np.arange(-n + 1, n) / n  # the bound itself is no peak
-    # A translation found under the wrong angle may be wrong itself, so none at all is tried too.
+    angles = MAX_DEG * np.arange(-n + 1, n) / n  # without the bound: it is not an optimum
+    # A translation found at the wrong angle may be wrong itself, so no translation is tried too.
     starts = (start, replace(start, dy_um=0.0, dx_um=0.0))
     tried = [replace(s, rotation_deg=float(a)) for s in starts for a in angles]
-    best = np.argsort(side_by_side(errors, tried), kind="stable")[:N_STARTS]  # of equals the first
+    best = np.argsort(side_by_side(errors, tried), kind="stable")[:N_STARTS]  # stable: ties go to the first
     found = side_by_side(lambda one: _descend(section, tried[one], max_um), best)
     return min(found, key=lambda pair: pair[0])[1]
 
 
 def _descend(section: Agreement, at: Alignment, max_um: float) -> tuple[float, Alignment]:
-    """Steps in translation and rotation as long as the errors fall, within the bounds."""
+    """Take steps in translation and rotation, within the bounds, until the errors no longer fall."""
     centres_um = section.centres_um
     everywhere = np.ones(len(centres_um), bool)
     y, x = np.radians(centres_um - at.centre_um).T
     one, none = np.ones(len(centres_um)), np.zeros(len(centres_um))
     basis = Basis(*(sparse.csr_matrix(np.stack(columns, 1)) for columns in ((one, none, -x), (none, one, y))))
-    weak = np.diag(np.array([max_um, max_um, MAX_DEG]) ** -2.0)  # keeps a step finite where the image says nothing
+    weak = np.diag(np.array([max_um, max_um, MAX_DEG]) ** -2.0)  # keeps steps finite if the image is flat
     least, length = float(section.errors(at.displacement_um(centres_um)).sum()), 1.0
     for _ in range(N_ROTATION_STEPS):
         normal, right = section.step(at.displacement_um(centres_um), basis, everywhere)
@@ -91,9 +91,9 @@ def _descend(section: Agreement, at: Alignment, max_um: float) -> tuple[float, A
 
 
 def find_field(section: Agreement, start: Alignment) -> Field:
-    """Smooth displacement on top of ``start``, whatever it gains.
+    """Find the best smooth displacement on top of ``start``, even if the gain is small.
 
-    Control points are drawn to zero as by a normal prior of ``FIELD_SD_UM``, and none exceeds ``MAX_FIELD_UM``.
+    Control points have a normal prior of standard deviation ``FIELD_SD_UM`` and are clipped to ±``MAX_FIELD_UM``.
     """
     field, basis = _lattice(section.centres_um)
     everywhere = np.ones(len(section.centres_um), bool)
@@ -102,13 +102,14 @@ def find_field(section: Agreement, start: Alignment) -> Field:
 
 
 def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a field on top of ``start`` is worth where it was not fitted, as ``(spots,)`` errors beside a smooth map.
+    """Cross-validated errors ``(spots,)``, with a smooth map, of a field on top of ``start``.
 
     Returns
     -------
-    Each fifth of the spots under the field that the others give: no spot had a say in how far it is moved. Each half of
-    the components under the field that the others give, and the same without a field: what H&E does not show is smooth
-    over the tissue, so a field may please unseen spots for the wrong reason, but not components of another pattern.
+    Three arrays. Errors of each fifth of the spots under a field fitted to the other spots. Errors of each half of the
+    components under a field fitted to the other half, and the same without a field. Held-out spots alone are too weak a
+    test: expression that the H&E does not show is smooth over the tissue, so a wrong field can improve held-out spots,
+    but not components with another pattern.
     """
     basis = _lattice(section.centres_um)[1]
     moved = start.displacement_um(section.centres_um)
@@ -126,7 +127,7 @@ def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.
 
 
 def _control(section: Agreement, start: Alignment, basis: Basis, rows: np.ndarray) -> np.ndarray:
-    """Displacements of the control points along y, then along x, in µm, as the spots ``rows`` want them."""
+    """Displacements of the control points fitted to the spots ``rows``: all along y, then all along x, in µm."""
     moved, prior = start.displacement_um(section.centres_um), np.eye(basis.along_y.shape[1]) / FIELD_SD_UM**2
     at = np.zeros(len(prior))
     for _ in range(N_FIELD_STEPS):
@@ -136,12 +137,12 @@ def _control(section: Agreement, start: Alignment, basis: Basis, rows: np.ndarra
 
 
 def _lattice(centres_um: np.ndarray) -> tuple[Field, Basis]:
-    """Control points over the spots, at rest, and what they move: all along y, then all along x."""
+    """Field of zero displacement over the spots, and its basis: all control points along y, then all along x."""
     low, high = centres_um.min(0), centres_um.max(0)
     pitch = float(np.median(cKDTree(centres_um).query(centres_um, k=2)[0][:, 1]))
     step = max(FIELD_STEP_UM, FIELD_STEP_PITCHES * pitch, float((high - low).max()) / MAX_FIELD_STEPS)
     n = np.maximum(1, np.ceil((high - low) / step)).astype(int)
-    origin = (low + high - n * step) / 2 - step  # splines reach one interval further on each side
+    origin = (low + high - n * step) / 2 - step  # cubic splines need one more interval on each side
     shape = (int(n[0]) + 3, int(n[1]) + 3)
     rest = (0.0,) * (shape[0] * shape[1])
     field = Field((float(origin[0]), float(origin[1])), step, shape, rest, rest)

@@ -1,4 +1,4 @@
-"""Samplers, tiling and consistency: they know one protocol, the denoiser ``D(x, sigma)``, and nothing of networks."""
+"""Sampling, tiling and consistency for any denoiser ``D(x, sigma)``; independent of networks."""
 
 from hadmst_sc.diffusion.consistency import Footprints, consistent
 from hadmst_sc.diffusion.denoiser import Denoiser

@@ -1,9 +1,10 @@
-"""Consistency with the measurement, in count space: multiply what lies under a spot by measured / predicted.
+"""Consistency with the measurement, in count space: multiply the bins under a spot by measured / predicted.
 
-``hard`` makes the sums equal the counts. ``soft`` knows that counts are noisy: under a Gamma law of shape ``k`` around
-the prediction the posterior mean of the ratio is ``(y + k) / (mu + k)``. Both keep zeros zero and never go negative.
+``hard`` makes the sums equal the counts. ``soft`` accounts for counting noise: under a Gamma distribution of shape
+``k`` around the prediction the posterior mean of the ratio is ``(y + k) / (mu + k)``. Both keep zeros zero and never
+give negative values.
 
-``k`` is known of predictions that have not seen the spot. Those that are corrected here have, so their ``k`` is larger.
+``k`` is estimated from leave-one-out predictions. The maps corrected here have seen the spots and have a larger ``k``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hadmst_sc.diffusion.denoiser import Denoiser, Residual
 from hadmst_sc.section.arguments import RULES, Consistency
 from hadmst_sc.section.measurement import Measurement
 
-SEEN = 8.0  # times the k of unseen spots: on phantoms best for the closed form, within 0.001 PCC of it for the network
+SEEN = 8.0  # factor of k for seen spots: best for the closed form on phantoms; for the network within 0.001 PCC of best
 HARD_PASSES = 50  # one is exact when no bin touches two spots; shared bins need iterative fitting
 HARD_TOLERANCE = 1e-6
 
@@ -29,11 +30,13 @@ class Footprints:
     measurement
         The operator ``A``.
     rates
-        ``(spots, genes)`` measured, in gene means.
+        ``(spots, genes)`` measured rates, in gene means.
     depth
         ``(spots, genes)`` counts per unit of rate: the gene's mean times the spot's area.
     shape
-        ``(genes,)`` Gamma shape ``k`` around predictions that have not seen the spots.
+        ``(genes,)`` Gamma shape ``k`` of leave-one-out predictions.
+    device
+        Device of the index lists.
     """
 
     def __init__(
@@ -52,25 +55,25 @@ class Footprints:
         self.shape = tensor(shape)[:, None]
 
     def pool(self, maps: Tensor) -> Tensor:
-        """``(g, bins)`` to footprint means ``(g, spots)``."""
+        """Average maps ``(g, bins)`` over the footprints, to ``(g, spots)``."""
         sums = maps.new_zeros(len(maps), len(self.area))
         return sums.index_add_(1, self.row, maps[:, self.col] * self.weight) / self.area
 
     def paint(self, values: Tensor) -> Tensor:
-        """``(g, spots)`` to ``(g, bins)``: the area-weighted mean over the spots that touch a bin, zero in the gaps."""
+        """Area-weighted mean ``(g, bins)`` of ``(g, spots)`` over the spots that touch a bin; zero in the gaps."""
         painted = values.new_zeros(len(values), len(self.coverage))
         painted.index_add_(1, self.col, values[:, self.row] * self.weight)
         return painted / torch.where(self.coverage > 0, self.coverage, 1.0)
 
     def soft(self, maps: Tensor) -> Tensor:
-        """Gamma–Poisson: partly covered bins move by their covered share."""
+        """Gamma–Poisson correction; partly covered bins change by their covered share."""
         predicted = self.pool(maps) * self.depth
         shape = SEEN * self.shape
         ratio = (self.rates * self.depth + shape) / (predicted + shape)
         return maps * (1 + self.coverage.clamp(max=1) * (self.paint(ratio) - 1))
 
     def hard(self, maps: Tensor) -> Tensor:
-        """Exact sums, by iterative proportional fitting; a zero prediction under a count spreads evenly."""
+        """Match the counts exactly by iterative proportional fitting; counts with zero prediction are spread evenly."""
         touched = self.coverage > 0
         empty = self.paint(((self.pool(maps) <= 0) & (self.rates > 0)).to(maps.dtype)) > 0
         maps = torch.where(empty, 1.0, maps)
@@ -84,7 +87,7 @@ class Footprints:
 
 
 def consistent(denoise: Denoiser, residual: Residual, footprints: Footprints, rule: Consistency) -> Denoiser:
-    """A denoiser whose every output agrees with the measurement, softly, exactly or not at all.
+    """Denoiser with consistent outputs according to ``rule``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The one protocol: every function of this package takes a denoiser or gives one."""
+"""The denoiser protocol: functions of this package take a denoiser or return one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, float], Tensor]
-"""``(x, sigma) -> denoised``: a state ``(genes, ny, nx)`` in model space and a noise level to ``D(x; sigma)``, same
-shape."""
+"""``(x, sigma) -> denoised``: from a state ``(genes, ny, nx)`` in model space and a noise level to ``D(x; sigma)`` of
+the same shape."""
 
 
 def closed_form(priors: Tensor) -> Tensor:
-    """The closed form's estimate: the geometric mean of the space, joint and spread priors.
+    """Estimate of the closed form: geometric mean of the space, joint and spread priors.
 
-    Their errors differ: kriging blurs, regression on the image overshoots; a mean of logs tempers both.
+    Their errors differ: kriging blurs, regression on the image overshoots; a mean of logs reduces both.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def closed_form(priors: Tensor) -> Tensor:
     ``(g, ny, nx)``, same unit.
     """
     space, joint, spread = priors[:, 1:4].log().unbind(1)
-    return ((space + joint + spread) / 3).exp()  # a mean over channels is slower by far
+    return ((space + joint + spread) / 3).exp()  # much faster than a mean over channels
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Residual:
 
     @cached_property
     def scale(self) -> Tensor:
-        """Size of a typical error of the closed form in log1p: on phantoms it grows with the square root."""
+        """Typical error of the closed form in log1p; fitted on phantoms, where it grows with the square root."""
         return 0.6 * self._log.sqrt() + 0.05
 
     def encode(self, rate: Tensor) -> Tensor:
@@ -58,9 +58,9 @@ class Residual:
         return (rate.log1p() - self._log) / self.scale
 
     def decode(self, x: Tensor) -> Tensor:
-        """Model space to rates. The inverse of :meth:`encode`; what lies below a rate of zero is zero."""
+        """Model space to rates. The inverse of :meth:`encode`; negative rates become zero."""
         return torch.expm1((self._log + x * self.scale).clamp(min=0))
 
     def slope(self, rate: Tensor) -> Tensor:
-        """Derivative of the rate with respect to the model-space value, at some rates."""
+        """Derivative of the rate with respect to the model-space value, at ``rate``."""
         return (1 + rate) * self.scale

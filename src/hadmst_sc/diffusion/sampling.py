@@ -1,4 +1,4 @@
-"""Draws from a denoiser: schedule, solver, and noise that belongs to a place rather than to a call."""
+"""Sampling from a denoiser: schedule, solver, and noise that depends on the position rather than on the call."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def sigma_schedule(n_steps: int, sigma_max: float, sigma_min: float = 0.05, rho:
 def keyed_noise(shape: tuple[int, int], names: Sequence[str], seed: int, draw: int) -> Tensor:
     """Standard normal noise ``(names, ny, nx)`` that is a function of (seed, draw, name, bin) alone.
 
-    Drawn per name (a gene, say) on the whole grid, on the CPU, from a counter-based generator: windows, chunks, gene
-    order, workers and devices cannot change it, and the caller's random state is untouched.
+    Drawn per name (such as a gene) on the whole grid, on the CPU, from a counter-based generator, so it does not depend
+    on windows, chunks, gene order, workers or devices. The caller's random state is unchanged.
     """
     maps = np.empty((len(names), *shape), np.float32)
 
@@ -49,7 +49,7 @@ def keyed_noise(shape: tuple[int, int], names: Sequence[str], seed: int, draw: i
 
 
 def shared_noise(own: Tensor, shared: Tensor, loadings: Tensor) -> Tensor:
-    """Standard normal noise of genes that correlates as their loadings do.
+    """Standard normal noise of genes, correlated according to their loadings.
 
     Parameters
     ----------
@@ -62,17 +62,17 @@ def shared_noise(own: Tensor, shared: Tensor, loadings: Tensor) -> Tensor:
 
     Returns
     -------
-    ``(..., g, ny, nx)``; each gene's map alone is as ``own`` was.
+    ``(..., g, ny, nx)``; the map of each gene alone is standard normal.
     """
     rest = (1 - loadings.square().sum(1)).clamp(min=0).sqrt()[:, None, None]
     return torch.einsum("gk,...kyx->...gyx", loadings, shared) + rest * own
 
 
 def sample(denoise: Denoiser, noise: Tensor, sigmas: Tensor, start: Tensor, start_sd: float) -> Tensor:
-    """One draw by DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2, data prediction): one evaluation per step.
+    """Draw one sample by DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2, data prediction): one evaluation per step.
 
-    At the first level the state is taken as normal around ``start`` with the variance of noise plus data; starting
-    there rather than from pure noise allows a low first level, and with few steps that is what keeps the spread right.
+    At the first level the state is normal around ``start`` with the variance of noise plus data. Starting there rather
+    than from pure noise allows a low first level, which keeps the spread correct with few steps.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def sample(denoise: Denoiser, noise: Tensor, sigmas: Tensor, start: Tensor, star
     sigmas
         Decreasing levels that end in zero.
     start
-        ``(g, ny, nx)`` centre of the data, in model space.
+        ``(g, ny, nx)`` mean of the data, in model space.
     start_sd
         Standard deviation of the data around ``start``.
     """

@@ -1,8 +1,8 @@
 """Tile the denoiser, not the sample: windows are evaluated inside every step, on one global state.
 
-Independently drawn tiles lose variance where they are blended. Here nothing is blended at all: the border of a window
-is read and thrown away, and each bin is written by exactly one window. At the border of the grid a window ends too:
-there the layers pad, as they do for the whole grid, and as they did for the crops that the network was trained on.
+Blending independently sampled tiles loses variance. Here nothing is blended: the border of a window is read and
+discarded, and each bin is written by exactly one window. Windows end at the border of the grid, where the layers pad as
+they do for the whole grid, and as they did for the crops that the network was trained on.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from hadmst_sc.section.grid import Window, windows
 
 
 def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int, halo: int, align: int) -> Denoiser:
-    """A denoiser of the whole grid from denoisers of windows.
+    """Denoiser of the whole grid from denoisers of windows.
 
-    Equal to the untiled denoiser when the local ones reach no further than ``halo``.
+    Equal to the untiled denoiser if the local ones reach no further than ``halo``.
 
     Parameters
     ----------
     local
-        Gives the denoiser of a window's outer box, which may stick out of the far edges by less than ``align``.
+        Returns the denoiser of a window's outer box, which may exceed the far edges by less than ``align``.
     inside
-        ``(ny, nx)`` bool. The state is zero outside the tissue, before and after: windows shrink to their tissue, and
-        those without any cost nothing.
+        ``(ny, nx)`` bool. The state is zero outside the tissue, before and after, so windows shrink to their tissue,
+        and windows without tissue are skipped.
     core, halo, align
-        As for :func:`hadmst_sc.section.grid.windows`.
+        See :func:`hadmst_sc.section.grid.windows`.
     """
     boxes = tiles(inside, core=core, halo=halo, align=align)
     mask, missing = torch.from_numpy(inside), to_multiples(inside.shape, align)
@@ -50,24 +50,24 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
 
 
 def to_multiples(shape: tuple[int, int], align: int) -> tuple[int, int, int, int]:
-    """What pads maps ``(..., ny, nx)`` at the far edges to multiples of ``align``, for ``torch.nn.functional.pad``."""
+    """Padding of ``(..., ny, nx)`` at the far edges to multiples of ``align``, for ``torch.nn.functional.pad``."""
     ny, nx = shape
     return 0, -nx % align, 0, -ny % align
 
 
 def tiles(inside: np.ndarray, *, core: int, halo: int, align: int) -> list[Window]:
-    """The windows with tissue in them, each as small as that allows; arguments are those of :func:`tiled`."""
+    """Windows with tissue, each shrunk to its tissue; see :func:`tiled` for the arguments."""
     covering = windows(inside.shape, core, halo, align)
     return [_fitted(window, inside, halo, align) for window in covering if inside[window.write].any()]
 
 
 def _up(n: int, align: int) -> int:
-    """The next multiple of ``align``."""
+    """Round up to a multiple of ``align``."""
     return n + -n % align
 
 
 def _fitted(window: Window, inside: np.ndarray, halo: int, align: int) -> Window:
-    """The window shrunk to the tissue in it, without a change of phase: its edges stay multiples of ``align``."""
+    """Shrink a window to its tissue; its edges stay multiples of ``align``, so the phase does not change."""
     (ny, nx), edges = inside.shape, []
     for axis, start in enumerate(window.inner[:2]):
         tissue = np.flatnonzero(inside[window.write].any(1 - axis))

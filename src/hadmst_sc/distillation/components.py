@@ -1,4 +1,4 @@
-"""What a section is distilled to, whatever its genes: components over genes, each regressed on the H&E and on space.
+"""Components of a section: principal components over genes, each regressed on the H&E and on space.
 
 Counts are variance-stabilised (square root) and rotated to principal components over genes, so noise
 that genes do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E,
@@ -21,9 +21,9 @@ from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
 
 MAX_COMPONENTS = 64
-MAX_BASIS = 2000  # genes that components are made of; beyond, more only add noise, time and memory
-GENES_AT_ONCE = 256  # in what is computed of every gene: memory does not grow with the panel
-MARGIN = 16  # bins around the tissue where priors are evaluated too, so that windows at the edge see no cliff
+MAX_BASIS = 2000  # genes from which components are computed; more only add noise, time and memory
+GENES_AT_ONCE = 256  # genes per block, so that memory does not grow with the panel
+MARGIN = 16  # bins around the tissue where priors are evaluated too, so that windows at the edge see no step
 N_LEADING = 8
 SOURCES = ("he", "space", "joint")
 SPREAD_PITCHES = 0.5  # reach of the spots' log-ratios into the gaps
@@ -32,7 +32,7 @@ SPREAD_NEIGHBORS = 12
 
 @dataclass(frozen=True)
 class ContextLayout:
-    """Channels of the context: leading components as the image, space and both tell them, then the stain maps."""
+    """Channels of the context: leading components predicted from the image, space and both, then the stain maps."""
 
     sources: tuple[str, ...] = ("texture", "space", "joint")
 
@@ -52,13 +52,13 @@ class ContextLayout:
         return [f"{source} {k}" for source in self.sources for k in range(N_LEADING)] + list(BASE)
 
     def of(self, source: str) -> slice:
-        """Channels of the components as a source tells them."""
+        """Channels of the components predicted from a source."""
         first = self.sources.index(source) * N_LEADING
         return slice(first, first + N_LEADING)
 
     @property
     def from_image(self) -> list[int]:
-        """Channels that the image alone makes."""
+        """Channels that depend on the image alone."""
         return [*range(N_LEADING), *range(self.n_leading, self.n_channels)]
 
 
@@ -67,14 +67,14 @@ CONTEXT = ContextLayout()
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Counts at the spots as rates, in units of each gene's mean, and as square roots of these; some genes at a time.
+    """Counts at the spots as rates in units of each gene's mean, and their square roots; computed in blocks of genes.
 
     Parameters
     ----------
     counts
-        ``(spots, genes)`` measured.
+        ``(spots, genes)`` measured counts.
     measurement
-        The operator of the spots.
+        Measurement operator of the spots.
     """
 
     counts: np.ndarray
@@ -87,32 +87,32 @@ class Panel:
         object.__setattr__(self, "mean", np.maximum(np.concatenate(per_bin), 1e-9))
 
     def blocks(self) -> Iterator[slice]:
-        """All genes, some at a time."""
+        """Slices of ``GENES_AT_ONCE`` genes that cover the panel."""
         n = self.counts.shape[1]
         return (slice(start, min(start + GENES_AT_ONCE, n)) for start in range(0, n, GENES_AT_ONCE))
 
     def rates(self, genes: np.ndarray | slice) -> np.ndarray:
-        """``(spots, len(genes))`` float64."""
+        """Rates in units of the gene's mean, ``(spots, len(genes))`` float64."""
         return self.counts[:, genes] / self.measurement.area[:, None] / self.mean[genes]
 
     def roots(self, genes: np.ndarray | slice) -> np.ndarray:
-        """``(spots, len(genes))`` float64: noise of counting is the same at every spot."""
+        """Square roots of the rates, ``(spots, len(genes))`` float64: counting noise is the same at every spot."""
         return np.sqrt(self.rates(genes))
 
     @property
     def root_depth(self) -> np.ndarray:
-        """``(genes,)``: times this, roots of all genes have the same noise of counting, 1/2."""
+        """Factors ``(genes,)`` that give the roots of all genes the same counting noise, 1/2."""
         return np.sqrt(self.mean * self.measurement.area.mean())
 
     def basis(self) -> np.ndarray:
-        """The genes (index, rising) whose roots vary most beside counting noise: all of a panel of the usual size."""
+        """Sorted indices of the ``MAX_BASIS`` genes whose roots vary most relative to counting noise."""
         variance = np.concatenate([self.roots(block).var(0) for block in self.blocks()]) * self.root_depth**2
         return np.sort(np.argsort(-variance, kind="stable")[:MAX_BASIS])
 
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """A section as components, from which any gene that was counted at its spots can be decoded.
+    """Components of a section, from which any gene that was counted at its spots can be decoded.
 
     Parameters
     ----------
@@ -123,13 +123,13 @@ class Components:
     bin_um
         Edge of a bin, µm.
     scores
-        ``(spots, K)``: unit variance, no correlation.
+        ``(spots, K)``: unit variance, uncorrelated.
     held_out
         ``(3, spots, K)`` leave-one-out predictions of the scores, in the order of ``SOURCES``.
     maps
         ``(4, K, active bins)`` float32 in the order of ``SOURCES``, then the texture.
     spread
-        ``(active bins, spots)``: how values at the spots go into the gaps.
+        ``(active bins, spots)``: weights that interpolate values at the spots into the gaps.
     """
 
     active: np.ndarray
@@ -148,7 +148,7 @@ def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     -------
     Scores ``(spots, K)`` of unit variance, and their standard deviations ``(K,)``.
     """
-    by_gene = values.shape[1] <= len(values)  # of the two matrices of products the smaller: spots or genes can be many
+    by_gene = values.shape[1] <= len(values)  # use the smaller of the two Gram matrices: spots or genes can be many
     products = values.T @ values if by_gene else values @ values.T
     n = min(MAX_COMPONENTS, len(products))
     squares, vectors = linalg.eigh(products, subset_by_index=[len(products) - n, len(products) - 1])
@@ -157,15 +157,15 @@ def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     singular, vectors = singular[kept], vectors[:, kept]
     u = values @ vectors / singular if by_gene else vectors
     root = np.sqrt(len(values))
-    # A component has no sign of its own; this one does not depend on the order of genes or spots.
+    # The sign of a component is arbitrary; this choice does not depend on the order of genes or spots.
     return u * np.where((u**3).sum(0) < 0, -1.0, 1.0) * root, singular / root
 
 
 def _context(prior_maps: np.ndarray, singular: np.ndarray, he: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """Leading components as each source tells them, in one basis, above the stain maps.
+    """Leading components predicted from each source, in one basis, followed by the stain maps.
 
-    The basis are the principal directions of the joint prior (unit variance, sign fixed by the haematoxylin), so that
-    what image and spots say of the same component can be compared bin by bin.
+    The basis consists of the principal directions of the joint prior (unit variance, sign fixed by the haematoxylin),
+    so that the predictions of image and spots for the same component can be compared bin by bin.
     """
     scaled = singular[:, None].astype(np.float32)
     of_source = dict(zip((*SOURCES, "texture"), prior_maps, strict=True))
@@ -197,7 +197,7 @@ def _gaussian_spread(spots: np.ndarray, bins: np.ndarray) -> sparse.csr_matrix:
 
 
 def _regressors(maps: np.ndarray, features: np.ndarray | None, obs: Observation) -> np.ndarray:
-    """Hand-made maps and, with the same total variance, those from elsewhere."""
+    """Hand-crafted maps and, scaled to the same total variance, additional features."""
     if features is None or not len(features):
         return maps
     balance = np.float32(np.sqrt(len(maps) / len(features)))
@@ -213,7 +213,7 @@ def components(
     margin: int = MARGIN,
     use_he: bool = True,
 ) -> Components:
-    """Components of a section; arguments are those of :func:`~hadmst_sc.distillation.genes.distill` and its counts."""
+    """Compute the components of a section; see :func:`~hadmst_sc.distillation.genes.distill` for the arguments."""
     measurement, pitch = obs.measurement, obs.measurement.pitch
     basis = panel.basis()
     roots = panel.roots(basis)

@@ -1,6 +1,6 @@
-"""Closed-form distillation on the user's own section: H&E and spots in, per-gene priors and honest scores out.
+"""Closed-form distillation on the user's own section: per-gene priors and leave-one-out scores from H&E and spots.
 
-The section becomes components (:mod:`hadmst_sc.distillation.components`); genes are decoded from them, one by one.
+The section is reduced to components (:mod:`hadmst_sc.distillation.components`); genes are decoded from them one by one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from hadmst_sc.section.observation import Observation
 
 PRIORS = ("he", "space", "joint", "spread", "texture")
 TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
-FLOOR = 0.02  # of a gene's mean: no prior claims that a gene is impossible in a bin
+FLOOR = 0.02  # lower bound of priors, in units of the gene's mean: no gene is impossible in a bin
 
 
 def gamma_shape(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Shape ``k`` of the Gamma–Poisson law of counts around leave-one-out predictions, per gene, by moments.
+    """Moment estimate, per gene, of the shape ``k`` of Gamma–Poisson counts around leave-one-out predictions.
 
-    Large when predictions are as good as counting noise allows (the counts then add nothing), small when they are poor.
+    Large if predictions are as good as counting noise allows (the counts then add nothing), small if they are poor.
     """
     excess = ((counts - expected) ** 2 - expected).sum(0)
     return np.where(excess > 0, (expected**2).sum(0) / np.maximum(excess, 1e-9), 1e4).clip(0.05, 1e4)
@@ -42,13 +42,13 @@ class Distilled:
     Parameters
     ----------
     section
-        The components; priors are evaluated in its active bins, elsewhere they are one (the gene's mean).
+        The components. Priors are evaluated in its active bins; elsewhere they are one (the gene's mean).
     panel
-        What was counted at the spots.
+        Counts at the spots.
     token
-        ``(genes, len(TOKEN))`` float32: what conditions the network on a gene.
+        ``(genes, len(TOKEN))`` float32: statistics of each gene that condition the network.
     shape
-        ``(genes,)`` Gamma shape ``k`` of the soft consistency.
+        ``(genes,)`` Gamma shape ``k`` for the soft consistency.
     r2
         ``(3, genes)`` leave-one-out R² of the priors H&E, space and joint on square-root rates.
     """
@@ -63,20 +63,20 @@ class Distilled:
 
     @property
     def gene_mean(self) -> np.ndarray:
-        """``(genes,)`` mean rate, counts per whole bin."""
+        """Mean rate of each gene, ``(genes,)``, counts per whole bin."""
         return self.panel.mean
 
     @property
     def measurement(self) -> Measurement:
-        """The operator of the spots."""
+        """Measurement operator of the spots."""
         return self.panel.measurement
 
     def coexpression(self, genes: np.ndarray) -> np.ndarray:
         """Loadings of genes on the leading components, ``(len(genes), N_LEADING)``, rows of length at most one.
 
-        The product of two rows is what the leading components explain of the correlation of two genes' square-root
-        counts; counting noise is in the denominator. What the estimate misses of two genes correlates in the same way
-        (slope 1.0, correlation 0.5 to 0.7 over pairs of genes of three phantoms), so draws share noise by it.
+        The product of two rows is the part of the correlation of two genes' square-root counts that the leading
+        components explain; counting noise is in the denominator. Errors of the estimate correlate in the same way
+        (slope 1.0, correlation 0.5 to 0.7 over pairs of genes of three phantoms), so samples share noise by it.
         """
         loadings = self._loadings[:, np.asarray(genes)]
         length = np.sqrt((loadings**2).sum(0))
@@ -86,7 +86,7 @@ class Distilled:
         return out
 
     def held_out(self, genes: np.ndarray | slice, source: str) -> np.ndarray:
-        """Counts of some genes at each spot as a source foretells them without it, ``(spots, len(genes))``."""
+        """Leave-one-out predictions of the counts of some genes from one source, ``(spots, len(genes))``."""
         roots = self._offset[genes] + self.section.held_out[SOURCES.index(source)] @ self._loadings[:, genes]
         return _expected(roots, self.panel, genes)
 
@@ -107,13 +107,13 @@ class Distilled:
         return out.reshape(len(genes), len(PRIORS), *self.section.active.shape)
 
     def _total_factor(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
-        """What makes the spots' total right, ``(g, 1)``: squaring a mean of roots loses their variance."""
+        """Factor ``(g, 1)`` that matches the spots' total: squaring a mean of roots loses their variance."""
         predicted = rates @ self._covered + self._beyond.sum()
         measured = (self.panel.rates(genes) * self.measurement.area[:, None]).sum(0)
         return (measured / np.maximum(predicted, 1e-9)).clip(0.1, 10)[:, None].astype(np.float32)
 
     def _spread_prior(self, genes: np.ndarray, he: np.ndarray) -> np.ndarray:
-        """The H&E prior times the spots' shrunken ratios, spread log-linearly into the gaps; ``(g, active bins)``."""
+        """H&E prior times the spots' shrunken ratios, interpolated log-linearly into the gaps; ``(g, active bins)``."""
         area = self.measurement.area[:, None]
         depth = self.gene_mean[genes] * area
         expected = (self._on_active @ he.T + self._beyond[:, None]) / area * depth
@@ -123,22 +123,22 @@ class Distilled:
 
     @cached_property
     def _where(self) -> np.ndarray:
-        """Active bins, flat indices."""
+        """Flat indices of the active bins."""
         return np.flatnonzero(self.section.active)
 
     @cached_property
     def _on_active(self) -> sparse.csr_matrix:
-        """The operator of the spots on active bins."""
+        """Measurement operator of the spots on active bins."""
         return self.measurement.matrix[:, self._where].astype(np.float32)
 
     @cached_property
     def _covered(self) -> np.ndarray:
-        """``(active bins,)`` share of each that is under some footprint."""
+        """Share of each active bin that is under a footprint, ``(active bins,)``."""
         return self.measurement.coverage.ravel()[self._where].astype(np.float32)
 
     @cached_property
     def _beyond(self) -> np.ndarray:
-        """``(spots,)`` area on bins that are not active, where all priors are one."""
+        """Area of each spot on inactive bins, where all priors are one; ``(spots,)``."""
         return (self.measurement.area - np.asarray(self._on_active.sum(1)).ravel()).clip(min=0)
 
     def spot_maps(self, genes: np.ndarray) -> np.ndarray:
@@ -156,21 +156,21 @@ def distill(
     margin: int = MARGIN,
     use_he: bool = True,
 ) -> Distilled:
-    """Distil the H&E of a section against its own spots.
+    """Distil a section: regress its spots on the H&E and on space.
 
     Parameters
     ----------
     obs
         The section.
     he
-        ``he_features(obs)``, from a caller who has them.
+        ``he_features(obs)`` if already computed.
     features
-        ``(f, ny, nx)`` further image features on the grid of ``obs``, of any scale: those of the bundled student, of a
-        pathology model. They are regressed on beside the hand-made ones, with as much say.
+        ``(f, ny, nx)`` additional image features on the grid of ``obs``, of any scale, for example from the bundled
+        student or a pathology model. They are used together with the hand-crafted features, at equal total variance.
     margin
-        Bins around the tissue where priors are still evaluated; the network was trained with the default.
+        Bins around the tissue where priors are evaluated too; the network was trained with the default.
     use_he
-        False replaces every H&E feature by zero: what can be had from the spots alone.
+        False replaces every H&E feature by zero, for an estimate from the spots alone.
 
     Returns
     -------
@@ -181,13 +181,13 @@ def distill(
 
 
 def _expected(roots: np.ndarray, panel: Panel, genes: np.ndarray | slice) -> np.ndarray:
-    """Counts at the spots from square-root rates ``(spots, len(genes))``, with the total that was counted."""
+    """Expected counts from square-root rates ``(spots, len(genes))``, scaled to the measured total of each gene."""
     expected = np.maximum(roots, np.sqrt(FLOOR)) ** 2 * panel.mean[genes] * panel.measurement.area[:, None]
     return expected * (panel.counts[:, genes].sum(0) / expected.sum(0))
 
 
 def decoder(section: Components, panel: Panel) -> Distilled:
-    """How the genes of a panel are decoded from components; the panel need not be the one that these are made of."""
+    """Decoder of the genes of a panel from components, which may be computed from another panel."""
     n = len(panel.mean)
     offset, loadings = np.empty(n), np.empty((section.scores.shape[1], n))
     r2, shape = np.empty((len(SOURCES), n)), np.empty(n)
@@ -195,7 +195,7 @@ def decoder(section: Components, panel: Panel) -> Distilled:
     for block in panel.blocks():
         roots, counts = panel.roots(block), panel.counts[:, block]
         offset[block] = roots.mean(0)
-        # Scores have unit variance and no correlation, so this is the regression of every gene on them.
+        # Scores are uncorrelated with unit variance, so this is the regression of every gene on them.
         loadings[:, block] = section.scores.T @ (roots - offset[block]) / len(roots)
         held_out = [offset[block] + scores @ loadings[:, block] for scores in section.held_out]
         r2[:, block] = [_r2(one, roots) for one in held_out]

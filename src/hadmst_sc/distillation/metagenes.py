@@ -1,8 +1,8 @@
-"""Metagenes: a few programmes of which every gene is a mixture, with each counted molecule shared out among them.
+"""Metagenes: non-negative factors of the counts, with each counted molecule assigned to them in proportion.
 
-Poisson factorisation, ``counts ≈ amounts @ shares``: the non-negative matrix factorisation of the Kullback–Leibler
-divergence (Lee & Seung 2001), whose factors are the metagenes of Brunet et al. 2004. What a spot counted of a gene is
-shared out among the metagenes as they expect it, so that counts of metagenes are counts: they add up to the spot's.
+Poisson factorisation, ``counts ≈ amounts @ shares``: non-negative matrix factorisation with the Kullback–Leibler
+divergence (Lee & Seung 2001), whose factors are the metagenes of Brunet et al. 2004. The counts of a gene at a spot are
+divided among the metagenes in proportion to their expectations, so metagene counts add up to the spot's total counts.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from hadmst_sc.distillation.components import Panel
 
-ITERATIONS = 60  # of all genes' factors; the deviance then falls by less than a thousandth of itself in ten more
-ITERATIONS_OF_GENES = 20  # of a gene's shares with the amounts given: a convex problem
+ITERATIONS = 60  # for the factors; ten more reduce the deviance by less than a thousandth
+ITERATIONS_OF_GENES = 20  # for the shares of each gene with the amounts fixed: a convex problem
 
 
 class Metagenes(NamedTuple):
@@ -24,9 +24,9 @@ class Metagenes(NamedTuple):
     Parameters
     ----------
     counts
-        ``(spots, K)`` float32: what was counted of each; sums over K are those over genes.
+        ``(spots, K)`` float32: counts of each metagene; sums over K equal sums over genes.
     shares
-        ``(genes, K)`` float32: which part of a metagene's counts are of a gene; columns sum to one.
+        ``(genes, K)`` float32: share of each gene in a metagene's counts; columns sum to one.
     """
 
     counts: np.ndarray
@@ -41,15 +41,15 @@ def metagenes(panel: Panel, n: int) -> Metagenes:
     panel
         Counts at the spots.
     n
-        Number of metagenes, at most that of spots and of genes.
+        Number of metagenes, at most the number of spots and of genes.
     """
-    # Imported where it is needed: it sets an environment variable.
+    # Imported here because it sets an environment variable.
     from sklearn.decomposition import NMF, non_negative_factorization
     from sklearn.exceptions import ConvergenceWarning
 
     settings = {"solver": "mu", "beta_loss": "kullback-leibler", "n_components": n, "tol": 0.0}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is the rule
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of iterations is fixed on purpose
         model = NMF(init="nndsvda", random_state=0, max_iter=ITERATIONS, **settings)
         amounts = model.fit_transform(panel.counts[:, panel.basis()]).astype(np.float32)
         shares = np.zeros((panel.counts.shape[1], n), np.float32)

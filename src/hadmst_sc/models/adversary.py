@@ -1,7 +1,7 @@
-"""The channel-aware adversarial learner: does this look like the tissue of this gene, beside these genes?
+"""The channel-aware adversarial learner: a discriminator between sampled and true maps of the genes of a crop.
 
-It sees what the sampler saw of a gene (its token and its closed form) and a map that is either a draw or the truth. It
-judges patches on three scales, each gene alone and each gene against the other genes of the crop. Training only.
+Its inputs are those of the sampler (token and closed form of a gene) and a map that is either a sample or the truth. It
+scores patches on three scales, each gene alone and each gene against the other genes of the crop. Training only.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 N_SCALES = 3
-N_MAPS = 2  # the map that is judged, and the closed form
+N_MAPS = 2  # the map that is scored, and the closed form
 
 
 class ChannelDiscriminator(nn.Module):
-    """Patch logits of the maps of one crop's genes, conditioned on their tokens; larger means more like tissue.
+    """Patch logits of the maps of one crop's genes, conditioned on their tokens; larger means more realistic.
 
     Parameters
     ----------
     token
         Length of a gene's token.
     hidden
-        Channels.
+        Number of channels.
     """
 
     def __init__(self, token: int, hidden: int = 24) -> None:
@@ -43,7 +43,7 @@ class ChannelDiscriminator(nn.Module):
         Parameters
         ----------
         maps
-            ``(g, n, n)`` residuals in model space, draws or truth, of genes of one crop.
+            ``(g, n, n)`` residuals in model space, sampled or true, of genes of one crop.
         base
             ``(g, n, n)`` log1p of the closed form.
         token
@@ -71,7 +71,7 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def judge_loss(truth: list[tuple[Tensor, Tensor]], drawn: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Of the discriminator: hinge (Lim & Ye 2017) on logits of the truth and of draws; 2 when it cannot tell."""
+    """Hinge loss of the discriminator (Lim & Ye 2017) on logits of the truth and of samples; 2 at chance level."""
     losses = [
         _mean(functional.relu(1 - true), weight) + _mean(functional.relu(1 + false), weight)
         for (true, weight), (false, _) in zip(truth, drawn, strict=True)
@@ -80,5 +80,5 @@ def judge_loss(truth: list[tuple[Tensor, Tensor]], drawn: list[tuple[Tensor, Ten
 
 
 def fooling_loss(drawn: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Of the sampler: minus the mean logit of its draws."""
+    """Adversarial loss of the sampler: minus the mean logit of its samples."""
     return torch.stack([-_mean(logits, weight) for logits, weight in drawn]).mean()

@@ -1,8 +1,8 @@
-"""Spatial alignment: where in the image each bin should look, from the agreement of H&E and spots around it.
+"""Spatial alignment: a local offset of the image per bin, from the agreement of H&E and spots around it.
 
-Registration (:mod:`hadmst_sc.alignment.register`) has moved the image as a whole; what is left are local errors of a
-few bins. The module compares the leading components as the image tells them with those of the spots, and bends whatever
-came from the image by a bounded, smooth offset per bin.
+Registration (:mod:`hadmst_sc.alignment.register`) has moved the image as a whole; local errors of a few bins remain.
+The module compares the leading components predicted from the image with those predicted from the spots, and warps all
+maps derived from the image by a bounded, smooth offset per bin.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from torch.nn import functional
 
 from hadmst_sc.models.local import silence
 
-CELL = 4  # bins: offsets are estimated on a lattice of this spacing, and interpolated
-TRIED = 2  # bins: shifts up to this far are compared, each way
+CELL = 4  # bins: spacing of the lattice on which offsets are estimated; interpolated in between
+TRIED = 2  # bins: largest shift that is compared, in each direction
 
 
 class SpatialAlignment(nn.Module):
-    """Leading components, told by image and by spots, to offsets within ``bound`` bins; zero at initialisation.
+    """Offsets within ``bound`` bins from leading components of image and spots; zero at initialisation.
 
-    Compared is the product of the two at every trial shift, averaged over components and cells (a cost volume, as in
-    optical flow): one cell tells little, so the layers above look ever further around.
+    The input is the product of the two at every trial shift, averaged over components and cells (a cost volume, as in
+    optical flow). A single cell has little information, so the layers above have growing receptive fields.
 
     Parameters
     ----------
     hidden
-        Channels inside.
+        Number of hidden channels.
     bound
         Largest offset per axis, bins.
     """
@@ -46,10 +46,10 @@ class SpatialAlignment(nn.Module):
         silence(self.layers[-1])
 
     def forward(self, image: Tensor, spots: Tensor) -> Tensor:
-        """``(b, components, ny, nx)`` twice, sides of any length, to offsets ``(b, 2, ny, nx)``, (y, x)."""
+        """Offsets ``(b, 2, ny, nx)`` as (y, x) from two ``(b, components, ny, nx)``; sides of any length."""
         ny, nx = image.shape[-2:]
         volume = functional.avg_pool2d(_agreement(image, spots), CELL, ceil_mode=True)
-        # The mean over the shifts says how strong the components are here, not where they fit.
+        # Remove the mean over the shifts: it measures the strength of the components here, not their position.
         coarse = self.bound * torch.tanh(self.layers(volume - volume.mean(1, keepdim=True)))
         return functional.interpolate(coarse, scale_factor=CELL, mode="bilinear", align_corners=False)[..., :ny, :nx]
 
@@ -63,14 +63,14 @@ def _agreement(image: Tensor, spots: Tensor) -> Tensor:
 
 
 def aligned(maps: Tensor, offsets: Tensor) -> Tensor:
-    """Maps as they look when bin ``p`` reads the image at ``p + offset``, linearly interpolated.
+    """Warp maps so that bin ``p`` reads the image at ``p + offset``, with linear interpolation.
 
     Parameters
     ----------
     maps
-        ``(b, c, ny, nx)`` made from the image.
+        ``(b, c, ny, nx)`` derived from the image.
     offsets
-        ``(b, 2, ny, nx)`` or ``(1, 2, ny, nx)``, bins, (y, x). What lies beyond the border repeats the border.
+        ``(b, 2, ny, nx)`` or ``(1, 2, ny, nx)``, bins, (y, x). Beyond the border the maps repeat the edge.
     """
     ny, nx = maps.shape[-2:]
     y = torch.arange(ny, device=maps.device, dtype=maps.dtype)[:, None] + offsets[:, 0]

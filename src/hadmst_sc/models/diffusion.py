@@ -1,6 +1,6 @@
-"""The network as a denoiser: what it is given, and the preconditioning that makes it one.
+"""The conditional diffusion model: inputs of the network, and preconditioning that makes it a denoiser.
 
-Gene-agnostic: a gene is one item of the batch, known by its own maps and its token. Equation numbers are those of
+Gene-agnostic: a gene is one item of the batch, described by its own maps and its token. Equation numbers are those of
 Karras et al. 2022 (*Elucidating the design space of diffusion-based generative models*).
 """
 
@@ -22,22 +22,22 @@ from hadmst_sc.models.distillation import HEStudent
 from hadmst_sc.models.local import LocalUNet, in_windows, silence
 from hadmst_sc.section.features import BASE, N_BASE
 
-# Noise levels far above what denoising is trained on. There the network has other tasks, which the level tells it: the
-# posterior mean of the counts, and one sample from noise alone (see `train.losses`).
+# Noise levels far above those that denoising is trained on. They select two other tasks of the network: the posterior
+# mean of the counts, and one sample from noise alone (see `train.losses`).
 _LEVEL_OF_MEAN, _LEVEL_OF_SAMPLE = 80.0, 40.0
 
 ALIGN = 4  # bins: two levels of down-sampling
-MAX_SIZE = 4096  # of everything in a spec: far more than a network of maps needs
-LOG_CHANGE = 5.0  # the mean stays within e^5 of the closed form: a bound for bad input, far beyond what training shows
+MAX_SIZE = 4096  # bound of all values in a spec: far more than a network of maps needs
+LOG_CHANGE = 5.0  # the mean stays within a factor e^±5 of the closed form: a guard, far wider than changes in training
 CHANNELS = (*PRIORS, "surprise", "measured", "coverage", "he less space")  # see `gene_channels`
 N_CHANNELS = len(CHANNELS)
-# Names of all inputs in their order. Weights are worth nothing with another: cards hold it, and it is checked at load.
+# Names of all inputs in their order. Weights are only valid for this order: cards store it, and loading checks it.
 INPUTS = {"features": [*BASE], "context": CONTEXT.names, "channels": [*CHANNELS], "token": [*TOKEN]}
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that is needed to build the network; travels in the weights file.
+    """All parameters that are needed to build the network; stored in the card of the weights.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class ModelSpec:
     student: tuple[int, int, int] = (24, 40, 64)  # widths
     student_branches: tuple[int, int] = (16, 4)  # features, nuisance
     alignment: int = 24  # hidden channels
-    offset: float = 3.0  # bins that the alignment may bend at most
+    offset: float = 3.0  # largest offset of the alignment, bins
     encoder: tuple[int, int] = (48, 16)  # hidden, features
     widths: tuple[int, int, int] = (24, 40, 64)
     embed: int = 64
@@ -60,7 +60,7 @@ class ModelSpec:
     align: int = ALIGN
 
     def __post_init__(self) -> None:
-        # A spec comes from a file: what it holds may be anything.
+        # A spec is read from a file, so its values can be anything.
         for one in fields(self):
             value, like = getattr(self, one.name), one.default
             sizes, wanted = (value, like) if isinstance(like, tuple) else ((value,), (like,))
@@ -69,11 +69,11 @@ class ModelSpec:
                 raise ValueError(f"`{one.name}` needs values like {like!r}, but is {value!r:.80}.")
         if self.align != ALIGN or self.halo % ALIGN:
             raise ValueError(
-                f"`align` needs to be {ALIGN} and `halo` a multiple, but they are {self.align, self.halo}."
+                f"`align` needs to be {ALIGN} and `halo` a multiple of it, but they are {self.align, self.halo}."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Plain values for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
@@ -84,12 +84,12 @@ class ModelSpec:
 
 
 def channels_last(model: HadmstModel) -> HadmstModel:
-    """The same model with its convolutions laid out as processors like them best (1.4 × on a CPU)."""
+    """Convert the model to the channels-last memory layout (1.4 × as fast on a CPU)."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def frequencies() -> Tensor:
-    """Frequencies of the embedding of the noise level, ``(8,)``; on the CPU whatever the caller's default device."""
+    """Frequencies of the noise level embedding, ``(8,)``; always on the CPU, regardless of the default device."""
     return torch.linspace(math.log(0.25), math.log(8), 8, dtype=torch.float32, device="cpu").exp()
 
 
@@ -105,7 +105,7 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tens
     coverage
         ``(ny, nx)`` or ``(b, ny, nx)`` share of each bin under a spot.
     offsets
-        Of :meth:`HadmstModel.encode`: what the image alone says is read there.
+        From :meth:`HadmstModel.encode`: priors that depend on the image alone are warped by them.
 
     Returns
     -------
@@ -125,10 +125,10 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tens
 
 
 class HEEncoder(nn.Module):
-    """Distilled H&E context to features; local, with a reach of two bins.
+    """Encoder of the distilled context to features; local, with a reach of two bins.
 
-    The context already carries the distillation against this section's own spots (its leading components); the encoder
-    learns what of their neighbourhood matters. No normalisation over space: tiles must equal the slide.
+    The context already contains the section's leading components; the encoder learns which of their local patterns
+    matter. There is no normalisation over space, because tiles must give the same result as the slide.
     """
 
     def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
@@ -142,7 +142,7 @@ class HEEncoder(nn.Module):
         )
 
     def forward(self, context: Tensor) -> Tensor:
-        """``(b, in_channels, ny, nx)`` to ``(b, out_channels, ny, nx)``."""
+        """Features ``(b, out_channels, ny, nx)`` of a context ``(b, in_channels, ny, nx)``."""
         return self.layers(context)
 
 
@@ -151,7 +151,7 @@ class HadmstModel(nn.Module):
 
     Examples
     --------
-    Loaded once, for several calls of ``tl.superresolve(..., model=model)``:
+    Load once for several calls of ``tl.superresolve(..., model=model)``:
 
     >>> model = hd.models.load_model("default")
     >>> isinstance(model, hd.models.HadmstModel), model.name
@@ -163,7 +163,7 @@ class HadmstModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.name, self.sha256 = "unnamed", ""  # of the weights file, for provenance
+        self.name, self.sha256 = "unnamed", ""  # set from the weights file, for provenance
         hidden, features = spec.encoder
         self.student = HEStudent(N_BASE, spec.student, *spec.student_branches)
         self.alignment = SpatialAlignment(spec.alignment, spec.offset)
@@ -176,18 +176,18 @@ class HadmstModel(nn.Module):
         self.register_buffer("frequencies", frequencies(), persistent=False)
 
     def encode(self, context: Tensor, *, align: bool = True) -> tuple[Tensor, Tensor]:
-        """What all genes of a section share; no gene and no noise level in here.
+        """Compute what all genes of a section share, independent of gene and noise level.
 
         Parameters
         ----------
         context
-            ``(b, context, ny, nx)`` of :func:`hadmst_sc.distillation.genes.distill`.
+            ``(b, context, ny, nx)`` from :func:`hadmst_sc.distillation.genes.distill`.
         align
-            False reads the image where it lies.
+            False uses the image without offsets.
 
         Returns
         -------
-        Features ``(b, features, ny, nx)``, and the offsets ``(b, 2, ny, nx)`` at which the image was read.
+        Features ``(b, features, ny, nx)``, and the offsets ``(b, 2, ny, nx)`` by which the image was warped.
         """
         offsets = self.alignment(context[:, CONTEXT.of("texture")], context[:, CONTEXT.of("space")])
         if not align:
@@ -198,7 +198,7 @@ class HadmstModel(nn.Module):
         return self.encoder(context), offsets
 
     def read(self, context: np.ndarray) -> tuple[Tensor, Tensor]:
-        """:meth:`encode` of a slide's context ``(context, ny, nx)``, once for all its genes; on the CPU."""
+        """Apply :meth:`encode` to a slide's context ``(context, ny, nx)``, once for all genes; results on the CPU."""
         features, offsets = in_windows(self.encode, context, next(self.parameters()).device)
         return features, offsets
 
@@ -208,14 +208,14 @@ class HadmstModel(nn.Module):
         return self.embedding(torch.cat([phase.sin(), phase.cos(), is_mean, token], 1))
 
     def condition(self, features: Tensor, channels: Tensor) -> Tensor:
-        """What the first layer makes of all but the state: once for a gene, however often it is evaluated.
+        """Apply the first layer to all inputs but the state; once per gene, reused by every evaluation.
 
         Parameters
         ----------
         features
             ``(b, features, ny, nx)`` from :meth:`encode`.
         channels
-            ``(b, N_CHANNELS, ny, nx)`` of :func:`gene_channels`.
+            ``(b, N_CHANNELS, ny, nx)`` from :func:`gene_channels`.
 
         Returns
         -------
@@ -240,7 +240,7 @@ class HadmstModel(nn.Module):
         Parameters
         ----------
         condition
-            ``(b, widths[0], ny, nx)`` of :meth:`condition`.
+            ``(b, widths[0], ny, nx)`` from :meth:`condition`.
         token
             ``(b, token)``.
         """
@@ -249,7 +249,7 @@ class HadmstModel(nn.Module):
         return self.network(nothing, level, condition, token).clamp(-LOG_CHANGE, LOG_CHANGE)
 
     def mean(self, condition: Tensor, token: Tensor, base: Tensor) -> Tensor:
-        """Posterior mean rate, ``(b, 1, ny, nx)`` in the unit of ``base``; arguments as for :meth:`denoise`."""
+        """Posterior mean rate, ``(b, 1, ny, nx)`` in the unit of ``base``; see :meth:`denoise` for the arguments."""
         return base * self.log_change(condition, token).exp()
 
     def draw(self, noise: Tensor, condition: Tensor, token: Tensor) -> Tensor:
@@ -260,14 +260,14 @@ class HadmstModel(nn.Module):
         noise
             ``(b, 1, ny, nx)`` standard normal.
         condition, token
-            As for :meth:`denoise`.
+            See :meth:`denoise`.
         """
         level = token.new_full((len(token),), _LEVEL_OF_SAMPLE)
         state = noise * (_LEVEL_OF_SAMPLE**2 + self.spec.sigma_data**2) ** 0.5
         return self.denoise(state, level, condition, token)
 
     def forward(self, x: Tensor, sigma: Tensor, features: Tensor, channels: Tensor, token: Tensor) -> Tensor:
-        """:meth:`denoise` under a condition that is used once."""
+        """Apply :meth:`denoise` with a condition computed from ``features`` and ``channels``."""
         return self.denoise(x, sigma, self.condition(features, channels), token)
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor, token: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ class HadmstModel(nn.Module):
         sigma
             ``(b,)`` noise levels.
         condition
-            ``(b, widths[0], ny, nx)`` of :meth:`condition`.
+            ``(b, widths[0], ny, nx)`` from :meth:`condition`.
         token
             ``(b, token)``.
         """

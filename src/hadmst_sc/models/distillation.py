@@ -1,7 +1,7 @@
-"""The semantic distillation network: features of the H&E from which expression can be read off linearly.
+"""The semantic distillation network: features of the H&E that predict expression linearly.
 
-It runs once per slide, for every gene alike. The closed form (:mod:`hadmst_sc.distillation.genes`) fits the linear
-readout on the user's own spots.
+It runs once per slide for all genes. The closed form (:mod:`hadmst_sc.distillation.genes`) fits the linear readout on
+the user's own spots.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from hadmst_sc.models.local import LocalUNet, in_windows
 
 
 class HEStudent(nn.Module):
-    """Stain maps to expression-predictive features and, beside them, what stain and light did to the image.
+    """Features that predict expression, and nuisance features that describe staining and light, from stain maps.
 
-    Trained by :mod:`hadmst_sc.train.student`. Local, with no normalisation over space: tiles equal the slide.
+    Trained by :mod:`hadmst_sc.train.student`. Local, without normalisation over space: tiles equal the slide.
 
     Parameters
     ----------
     in_channels
-        Base maps of :func:`hadmst_sc.section.features.he_features`.
+        Number of base maps of :func:`hadmst_sc.section.features.he_features`.
     widths
-        Of the U-Net.
+        Channels of the U-Net's levels.
     features, nuisance
-        Channels of the two branches. The second exists so that the first need not carry it; inference drops it.
+        Channels of the two branches. The second keeps nuisance out of the first; inference does not use it.
 
     Examples
     --------
@@ -51,9 +51,9 @@ class HEStudent(nn.Module):
         Parameters
         ----------
         stains
-            ``(b, in_channels, ny, nx)``, any size: it is padded to a multiple of 4.
+            ``(b, in_channels, ny, nx)``, any size: padded to a multiple of 4.
         log_bin_um
-            ``(b, 1)``, ``log2(bin / 10 µm)``: how much tissue a bin is.
+            ``(b, 1)``, ``log2(bin / 10 µm)``: the size of a bin.
         """
         ny, nx = stains.shape[-2:]
         padded = functional.pad(stains, (0, -nx % 4, 0, -ny % 4))

@@ -1,7 +1,7 @@
-"""The local U-Net ``F``: three levels, no operation that averages over the window, so tiling is exact.
+"""The local U-Net ``F``: three levels and no operation that averages over the window, so tiling is exact.
 
-Down by space-to-depth (stride-2 convolutions of width 2) and up by repetition: neither reads beyond its own cell. The
-reach is then the sum of the 3 × 3 convolutions' reaches, and stays within the halo that the spec declares.
+It goes down by space-to-depth (stride-2 convolutions of width 2) and up by repetition; neither reads beyond its own
+cell. The reach is then the sum of the 3 × 3 convolutions' reaches, and stays within the halo that the spec declares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hadmst_sc.section.grid import windows
 
 
 def silence(layer: nn.Module) -> None:
-    """Set all parameters of a layer to zero: it starts by saying nothing."""
+    """Set all parameters of a layer to zero, so that its output is zero at initialisation."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
@@ -34,16 +34,16 @@ class ResidualBlock(nn.Module):
         silence(self.modulate)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        """``(b, channels, ny, nx)`` and ``(b, embed)`` to the shape of ``h``."""
+        """Apply the block to ``h`` ``(b, channels, ny, nx)`` with an embedding ``(b, embed)``; same shape."""
         gain, shift = self.modulate(embedding)[:, :, None, None].chunk(2, 1)
         inner = torch.addcmul(shift, self.first(functional.silu(h)), 1 + gain)
         return h + self.second(_silu(inner))
 
 
 class LocalUNet(nn.Module):
-    """``(b, in_channels, ny, nx)`` and an embedding ``(b, embed)`` to ``(b, out_channels, ny, nx)``.
+    """U-Net from ``(b, in_channels, ny, nx)`` and an embedding ``(b, embed)`` to ``(b, out_channels, ny, nx)``.
 
-    ``ny`` and ``nx`` need to be multiples of 4. The caller decides whether the head starts at zero.
+    ``ny`` and ``nx`` must be multiples of 4. The caller decides if the head starts at zero.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int], embed: int, out_channels: int = 1) -> None:
@@ -61,11 +61,11 @@ class LocalUNet(nn.Module):
         self.head = nn.Conv2d(a, out_channels, 1)
 
     def forward(self, inputs: Tensor, embedding: Tensor) -> Tensor:
-        """See the class."""
+        """Apply all layers; see the class for the shapes."""
         return self.above(self.stem(inputs), embedding)
 
     def above(self, full: Tensor, embedding: Tensor) -> Tensor:
-        """All but the first layer, from what that makes of the inputs, ``(b, widths[0], ny, nx)``."""
+        """Apply all layers after the first one, to its output ``(b, widths[0], ny, nx)``."""
         half = self.block_1(self.down_1(full), embedding)
         quarter = self.down_2(half)
         for block in self.block_2:
@@ -76,19 +76,19 @@ class LocalUNet(nn.Module):
 
 
 def _silu(h: Tensor) -> Tensor:
-    """Of what nobody needs afterwards: without gradients in place, as memory is what takes the time."""
+    """SiLU of a tensor that is not used again; in place if gradients are off (memory-bound)."""
     return functional.silu(h, inplace=not torch.is_grad_enabled())
 
 
 def plus_repeated(fine: Tensor, coarse: Tensor) -> Tensor:
-    """``fine`` plus ``coarse`` with every bin repeated 2 × 2, which is never written out."""
+    """Sum of ``fine`` and ``coarse`` with every bin repeated 2 × 2, without storing the repetition."""
     b, c, ny, nx = fine.shape
     cells = fine.reshape(b, c, ny // 2, 2, nx // 2, 2) + coarse[:, :, :, None, :, None]
     return cells.reshape(fine.shape)
 
 
 def reach_of(network: nn.Module, in_channels: int, embed: int, size: int = 128) -> int:
-    """Measured reach in bins: how far a change of one input bin is felt, by perturbation (not by counting layers)."""
+    """Reach in bins, measured by perturbation: largest distance at which a change of one input bin has an effect."""
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(1, in_channels, size, size, generator=generator, dtype=torch.float64)
@@ -103,25 +103,25 @@ def reach_of(network: nn.Module, in_channels: int, embed: int, size: int = 128) 
     return furthest
 
 
-CORE, HALO, ALIGN = 512, 64, 4  # bins; the halo is beyond the reach of student, alignment and encoder
+CORE, HALO, ALIGN = 512, 64, 4  # bins; the halo exceeds the reach of student, alignment and encoder
 
 
 @torch.inference_mode()
 def in_windows(
     network: Callable[[Tensor], tuple[Tensor, ...]], maps: np.ndarray, device: torch.device, *, core: int = CORE
 ) -> list[Tensor]:
-    """What a local network makes of a slide, on the CPU.
+    """Apply a local network to a slide window by window; results on the CPU.
 
     Parameters
     ----------
     network
-        Takes ``(1, c, y, x)``, gives maps ``(1, f, y, x)``, and reaches no further than ``HALO`` bins.
+        Function of ``(1, c, y, x)`` that returns maps ``(1, f, y, x)`` and reaches no further than ``HALO`` bins.
     maps
         ``(c, ny, nx)`` float32.
     device
-        Where the network is.
+        Device of the network.
     core
-        Edge of what a window writes, bins.
+        Edge of the part that a window writes, bins.
 
     Returns
     -------
@@ -130,10 +130,10 @@ def in_windows(
     ny, nx = maps.shape[1:]
     whole: list[Tensor] = []
     for window in windows((ny, nx), core, HALO, ALIGN):
-        # Ends at the border of the slide rather than beyond it: there the layers pad as they do for a whole slide.
+        # End at the border of the slide, not beyond it: there the layers pad as they do for a whole slide.
         window = window.within((ny, nx))
         part_of_it = torch.as_tensor(np.ascontiguousarray(maps[(None, slice(None), *window.read)]), device=device)
-        with torch.autocast(device.type, enabled=False):  # whatever the caller's
+        with torch.autocast(device.type, enabled=False):  # regardless of the caller's setting
             made = network(part_of_it)
         whole = whole or [torch.empty((1, part.shape[1], ny, nx), dtype=part.dtype, device="cpu") for part in made]
         for all_of_it, part in zip(whole, made, strict=True):

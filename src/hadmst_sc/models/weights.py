@@ -1,6 +1,6 @@
-"""Weights on disk: safetensors for the numbers, JSON for what they are, a sha256 and a self-test for trust.
+"""Weights on disk: tensors as safetensors, metadata as a JSON card, verified by sha256 and self-test.
 
-Nothing here can run code from a file: no pickle is ever read.
+Loading never runs code from a file: no pickle is ever read.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from hadmst_sc.runtime import alone_after_fork
 from hadmst_sc.section.features import N_BASE
 
 BUNDLED = Path(__file__).parent / "_weights"
-FORMAT = 3  # 3: with the names of the inputs
+FORMAT = 3  # 3 adds the names of the inputs
 READABLE = (2, FORMAT)
 SELF_TEST_TOLERANCE = 1e-4
-MAX_CARD = 10_000_000  # bytes of JSON; that of the bundled model has 25,000
+MAX_CARD = 10_000_000  # bytes of JSON; the card of the bundled model has 25,000
 REMEDY = "Install the weights again, or try `model='default'`."
-_SIZE = 32  # bins, edge of the self-test's patch
+_SIZE = 32  # edge of the self-test's patch, bins
 
 
 def bundled_models() -> list[str]:
-    """Names that ``model=`` takes without a path."""
+    """Names of the bundled models, which ``model=`` accepts."""
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
 
 
 def load_model(model: str | Path | HadmstModel = "default", device: str | torch.device = "cpu") -> HadmstModel:
-    """Load weights. A file is not trusted: its sha256, its tensors and, unless bundled, its self-test are checked.
+    """Load weights. Files are verified: sha256, tensors and, unless bundled, self-test.
 
     Parameters
     ----------
     model
-        A bundled name, a path to a ``.safetensors`` file with its ``.json`` card beside it, or a loaded model. A loaded
-        model is not changed: it is copied if it is on another device, in training mode or in another precision.
+        A bundled name, a path to a ``.safetensors`` file with its ``.json`` card next to it, or a loaded model. A
+        loaded model is not changed: it is copied if it is on another device, in training mode or in another precision.
     device
-        Where to put it.
+        Device to load the model to.
 
     Raises
     ------
     TypeError
-        If it is neither a name, a path nor a model.
+        If ``model`` is neither a name, a path nor a model.
     FileNotFoundError
         If there is no such model or no card.
     ValueError
-        If the files are damaged, do not belong together, or do not compute what their card says.
+        If the files are damaged, do not belong together, or fail the self-test of their card.
 
     Examples
     --------
@@ -81,16 +81,16 @@ def load_model(model: str | Path | HadmstModel = "default", device: str | torch.
         raise ValueError(f"`model`: {path.name} does not have the sha256 of its card: it is damaged. {REMEDY}")
     loaded = _built(path, card)
     loaded.name, loaded.sha256 = path.stem, card["sha256"]
-    if not bundled:  # a bundled one passes it in our tests
+    if not bundled:  # our tests run it for bundled models
         try:
             self_test(loaded, card)
         except ValueError as error:
-            raise ValueError(f"`model`: {path.name} does not compute what its card says: {error}") from error
+            raise ValueError(f"`model`: {path.name} does not reproduce the outputs in its card: {error}") from error
     return loaded.to(device)
 
 
 def _check_inputs(name: str, card: dict[str, Any]) -> None:
-    """Refuse weights that were trained on inputs of other names or in another order; cards of format 2 name none."""
+    """Refuse weights that were trained on other inputs or in another order; cards of format 2 have no names."""
     named = card.get("inputs", INPUTS)
     for kind, ours in INPUTS.items():
         theirs = named.get(kind) if isinstance(named, dict) else None
@@ -102,10 +102,10 @@ def _check_inputs(name: str, card: dict[str, Any]) -> None:
 
 
 def _built(path: Path, card: dict[str, Any]) -> HadmstModel:
-    """The network of a card, on the CPU. Nothing is allocated until the file holds just the tensors of the network."""
+    """Build the network of a card on the CPU, after checking that the file contains exactly its tensors."""
     try:
         with safe_open(path, framework="pt") as file, torch.inference_mode(False):
-            # On the meta device a network has shapes only: no memory, and no random numbers of the caller.
+            # The meta device has shapes only: no memory is allocated and the caller's random state is not used.
             with torch.device("meta"):
                 network = HadmstModel(_checked_spec(card["spec"]))
             needed = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -124,9 +124,9 @@ def _built(path: Path, card: dict[str, Any]) -> HadmstModel:
 
 
 def _checked_spec(values: Any) -> ModelSpec:
-    """A card's spec, if a network of this package can have it."""
+    """Return the spec of a card after checking that this version can use it."""
     if not isinstance(values, dict):
-        raise TypeError(f"a spec is a table, not {values!r:.80}")
+        raise TypeError(f"a spec needs to be a table, but is {values!r:.80}")
     spec = ModelSpec.from_dict(values)
     if (spec.context, spec.token) != (CONTEXT.n_channels, len(TOKEN)):
         raise ValueError(f"it takes {spec.context} maps and {spec.token} token entries, not those of this version")
@@ -134,7 +134,7 @@ def _checked_spec(values: Any) -> ModelSpec:
 
 
 def _ready(model: HadmstModel, device: torch.device) -> HadmstModel:
-    """A model of the caller for inference on a device; a copy where that is a change."""
+    """Prepare a loaded model for inference on a device; a copy if that changes the model."""
     _check_finite(model, model.name)
     parameters = list(model.parameters())
     there = all(p.device.type == device.type and device.index in (None, p.device.index) for p in parameters)
@@ -146,31 +146,31 @@ def _ready(model: HadmstModel, device: torch.device) -> HadmstModel:
 
 def _check_finite(model: HadmstModel, name: str) -> None:
     if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-        raise ValueError(f"`model`: the weights of {name} hold NaN or infinite values. {REMEDY}")
+        raise ValueError(f"`model`: the weights of {name} contain NaN or infinite values. {REMEDY}")
 
 
 def _refused(model: object, found: str, kind: type[Exception] = FileNotFoundError) -> Exception:
     return kind(
-        f"`model` needs a bundled name ({bundled_models()}), a .safetensors file with its .json card beside it, or a "
+        f"`model` needs a bundled name ({bundled_models()}), a .safetensors file with its .json card next to it, or a "
         f"loaded model, but {found}. Try `model='default'`."
     )
 
 
 def _file(model: object) -> Path:
-    """A path to weights that are there with their card."""
+    """Path of a weights file that exists together with its card."""
     if not isinstance(model, str | os.PathLike):
         raise _refused(model, f"is {model!r:.80}", TypeError)
     try:
         path = Path(model)
         if path.is_file() and path.with_suffix(".json").is_file():
             return path
-    except (OSError, ValueError, TypeError):  # no path that a system can have, a loop of links
+    except (OSError, ValueError, TypeError):  # an invalid path, a loop of links
         pass
     raise _refused(model, f"{str(model)!r:.200} has no such pair")
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """The JSON card beside a weights file."""
+    """Read the JSON card of a weights file."""
     card_path = _file(path).with_suffix(".json")
     try:
         if card_path.stat().st_size > MAX_CARD:
@@ -182,21 +182,21 @@ def read_card(path: str | Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, RecursionError):
         complete = False
     if not complete:
-        raise ValueError(f"`model`: {card_path.name} is no card of format {FORMAT}. {REMEDY}")
+        raise ValueError(f"`model`: {card_path.name} is not a card of format {FORMAT}. {REMEDY}")
     return dict(card)
 
 
 def save_model(model: HadmstModel, path: str | Path, *, card: dict[str, Any]) -> None:
-    """Write weights and card, and read them back through the self-test.
+    """Write weights and card, then load them and run the self-test.
 
     Parameters
     ----------
     model
-        On any device.
+        A model on any device.
     path
-        Of the ``.safetensors`` file; the card goes beside it.
+        The ``.safetensors`` file to write; the card is written next to it.
     card
-        JSON-ready facts to keep with the weights (training configuration, data, figures).
+        JSON-ready metadata to store with the weights (training configuration, data, results).
     """
     path = Path(path)
     model = model.cpu().eval()
@@ -214,7 +214,7 @@ def save_model(model: HadmstModel, path: str | Path, *, card: dict[str, Any]) ->
 
 
 def _patch(spec: ModelSpec) -> dict[str, Tensor]:
-    """A fixed input, from a generator whose stream is a standard, not a library's habit."""
+    """Fixed input from the Philox generator, whose stream is standardised."""
     rng = np.random.Generator(np.random.Philox(20_261_122))
 
     def normal(*shape: int) -> Tensor:
@@ -233,9 +233,9 @@ def _patch(spec: ModelSpec) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def _evaluate(model: HadmstModel) -> Tensor:
-    """The denoiser at two levels on the fixed input, and the student, thinned to 48 numbers."""
+    """Outputs of the student, mean and denoiser on the fixed input, subsampled to 48 numbers."""
     device = next(model.parameters()).device
-    with device, torch.autocast(device.type, enabled=False):  # whatever the caller's defaults
+    with device, torch.autocast(device.type, enabled=False):  # regardless of the caller's defaults
         return _outputs(model, {k: v.to(device) for k, v in _patch(model.spec).items()})
 
 
@@ -252,27 +252,31 @@ def _outputs(model: HadmstModel, patch: dict[str, Tensor]) -> Tensor:
 
 
 def self_test(model: HadmstModel, card: dict[str, Any] | None = None) -> float:
-    """Run the model on the card's fixed input; the largest deviation relative to the largest value.
+    """Run the model on a fixed input and compare with its card.
 
     Parameters
     ----------
     model
         The loaded model.
     card
-        Its card; ``None`` = that of the bundled model of the same name.
+        Its card; ``None``: that of the bundled model of the same name.
+
+    Returns
+    -------
+    Largest deviation, relative to the largest value.
 
     Raises
     ------
     ValueError
-        If the deviation is above 1e-4: this machine does not compute what the model was trained to, or the card is
-        that of another model.
+        If the deviation is above 1e-4: this machine computes other results than the card, or the card belongs to
+        another model.
     """
     card = card or read_card(BUNDLED / f"{model.name}.safetensors")
     found = _evaluate(model).numpy()
     try:
         expected = np.asarray(card["self_test"], np.float32).reshape(found.shape)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"The model's self-test needs {found.size} numbers in the card, but holds others.") from error
+        raise ValueError(f"The model's self-test needs {found.size} numbers, but the card has others.") from error
     deviation = float(np.abs(found - expected).max() / np.abs(expected).max())
     if not deviation <= SELF_TEST_TOLERANCE:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Simulated sections whose expression is known in every bin."""
+"""Simulated sections with known expression in every bin."""

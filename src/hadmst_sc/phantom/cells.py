@@ -1,4 +1,4 @@
-"""Cells of a phantom: where they lie, of which type, and what each type looks like under the microscope."""
+"""Cells of a phantom: positions, types, and the appearance of each type in the H&E."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from hadmst_sc.phantom.fields import LAYOUT_UM, random_field, sample
 from hadmst_sc.phantom.tissue import Layout
 
 Rng = np.random.Generator
-CLARITIES = ("blank", "partial", "clear")  # how much of the truth the H&E tells
+CLARITIES = ("blank", "partial", "clear")  # amount of information on expression in the H&E
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """Appearance of nuclear templates, each ``(templates,)``; types that share a template cannot be told apart.
+    """Appearance of nuclear templates, each ``(templates,)``; types with the same template look the same.
 
     Parameters
     ----------
     radius_um
-        Of the nucleus.
+        Radius of the nucleus.
     elongation
         Long over short axis.
     haematoxylin, eosin
@@ -53,7 +53,7 @@ class Cells:
     vitality
         ``(n,)`` in ``(0, 1]``: necrotic cells have lost stain and RNA.
     template_of
-        ``(types,)`` the template each type is drawn with.
+        ``(types,)`` index of the template of each type.
     look
         The templates.
     """
@@ -68,17 +68,17 @@ class Cells:
 
     @property
     def n_types(self) -> int:
-        """Number of cell types, those without a cell included."""
+        """Number of cell types, including those without cells."""
         return len(self.template_of)
 
     @property
     def visible(self) -> np.ndarray:
-        """``(types,)`` bool: has a template of its own, so that the H&E can tell it."""
+        """``(types,)`` bool: True if the type has its own template, so that the H&E shows it."""
         return (np.bincount(self.template_of) == 1)[self.template_of] & (self.template_of.max() > 0)
 
 
 def _templates(rng: Rng, n_types: int, clarity: str) -> np.ndarray:
-    """Template of each type: one for all, one each, or some of their own and some shared by groups of two and more."""
+    """Template of each type: one for all, one each, or some with their own and others in groups that share one."""
     if clarity == "blank":
         return np.zeros(n_types, int)
     if clarity == "clear":
@@ -90,7 +90,7 @@ def _templates(rng: Rng, n_types: int, clarity: str) -> np.ndarray:
 
 
 def _look(rng: Rng, n: int) -> Look:
-    """Templates that differ: each property is drawn from its own stratum, in an order of its own."""
+    """Draw distinct templates: each property is stratified over the templates, in an independent random order."""
 
     def strata(low: float, high: float) -> np.ndarray:
         return low + (high - low) * (rng.permutation(n) + rng.random(n)) / n
@@ -99,7 +99,7 @@ def _look(rng: Rng, n: int) -> Look:
 
 
 def _positions(rng: Rng, layout: Layout, density: np.ndarray) -> np.ndarray:
-    """Jittered lattice thinned to the local density: no two cells much closer than their spacing."""
+    """Jittered lattice thinned to the local density, so that few cells are much closer than the spacing."""
     side = len(layout.regions) * LAYOUT_UM
     spacing = rng.uniform(8, 14)
     line = np.arange(0, side, spacing)
@@ -110,7 +110,7 @@ def _positions(rng: Rng, layout: Layout, density: np.ndarray) -> np.ndarray:
 
 
 def draw_cells(rng: Rng, layout: Layout, clarity: str) -> Cells:
-    """Cells of a layout; ``clarity`` is one of ``CLARITIES``."""
+    """Draw the cells of a layout; ``clarity`` is one of ``CLARITIES``."""
     n_types, n_regions = int(rng.integers(5, 10)), layout.n_regions
     mix = rng.dirichlet(np.full(n_types, rng.uniform(0.2, 1)), n_regions)
     crowding = rng.uniform(0.35, 1, n_regions)

@@ -1,11 +1,11 @@
-"""Random fields: what tissue regions, hidden programmes, textures and artefacts of a phantom are made of."""
+"""Random fields for tissue regions, hidden programmes, textures and artefacts of a phantom."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import fft
 
-LAYOUT_UM = 10.0  # lattice on which the anatomy is drawn, whatever the bins are
+LAYOUT_UM = 10.0  # step of the lattice on which the anatomy is drawn, independent of the bins
 PX_UM = 2.5  # pixel of the rendered image; LAYOUT_UM / PX_UM is a whole number
 
 
@@ -19,13 +19,13 @@ def random_field(rng: np.random.Generator, shape: tuple[int, int], scale: float,
     scale
         Correlation length in lattice steps: white noise smoothed by a Gaussian of this width.
     rough
-        A Matérn-like spectrum instead, with the detail at all scales that real tissue has.
+        True for a Matérn-like spectrum, with detail at all scales as in real tissue.
 
     Returns
     -------
     ``shape`` float32.
     """
-    # The transform is periodic: without the border opposite edges of the window would be neighbours.
+    # The transform is periodic: without a border, opposite edges of the window would be neighbours.
     ny, nx = (fft.next_fast_len(int(side + min(3 * scale, side)), real=True) for side in shape)
     ky, kx = fft.fftfreq(ny)[:, None], fft.rfftfreq(nx)
     k2 = ((2 * np.pi * scale) ** 2 * (ky**2 + kx**2)).astype(np.float32)
@@ -36,7 +36,7 @@ def random_field(rng: np.random.Generator, shape: tuple[int, int], scale: float,
 
 
 def sample(field: np.ndarray, points_um: np.ndarray, step_um: float = LAYOUT_UM) -> np.ndarray:
-    """Value of the cell of a lattice of ``step_um`` in which each (y, x) point lies."""
+    """Values of a lattice with step ``step_um`` in the cells that contain the (y, x) points."""
     iy, ix = np.minimum((points_um / step_um).astype(int), np.array(field.shape) - 1).T
     return field[iy, ix]
 
@@ -54,7 +54,7 @@ def enlarge(field: np.ndarray, factor: int) -> np.ndarray:
 
 
 def combed(rng: np.random.Generator, angle: np.ndarray, length: int) -> np.ndarray:
-    """White noise averaged along the direction field ``angle`` (radians): a texture of fibres, unit deviation."""
+    """Texture of fibres: white noise averaged along the direction field ``angle`` (radians), unit deviation."""
     shape = angle.shape
     noise = rng.standard_normal(shape, dtype=np.float32)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
@@ -74,7 +74,7 @@ def blobs(rng: np.random.Generator, shape: tuple[int, int], scale: float, share:
 
 
 def ribbon(rng: np.random.Generator, shape: tuple[int, int], width: float) -> np.ndarray:
-    """Distance to a random curved line in units of ``width`` (lattice steps): folds and tears lie below one."""
+    """Distance to a random curved line in units of ``width`` (lattice steps); below one inside folds and tears."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     y0, x0 = rng.uniform(0.15, 0.85, 2) * shape
     angle = rng.uniform(0, np.pi)

@@ -1,4 +1,4 @@
-"""Genes of a phantom: what each cell expresses, and the expected counts per bin that follow."""
+"""Genes of a phantom: expression of each cell, and the resulting expected counts per bin."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def _pool(rng: Rng, shape: tuple[int, int], number: int, low_um: float, high_um:
 
 
 class Programmes:
-    """The sources that genes of one section draw on: types, regions and fields, at the cells.
+    """Sources of the expression of genes, evaluated at the cells: types, regions and fields.
 
     Parameters
     ----------
+    rng
+        Random generator.
     cells
         Cells of the section.
     shape
-        Of the layout.
+        Shape of the layout.
     """
 
     def __init__(self, rng: Rng, cells: Cells, shape: tuple[int, int]) -> None:
@@ -44,7 +46,7 @@ class Programmes:
         self.fine = [sample(field, at) for field in _pool(rng, shape, 6, 15, 60)]
 
     def kinds(self, n_genes: int) -> tuple[str, ...]:
-        """A kind for each gene, as many of each as can be; where no type is (in)visible the other kind steps in."""
+        """Kind of each gene, in equal numbers; if no type is visible or none invisible, the other kind is used."""
         kinds = [KINDS[i % len(KINDS)] for i in self.rng.permutation(n_genes)]
         if not len(self.told):
             kinds = ["invisible" if kind == "visible" else kind for kind in kinds]
@@ -95,8 +97,8 @@ class Programmes:
 def express(rng: Rng, cells: Cells, shape: tuple[int, int], n_genes: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Relative expression ``(cells, genes)`` float32 of any scale, and the kind of each gene.
 
-    On top of its kind's pattern every gene follows the RNA content of the cell, one of a few co-expression programmes
-    and a noise of its own.
+    In addition to the pattern of its kind, every gene follows the RNA content of the cell, one of a few co-expression
+    programmes, and independent noise.
     """
     sources = Programmes(rng, cells, shape)
     kinds = sources.kinds(n_genes)
@@ -113,9 +115,9 @@ def express(rng: Rng, cells: Cells, shape: tuple[int, int], n_genes: int) -> tup
 
 
 def splat(position_um: np.ndarray, shape: tuple[int, int], bin_um: float) -> sparse.csr_matrix:
-    """Share of every cell in every bin, ``(ny * nx, cells)``: a cell is a square of ``CELL_UM``, or a bin if less.
+    """Share of every cell in every bin, ``(ny * nx, cells)``; a cell is a square of ``CELL_UM`` or a bin if smaller.
 
-    Columns sum to one except at the border, where the part of a cell beyond the grid is lost.
+    Columns sum to one except at the border, where parts of cells are beyond the grid.
     """
     width = min(CELL_UM, bin_um)
     low = (position_um - width / 2) / bin_um
@@ -134,6 +136,6 @@ def splat(position_um: np.ndarray, shape: tuple[int, int], bin_um: float) -> spa
 
 
 def binned(expression: np.ndarray, cells: Cells, shape: tuple[int, int], bin_um: float, blur_um: float) -> np.ndarray:
-    """Relative expected counts per bin, ``(genes, ny, nx)`` float32, molecules displaced by ``blur_um`` on average."""
+    """Relative expected counts per bin, ``(genes, ny, nx)`` float32, blurred by a Gaussian of ``blur_um``."""
     maps = (splat(cells.position_um, shape, bin_um) @ expression).T.reshape(-1, *shape)
     return ndimage.gaussian_filter(maps, blur_um / bin_um, axes=(1, 2)) if blur_um > 0.1 * bin_um else maps

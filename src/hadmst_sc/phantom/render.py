@@ -1,4 +1,4 @@
-"""H&E of a phantom: optical densities of two stains at 2.5 µm per pixel, then the slide, then the microscope."""
+"""H&E of a phantom: optical densities of two stains at 2.5 µm per pixel, then effects of slide and microscope."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HAEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # Ruifrok & John
 
 
 def _add(canvas: np.ndarray, rows: np.ndarray, cols: np.ndarray, values: np.ndarray) -> None:
-    """Add stamps to a canvas; what falls beyond its border is lost."""
+    """Add stamps to a canvas; parts beyond its border are lost."""
     ny, nx = canvas.shape
     on = (rows >= 0) & (rows < ny) & (cols >= 0) & (cols < nx)
     canvas += np.bincount((rows * nx + cols)[on], values[on], ny * nx).reshape(ny, nx)
@@ -34,7 +34,7 @@ def _nuclei(rng: Rng, cells: Cells, angle: np.ndarray, side: int) -> np.ndarray:
     canvas = np.zeros((side, side))
     position = cells.position_um / PX_UM
     corner = np.floor(position).astype(int)
-    # Large and small nuclei apart: the stamp of the largest would waste most of the work on the others.
+    # Group nuclei by size, because stamps of the largest size would waste most of the work on small ones.
     group = np.ceil(radius * stretch + 1.2).astype(int)
     for reach in np.unique(group):
         which = np.flatnonzero(group == reach)
@@ -86,7 +86,7 @@ def _stains(rng: Rng, layout: Layout, cells: Cells, clarity: str) -> tuple[np.nd
     ground, fibrous = rng.uniform(0.12, 0.6, n), rng.uniform(0, 1, n)
     if clarity == "blank" or rng.random() < 0.25:
         ground[:], fibrous[:] = ground.mean(), fibrous.mean()
-    soft = rng.uniform(0.4, 1.2)  # of region borders, in cells of the layout
+    soft = rng.uniform(0.4, 1.2)  # width of region borders, in cells of the layout
     ground_map, fibre_map = (
         enlarge(ndimage.gaussian_filter(values[layout.regions].astype(np.float32), soft), _SCALE)
         for values in (ground, fibrous)
@@ -102,7 +102,7 @@ def _stains(rng: Rng, layout: Layout, cells: Cells, clarity: str) -> tuple[np.nd
 
 
 def _sharpness(rng: Rng, image: np.ndarray, side: int) -> np.ndarray:
-    """Blur of the optics and, in some, patches that are out of focus; ``(side, side, 3)``."""
+    """Blur of the optics and, in some images, patches out of focus; ``(side, side, 3)``."""
     image = ndimage.gaussian_filter(image, (*[rng.uniform(0.3, 1.0)] * 2, 0))
     if rng.random() < 0.2:
         where = ndimage.gaussian_filter(blobs(rng, (side, side), side / 8, rng.uniform(0.1, 0.4)).astype(np.float32), 8)
@@ -111,7 +111,7 @@ def _sharpness(rng: Rng, image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _coarsened(image: np.ndarray, step: float) -> np.ndarray:
-    """Seen at pixels ``step`` times as large, brought back by linear interpolation."""
+    """Reduce an image to pixels ``step`` times as large, and restore its size by linear interpolation."""
     side = len(image)
     n = max(2, round(side / step))
     down = area_weights(side, side / n, n)
@@ -126,7 +126,7 @@ def _coarsened(image: np.ndarray, step: float) -> np.ndarray:
 
 
 def _compressed(rng: Rng, image: np.ndarray) -> np.ndarray:
-    """Blocks of 8 × 8 pixels with their cosine coefficients rounded, as a JPEG file of middling quality."""
+    """Round the cosine coefficients of blocks of 8 × 8 pixels, like JPEG compression of medium quality."""
     side = len(image)
     padded = np.pad(image, ((0, -side % 8), (0, -side % 8), (0, 0)), mode="edge")
     m = len(padded) // 8
@@ -160,10 +160,10 @@ def _camera(rng: Rng, image: np.ndarray, he_um: float) -> tuple[np.ndarray, floa
     if max(seen_um, he_um) > PX_UM * 1.05:
         image = _coarsened(image, max(seen_um, he_um) / PX_UM)
     light = 1 + rng.uniform(0, 0.06) * random_field(rng, (side, side), side / 3)[..., None]
-    # Visium's own microscopes leave the background grey: 128 of 255 on the mouse brain, 174 on the cortex.
+    # In public Visium images the background is grey: 128 of 255 on the mouse brain, 174 on the cortex.
     exposure = rng.uniform(0.88, 1.0) if rng.random() < 0.65 else np.exp(rng.uniform(np.log(0.45), 0))
     image = image * light * exposure * (1 + 0.03 * rng.standard_normal(3))
-    if rng.random() < 0.1:  # colour stored or restored at a lower resolution than lightness
+    if rng.random() < 0.1:  # colour at a lower resolution than lightness
         grey = image.mean(-1, keepdims=True)
         image = grey + ndimage.gaussian_filter(image - grey, (*[rng.uniform(2, 8)] * 2, 0))
     image = np.clip(image, 0, 1) ** rng.uniform(0.8, 1.25)
@@ -183,13 +183,13 @@ def render(
     clarity
         ``"blank"`` gives every region the same ground colour.
     he_um
-        µm per pixel that the image resolves at best.
+        Finest resolution of the image, µm per pixel.
     augment
-        Slide and camera of random quality; else nominal stains through perfect optics.
+        True for slide and camera of random quality; else nominal stains and perfect optics.
 
     Returns
     -------
-    ``(3, side, side)`` uint8, and the µm per pixel that it resolves.
+    Image ``(3, side, side)`` uint8, and the µm per pixel that it resolves.
     """
     stains = _stains(rng, layout, cells, clarity)
     if augment:

@@ -1,8 +1,8 @@
-"""Phantoms: tissue sections whose expression is known in every bin, as arrays.
+"""Phantoms: simulated tissue sections with known expression in every bin, as arrays.
 
-A section is drawn as anatomy, cells, H&E and genes; spots then sample it. Every part has a random stream of its own, so
-that imposing one thing (a misregistration, an image resolution) leaves the others as they were. The point of a phantom
-is breadth: what is learnt on a narrow prior does not carry over to real tissue.
+Anatomy, cells, H&E and genes are drawn first; spots then sample them. Every part has its own random stream, so changing
+one part (such as misregistration or image resolution) leaves the others unchanged. Phantoms are deliberately diverse,
+because what is learnt on a narrow prior does not transfer to real tissue.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ from hadmst_sc.section.observation import Observation
 __all__ = ["HELD_OUT_STYLES", "KINDS", "TRAIN_STYLES", "Phantom", "simulate"]
 
 Rng = np.random.Generator
-_SOMA_UM = (3.0, 6.0)  # how far the molecules of a cell reach beyond the square it is binned as
-_CLARITY_ODDS = (0.12, 0.68, 0.2)  # of CLARITIES
+_SOMA_UM = (3.0, 6.0)  # spread of a cell's molecules beyond the square that it is binned as
+_CLARITY_ODDS = (0.12, 0.68, 0.2)  # probabilities of CLARITIES
 _DEFORMATION_SCALE_UM = 800.0
 
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A section with its truth.
+    """A simulated section with its truth.
 
     Parameters
     ----------
     observation
-        What a user would have.
+        The data that a user would have.
     rate
-        ``(genes, ny, nx)`` float32, true expected counts per bin: what the spots sampled, bleed and ambient RNA
-        included, zero outside ``observation.inside``. ``A @ rate`` are the expected counts before ``efficiency``.
+        ``(genes, ny, nx)`` float32, true expected counts per bin as sampled by the spots, including bleed and ambient
+        RNA; zero outside ``observation.inside``. ``A @ rate`` are the expected counts before ``efficiency``.
     efficiency
-        ``(spots,)`` share of its expected counts that each spot caught, mean one.
+        ``(spots,)`` capture efficiency of each spot relative to the mean.
     kinds
-        What drives each gene, of :data:`KINDS`.
+        Kind of the pattern of each gene, from :data:`KINDS`.
     style
-        How the regions were drawn.
+        Style of the regions.
     clarity
-        How much the H&E tells: ``"blank"``, ``"partial"`` or ``"clear"``.
+        Amount of information on expression in the H&E: ``"blank"``, ``"partial"`` or ``"clear"``.
     regions
-        ``(ny, nx)`` int, -1 off the tissue.
+        ``(ny, nx)`` int, -1 outside the tissue.
     cell_um, cell_type
         ``(cells, 2)`` positions as (y, x) in µm, ``(cells,)`` int.
     visible
-        ``(types,)`` bool: the H&E can tell this type from all others.
+        ``(types,)`` bool: True if the type looks different from all others in the H&E.
     misregistration_um
-        ``(dy, dx)``: the part of ``displacement_um`` that is one translation.
+        ``(dy, dx)``: the translation in ``displacement_um``.
     displacement_um
-        ``(2, ny, nx)`` float32 as (dy, dx): the image shows at ``p + displacement_um`` what the spots saw at ``p``, the
-        centre of a bin. Translation, rotation and deformation together.
+        ``(2, ny, nx)`` float32 as (dy, dx): the image shows at ``p + displacement_um`` what the spots measured at the
+        bin centre ``p``. Sum of translation, rotation and deformation.
     array_index
         ``(spots, 2)`` int, row and column on the capture array (columns of a hexagonal array count half pitches).
     """
@@ -97,34 +97,34 @@ def simulate(
     deformation_um: float = 0.0,
     augment: bool = True,
 ) -> Phantom:
-    """Draw one section, the same for the same arguments.
+    """Simulate one section; the same arguments give the same section.
 
     Parameters
     ----------
     seed
-        Of everything.
+        Seed of all random streams.
     size_um
         Edge of the square section, a multiple of ``bin_um``.
     bin_um, spot_um, pitch_um
-        Edge of a bin; diameter and distance of the spots. From a pitch of 150 µm on the array is square, as legacy ST.
+        Edge of a bin; diameter and pitch of the spots. From a pitch of 150 µm the array is square, like legacy ST.
     he_um
-        µm per pixel that the image resolves at best.
+        Finest resolution of the image, µm per pixel.
     n_genes
         Number of genes, spread evenly over :data:`KINDS`.
     style
         One of :data:`TRAIN_STYLES` or :data:`HELD_OUT_STYLES`; ``None`` draws one of the first.
     depth
-        Mean counts per spot, log-uniform over genes between these.
+        Range of the mean counts per spot, log-uniform over genes.
     misregistration_um
-        ``(dy, dx)``, or a length in a random direction, rounded to whole pixels of 2.5 µm; ``None`` draws none in half
-        of the augmented sections and up to ±20 µm per axis in the others.
+        ``(dy, dx)``, or a length in a random direction, rounded to whole pixels of 2.5 µm. ``None``: none in half of
+        the augmented sections and up to ±20 µm per axis in the others; none without ``augment``.
     rotation_deg
-        The image is turned by this about the section's centre, from y towards x.
+        Rotation of the image about the section's centre, from y towards x.
     deformation_um
-        The image is bent by a smooth random field (800 µm) with this root mean square length.
+        Root mean square length of a smooth random deformation of the image (correlation length 800 µm).
     augment
-        Domain randomisation of tissue damage, image quality, spot efficiency, bleed, ambient RNA, over-dispersion and
-        missing spots. Without it only anatomy, genes and Poisson noise are random.
+        Randomise tissue damage, image quality, spot efficiency, bleed, ambient RNA, over-dispersion and missing spots.
+        Without it only anatomy, genes and Poisson noise are random.
     """
     _check(size_um, bin_um, n_genes, depth)
     streams = np.random.default_rng(seed).spawn(8)
@@ -194,7 +194,7 @@ def _check(size_um: float, bin_um: float, n_genes: int, depth: tuple[float, floa
 
 
 def _tissue_bins(layout: Layout, grid: Grid) -> np.ndarray:
-    """Bins of which at least half is tissue, bool."""
+    """Mask of the bins of which at least half is tissue."""
     weights = area_weights(len(layout.tissue), grid.bin_um / LAYOUT_UM, grid.shape[0])
     return (weights @ (weights @ layout.tissue.astype(float)).T).T >= 0.5
 
@@ -202,7 +202,7 @@ def _tissue_bins(layout: Layout, grid: Grid) -> np.ndarray:
 def _rate(
     rng: Rng, expression: np.ndarray, cells: Cells, grid: Grid, inside: np.ndarray, *, augment: bool
 ) -> np.ndarray:
-    """Relative expected counts per bin, zero outside: cells, their bleed and ambient RNA."""
+    """Relative expected counts per bin from cells, their bleed and ambient RNA; zero outside."""
     bleed_um, ambient = (rng.uniform(0, 12), rng.uniform(0, 0.03)) if augment else (0.0, 0.0)
     blur_um = float(np.hypot(rng.uniform(*_SOMA_UM), bleed_um))
     rate = binned(expression, cells, grid.shape, grid.bin_um, blur_um) * inside
@@ -211,9 +211,9 @@ def _rate(
 
 
 def _depth_factors(rng: Rng, rate: np.ndarray, measurement: Measurement, depth: tuple[float, float]) -> np.ndarray:
-    """Factor per gene that brings ``rate``, ``(genes, bins inside)``, to its mean counts per spot.
+    """Factor per gene that scales ``rate``, ``(genes, bins inside)``, to its mean counts per spot.
 
-    The mean is the section's, not the spots': these may miss a sparse gene, whose map would then explode.
+    The mean is over the section, not over the spots, which may miss a sparse gene; its factor would then be huge.
     """
     goal = np.exp(rng.uniform(np.log(depth[0]), np.log(depth[1]), len(rate)))
     return (goal / measurement.area.mean() / np.maximum(rate.mean(1), 1e-12)).astype(np.float32)
@@ -238,7 +238,7 @@ def _shift_px(rng: Rng, imposed: float | tuple[float, float] | None, *, augment:
 
 
 def _shifted(image: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
-    """``(3, h, w)`` moved by whole pixels, mirrored at the border."""
+    """Move ``(3, h, w)`` by whole pixels, mirrored at the border."""
     margin = int(np.abs(shift_px).max())
     padded = np.pad(image, ((0, 0), (margin, margin), (margin, margin)), mode="symmetric")
     y0, x0 = margin - shift_px
@@ -246,7 +246,7 @@ def _shifted(image: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
 
 
 def _bent(rng: Rng, shape: tuple[int, int], rotation_deg: float, deformation_um: float) -> np.ndarray | None:
-    """Displacement ``(2, y, x)`` in µm at the layout's cells by rotation and deformation; ``None`` for none."""
+    """Displacement ``(2, y, x)`` in µm by rotation and deformation at the layout's cells; ``None`` if there is none."""
     if not (rotation_deg or deformation_um):
         return None
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5 - np.array(shape)[:, None, None] / 2
@@ -257,16 +257,16 @@ def _bent(rng: Rng, shape: tuple[int, int], rotation_deg: float, deformation_um:
 
 
 def _at(bent_um: np.ndarray, points_um: np.ndarray) -> np.ndarray:
-    """Displacement ``(2, ...)`` at points ``(2, ...)``, linear between the layout's cells and constant beyond them."""
+    """Displacement ``(2, ...)`` at points ``(2, ...)``: linear between the layout's cells, constant beyond them."""
     index = points_um / LAYOUT_UM - 0.5
     return np.stack([ndimage.map_coordinates(one, index, order=1, mode="nearest") for one in bent_um])
 
 
 def _resampled(image: np.ndarray, bent_um: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
-    """``(3, h, w)`` moved by displacement and shift, mirrored at the border."""
+    """Move ``(3, h, w)`` by displacement and shift, mirrored at the border."""
     seen = PX_UM * (np.mgrid[: image.shape[1], : image.shape[2]] + 0.5 - shift_px[:, None, None])
     source = seen
-    for _ in range(8):  # what is seen at q came from p = q - d(p); d is so smooth that each round gains a digit
+    for _ in range(8):  # fixed-point iteration of p = q - d(p); d is smooth, so each round gains about one digit
         source = seen - _at(bent_um, source)
     index = source / PX_UM - 0.5
     planes = [ndimage.map_coordinates(p.astype(np.float32), index, order=1, mode="reflect") for p in image]
@@ -282,7 +282,7 @@ def _displacement(bent_um: np.ndarray | None, shift_px: np.ndarray, grid: Grid) 
 
 
 def _on_grid(image: np.ndarray, grid: Grid) -> np.ndarray:
-    """Rendered image to the grid's whole pixels per bin, by exact area averages."""
+    """Resample the rendered image to whole pixels per bin of the grid, by exact area averages."""
     side = round(grid.shape[0] * grid.px_per_bin)
     step = grid.um_per_px / PX_UM
     if step == 1:

@@ -1,4 +1,4 @@
-"""The capture array of a phantom: where its spots lie, which of them worked, and what they counted."""
+"""The capture array of a phantom: positions, failures, efficiencies and counts of its spots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rng = np.random.Generator
 def lattice(
     rng: Rng, size_um: float, spot_um: float, pitch_um: float, *, turned: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spots that lie wholly on the image, with a random origin and, if ``turned``, a random orientation.
+    """Spots that are entirely on the image, with a random origin and, if ``turned``, a random orientation.
 
     Returns
     -------
@@ -36,12 +36,12 @@ def lattice(
             f"Pass `size_um={4 * pitch_um:g}` or more."
         )
     index = np.stack([row, column if square else 2 * column + row % 2], 1)[whole]
-    # Moved to zero by whole periods of two: row and column keep equal parity, as on a Visium slide.
+    # Shift to zero by multiples of two, so that row and column keep equal parity, as on a Visium slide.
     return points[whole], index - 2 * (index.min(0) // 2)
 
 
 def working(rng: Rng, measurement: Measurement, tissue: np.ndarray, index: np.ndarray, *, augment: bool) -> np.ndarray:
-    """Rows of the spots that touch tissue and, in augmented sections, have not failed singly or by whole array rows."""
+    """Indices of the spots that touch tissue; with ``augment`` without random failures of spots and of array rows."""
     on = measurement.matrix @ tissue.ravel().astype(float) > 0
     lost = np.zeros(len(index), bool)
     if augment and rng.random() < 0.4:
@@ -55,10 +55,10 @@ def working(rng: Rng, measurement: Measurement, tissue: np.ndarray, index: np.nd
 
 
 def efficiencies(rng: Rng, spots_um: np.ndarray, crowding: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Share of its expected counts that each spot catches, mean one.
+    """Capture efficiency of each spot relative to the mean.
 
-    Log-normal; in some sections with a part that is smooth over space, in some following ``crowding``, the number of
-    cells in each spot. ``shape`` is the layout's.
+    Log-normal; in some sections with a component that is smooth over space, in some depending on ``crowding``, the
+    number of cells in each spot. ``shape`` is that of the layout.
     """
     log = rng.uniform(0, 0.35) * rng.standard_normal(len(spots_um))
     if rng.random() < 0.3:
@@ -71,7 +71,7 @@ def efficiencies(rng: Rng, spots_um: np.ndarray, crowding: np.ndarray, shape: tu
 
 
 def count(rng: Rng, mean: np.ndarray, *, augment: bool) -> np.ndarray:
-    """Counts of one experiment, float32: Poisson, if augmented Gamma–Poisson with an over-dispersion up to 0.05."""
+    """Draw counts, float32: Poisson, or with ``augment`` Gamma–Poisson with an over-dispersion of up to 0.05."""
     dispersion = rng.uniform(0, 0.05) if augment else 0.0
     if dispersion > 0.002:
         mean = mean * rng.gamma(1 / dispersion, dispersion, mean.shape)

@@ -17,7 +17,7 @@ Drawn = tuple[np.ndarray, np.ndarray | None]  # regions (n, n) int, voids (n, n)
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What lies where, on a lattice of ``LAYOUT_UM``; every map is ``(n, n)``.
+    """Anatomy on a lattice of ``LAYOUT_UM``; every map is ``(n, n)``.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Layout:
     regions
         Int, ``0 .. n_regions - 1`` everywhere.
     tissue
-        Bool; false in lumens, holes, tears and off the section.
+        Bool; False in lumens, holes, tears and outside the section.
     fat, infiltrate, necrosis
         Bool patches inside the tissue.
     angle
@@ -53,7 +53,7 @@ def _steps(rng: Rng, low_um: float, high_um: float) -> float:
 
 
 def _nearest(points: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to and index of the nearest of ``points``, each as ``y``."""
+    """Distance to the nearest of ``points`` and its index, each of the shape of ``y``."""
     distance, index = cKDTree(points).query(np.stack([y.ravel(), x.ravel()], 1))
     return distance.reshape(y.shape), index.reshape(y.shape)
 
@@ -77,7 +77,7 @@ def _glands(rng: Rng, y: np.ndarray, x: np.ndarray) -> Drawn:
     lumen = gland > edge + rng.uniform(0.5, 1.0)
     regions = np.where(gland > edge, 2, stroma)
     if rng.random() < 0.4:
-        return np.where(lumen, 3, regions), None  # a secretion fills the lumen
+        return np.where(lumen, 3, regions), None  # lumen filled with secretion
     return regions, lumen
 
 
@@ -157,12 +157,12 @@ _STYLES: dict[str, Callable[[Rng, np.ndarray, np.ndarray], Drawn]] = {
     "layers": _layers,
     "rings": _rings,
 }
-HELD_OUT_STYLES = ("layers", "rings")  # never drawn at random: a test of regions unlike those trained on
+HELD_OUT_STYLES = ("layers", "rings")  # never drawn at random, to test on regions unlike those of training
 TRAIN_STYLES = tuple(style for style in _STYLES if style not in HELD_OUT_STYLES)
 
 
 def _outline(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
-    """A section that ends inside the image: a wobbly disc around a point, possibly cut by the frame."""
+    """Mask of a section that ends inside the image: an irregular disc, possibly cut by the frame."""
     y, x = np.mgrid[: shape[0], : shape[1]] / max(shape)
     y0, x0 = rng.uniform(0.25, 0.75, 2)
     wobble = 0.06 * random_field(rng, shape, rng.uniform(0.05, 0.15) * max(shape))
@@ -171,9 +171,9 @@ def _outline(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
 
 
 def draw_layout(rng: Rng, n: int, style: str | None, *, augment: bool) -> Layout:
-    """Anatomy on ``n`` × ``n`` cells of ``LAYOUT_UM``; ``style=None`` draws one of ``TRAIN_STYLES``.
+    """Draw the anatomy on ``n`` × ``n`` cells of ``LAYOUT_UM``; ``style=None`` draws one of ``TRAIN_STYLES``.
 
-    Without ``augment`` the section fills the frame and has neither holes nor patches: only the style's own voids.
+    Without ``augment`` the section fills the frame and has no holes or patches except the voids of its style.
     """
     drawn = str(rng.choice(TRAIN_STYLES))
     style = style or drawn
@@ -197,7 +197,7 @@ def draw_layout(rng: Rng, n: int, style: str | None, *, augment: bool) -> Layout
 
 
 def _damage(rng: Rng, shape: tuple[int, int]) -> np.ndarray:
-    """Where the section is whole: outline, holes, tears."""
+    """Mask of undamaged tissue: outline, holes and tears."""
     whole = np.ones(shape, bool)
     if rng.random() < 0.4:
         whole &= _outline(rng, shape)

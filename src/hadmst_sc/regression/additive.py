@@ -5,7 +5,7 @@ noise and ``Φ`` the features, whose weights have variance ``1 / ρ``, the preci
 
     ``P = Q - QΦ (ΦᵀQΦ + ρI)⁻¹ ΦᵀQ``
 
-and the error at a spot that was left out, exactly and without a refit, is ``Pz / diag P`` (Rasmussen & Williams 2006,
+and the leave-one-out error of values ``z``, exact and without a refit, is ``Pz / diag P`` (Rasmussen & Williams 2006,
 Eq. 5.12). Without a map ``Q`` is the identity and this is ridge regression; without features it is kriging.
 """
 
@@ -33,16 +33,16 @@ RIDGES = (0.05, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a component is made of.
+    """Terms and penalty of the regression of a component.
 
     Parameters
     ----------
     kernel
-        Of the smooth map; ``None`` without one.
+        Kernel of the smooth map; ``None`` for no map.
     mix
-        Linear and Fourier shares of the H&E; :data:`NO_HE` without it.
+        Linear and Fourier shares of the H&E kernel; :data:`NO_HE` for no H&E.
     ridge
-        ``ρ``: variance of the map (of the noise without a map) over that of the H&E's part.
+        ``ρ``: variance of the map (of the noise if there is no map) over that of the H&E term.
     """
 
     kernel: Kernel | None
@@ -51,14 +51,14 @@ class Recipe:
 
 
 def recipes(*, he: bool, space: bool) -> Iterator[tuple[Kernel | None, Mix]]:
-    """Kernels and mixes that a prior may use: of the H&E, of space, or of either and both."""
+    """Kernels and H&E shares that a prior may use: H&E only, space only, or any combination."""
     for kernel, mix in product((None, *CANDIDATES) if space else (None,), (NO_HE, *MIXES) if he else (NO_HE,)):
         if kernel is not None or mix != NO_HE:
             yield kernel, mix
 
 
 class Choice:
-    """The best leave-one-out prediction so far of each component, and the recipe that made it (at first the mean)."""
+    """Best leave-one-out prediction of each component so far, with its recipe (initially the mean)."""
 
     def __init__(self, values: np.ndarray, *, he: bool, space: bool) -> None:
         self.allowed = frozenset(recipes(he=he, space=space))
@@ -68,16 +68,16 @@ class Choice:
         self.recipe: list[Recipe | None] = [None] * values.shape[1]
 
     def offer(self, loo: np.ndarray, recipe: Recipe) -> None:
-        """Take the components that this recipe predicts better, if the recipe is allowed at all."""
+        """Use a recipe for the components that it predicts better, if the recipe is allowed."""
         if (recipe.kernel, recipe.mix) in self.allowed:
             self._take(loo, ((self.values - loo) ** 2).mean(0), [recipe] * len(self.recipe))
 
     def merge(self, other: Choice) -> None:
-        """Take the components that another choice predicts better."""
+        """Use another choice for the components that it predicts better."""
         self._take(other.loo, other.error, other.recipe)
 
     def _take(self, loo: np.ndarray, error: np.ndarray, recipes: Sequence[Recipe | None]) -> None:
-        # A thousandth of the error is no reason to change: near-ties would be decided by rounding.
+        # Require a gain of a thousandth of the error, so that rounding does not decide near-ties.
         for column in np.flatnonzero(error < self.error * (1 - 1e-3)).tolist():
             self.error[column], self.recipe[column] = error[column], recipes[column]
             self.loo[:, column] = loo[:, column]
@@ -92,17 +92,17 @@ class HEDesign:
     """The features of one section as regressors at spots and bins: a constant, a linear and a random Fourier block.
 
     Weights are learnt on averages over footprints, so they are applied to averages of the same width around each bin: a
-    Gaussian with the standard deviation of a disc, a quarter of its diameter. Finer texture is for the network; to a
-    regression that never saw its effect it is an extrapolation.
+    Gaussian with the standard deviation of a disc, a quarter of its diameter. Finer texture is left to the network; for
+    a regression fitted at the spots it is an extrapolation.
 
     Parameters
     ----------
     maps
         ``(f, ny, nx)`` features.
     measurement
-        The operator, for what the spots saw of them.
+        Measurement operator, to average the features over the spots.
     active
-        ``(ny, nx)`` bool: the bins that are wanted.
+        ``(ny, nx)`` bool: bins at which maps are evaluated.
     """
 
     def __init__(self, maps: np.ndarray, measurement: Measurement, active: np.ndarray) -> None:
@@ -115,7 +115,7 @@ class HEDesign:
         spots = pool(maps, measurement)
         blocks = (spots, self._fourier(spots))
         self._centres = [block.mean(0) for block in blocks]
-        # Unit mean squared norm, so that a penalty means the same for both blocks and for any number of features.
+        # Unit mean squared norm makes penalties comparable for both blocks and for any number of features.
         self._scales = [
             np.sqrt(max(((block - centre) ** 2).sum(1).mean(), 1e-12))
             for block, centre in zip(blocks, self._centres, strict=True)
@@ -131,16 +131,16 @@ class HEDesign:
 
     @property
     def n_columns(self) -> int:
-        """Regressors: the constant, and those of both blocks."""
+        """Number of regressors: the constant and both blocks."""
         return 1 + sum(block.shape[1] for block in self._at_spots)
 
     def at_spots(self, mix: Mix) -> np.ndarray:
-        """Regressors at the spots, ``(spots, columns)``: the constant, then the blocks that the mix has."""
+        """Regressors at the spots, ``(spots, columns)``: the constant, then the blocks with a non-zero share."""
         shares = [np.sqrt(share) * block for share, block in zip(mix, self._at_spots, strict=True) if share]
         return np.concatenate([np.ones((len(self._at_spots[0]), 1)), *shares], 1)
 
     def unmixed(self, mix: Mix, weights: np.ndarray) -> np.ndarray:
-        """Weights ``(columns, K)`` of a mix as weights of all regressors, ``(all columns, K)``."""
+        """Expand weights ``(columns, K)`` of :meth:`at_spots` to weights of all regressors, ``(all columns, K)``."""
         parts, first = [weights[:1]], 1
         for share, block in zip(mix, self._at_spots, strict=True):
             n = block.shape[1]
@@ -149,7 +149,10 @@ class HEDesign:
         return np.concatenate(parts)
 
     def to_bins(self, weights: np.ndarray, *, smooth: bool = True, out: np.ndarray | None = None) -> np.ndarray:
-        """Weights of all regressors to maps ``(K, active bins)`` float32, at the width of a footprint or of a bin."""
+        """Apply weights of all regressors in the bins: maps ``(K, active bins)`` float32.
+
+        Features are averaged over the width of a footprint, or not if ``smooth`` is False.
+        """
         weights, features = weights.T.astype(np.float32), self._features(smooth=smooth)
         maps = np.empty((len(weights), features.shape[1]), np.float32) if out is None else out
 
@@ -158,11 +161,11 @@ class HEDesign:
             blocks = self._normalised((features[:, here].T, self._fourier(features[:, here].T)))
             maps[:, here] = weights[:, :1] + weights[:, 1:] @ np.concatenate(blocks, 1, dtype=np.float32).T
 
-        side_by_side(fill, range(0, maps.shape[1], BINS_AT_ONCE))  # regressors of all bins would be large
+        side_by_side(fill, range(0, maps.shape[1], BINS_AT_ONCE))  # in blocks, because all regressors need much memory
         return maps
 
     def _features(self, *, smooth: bool) -> np.ndarray:
-        """``(f, active bins)``."""
+        """Features at the active bins, ``(f, active bins)``."""
         if not smooth:
             return self._maps[:, self._active]
 
@@ -173,7 +176,7 @@ class HEDesign:
 
 
 class Solution:
-    """Weights of the features and errors left out, for all penalties at once.
+    """Feature weights and leave-one-out errors, for all penalties from one factorisation.
 
     ``root`` is ``L`` with ``LᵀL = Q``; ``None`` is the identity.
     """
@@ -189,34 +192,34 @@ class Solution:
         self._diagonal = np.ones(len(values)) if root is None else np.asarray(root.power(2).sum(0)).ravel()
 
     def errors(self, ridge: float) -> np.ndarray:
-        """``(spots, K)`` errors at spots left out."""
+        """Leave-one-out errors, ``(spots, K)``."""
         shrunk = 1 / (self._eigenvalues + ridge)
         residual = self._values - self._precise @ (shrunk[:, None] * self._projected)
-        # The precision of a spot given all others is positive; the bound is for rounding.
+        # The precision of a spot given all others is positive; the bound guards against rounding.
         own = np.maximum(self._diagonal - self._precise**2 @ shrunk, 1e-3 * self._diagonal)
         return residual / own[:, None]
 
     def forget_spots(self) -> Solution:
-        """Keep what :meth:`weights` needs: its size is that of the features, not of the section."""
+        """Keep only what :meth:`weights` needs, whose size does not grow with the number of spots."""
         del self._precise, self._values, self._diagonal
         return self
 
     def weights(self, ridge: float, columns: list[int]) -> np.ndarray:
-        """``(features, columns)``."""
+        """Weights of the features for some columns, ``(features, columns)``."""
         return self._vectors @ (self._projected[:, columns] / (self._eigenvalues + ridge)[:, None])
 
 
 class AdditiveRegression:
-    """All recipes on one section.
+    """Choose the best recipe for each component of a section.
 
     Parameters
     ----------
     design
         H&E regressors.
     spots
-        ``(spots, 2)`` in pitches.
+        ``(spots, 2)`` positions in pitches.
     lattice
-        Where maps are kriged.
+        Lattice for kriging.
     """
 
     def __init__(self, design: HEDesign, spots: np.ndarray, lattice: Lattice) -> None:
@@ -228,9 +231,9 @@ class AdditiveRegression:
 
         Returns
         -------
-        For each of the three the choices with their leave-one-out predictions; maps ``(4, K, active bins)`` float32 of
-        the three, and the first again from the features of single bins: *texture*, finer than anything that the weights
-        were learnt on, and so no estimate.
+        The choices of the three with their leave-one-out predictions, and maps ``(4, K, active bins)`` float32: those
+        of the three, then the H&E map again from features of single bins. This fourth one, the *texture*, is finer than
+        the data that the weights were learnt on, so it is not an estimate.
         """
         choices, solutions = self._choices(values), dict[tuple[Kernel | None, Mix], Solution]()
         mixes: dict[Kernel | None, list[Mix]] = {}
@@ -275,7 +278,7 @@ class AdditiveRegression:
                 jobs.setdefault(recipe.kernel, []).append((maps[number], columns, rest))
         self._design.to_bins(of_he.reshape(len(of_he), -1), out=maps[:-1].reshape(-1, maps.shape[-1]))
         self._design.to_bins(of_he[:, 0], smooth=False, out=maps[-1])
-        # The choices draw on the same kernels: solve each once, for all the components that chose it.
+        # The choices share kernels: solve each once, for all the components that use it.
         for kernel, parts in jobs.items():
             if kernel is None:
                 continue

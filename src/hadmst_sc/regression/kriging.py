@@ -1,7 +1,7 @@
 """Gaussian processes in space with local neighbourhoods: linear in the number of spots, shared by all genes.
 
-A kernel and a nugget fix the weights of kriging and the precision of the spots, whatever the values; so one sparse
-matrix serves every gene or component.
+Kriging weights and the precision of the spots depend on kernel and nugget, not on the values, so one sparse matrix
+serves every gene or component.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from scipy.spatial import cKDTree
 
 from hadmst_sc.runtime import side_by_side
 
-N_NEIGHBORS = 32  # before a spot, in the precision
-N_KRIGED = 64  # around a spot, in maps
-BLOCK = 256  # spots at a time, for memory
+N_NEIGHBORS = 32  # preceding neighbours of a spot in the precision
+N_KRIGED = 64  # neighbours of a spot in maps
+BLOCK = 256  # spots per block, to limit memory
 ORDER_SEED = 20_261_125
 # Correlation lengths in spot pitches (80, 200 and 500 µm on Visium) as (weight, length) sums, and noise-to-signal
 # ratios.
@@ -50,13 +50,13 @@ def _matern(distance: np.ndarray, length: float) -> np.ndarray:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Between points whose last axis is (y, x); several times faster than a norm over an axis of two."""
+    """Distance between points whose last axis is (y, x); several times faster than a norm over an axis of two."""
     return np.sqrt(np.square(a[..., 0] - b[..., 0]) + np.square(a[..., 1] - b[..., 1]))
 
 
 def _distances(spots: np.ndarray, targets: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From each target to its spots, ``(targets, n)``, and between these, ``(targets, n, n)``."""
-    spots, targets = spots.astype(np.float32), targets.astype(np.float32)  # weights need no more
+    """Distances of each target to its spots, ``(targets, n)``, and between these, ``(targets, n, n)``."""
+    spots, targets = spots.astype(np.float32), targets.astype(np.float32)  # precise enough for weights
     near = spots[index]
     return _distance(near, targets[:, None]), _distance(near[:, :, None], near[:, None])
 
@@ -64,9 +64,9 @@ def _distances(spots: np.ndarray, targets: np.ndarray, index: np.ndarray) -> tup
 class SpotPrecision:
     """Sparse precision of the spots' values under any kernel, ``(K + nugget)⁻¹``, by nearest neighbours.
 
-    The density of all spots is a product of each given those before it; taking only the nearest of them (Vecchia 1988)
-    leaves a sparse triangular root. The order is random, which keeps near and far spots among those before (Guinness
-    2018), and fixed.
+    The joint density of all spots is the product of the densities of each given the preceding ones. Conditioning on the
+    nearest of these only (Vecchia 1988) gives a sparse triangular root. The order is random but fixed, so that both
+    near and far spots precede (Guinness 2018).
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class SpotPrecision:
         self.used = np.zeros((len(spots), n), bool)
         stop = len(spots)
         while stop:
-            # For spots in the later half of those so far, half of the nearest come before: plenty among four times n.
+            # For the later half of the spots, half of the nearest neighbours precede: 4 n candidates are enough.
             start = stop // 2 if stop > 4 * n else 0
             own, nearest = order[start:stop], min(stop, 4 * n)
             near = cKDTree(spots[order[:stop]]).query(spots[own], nearest)[1].reshape(len(own), nearest)
@@ -95,7 +95,7 @@ class SpotPrecision:
         self.to_spot, self.between = _distances(spots, spots, self.index)
 
     def root(self, kernel: Kernel) -> sparse.csr_matrix:
-        """``L`` with ``LᵀL`` the precision, ``(spots, spots)``."""
+        """Root ``L`` of the precision ``LᵀL``, ``(spots, spots)``."""
         spots, n = self.index.shape
         covariance = kernel(self.between) * (self.used[:, :, None] & self.used[:, None])
         covariance[:, np.arange(n), np.arange(n)] = 1 + kernel.nugget
@@ -110,8 +110,7 @@ class SpotPrecision:
 class Neighbourhoods:
     """Simple kriging (mean zero) of targets, each from the neighbours of its nearest spot.
 
-    One system per spot, whatever the number of targets; so there can be more neighbours than each target could have for
-    itself, and a map has fewer seams.
+    There is one linear system per spot, not per target, so more neighbours are affordable and maps have fewer seams.
 
     Parameters
     ----------
@@ -126,13 +125,13 @@ class Neighbourhoods:
         nearest = tree.query(targets)[1]
         self._order = np.argsort(nearest, kind="stable")
         self._cells, starts = np.unique(nearest[self._order], return_index=True)
-        self._edges = np.append(starts, len(targets))  # of the cells in the order
+        self._edges = np.append(starts, len(targets))  # boundaries of the cells in this order
         n = min(N_KRIGED, len(spots))
         self._near = tree.query(spots[self._cells], n)[1].reshape(-1, n)
         self._spots, self._targets = spots.astype(np.float32), targets[self._order].astype(np.float32)
 
     def __call__(self, kernel: Kernel, values: np.ndarray) -> np.ndarray:
-        """Values ``(spots, c)`` to ``(targets, c)`` float32."""
+        """Krige values ``(spots, c)`` to ``(targets, c)`` float32."""
         out = np.empty((len(self._targets), values.shape[1]), np.float32)
         values, n = values.astype(np.float32), self._near.shape[1]
 
@@ -154,16 +153,16 @@ class Neighbourhoods:
 
 
 class Lattice:
-    """Kriging onto bins by way of a coarser lattice: kriged maps are smooth, so a third of a pitch is fine enough.
+    """Kriging onto a lattice with a third of the pitch, then interpolation to bins; kriged maps are smooth.
 
     Parameters
     ----------
     centres
         ``(spots, 2)`` in bins.
     pitch
-        In bins.
+        Distance between neighbouring spots in bins.
     active
-        ``(ny, nx)`` bool, the bins that are wanted.
+        ``(ny, nx)`` bool: bins at which maps are evaluated.
     """
 
     def __init__(self, centres: np.ndarray, pitch: float, active: np.ndarray) -> None:
@@ -181,7 +180,7 @@ class Lattice:
         self._kriged = Neighbourhoods(centres / pitch, (np.argwhere(near) * self.step + 0.5) / pitch)
 
     def krige(self, kernel: Kernel, values: np.ndarray) -> np.ndarray:
-        """``(spots, c)`` values to ``(c, active bins)`` float32 maps."""
+        """Krige values ``(spots, c)`` to maps ``(c, active bins)`` float32."""
         at_nodes = self._kriged(kernel, values)
         if self.step == 1:  # the nodes are the bins
             return np.ascontiguousarray(at_nodes.T)

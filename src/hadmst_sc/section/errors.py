@@ -1,4 +1,4 @@
-"""Collect what is wrong with an input, so that the user mends it in one go."""
+"""Error types, and a list of problems so that all errors of an input are reported at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _heard: ContextVar[list[str] | None] = ContextVar("hadmst_sc warnings", default=
 
 
 class _Logger(logging.LoggerAdapter[logging.Logger]):
-    """The logger ``hadmst_sc``, except where :func:`warnings_heard` listens: nothing of the logger itself changes."""
+    """The logger ``hadmst_sc``; inside :func:`warnings_heard` warnings are collected, and the logger is unchanged."""
 
     def log(self, level: int, msg: object, *args: Any, **kwargs: Any) -> None:
-        """Hand a message on, or keep a warning for who listens."""
+        """Pass a message to the logger, or collect it if it is a warning inside :func:`warnings_heard`."""
         heard = _heard.get()
         if heard is None:
             super().log(level, msg, *args, **kwargs | {"stacklevel": kwargs.get("stacklevel", 1) + 1})
@@ -30,7 +30,7 @@ logger = _Logger(logging.getLogger("hadmst_sc"))
 
 @contextmanager
 def warnings_heard() -> Iterator[list[str]]:
-    """Inside, in this thread, warnings go into the list and nowhere else, whatever the logger's level."""
+    """Collect warnings of this thread in a list instead of logging them, regardless of the logger's level."""
     heard: list[str] = []
     token = _heard.set(heard)
     try:
@@ -49,23 +49,23 @@ class ContractError(ValueError):
 
 
 class MissingKeyError(KeyError):
-    """A key that is not there; unlike ``KeyError`` it prints its message as written, not its ``repr``."""
+    """A missing key; unlike ``KeyError`` it prints its message as written, not its ``repr``."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class WrongTypeError(TypeError):
-    """An argument of a wrong type, as its user needs it told; any other ``TypeError`` is a fault of the code."""
+    """A user's argument of a wrong type; any other ``TypeError`` is an error in the code."""
 
 
 class Problems:
-    """A list of problems that ends in one exception.
+    """A list of problems that is raised as one exception.
 
     Parameters
     ----------
     what
-        First line of the message when there are several.
+        First line of the message if there are several problems.
     """
 
     def __init__(self, what: str) -> None:
@@ -76,16 +76,16 @@ class Problems:
         return bool(self.found)
 
     def add(self, message: str, kind: type[Exception] = ContractError) -> None:
-        """Note a problem; ``kind`` is the exception it becomes when it is the only one."""
+        """Add a problem; ``kind`` is the exception that is raised if it is the only one."""
         self.found.append((kind, message))
 
     def missing(self, argument: str, value: object, place: str, available: list[str]) -> None:
-        """Note a key that is not in ``place``."""
+        """Add a problem for a key that is not in ``place``."""
         remedy = f" Try `{argument}={available[0]!r}`." if len(available) == 1 else ""
         self.add(f"`{argument}={value!r}` is not in `{place}`. Available: {available}.{remedy}", MissingKeyError)
 
     def check(self, values: Mapping[str, Any], requirements: Mapping[str, tuple[Requirement, Any]]) -> set[str]:
-        """Note arguments of a wrong type or value, and return their names."""
+        """Add problems for arguments of a wrong type or value, and return their names."""
         found = complaints(values, requirements)
         for message in found.values():
             self.add(message, ValueError)
@@ -93,7 +93,7 @@ class Problems:
 
     @contextmanager
     def gathered(self, *kinds: type[Exception]) -> Iterator[None]:
-        """Note what is raised inside, one of ``kinds`` or several problems at once, instead of raising it."""
+        """Add exceptions that are raised inside (one of ``kinds`` or a ``ContractError``) instead of raising them."""
         try:
             yield
         except ContractError as error:
@@ -103,17 +103,17 @@ class Problems:
 
     @contextmanager
     def readable(self, place: str) -> Iterator[None]:
-        """Note that what lies in a store cannot be read, whatever its library raises; memory is another matter."""
+        """Add a problem if reading from a store fails with any exception other than ``MemoryError``."""
         try:
             yield
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - codecs and file systems raise what they like
+        except Exception as error:  # noqa: BLE001 - codecs and file systems raise all kinds of exceptions
             told = f"{type(error).__name__}: {error}"
-            self.add(f"{place}: cannot be read ({told}). The store is damaged, or gone. Get it anew from its source.")
+            self.add(f"{place}: cannot be read ({told}). The store is damaged or missing. Restore it from its source.")
 
     def raise_if_any(self) -> None:
-        """Raise the single problem as its own kind, several as one :class:`~hadmst_sc.section.errors.ContractError`."""
+        """Raise a single problem as its own kind, several as one :class:`~hadmst_sc.section.errors.ContractError`."""
         if not self.found:
             return
         kind, message = self.found[0]

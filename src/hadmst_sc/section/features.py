@@ -1,7 +1,7 @@
-"""Hand-made H&E features: stain separation, then nuclear and textural maps at several scales, pooled to bins.
+"""Hand-crafted H&E features: stain separation, then nuclear and textural maps at several scales, pooled to bins.
 
-All lengths are in µm, so the maps mean the same whatever the resolution of the image; what is finer than a pixel is
-taken at the finest scale that the pixels carry.
+All lengths are in µm, so the maps are comparable across image resolutions; scales finer than a pixel are computed at
+the finest scale that the pixels support.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from hadmst_sc.section.observation import Observation
 
 SCALES_UM = (0.0, 10.0, 25.0, 60.0)
 CLIP_SD = 6.0
-MAX_EXTRAPOLATION = 3.0  # bins may lie this many times further from the mean than the spots on which weights are learnt
+MAX_EXTRAPOLATION = 3.0  # largest ratio of the spread over bins to that over spots, on which weights are learnt
 
-# Haematoxylin and eosin in optical density (Ruifrok & Johnston 2001), for images without enough stained pixels to tell.
+# Optical densities of haematoxylin and eosin (Ruifrok & Johnston 2001), for images with too few stained pixels.
 REFERENCE_STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
 
 
@@ -89,7 +89,7 @@ BASE = (
     "eosin squared",
     "smooth eosin x haematoxylin",
 )
-"""The base maps in their order, which is part of the weights: cards name it."""
+"""Base maps in their order, which the weights depend on: cards store it."""
 N_BASE = len(BASE)
 
 Named = Iterator[tuple[str, np.ndarray]]
@@ -98,7 +98,7 @@ Named = Iterator[tuple[str, np.ndarray]]
 def _maps(
     h: np.ndarray, e: np.ndarray, um_per_px: float, to_bins: Callable[[np.ndarray], np.ndarray]
 ) -> list[np.ndarray]:
-    """The base maps in the order of ``BASE``. Each is pooled to bins at once: few fit in memory at full resolution."""
+    """Base maps in the order of ``BASE``, each pooled to bins immediately: few fit in memory at full resolution."""
 
     def px(um: float) -> float:
         return max(um / um_per_px, 0.7)
@@ -117,7 +117,7 @@ def _maps(
 
     def blobs() -> Named:
         yield "blobs of 3 um", -ndimage.gaussian_laplace(h, px(3.0), mode="nearest")
-        for name, um in (("blobs of 5 um", 5.0), ("blobs of 9 um", 8.75)):  # the size of small and large nuclei
+        for name, um in (("blobs of 5 um", 5.0), ("blobs of 9 um", 8.75)):  # sizes of small and large nuclei
             yield name, np.maximum(-ndimage.gaussian_laplace(h, px(um), mode="nearest"), 0)
 
     def slopes() -> Named:
@@ -134,7 +134,7 @@ def _maps(
         yield "eosin squared", e * e
         yield "smooth eosin x haematoxylin", e_mean * h_mean
 
-    parts = (slopes, neighbourhoods, blobs, stains)  # the longest first
+    parts = (slopes, neighbourhoods, blobs, stains)  # slowest first
     by_part = side_by_side(lambda part: {name: to_bins(one) for name, one in part()}, parts)
     by_name = {name: one for maps in by_part for name, one in maps.items()}
     return [by_name[name] for name in BASE]
@@ -161,7 +161,7 @@ def he_features(obs: Observation) -> np.ndarray:
 
 
 def standardised(maps: np.ndarray, obs: Observation) -> np.ndarray:
-    """Maps whose values pooled to the spots have mean zero and unit variance, clipped at ±6; constant maps are zero.
+    """Scale maps so that their spot averages have mean zero and unit variance, clip at ±6; constant maps become zero.
 
     Parameters
     ----------
@@ -172,10 +172,10 @@ def standardised(maps: np.ndarray, obs: Observation) -> np.ndarray:
     """
     spots = pool(maps, obs.measurement)
     mean, sd = spots.mean(0), spots.std(0)
-    # Texture that averages out within a spot would be amplified, and the regression would extrapolate in every bin.
+    # Otherwise texture that averages out within a spot is amplified, and the regression extrapolates in every bin.
     wide = np.maximum(sd, np.array([one[obs.inside].std() for one in maps]) / MAX_EXTRAPOLATION)
     scale = np.where(sd > 1e-5 * (np.abs(mean) + 1e-3), 1 / np.maximum(wide, 1e-12), 0.0)
     out = np.empty(maps.shape, np.float32)
-    for i, one in enumerate(maps):  # one at a time: in double precision they are large
+    for i, one in enumerate(maps):  # one at a time, because double precision needs much memory
         out[i] = np.clip((one - mean[i]) * scale[i], -CLIP_SD, CLIP_SD)
     return out

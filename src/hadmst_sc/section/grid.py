@@ -1,8 +1,8 @@
-"""The high-resolution grid: one place for the arithmetic of bins, image pixels and micrometres.
+"""The high-resolution grid: conversion between bins, image pixels and micrometres.
 
 Axis law: arrays are ``(..., y, x)``, points are ``(y, x)``; bin ``i`` covers ``[i, i + 1)``, its centre is ``i + 0.5``.
 Image pixels follow the same rule (the centre of pixel 0 is 0.5), so a length in pixels divided by ``px_per_bin`` is a
-length in bins, with no half-pixel terms anywhere.
+length in bins, without half-pixel terms.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Grid:
     def over_image(cls, image_shape: tuple[int, int], um_per_px: float, bin_um: float) -> Grid:
         """Grid that covers an image of ``(height, width)`` pixels; the last bins may stick out."""
         px_per_bin = bin_um / um_per_px
-        # An image that is a whole number of bins wide must not gain a bin through rounding.
+        # An image that is a whole number of bins wide must not gain a bin by rounding.
         ny, nx = (max(1, int(np.ceil(side / px_per_bin - 1e-6))) for side in image_shape)
         return cls((ny, nx), float(bin_um), float(px_per_bin))
 
@@ -71,7 +71,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of bins: what is read (``outer``) and what of it is kept (``inner``), as ``(y0, x0, y1, x1)``."""
+    """A rectangle of bins that is read (``outer``) and its part that is kept (``inner``), as ``(y0, x0, y1, x1)``."""
 
     outer: tuple[int, int, int, int]
     inner: tuple[int, int, int, int]
@@ -98,7 +98,7 @@ class Window:
         )
 
     def within(self, shape: tuple[int, int]) -> Window:
-        """The same, read no further than the border of an array of that shape."""
+        """The same window with its outer box clipped to an array of this shape."""
         y0, x0, y1, x1 = self.outer
         return Window((max(y0, 0), max(x0, 0), min(y1, shape[0]), min(x1, shape[1])), self.inner)
 
@@ -106,8 +106,8 @@ class Window:
 def windows(shape: tuple[int, int], core: int, halo: int, align: int) -> Iterator[Window]:
     """Cover ``shape`` with disjoint cores of edge ``core``, each read with a zero-weight border of ``halo`` bins.
 
-    Outer boxes may reach past the array: the caller pads it, or ends them :meth:`~Window.within` it. ``core``
-    and ``halo`` are multiples of ``align`` so that every window sees the same down-sampling phase as the whole array.
+    Outer boxes may reach beyond the array: the caller pads it, or clips them with :meth:`~Window.within`. ``core`` and
+    ``halo`` are multiples of ``align`` so that every window has the same down-sampling phase as the whole array.
 
     Raises
     ------
@@ -120,15 +120,15 @@ def windows(shape: tuple[int, int], core: int, halo: int, align: int) -> Iterato
     for y0 in range(0, ny, core):
         for x0 in range(0, nx, core):
             inner = (y0, x0, min(y0 + core, ny), min(x0 + core, nx))
-            # The outer box keeps the full core even at the far edge: equal shapes batch and reuse memory.
+            # Keep the full core in the outer box even at the far edge: equal shapes can be batched and reuse memory.
             yield Window((y0 - halo, x0 - halo, y0 + core + halo, x0 + core + halo), inner)
 
 
 def area_weights(n_in: int, step: float, n_out: int) -> sparse.csr_matrix:
     """Weights that average ``n_in`` unit cells over ``n_out`` intervals of length ``step``, by exact overlap.
 
-    Output ``j`` covers ``[j * step, (j + 1) * step)`` in input cells; the part of an interval beyond the input is left
-    out of its average, and an interval with no overlap at all repeats the last cell.
+    Output ``j`` covers ``[j * step, (j + 1) * step)`` in input cells. The part of an interval beyond the input is
+    ignored, and an interval without any overlap repeats the last cell.
 
     Returns
     -------

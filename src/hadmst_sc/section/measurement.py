@@ -1,7 +1,7 @@
 """The measurement operator ``A``: every platform observes sums of high-resolution bins.
 
-``A[s, i]`` is the share of bin ``i`` that lies in the footprint of observation ``s``, from exact areas of overlap, so
-``A @ hr`` are expected counts per observation when ``hr`` are expected counts per bin.
+``A[s, i]`` is the share of bin ``i`` inside the footprint of observation ``s``, from exact areas of overlap, so
+``A @ hr`` are expected counts per observation if ``hr`` are expected counts per bin.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Measurement:
     matrix: sparse.csr_matrix
     shape: tuple[int, int]
     centres: np.ndarray
-    area: np.ndarray = field(init=False)  # (spots,) footprint in bins, as far as it lies on the grid
+    area: np.ndarray = field(init=False)  # (spots,) area of the footprint on the grid, in bins
 
     def __post_init__(self) -> None:
         spots, bins = self.matrix.shape
@@ -57,7 +57,7 @@ class Measurement:
 
     @cached_property
     def coverage(self) -> np.ndarray:
-        """``(ny, nx)`` share of each bin that is under some footprint."""
+        """Share of each bin that is under a footprint, ``(ny, nx)``."""
         return np.asarray(self.matrix.sum(0)).reshape(self.shape)
 
     def subset(self, rows: np.ndarray) -> Measurement:
@@ -65,7 +65,7 @@ class Measurement:
         return Measurement(self.matrix[rows], self.shape, self.centres[rows])
 
     def moved(self, offsets: np.ndarray) -> Measurement:
-        """Every footprint elsewhere, its shape interpolated linearly; what leaves the grid is lost.
+        """Move every footprint, with linear interpolation of its shape; parts beyond the grid are lost.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class Measurement:
         return Measurement(matrix, self.shape, self.centres + offsets)
 
     def cropped(self, box: tuple[slice, slice]) -> Measurement:
-        """The same observations on a part of the grid; what lies outside the box is lost."""
+        """The same observations on a part of the grid; parts of footprints outside the box are lost."""
         rows, columns = (np.arange(side)[part] for side, part in zip(self.shape, box, strict=True))
         bins = (rows[:, None] * self.shape[1] + columns).ravel()
         return Measurement(self.matrix[:, bins], (len(rows), len(columns)), self.centres - [rows[0], columns[0]])
@@ -104,10 +104,10 @@ def spacing(centres: np.ndarray) -> float:
 
 
 def _quadrant_area(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
-    """Area of a disc of radius ``r`` at the origin that lies left of ``x`` and below ``y``."""
+    """Area of the part of a disc of radius ``r`` at the origin that is left of ``x`` and below ``y``."""
     x, y = np.clip(x, -r, r), np.clip(y, -r, r)
 
-    def primitive(t: np.ndarray) -> np.ndarray:  # of sqrt(r² - t²)
+    def primitive(t: np.ndarray) -> np.ndarray:  # antiderivative of sqrt(r² - t²)
         return 0.5 * (t * np.sqrt(np.maximum(r * r - t * t, 0)) + r * r * np.arcsin(np.clip(t / r, -1, 1)))
 
     # The column at t holds min(y, s) + s of the disc where s = sqrt(r² - t²), nothing where y < -s.
@@ -133,7 +133,7 @@ def _stencil(centres: np.ndarray, reach: float, shape: tuple[int, int]) -> tuple
 
 
 def _assemble(area: np.ndarray, bins: np.ndarray, shape: tuple[int, int], centres: np.ndarray) -> Measurement:
-    area = np.where(area > 1e-12, np.minimum(area, 1.0), 0.0)  # differences of primitives leave dust of 1e-16
+    area = np.where(area > 1e-12, np.minimum(area, 1.0), 0.0)  # remove rounding errors of about 1e-16
     keep = (bins >= 0) & (area > 0)
     rows = np.nonzero(keep)[0]
     matrix = sparse.csr_matrix((area[keep], (rows, bins[keep])), shape=(len(centres), shape[0] * shape[1]))
@@ -148,7 +148,7 @@ def discs(centres: np.ndarray, diameter: float, shape: tuple[int, int]) -> Measu
     centres
         ``(spots, 2)`` as (y, x), in bins.
     diameter
-        Of a spot, in bins.
+        Diameter of a spot, in bins.
     shape
         ``(ny, nx)`` of the grid.
     """
@@ -174,11 +174,11 @@ def squares(centres: np.ndarray, edge: float, shape: tuple[int, int], angle: flo
     centres
         ``(observations, 2)`` as (y, x), in bins.
     edge
-        Of an observation, in bins.
+        Edge of an observation, in bins.
     shape
         ``(ny, nx)`` of the grid.
     angle
-        Of the edges against the x axis, towards y, radians.
+        Angle of the edges to the x axis, towards y, in radians.
     """
     centres = np.asarray(centres, float).reshape(-1, 2)
     half = float(edge) / 2
@@ -197,9 +197,10 @@ def squares(centres: np.ndarray, edge: float, shape: tuple[int, int], angle: flo
 
 
 def _turned_quadrant_area(x: np.ndarray, y: np.ndarray, half: float, angle: float) -> np.ndarray:
-    """Area of a square around the origin, turned by ``angle`` in (0, π/2), that lies left of ``x`` and below ``y``.
+    """Area of the part of a square around the origin that is left of ``x`` and below ``y``.
 
-    The column at t holds ``top - bottom`` of the square, less what of it is above ``y``.
+    The square is rotated by ``angle`` in (0, π/2). The column at t has ``top - bottom`` of the square, minus the part
+    above ``y``.
     """
     cos, sin = half * np.cos(angle), half * np.sin(angle)
     left, right = (-cos - sin, cos - sin), (cos + sin, sin - cos)
@@ -224,10 +225,10 @@ def _flat(values: np.ndarray, measurement: Measurement) -> np.ndarray:
 
 
 def degrade(hr: np.ndarray, measurement: Measurement) -> np.ndarray:
-    """What the observations would count: ``A @ hr``, ``(g, ny, nx)`` expected counts per bin to ``(spots, g)``."""
+    """Expected counts of the observations: ``A @ hr``, ``(g, ny, nx)`` expected counts per bin to ``(spots, g)``."""
     maps, matrix = _flat(hr, measurement), measurement.matrix
     out = np.empty((len(measurement), len(maps)), np.result_type(matrix, maps))
-    for column, one in enumerate(maps):  # a product with all maps at once would first copy them, bin by bin
+    for column, one in enumerate(maps):  # a single product with all maps would first copy and transpose them
         out[:, column] = matrix @ one
     return out
 

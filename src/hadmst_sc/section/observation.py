@@ -1,6 +1,6 @@
-"""What crosses the borders between modules: two records, the names of what is written, and one error.
+"""Records that modules exchange, and the names of written elements.
 
-``io.read`` makes an :class:`Observation`, the model turns it into a :class:`Prediction`, ``io.write`` puts that back.
+``io.read`` makes an :class:`Observation`, inference turns it into a :class:`Prediction`, ``io.write`` writes that back.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from hadmst_sc.section.grid import Grid
 from hadmst_sc.section.measurement import Measurement
 
 PROVENANCE_KEY = "hadmst_sc"
-ENOUGH_SPOTS = 40  # to estimate where the H&E lies
-# Columns of `var` that say which genes to believe; :func:`hadmst_sc.trust.reliability.reliability` tells what they are.
+ENOUGH_SPOTS = 40  # minimum for registration
+# Reliability columns of `var`; see :func:`hadmst_sc.trust.reliability.reliability`.
 RELIABILITY = (
     "reliability",
     "reliability_low",
@@ -26,12 +26,12 @@ RELIABILITY = (
     "finest_um",
 )
 Box = tuple[slice, slice]  # rows and columns of the grid, with start and stop
-Facts = dict[int, dict[str, float]]  # what is recorded of genes, by their index
+Facts = dict[int, dict[str, float]]  # statistics of genes, by their index
 
 
 @dataclass(frozen=True)
 class OutputNames:
-    """Names of the elements that one run writes (all derive from ``key_added``)."""
+    """Names of the elements that one run writes, all derived from ``key_added``."""
 
     image: str
 
@@ -53,14 +53,14 @@ class OutputNames:
 
 @dataclass(frozen=True)
 class Source:
-    """Where in the SpatialData object an observation came from; enough for ``io.write`` to put the result beside it."""
+    """Elements of the SpatialData object that an observation was read from, for ``io.write`` to place the result."""
 
     image_key: str
     table_key: str
     shapes_key: str
     coordinate_system: str
     layer: str | None = None
-    spot_um: float | None = None  # diameter (or edge) and distance of the spots, as given or recognised
+    spot_um: float | None = None  # diameter (or edge) and pitch of the spots, as passed or recognised
     pitch_um: float | None = None
     image_shape: tuple[int, int] | None = None  # pixels of the finest level, (height, width)
 
@@ -74,21 +74,21 @@ class Observation:
     grid
         The lattice of bins over the image.
     he
-        ``(3, ny * k, nx * k)`` uint8: H&E resampled so that ``k`` whole pixels make the edge of a bin.
+        ``(3, ny * k, nx * k)`` uint8: H&E resampled so that the edge of a bin is ``k`` whole pixels.
     he_um
-        µm per pixel of the image level that was read: what the image can show, whatever ``k`` is.
+        µm per pixel of the image level that was read: the real resolution, regardless of ``k``.
     measurement
         ``A`` on ``grid``; row ``s`` belongs to row ``s`` of ``counts``.
     counts
-        ``(spots, genes)`` float32, measured counts; of a spot that the image shows in part, that part's share.
+        ``(spots, genes)`` float32, measured counts; of a spot partly outside the image, the share of the part inside.
     genes, spots
         Names of the columns and rows of ``counts``.
     inside
         ``(ny, nx)`` bool, in tissue; contains every bin under a spot.
     source
-        Keys of the elements read; ``None`` when the arrays came from elsewhere.
+        Keys of the elements read; ``None`` if the arrays came from elsewhere.
     rows
-        ``(spots,)`` their rows in the table; ``None`` when the arrays came from elsewhere.
+        ``(spots,)`` rows of the spots in the table; ``None`` if the arrays came from elsewhere.
     """
 
     grid: Grid
@@ -108,7 +108,7 @@ class Observation:
         if self.he.ndim != 3 or self.he.shape[0] != 3 or self.he.dtype != np.uint8:
             problems.append(f"he: needs (3, y, x) uint8, but has {self.he.shape} {self.he.dtype}.")
         elif self.he.shape[1] % ny or self.he.shape[1] // ny * nx != self.he.shape[2]:
-            problems.append(f"he: {self.he.shape[1:]} is no whole multiple of the grid {self.grid.shape}.")
+            problems.append(f"he: {self.he.shape[1:]} is not a whole multiple of the grid {self.grid.shape}.")
         if self.counts.shape != (len(self.spots), len(self.genes)):
             problems.append(f"counts: {self.counts.shape} is not (spots, genes) = {len(self.spots), len(self.genes)}.")
         if len(self.measurement) != len(self.spots) or self.measurement.shape != self.grid.shape:
@@ -140,7 +140,7 @@ class Observation:
         )
 
     def cropped(self, box: Box) -> Observation:
-        """A box of the grid, with the spots whose footprints lie in it as far as they lie on the grid."""
+        """A box of the grid, with the spots whose footprints on the grid are entirely inside the box."""
         k, measurement = self.he_per_bin, self.measurement.cropped(box)
         within = np.flatnonzero(measurement.area >= (1 - 1e-6) * self.measurement.area)
         pixels = tuple(slice(part.start * k, part.stop * k) for part in box)
@@ -161,20 +161,17 @@ class Observation:
 
 
 class MapSink(Protocol):
-    """Where maps go as they are made, instead of into memory; other processes can be sent one."""
+    """Destination of maps as they are made, instead of memory; can be sent to other processes."""
 
     @property
     def finished(self) -> Facts:
-        """Genes (index) whose maps an earlier run left here, each with what was recorded of it."""
+        """Genes (index) whose maps an earlier run has finished, each with its recorded statistics."""
 
     def write(self, genes: np.ndarray, box: Box, mean: np.ndarray, std: np.ndarray | None, facts: Facts) -> None:
-        """Take maps ``(len(genes), *box)``, NaN outside the tissue, and what is recorded; then they are finished."""
+        """Store maps ``(len(genes), *box)``, NaN outside the tissue, with statistics, and mark the genes finished."""
 
     def maps(self) -> tuple[Any, Any]:
-        """Mean and standard deviation of all genes as lazy arrays ``(genes, ny, nx)``, zero outside the tissue.
-
-        The second may be ``None``.
-        """
+        """Mean and standard deviation (or ``None``) of all genes, lazy ``(genes, ny, nx)``, zero outside the tissue."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,12 +183,12 @@ class Prediction:
     grid
         The lattice of bins.
     genes
-        Names of the maps.
+        Names of the genes.
     mean
         ``(genes, ny, nx)`` float32, expected counts per bin (the posterior mean); zero outside the tissue. A dask array
-        where the maps went to disk as they were made.
+        if the maps were written to disk as they were made.
     std
-        As ``mean``: posterior standard deviation over draws; ``None`` without draws.
+        Posterior standard deviation over samples, of the shape of ``mean``; ``None`` without samples.
     inside
         ``(ny, nx)`` bool, in tissue.
     covered
@@ -201,7 +198,7 @@ class Prediction:
     provenance
         Parameters, versions, seeds and residuals: only str, int, float, bool, None, lists and dicts of these.
     draws
-        ``(n_samples, genes, ny, nx)`` where they were asked for: posterior maps, expected counts per bin.
+        ``(n_samples, genes, ny, nx)`` posterior samples if requested, expected counts per bin.
     """
 
     grid: Grid
@@ -223,5 +220,5 @@ class Prediction:
 
     @property
     def measured(self) -> np.ndarray:
-        """``(ny, nx)`` bool, more than half of the bin under spots; the other bins are inferred."""
+        """Bins of which more than half is under spots, ``(ny, nx)`` bool; the other bins are inferred."""
         return np.asarray(self.covered > 0.5)

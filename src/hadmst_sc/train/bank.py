@@ -1,8 +1,8 @@
-"""The bank: sections with the priors that inference would compute, distilled by worker processes and kept on disk.
+"""The bank: training sections with the priors that inference would compute, made by worker processes, kept on disk.
 
-Two streams. *Phantoms* have a true rate in every bin. *Real sections* have none: some of their spots (or half of their
-molecules, where single cells were measured) are hidden, the rest is distilled as a user's section would be, and what
-was hidden is what the network must foretell.
+There are two kinds. *Phantoms* have a true rate in every bin. *Real sections* do not: some of their spots (or half of
+their molecules, if single cells were measured) are held out, the rest is distilled like a user's section, and the
+network is trained to predict what was held out.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
 from hadmst_sc.train.config import BankConfig, TrainConfig
 
-MIN_SPOTS = 24  # of a real section: of fewer, what is hidden tells nothing
-MIN_PREVALENCE = 0.05  # of the spots, for a gene of a real section to be trained on
-MAX_METAGENE_GENES = 600  # of a real section; more only cost time
+MIN_SPOTS = 24  # per real section; with fewer, the held-out spots are too few to learn from
+MIN_PREVALENCE = 0.05  # share of the spots of a real section in which a gene must be detected to be trained on
+MAX_METAGENE_GENES = 600  # genes per real section from which components are computed; more only cost time
 MAPS = ("priors", "spots", "target")  # per gene
 SHARED = ("coverage", "inside", "displacement", "owner", "weight")  # per section
 
 
 @dataclass(frozen=True, eq=False)
 class RealSection:
-    """A section to be trained on.
+    """A real section for training.
 
     Parameters
     ----------
     obs
-        All of its spots.
+        The section with all spots.
     truth
-        ``None``: spots are hidden. Else ``(genes, ny, nx)`` counts per bin of molecules that the spots have not seen,
-        and ``obs`` is used whole.
+        ``None``: spots are held out. Otherwise ``(genes, ny, nx)`` counts per bin of molecules that the spots have not
+        seen, and all spots of ``obs`` are used.
     """
 
     obs: Observation
@@ -59,7 +59,7 @@ class RealSection:
 
     @property
     def digest(self) -> str:
-        """Of all that training reads of it: what was distilled from other counts must not pass for its own."""
+        """Hash of everything that training reads from the section; a cached bank is only valid for the same data."""
         obs = self.obs
         found = hashlib.sha256(repr((obs.grid, obs.genes, self.truth is None)).encode())
         for array in (obs.he, obs.measurement.centres, obs.measurement.area, obs.counts, obs.inside, self.truth):
@@ -69,35 +69,35 @@ class RealSection:
 
     @property
     def usable(self) -> np.ndarray:
-        """``(genes,)`` bool: seen in enough spots to be trained on."""
+        """Genes that are detected in enough spots to be trained on, ``(genes,)`` bool."""
         return (self.obs.counts > 0).mean(0) >= MIN_PREVALENCE
 
 
 def check_sections(sections: Mapping[str, RealSection], config: TrainConfig) -> None:
-    """Refuse what could not fill a crop, before anything is made.
+    """Check that every crop can be filled, before the bank is made.
 
     Raises
     ------
     ContractError
-        With every section that has too few spots or genes, and a share of phantoms where there are none.
+        Lists every section that has too few spots or genes, and a share of phantoms if there are no phantoms.
     """
     problems = []
     for name, section in sections.items():
         n_spots, n_genes = len(section.obs.spots), int(section.usable.sum())
         if n_spots < MIN_SPOTS:
-            problems.append(f"{name}: at least {MIN_SPOTS} spots are needed, but it has {n_spots}. Leave it out.")
+            problems.append(f"{name}: at least {MIN_SPOTS} spots are needed, but it has {n_spots}. Remove the section.")
         if n_genes < config.genes:
             problems.append(
-                f"{name}: `genes={config.genes}` of each crop need to be seen in {MIN_PREVALENCE:.0%} of its spots, but"
+                f"{name}: `genes={config.genes}` per crop need to be detected in {MIN_PREVALENCE:.0%} of the spots, but"
                 f" {n_genes} of {len(section.usable)} are. Set `genes = {max(n_genes, 1)}` at the top of the file."
             )
     if not config.bank.n_phantoms and (config.real_share < 1 or not sections):
         problems.append(
-            f"`bank.n_phantoms` needs at least 1 where `real_share`={config.real_share:g} leaves crops to phantoms, but"
-            f" is 0. Set `n_phantoms = 24`."
+            f"`bank.n_phantoms` needs to be at least 1, because `real_share`={config.real_share:g} requires crops of "
+            f"phantoms, but is 0. Set `n_phantoms = 24`."
         )
     if problems:
-        raise ContractError("`config` asks for crops that cannot be drawn", problems)
+        raise ContractError("`config` requests crops that cannot be drawn", problems)
 
 
 def _distilled(obs: Observation, student: HEStudent) -> Distilled:
@@ -122,17 +122,17 @@ def _common(distilled: Distilled, genes: np.ndarray, obs: Observation) -> dict[s
 def _store(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     scratch = path.with_suffix(".part")
     save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, scratch)
-    scratch.rename(path)  # a file under its final name is whole
+    scratch.rename(path)  # so a file with its final name is always complete
     return path
 
 
-# BLAS adds in another order with other numbers of threads, and workers are as many as there are cores.
+# With other numbers of threads BLAS sums in another order, and there are as many workers as cores.
 _one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 @_one_blas_thread
 def make_phantom(path: Path, seed: int, config: BankConfig, student: HEStudent) -> Path:
-    """Draw phantom ``seed``, distil it and store what training reads, in half precision."""
+    """Simulate phantom ``seed``, distil it and store what training reads, in half precision."""
     rng = np.random.default_rng([config.first_seed, seed])
     share = np.array([kind.share for kind in config.kinds])
     kind = config.kinds[rng.choice(len(share), p=share / share.sum())]
@@ -157,12 +157,12 @@ def make_phantom(path: Path, seed: int, config: BankConfig, student: HEStudent) 
 
 @_one_blas_thread
 def make_masked(path: Path, seed: int, section: RealSection, config: BankConfig, student: HEStudent) -> Path:
-    """Hide spots of a real section, distil the others, and store a window of it as :func:`make_phantom` does."""
+    """Hold out spots of a real section, distil the others, and store a window in the format of :func:`make_phantom`."""
     rng = np.random.default_rng([config.first_seed, seed, 1])
     obs = _fewer_genes(section.obs, rng)
     if section.truth is None:
         hide = rng.random(len(obs.spots)) < rng.uniform(*config.hidden_share)
-        if not hide.any():  # now and then, of few spots
+        if not hide.any():  # possible if there are few spots
             hide[rng.integers(len(hide))] = True
         hidden, counts = obs.measurement.subset(hide), obs.counts[hide].T
         given = obs.subset_spots(~hide)
@@ -197,7 +197,7 @@ def _fewer_genes(obs: Observation, rng: np.random.Generator) -> Observation:
 
 
 def _footprints(hidden: Measurement | None, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which hidden observation each bin belongs to (-1: none) and by which share; bins themselves where all are."""
+    """Held-out observation of each bin (-1: none) and share of the bin in it; each bin is one if ``hidden`` is None."""
     if hidden is None:
         owner = np.where(inside, np.arange(inside.size).reshape(inside.shape), -1)
         return owner.astype(np.int32), (owner >= 0).astype(np.float32)
@@ -205,27 +205,27 @@ def _footprints(hidden: Measurement | None, inside: np.ndarray) -> tuple[np.ndar
     owner, weight = np.full(inside.size, -1, np.int32), np.zeros(inside.size, np.float32)
     for column in np.flatnonzero(np.diff(matrix.indptr)):
         rows = slice(matrix.indptr[column], matrix.indptr[column + 1])
-        best = int(np.argmax(matrix.data[rows]))  # spots that touch share a bin now and then: the larger part has it
+        best = int(np.argmax(matrix.data[rows]))  # a bin shared by spots that touch goes to the larger part
         owner[column], weight[column] = matrix.indices[rows][best], matrix.data[rows][best]
     return owner.reshape(inside.shape), weight.reshape(inside.shape)
 
 
 def _window(wanted: np.ndarray, size: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A window of at most ``size`` bins a side around a random wanted bin."""
+    """Window of at most ``size`` × ``size`` bins around a random bin of ``wanted``."""
     centre = np.argwhere(wanted)[rng.integers(wanted.sum())]
     starts = [int(np.clip(c - size // 2, 0, max(side - size, 0))) for c, side in zip(centre, wanted.shape, strict=True)]
     return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
 
 
 class Bank:
-    """Sections on disk, made by worker processes in a fixed order; one that is not ready is waited for.
+    """Sections on disk, made by worker processes in a fixed order; reading waits for sections that are not ready.
 
     Parameters
     ----------
     directory
-        Where they lie, ``phantom_<seed>`` and ``<section>_<number>``.
+        Folder of the files ``phantom_<seed>`` and ``<section>_<number>``.
     config
-        What they are.
+        Configuration of the bank.
     student
         The trained student.
     sections
@@ -252,7 +252,7 @@ class Bank:
                 makers[path] = (make_masked, (path, number, section, config, student))
         self._paths = list(makers)
         missing = [path for path in self._paths if not path.exists()]
-        # Spawned, because forking a process whose BLAS and torch threads run can hang.
+        # Spawn, because forking a process with running BLAS and torch threads can hang.
         self._pool = ProcessPoolExecutor(config.n_workers, get_context("spawn"), _one_thread) if missing else None
         self._jobs: dict[Path, Future[Path]] = {}
         if self._pool is not None:
@@ -261,7 +261,7 @@ class Bank:
                 self._jobs[path] = self._pool.submit(make, *arguments)
 
     def available(self, step: int) -> int:
-        """How many phantoms a step may use: a function of the step alone."""
+        """Number of phantoms that a step may use: a function of the step alone."""
         more = step // max(1, self.config.steps_per_phantom)
         return min(self.config.n_phantoms, self.config.start_with + more)
 
@@ -279,18 +279,18 @@ class Bank:
         return StoredSection(path)
 
     def close(self) -> None:
-        """Stop the workers; sections under way are dropped and made again next time."""
+        """Stop the workers; unfinished sections are dropped and made again next time."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _one_thread() -> None:
-    """Workers are as many as there are cores."""
+    """Limit torch to one thread, because there are as many workers as cores."""
     torch.set_num_threads(1)
 
 
 class StoredSection:
-    """A section of the bank, read as far as it is asked for: the page cache, not the process, holds the bank."""
+    """A section of the bank, read lazily: the bank is kept in the page cache, not in the memory of the process."""
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, "np")
@@ -299,6 +299,6 @@ class StoredSection:
         return self._file.get_tensor(name)
 
     def genes(self, name: str, genes: np.ndarray) -> np.ndarray:
-        """Rows of an array whose first axis are genes."""
+        """Rows of an array whose first axis is genes."""
         part = self._file.get_slice(name)
         return np.stack([part[int(g)] for g in genes])

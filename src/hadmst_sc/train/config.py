@@ -1,4 +1,4 @@
-"""A training configuration from a TOML file: everything in it is checked before anything is computed."""
+"""Training configuration from a TOML file; everything is checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SectionKind:
     bin_um: float = 10.0
     spot_um: float = 55.0
     pitch_um: float = 100.0
-    share: float = 1.0  # of the phantoms, relative to the other kinds
+    share: float = 1.0  # share of the phantoms, relative to the other kinds
 
     def geometry(self) -> dict[str, Any]:
         """Arguments of ``simulate``."""
@@ -43,35 +43,35 @@ class StudentConfig:
     steps: int = 4500
     crop: int = 128  # bins
     learning_rate: float = 2e-3
-    invariance: float = 0.1  # weights of the losses beside distillation
+    invariance: float = 0.1  # weights of the losses relative to distillation
     nuisance: float = 0.1
 
 
 @dataclass(frozen=True)
 class RealConfig:
-    """A real section of the data folder, in one size of bins."""
+    """A real section of the data folder, at one bin size."""
 
-    name: str  # as `datasets.load` or `datasets.load_cells` know it
+    name: str  # name for `datasets.load` or `datasets.load_cells`
     bin_um: float = 20.0
 
 
 @dataclass(frozen=True)
 class OwnConfig:
-    """A section of one's own, in a zarr store; read as ``tl.superresolve`` reads it, by the same arguments."""
+    """The user's own section in a zarr store, read with the arguments of ``tl.superresolve``."""
 
-    path: str  # of the store, seen from the folder of the TOML file
+    path: str  # path of the store, relative to the folder of the TOML file
     image_key: str
     table_key: str = ""  # "": `table`
     shapes_key: str | None = None
     coordinate_system: str | None = None
     layer: str | None = None
-    genes: int | tuple[str, ...] | None = None  # names, or a number for the most informative; `None`: see `own_section`
+    genes: int | tuple[str, ...] | None = None  # names, or number of the most informative; `None`: see `own_section`
     bin_um: float = 20.0
     spot_um: float | None = None
     pitch_um: float | None = None
     tissue_key: str | None = None
-    truth_key: str | None = None  # table of cells or small bins: spots are made of half of their molecules
-    um_per_unit: float | None = None  # of the positions of `truth_key`
+    truth_key: str | None = None  # table of cells or small bins; spots are simulated from half of their molecules
+    um_per_unit: float | None = None  # µm per unit of the positions of `truth_key`
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,22 @@ class BankConfig:
     """Sections with their priors, made once by worker processes and cached."""
 
     directory: str = "bank"  # in the output folder
-    first_seed: int = 0  # benchmarks use seeds from 900,000 on: keep below
+    first_seed: int = 0  # keep below 900,000: benchmarks use seeds from there on
     n_phantoms: int = 200
     n_genes: int = 64
     n_workers: int = 2
     start_with: int = 24  # phantoms before the first step ...
-    steps_per_phantom: int = 8  # ... and then one more every so many steps: a schedule, so that a run can be repeated
+    steps_per_phantom: int = 8  # ... and steps per further phantom: a fixed schedule makes runs reproducible
     kinds: tuple[SectionKind, ...] = (SectionKind(),)
-    real: tuple[RealConfig | OwnConfig, ...] = ()  # with `path`: one's own
-    n_masked: int = 8  # times that spots of each are hidden
-    hidden_share: tuple[float, float] = (0.1, 0.5)
-    window: int = 192  # bins of a real section that are kept
+    real: tuple[RealConfig | OwnConfig, ...] = ()  # entries with `path` are the user's own sections
+    n_masked: int = 8  # random hold-outs of each real section
+    hidden_share: tuple[float, float] = (0.1, 0.5)  # range of the share of spots that is held out
+    window: int = 192  # edge of the window of a real section that is stored, bins
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what the weights become.
+    """All settings of a training run.
 
     Examples
     --------
@@ -113,14 +113,14 @@ class TrainConfig:
     weight_decay: float = 1e-4
     ema: float = 0.998
     clip_norm: float = 1.0
-    drop_he: float = 0.2  # share of crops without H&E: the network must know what the spots alone can say
-    real_share: float = 0.4  # share of crops from real sections, where there are any
+    drop_he: float = 0.2  # share of crops without H&E, so that the network also learns to predict from spots alone
+    real_share: float = 0.4  # share of crops from real sections, if there are any
     mean_share: float = 0.5  # share of phantom items that train the mean; the others train the denoiser
     alignment: float = 0.1  # weight of the loss of the offsets
-    draw: float = 0.0  # weight of the score of draws; 0 trains none
-    adversary: float = 0.0  # weight of fooling the discriminator with them; 0 trains none
+    draw: float = 0.0  # weight of the score of one-step samples; 0: not trained
+    adversary: float = 0.0  # weight of the adversarial loss of these samples; 0: no discriminator
     adversary_learning_rate: float = 4e-4
-    start_from: str = ""  # "default", the bundled weights; or a path, seen from the working directory; "": fresh ones
+    start_from: str = ""  # "default" (the bundled weights), a path relative to the working directory, or "" (random)
     log_sigma: tuple[float, float] = (-0.4, 1.3)  # mean and s.d. of ln sigma (Karras et al. 2022, Table 1: -1.2, 1.2)
     checkpoint_every: int = 200
     log_every: int = 25
@@ -132,7 +132,7 @@ class TrainConfig:
     model: dict[str, Any] = field(default_factory=dict)  # overrides of ModelSpec
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as the weights' card stores them."""
+        """Plain values for the card of the weights."""
         return asdict(self)
 
 
@@ -140,7 +140,7 @@ BYTES_PER_PARAMETER = 24  # float32: weights, their average, gradients, two mome
 
 
 def _stays_inside(path: Any) -> bool:
-    """Whether a path is a folder below another, on any system."""
+    """True if a path stays below the folder that it is relative to, on any operating system."""
     if not isinstance(path, str) or not path.strip("./\\ ") or "\0" in path:
         return False
     return all(
@@ -149,7 +149,7 @@ def _stays_inside(path: Any) -> bool:
 
 
 def _pair(text: str, is_met: Callable[[float, float], bool]) -> Requirement:
-    """Two finite numbers."""
+    """Requirement of two finite numbers that satisfy ``is_met``."""
     finite = number(-inf).is_met
     return Requirement(
         text,
@@ -165,11 +165,11 @@ def _genes(value: Any) -> bool:
 
 COUNT, SHARE, WEIGHT, RATE = whole(1, 10**8), number(0, 1), number(0), number(1e-12, 1, text="a positive rate up to 1")
 CROP = Requirement("a multiple of 4 bins from 16 to 1,024", lambda n: whole(16, 1024).is_met(n) and n % 4 == 0)
-SEED = whole(0, 899_999)  # benchmarks draw from 900,000 on
+SEED = whole(0, 899_999)  # benchmarks use seeds from 900,000 on
 MANY = whole(1, 1024)
 FOLDER = Requirement("a folder inside the output folder, without '..'", _stays_inside)
 TEXT = Requirement("text in quotes", lambda value: isinstance(value, str))
-NAMED = Requirement("text in quotes, which is not empty", lambda value: isinstance(value, str) and value != "")
+NAMED = Requirement("non-empty text in quotes", lambda value: isinstance(value, str) and value != "")
 TABLE = Requirement("a table", lambda value: isinstance(value, dict))
 TABLES = Requirement(
     "a list of tables", lambda value: isinstance(value, tuple) and all(isinstance(one, dict) for one in value)
@@ -246,8 +246,8 @@ def load_config(path: str | Path) -> TrainConfig:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no TOML, a key is unknown or missing, or has a wrong type or value: all of them at once, each with its
-        table. Entries of lists are named by their number, from 1.
+        If the file is not TOML, or keys are unknown, missing or have a wrong type or value. All problems are reported
+        at once, each with its table. Entries of lists are numbered from 1.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def load_config(path: str | Path) -> TrainConfig:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"`config` needs a TOML file, but {path.name} is none: {error}. Correct it there.") from error
+        raise ValueError(f"`config` needs a TOML file, but {path.name} is not valid: {error}. Correct it.") from error
     problems: list[str] = []
     config = _built(TrainConfig, values, path.name, problems)
     if config is not None:
@@ -270,17 +270,17 @@ def load_config(path: str | Path) -> TrainConfig:
     if len(problems) == 1:
         raise ValueError(problems[0])
     if problems:
-        raise ContractError(f"`{path.name}` cannot be trained", problems)
+        raise ContractError(f"`{path.name}` cannot be used for training", problems)
     return cast(TrainConfig, config)
 
 
 def _built(kind: type, values: dict[str, Any], where: str, problems: list[str]) -> Any:
-    """A part of the configuration; ``None`` after a problem, which is noted."""
+    """Build a part of the configuration; ``None`` if there are problems, which are appended to ``problems``."""
     before, known = len(problems), {one.name: one for one in fields(kind)}
     problems += _unknown(values, known, where)
     needed = [name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
-        problems.append(f"`{where}` needs {missing}, which it lacks. Add `{missing[0]} = ...`.")
+        problems.append(f"`{where}` needs {missing}, which it does not have. Add `{missing[0]} = ...`.")
     found = {name: _part(kind, name, values[name], where, problems) for name in known if name in values}
     if len(problems) == before and kind is OwnConfig:
         problems += [f"`{where}`: {told}" for told in _own_contradictions(OwnConfig(**found))]
@@ -288,18 +288,18 @@ def _built(kind: type, values: dict[str, Any], where: str, problems: list[str]) 
 
 
 def _unknown(values: dict[str, Any], known: Iterable[str], where: str) -> list[str]:
-    """One problem for all keys that mean nothing, with what was perhaps meant; none where all are known."""
+    """One problem for all unknown keys, with close matches as a hint; empty if all keys are known."""
     known = sorted(known)
     unknown = sorted(set(values) - set(known))
     if not unknown:
         return []
     close = [f"`{match[0]}`" for name in unknown if (match := difflib.get_close_matches(name, known, n=1))]
     hint = f"Did you mean {' and '.join(close)}?" if close else "Remove them."
-    return [f"`{where}` has unknown keys {unknown}; known are {known}. {hint}"]
+    return [f"`{where}` has unknown keys {unknown}; known keys are {known}. {hint}"]
 
 
 def _part(kind: type, name: str, value: Any, where: str, problems: list[str]) -> Any:
-    """A value of a part; a table or a list of tables as what it describes."""
+    """Check a value; build what it describes if it is a table or a list of tables."""
     value = tuple(value) if isinstance(value, list) else value
     requirement = REQUIREMENTS[kind][name]
     if not requirement.is_met(value):
@@ -313,7 +313,7 @@ def _part(kind: type, name: str, value: Any, where: str, problems: list[str]) ->
 
 
 def _remedy(kind: type, name: str) -> str:
-    """The default as TOML, where there is one."""
+    """Remedy that sets the default as TOML, if there is one."""
     default = next(one.default for one in fields(kind) if one.name == name)
     if default is MISSING or default is None:
         return f"Remove `{name}`." if default is None else f"Correct `{name}`."
@@ -326,7 +326,8 @@ def _own_contradictions(own: OwnConfig) -> list[str]:
     found = []
     if own.truth_key and own.table_key:
         found.append(
-            "`truth_key` and `table_key` exclude each other: spots are made of one, or are the other. Remove one."
+            "`truth_key` and `table_key` exclude each other: spots are simulated from the one or read from the other. "
+            "Remove one."
         )
     if own.truth_key and own.um_per_unit is None:
         found.append(
@@ -334,12 +335,12 @@ def _own_contradictions(own: OwnConfig) -> list[str]:
             "Xenium, `microns_per_pixel` of scalefactors_json.json for Visium HD."
         )
     if own.um_per_unit is not None and not own.truth_key:
-        found.append("`um_per_unit` needs `truth_key`. Sizes of spots are `spot_um` and `pitch_um`.")
+        found.append("`um_per_unit` needs `truth_key`. For the size of spots set `spot_um` and `pitch_um`.")
     return found
 
 
 def _contradictions(config: TrainConfig, where: str) -> list[str]:
-    """Settings that contradict each other."""
+    """Problems of settings that contradict each other."""
     found = []
     for number_of, kind in enumerate(config.bank.kinds, 1):
         n, place = round(kind.size_um / kind.bin_um), f"`{where}.bank.kinds[{number_of}]`"
@@ -352,18 +353,18 @@ def _contradictions(config: TrainConfig, where: str) -> list[str]:
                 f"`size_um = {config.crop * kind.bin_um:g}`, or a smaller `crop` at the top of the file."
             )
         if kind.pitch_um < kind.spot_um:
-            found.append(f"{place}: `pitch_um` needs at least `spot_um`. Set `pitch_um = {2 * kind.spot_um:g}`.")
+            found.append(f"{place}: `pitch_um` needs to be at least `spot_um`. Set `pitch_um = {2 * kind.spot_um:g}`.")
     if config.bank.kinds and not sum(kind.share for kind in config.bank.kinds) > 0:
         found.append(f"`{where}.bank.kinds`: one `share` needs to be above 0. Set `share = 1.0`.")
     if not config.bank.kinds and config.bank.n_phantoms:
         found.append(f"`{where}.bank`: `kinds` needs an entry for phantoms. Remove `kinds`, or set `n_phantoms = 0`.")
     if config.bank.window < config.crop:
-        found.append(f"`{where}.bank`: `window` needs at least a crop. Set `window = {config.crop}`.")
+        found.append(f"`{where}.bank`: `window` needs to be at least `crop`. Set `window = {config.crop}`.")
     return found
 
 
 def _model_problems(config: TrainConfig, where: str) -> list[str]:
-    """Whether the network can be built, and trained in the memory there is; built without any."""
+    """Problems of a network that cannot be built, or not be trained in the available memory; allocates nothing."""
     import torch
 
     from hadmst_sc.models import HadmstModel, ModelSpec
@@ -374,11 +375,11 @@ def _model_problems(config: TrainConfig, where: str) -> list[str]:
         with torch.device("meta"):
             model = HadmstModel(ModelSpec.from_dict(config.model))
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError, OverflowError) as error:
-        return [f"`{where}.model` describes no network that can be built: {error}. Remove the table `[model]`."]
+        return [f"`{where}.model` describes a network that cannot be built: {error}. Remove the table `[model]`."]
     needed, memory = BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters()), memory_limit()
     if needed > memory:
         return [
-            f"`{where}.model` needs {needed / 1e9:,.0f} GB of memory to be trained, but there are {memory / 1e9:.0f}. "
-            f"Set smaller `widths`, or remove the table `[model]`."
+            f"`{where}.model` needs {needed / 1e9:,.0f} GB of memory for training, but {memory / 1e9:.0f} GB are "
+            f"available. Set smaller `widths`, or remove the table `[model]`."
         ]
     return []

@@ -29,31 +29,31 @@ class Batch:
     target: Tensor  # (b, n, n) rates in gene means; zero in real sections
     inside: Tensor  # (b, n, n) 0 or 1
     displacement: Tensor  # (s, 2, n, n) bins: where the image shows what the spots saw; phantoms only
-    known: Tensor  # (s,) 1 for phantoms, whose displacement is known, with an image; else 0
-    owner: Tensor  # (r, n, n) int64, row of `counts`; its last row collects what is not hidden
-    weight: Tensor  # (r, n, n) share of the bin in its hidden spot
-    counts: Tensor  # (hidden + 1,) counts of hidden spots of the r real items
-    depth: Tensor  # (hidden + 1,) counts per unit of pooled rate
-    item: Tensor  # (hidden + 1,) which of the r items
+    known: Tensor  # (s,) 1 for phantoms with an image, whose displacement is known; else 0
+    owner: Tensor  # (r, n, n) int64, row of `counts`; the last row collects bins that are not held out
+    weight: Tensor  # (r, n, n) share of the bin in its held-out spot
+    counts: Tensor  # (held out + 1,) counts of held-out spots of the r real items
+    depth: Tensor  # (held out + 1,) counts per unit of pooled rate
+    item: Tensor  # (held out + 1,) index of the item, 0 to r - 1
 
     @property
     def n_real(self) -> int:
-        """Items of real sections."""
+        """Number of items of real sections."""
         return len(self.owner)
 
     @property
     def drawn(self) -> Tensor:
-        """The items of one phantom, for losses that look across genes; none where all sections are real."""
+        """Items of one phantom, for losses across genes; empty if all sections are real."""
         item = torch.arange(len(self.section), device=self.section.device)
         return ((self.section == len(self.context) - 1) & (item >= self.n_real)).nonzero()[:, 0]
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Copy of the batch on a device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def without_he(crop: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the priors, the token and the context would be without an image."""
+    """Replace priors, token and context by those of a section without an image."""
     priors, token, context = crop["priors"].copy(), crop["token"].copy(), crop["context"].copy()
     for index, name in enumerate(PRIORS):
         priors[:, index] = 1.0 if name in ("he", "texture") else crop["priors"][:, PRIORS.index("space")]
@@ -69,12 +69,12 @@ def _crop(section: StoredSection, genes: np.ndarray, size: int, rng: np.random.G
     inside_map = section["inside"]
     ny, nx = inside_map.shape
     inside = np.argwhere(inside_map)
-    # Around a bin in tissue: crops of background teach nothing.
+    # Around a bin in tissue, because crops of background teach nothing.
     y, x = inside[rng.integers(len(inside))] - rng.integers(0, size, 2)
     y, x = int(np.clip(y, 0, max(ny - size, 0))), int(np.clip(x, 0, max(nx - size, 0)))
     window = (slice(y, y + size), slice(x, x + size))
     turn, flip = int(rng.integers(4)), bool(rng.integers(2))
-    # Principal components have no sign of their own: do not let the network rely on the convention that gives them one.
+    # Signs of principal components are arbitrary: keep the network from relying on the convention that fixes them.
     signs = np.tile(rng.choice([-1.0, 1.0], N_LEADING), len(CONTEXT.sources)).astype(np.float32)
 
     def cut(name: str, maps: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def _crop(section: StoredSection, genes: np.ndarray, size: int, rng: np.random.G
 
 
 def _turned(vectors: np.ndarray, turn: int, flip: bool) -> np.ndarray:
-    """Vectors (y, x) whose map was turned by ``np.rot90`` and perhaps mirrored."""
+    """Components of vectors (y, x) whose map was rotated by ``np.rot90`` and possibly mirrored."""
     y, x = vectors
     for _ in range(turn):
         y, x = -x, y
@@ -103,7 +103,7 @@ def _turned(vectors: np.ndarray, turn: int, flip: bool) -> np.ndarray:
 
 
 def _hidden(crop: dict[str, np.ndarray], first_item: int) -> dict[str, np.ndarray]:
-    """Hidden spots that lie wholly in the crop, one row per gene and spot; the owner's row numbers start at zero."""
+    """Held-out spots that are entirely in the crop, one row per gene and spot; row numbers of owners start at zero."""
     owner, weight = crop["owner"], crop["weight"]
     n_genes, n = crop["hidden"].shape
     pooled = np.bincount(owner[owner >= 0], weight[owner >= 0], n)
@@ -123,7 +123,7 @@ def _hidden(crop: dict[str, np.ndarray], first_item: int) -> dict[str, np.ndarra
 
 
 def draw_batch(bank: Bank, config: TrainConfig, step: int, seed: int) -> Batch:
-    """The batch of a step: a function of (seed, step) alone, which is what makes resuming exact."""
+    """Draw the batch of a step: a function of (seed, step) alone, so that resuming is exact."""
     rng = np.random.default_rng([seed, step])
     parts, hidden = [], []
     n_real = int((rng.random(config.sections) < config.real_share).sum()) if bank.n_real else 0
@@ -135,7 +135,7 @@ def draw_batch(bank: Bank, config: TrainConfig, step: int, seed: int) -> Batch:
         part = _crop(section, chosen, config.crop, rng) | {"known": np.full(1, float(not real), np.float32)}
         if real:
             hidden.append(_hidden(part, number * config.genes))
-        part["context"] = part["context"][None]  # one of the section, the rest one per gene
+        part["context"] = part["context"][None]  # one per section; all else is one per gene
         part = without_he(part) if rng.random() < config.drop_he else part
         parts.append(part | {"context": part["context"][0]})
     return _stacked(parts, hidden, config, np.random.default_rng([seed, step, 1]))
@@ -155,7 +155,7 @@ def _stacked(
         return torch.from_numpy(np.concatenate(values).astype(np.int64 if name == "item" else np.float32))
 
     n_items, n_real = len(parts) * config.genes, len(hidden) * config.genes
-    # Phantoms are shuffled: the first of them train the mean and the others the denoiser, from every section.
+    # Shuffle phantom items: the first ones train the mean and the others the denoiser, with every section in both.
     order = torch.from_numpy(np.concatenate([np.arange(n_real), n_real + rng.permutation(n_items - n_real)]))
     section = torch.arange(len(parts)).repeat_interleave(config.genes)[order]
     per_item = {name: joined(name)[order] for name in (*MAPS, "token", "coexpression")}

@@ -35,20 +35,20 @@ LOSSES = (*Losses._fields, "adversary", "judge")
 
 
 def build_model(config: TrainConfig) -> HadmstModel:
-    """The model that training begins with: ``start_from``, or a fresh one from the seed.
+    """Build the initial model: ``start_from``, or random weights from the seed.
 
-    The caller's random state is left alone.
+    The caller's random state is unchanged.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If ``start_from`` cannot be loaded, or ``model`` asks for another network.
+        If ``start_from`` cannot be loaded, or ``model`` describes another network.
     """
     start = load_model(config.start_from) if config.start_from else None
     spec = ModelSpec.from_dict((start.spec.to_dict() if start else {}) | config.model)
     if start and spec != start.spec:
         raise ValueError(
-            f"`model` needs to be that of `start_from={config.start_from!r}`, but changes it to {config.model}. "
+            f"`model` needs to match `start_from={config.start_from!r}`, but changes it to {config.model}. "
             f"Remove the table `[model]`."
         )
     with torch.random.fork_rng(devices=[]):
@@ -61,7 +61,7 @@ def build_model(config: TrainConfig) -> HadmstModel:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """That of a step."""
+    """Learning rate of a step."""
     return cosine(config.learning_rate, step, config.steps, config.warmup)
 
 
@@ -100,9 +100,9 @@ class _State:
         return {k: v.detach().cpu().contiguous() for k, v in out.items()}
 
     def save(self, directory: Path, config: TrainConfig) -> None:
-        """Write both files to scratch names, then move them: a kill leaves the old pair or the new one."""
+        """Write the checkpoint under a temporary name, then rename it: a kill leaves the old or the new one."""
         record = json.dumps({"step": self.step, "config": config.to_dict(), "log": self.log})
-        # The record travels inside the tensor file, so there is one move and never a mixed pair.
+        # The record is stored inside the tensor file, so a single rename keeps both consistent.
         scratch = directory / "checkpoint.part"
         save_file({k: v.clone() for k, v in self.tensors().items()}, scratch, metadata={"record": record})
         scratch.rename(directory / "checkpoint.safetensors")
@@ -148,7 +148,7 @@ def train(
     resume: bool = True,
     until: int | None = None,
 ) -> HadmstModel:
-    """Train, or go on training, and return the averaged model.
+    """Train or resume training, and return the averaged model.
 
     Parameters
     ----------
@@ -157,14 +157,14 @@ def train(
     output
         Directory of ``checkpoint.safetensors`` and ``log.jsonl``.
     shared
-        Directory of the student's lessons and the bank, which several runs can use; ``None`` = ``output``.
+        Directory of the student's lessons and the bank, which several runs can share; ``None``: ``output``.
     sections
-        Real sections by name; their files in the bank are named so. Those of ``config.bank.real`` are for the caller
-        to read: this package knows no SpatialData.
+        Real sections by name, which is also the name of their files in the bank. The caller must read the sections of
+        ``config.bank.real``, because this package does not depend on SpatialData.
     resume
-        Go on from the checkpoint when there is one; it must come from the same configuration.
+        Resume from the checkpoint if there is one; it must come from the same configuration.
     until
-        Stop (with a checkpoint) before this step; the schedule stays that of ``config.steps``.
+        Stop before this step, with a checkpoint; the schedule is still that of ``config.steps``.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def _advance(
 ) -> tuple[float, ...]:
     """One step of training; its losses in the order of ``LOSSES``."""
     (module, optimizer), (judge, judge_optimizer) = trained, judged
-    # Each process draws its own batch; one process draws the same batches as before a resume.
+    # Each process draws its own batch; a single process draws the same batches after a resume.
     seed = config.seed + 7919 * fabric.global_rank
     batch = draw_batch(bank, config, state.step, seed)
     n_mean = batch.n_real + round(config.mean_share * (len(batch.section) - batch.n_real))
@@ -245,7 +245,7 @@ def _advance(
 
 
 def _picture(state: _State, config: TrainConfig, bank: Bank, fabric: Fabric, output: Path) -> None:
-    """``pictures.png``: always the same crop, the first of the run that holds a phantom, by the averaged weights."""
+    """Write ``pictures.png``: maps of the first crop of the run with a phantom, predicted with the averaged weights."""
     batch = next((b for step in range(20) if len((b := draw_batch(bank, config, step, config.seed)).drawn)), None)
     if batch is None:
         return
@@ -256,14 +256,14 @@ def _picture(state: _State, config: TrainConfig, bank: Bank, fabric: Fabric, out
 
 
 def _fooling(judge: Any, drawn: Drawn) -> Tensor:
-    """What the discriminator makes of one of the draws; its own parameters get no gradient from this."""
+    """Adversarial loss of one of the samples; the discriminator's own parameters get no gradient."""
     for parameter in judge.parameters():
         parameter.requires_grad_(False)
     return fooling_loss(judge(drawn.draws[0], *drawn.beside))
 
 
 def _judge(fabric: Fabric, judge: Any, optimizer: Any, drawn: Drawn) -> Tensor:
-    """One step of the discriminator."""
+    """Train the discriminator for one step."""
     for parameter in judge.parameters():
         parameter.requires_grad_(True)
     optimizer.zero_grad()
@@ -274,7 +274,7 @@ def _judge(fabric: Fabric, judge: Any, optimizer: Any, drawn: Drawn) -> Tensor:
 
 
 def read_log(output: str | Path) -> list[dict[str, float]]:
-    """The logged losses of a run, oldest first, as they belong to its checkpoint."""
+    """Read the logged losses of a run from its checkpoint, oldest first."""
     with safe_open(Path(output) / "checkpoint.safetensors", "pt") as file:
         log: list[dict[str, float]] = json.loads(file.metadata()["record"])["log"]
     return log

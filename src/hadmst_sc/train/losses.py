@@ -1,4 +1,4 @@
-"""Losses of one batch: Poisson deviance of the mean, squared error of the denoiser and offsets, score of draws."""
+"""Losses of one batch: Poisson deviance of the mean, squared error of denoiser and offsets, energy score of samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.diffusion import gene_channels
 from hadmst_sc.train.data import Batch
 
-RESIDUAL_RANGE = (-6.0, 8.0)  # of the target in model space: one impossible bin must not own the batch
+RESIDUAL_RANGE = (-6.0, 8.0)  # bounds of the target in model space, so that no single bin dominates the batch
 
 
 def deviance(log_rate: Tensor, target: Tensor) -> Tensor:
@@ -24,19 +24,19 @@ def deviance(log_rate: Tensor, target: Tensor) -> Tensor:
 
 
 def mean_inside(values: Tensor, inside: Tensor) -> Tensor:
-    """``(b, n, n)`` to ``(b,)``: average over the tissue."""
+    """Average ``(b, n, n)`` over the tissue, to ``(b,)``."""
     return (values * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
 
 def pooled_deviance(log_rate: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Deviance of hidden spots, and what a twentieth of their counts is worth; ``(r,)`` each, per real item.
+    """Deviance at held-out spots, and a twentieth of their counts as a scale; ``(r,)`` each, per real item.
 
     Parameters
     ----------
     log_rate
-        ``(r, n, n)`` of the real items, in gene means.
+        ``(r, n, n)`` log rates of the real items, in gene means.
     batch
-        Knows where the hidden spots lie and what they counted.
+        The batch with the held-out spots and their counts.
     """
     sums = log_rate.new_zeros(len(batch.counts))
     sums = sums.index_add(0, batch.owner.flatten(), (log_rate.exp() * batch.weight).flatten())
@@ -48,7 +48,7 @@ def pooled_deviance(log_rate: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class Drawn(NamedTuple):
-    """Draws of one phantom's genes, and what they are judged beside; model space, ``g`` may be zero."""
+    """Samples of one phantom's genes with the discriminator's other inputs; model space, ``g`` may be zero."""
 
     draws: Tensor  # (2, g, n, n)
     truth: Tensor  # (g, n, n)
@@ -58,30 +58,30 @@ class Drawn(NamedTuple):
 
     @property
     def beside(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What the discriminator is told of a map, whether drawn or true."""
+        """Inputs of the discriminator that are the same for sampled and true maps."""
         return self.base, self.token, self.inside
 
 
 class Inputs(NamedTuple):
-    """What the network sees of the ``b`` items of a batch, whatever is asked of it."""
+    """Inputs of the network for the ``b`` items of a batch, the same for all tasks."""
 
     features: Tensor  # (b, features, n, n)
     channels: Tensor  # (b, N_CHANNELS, n, n)
     base: Tensor  # (b, 1, n, n) closed form
-    offsets: Tensor  # (s, 2, n, n) bins, of the sections
+    offsets: Tensor  # (s, 2, n, n) bins, per section
 
 
 class Losses(NamedTuple):
-    """Of one batch, scalars."""
+    """Losses of one batch, scalars."""
 
-    mean: Tensor  # deviance relative to the closed form's; 1 is no better
+    mean: Tensor  # deviance relative to the closed form; 1 is no better
     denoising: Tensor  # Karras et al. 2022, Eq. 8
     alignment: Tensor  # squared error of the offsets where the truth is known, bins²
-    draw: Tensor  # energy score relative to no draw at all
+    draw: Tensor  # energy score relative to that of zero residuals
 
 
 class TrainingStep(nn.Module):
-    """The model with its losses, as one module, so that any strategy of lightning-fabric can wrap it."""
+    """The model with its losses as one module, so that any lightning-fabric strategy can wrap it."""
 
     def __init__(self, model: HadmstModel) -> None:
         super().__init__()
@@ -90,19 +90,19 @@ class TrainingStep(nn.Module):
     def forward(
         self, batch: Batch, n_mean: int, sigma: Tensor, noise: Tensor, draw_noise: Tensor
     ) -> tuple[Losses, Drawn]:
-        """Loss of the first ``n_mean`` items as means, of the rest as denoising problems, of one phantom's as draws.
+        """Compute the losses: mean for the first ``n_mean`` items, denoising for the rest, samples for one phantom.
 
         Parameters
         ----------
         batch
             ``b`` items, real ones first.
         n_mean
-            How many of them train the mean; at least the real ones.
+            Number of items that train the mean; at least the real ones.
         sigma, noise
-            ``(b - n_mean,)`` noise levels and ``(b - n_mean, 1, n, n)`` standard normal noise for the others.
+            ``(b - n_mean,)`` noise levels and ``(b - n_mean, 1, n, n)`` standard normal noise for the other items.
         draw_noise
-            ``(2, g + k, n, n)`` standard normal noise of ``batch.drawn`` and of the components that they share; of
-            length zero along the second axis to leave draws out.
+            ``(2, g + k, n, n)`` standard normal noise for ``batch.drawn`` and for the components that these genes
+            share; of length zero along the second axis to skip samples.
         """
         inputs = self.inputs(batch)
         features, channels, base, offsets = inputs
@@ -138,7 +138,7 @@ class TrainingStep(nn.Module):
         return Inputs(shared[batch.section], channels, closed_form(batch.priors)[:, None], offsets)
 
     def draw(self, batch: Batch, inputs: Inputs, noise: Tensor) -> Drawn:
-        """Two draws of ``batch.drawn`` by one evaluation each; ``noise`` as ``draw_noise`` of :meth:`forward`."""
+        """Draw two one-step samples of ``batch.drawn``; ``noise`` is the ``draw_noise`` of :meth:`forward`."""
         chosen = batch.drawn if noise.shape[1] else batch.drawn[:0]
         n = len(chosen)
         base = inputs.base[chosen, 0]
@@ -155,7 +155,7 @@ class TrainingStep(nn.Module):
         return Drawn(draws, truth, base.log1p(), token, inside)
 
     def _mean_loss(self, log_rate: Tensor, log_base: Tensor, batch: Batch) -> Tensor:
-        """Deviances relative to the closed form's; a small share keeps genes that it solves from dominating."""
+        """Deviance relative to the closed form; a small constant keeps genes that it solves from dominating."""
         r, n = batch.n_real, len(log_rate)
         target, inside = batch.target[r:n], batch.inside[r:n]
         ours = mean_inside(deviance(log_rate[r:], target), inside)
@@ -164,16 +164,16 @@ class TrainingStep(nn.Module):
         if r:
             hidden, share = pooled_deviance(log_rate[:r], batch)
             closed, _ = pooled_deviance(log_base[:r], batch)
-            has_any = closed > 0  # a crop may hold no hidden spot
+            has_any = closed > 0  # a crop may contain no held-out spot
             ratio = torch.cat([(hidden / (closed + share).clamp(min=1e-6))[has_any], ratio])
         return ratio.mean()
 
 
-N_BANDS = 5  # details of 1, 2, 4 and 8 bins, and the rest of 16
+N_BANDS = 5  # details at 1, 2, 4 and 8 bins, and the residue at 16
 
 
 def bands(maps: Tensor, inside: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Details from fine to coarse and what is left, each with the share of tissue in its cells.
+    """Split maps into details from fine to coarse and a residue, each with the share of tissue in its cells.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def bands(maps: Tensor, inside: Tensor) -> list[tuple[Tensor, Tensor]]:
 
     Returns
     -------
-    ``N_BANDS`` pairs ``(..., g, m, m)`` and ``(m, m)``, ``m`` halving. A detail is a map less its mean in 2 × 2 cells.
+    ``N_BANDS`` pairs ``(..., g, m, m)`` and ``(m, m)``, ``m`` halving. A detail is a map minus its mean in 2 × 2 cells.
     """
     flat, weight = (maps * inside).reshape(-1, 1, *maps.shape[-2:]), inside[None, None]
     out = []
@@ -201,7 +201,7 @@ def bands(maps: Tensor, inside: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def energy_score(draws: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
-    """Score of two draws of one crop, over the score of a draw that is zero everywhere; lower is better.
+    """Energy score of two samples of one crop, relative to the score of a zero map; lower is better.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def energy_score(draws: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
 
     Returns
     -------
-    Scalar: mean over bands, half from each gene alone and half from the vector of all genes.
+    Scalar, the mean over bands; half comes from each gene alone and half from the vector of all genes.
     """
     total = truth.new_zeros(())
     for (drawn, weight), (true, _) in zip(bands(draws, inside), bands(truth, inside), strict=True):

@@ -1,4 +1,4 @@
-"""What the model makes of one crop, as a picture beside every checkpoint: losses do not show what a map looks like."""
+"""Picture of the predicted maps of one crop with every checkpoint, because losses do not show how maps look."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hadmst_sc.train.losses import TrainingStep
 
 COLUMNS = ("spots", "closed form", "estimate", "draw", "another draw", "truth")
 GAP = 2  # bins between maps
-TOP = 0.995  # quantile of a gene's true map that is white
+TOP = 0.995  # quantile of a gene's true map that is shown white
 
 
 @torch.no_grad()
 def maps_of(module: TrainingStep, batch: Batch, draw_noise: Tensor) -> Tensor:
-    """Maps of the genes that are drawn, ``(g, len(COLUMNS), n, n)`` in gene means; noise as for the module."""
+    """Maps of ``batch.drawn``, ``(g, len(COLUMNS), n, n)`` in gene means; see :class:`TrainingStep` for the noise."""
     chosen, inputs = batch.drawn, module.inputs(batch)
     features, channels, base = (part[chosen] for part in inputs[:3])
     residual, model = Residual(base[:, 0]), module.model
@@ -30,8 +30,8 @@ def maps_of(module: TrainingStep, batch: Batch, draw_noise: Tensor) -> Tensor:
 
 
 def save_grid(maps: Tensor, path: Path) -> None:
-    """One row per gene, columns as in ``COLUMNS``; a row has one scale, that of its truth."""
-    from matplotlib.image import imsave  # here: training machines need not load it
+    """Save one row per gene with the columns ``COLUMNS``; each row is scaled to its truth."""
+    from matplotlib.image import imsave  # imported here so that other uses of training do not load it
 
     values = maps.cpu().log1p()
     top = torch.quantile(values[:, -1].flatten(1), TOP, dim=1).clamp(min=1e-6)

@@ -1,10 +1,10 @@
-"""Training of the H&E student: features from which a ridge regression on the spots can read expression off.
+"""Training of the H&E student: features from which a ridge regression at the spots predicts expression.
 
-The *teacher* sees what no user has, expression in every bin: its leading components over genes. What the student must
-learn is not any one of them (genes differ from section to section) but features for which the readout that inference
-fits, ridge regression at the spots, gets them right in the bins. The readout is differentiable, so the student is
-trained through it (as in Bertinetto et al. 2019). Every section comes in two stainings: features must agree between
-them, and what differs has a branch of its own to go to.
+The *teacher* has what no user has, expression in every bin, as leading components over genes. The student does not
+learn particular components (genes differ between sections). It learns features for which the readout that inference
+fits, ridge regression at the spots, predicts the components in the bins. The readout is differentiable, so the student
+is trained through it (as in Bertinetto et al. 2019). Every section has two stainings: features must agree between them,
+and a second branch takes up the differences.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ KINDS = (  # Visium at 10 and 20 µm and legacy ST, in turn
     *(SectionKind(size_um=2560.0, bin_um=20.0, spot_um=100.0, pitch_um=200.0) for _ in range(3)),
 )
 N_GENES = 64
-MIN_SPOTS, MIN_BINS = 20, 2000  # of a crop that teaches something
-RIDGE = 0.03  # of the features' variance; about what leave-one-out chooses on sections of 300 spots
+MIN_SPOTS, MIN_BINS = 20, 2000  # smaller crops are skipped
+RIDGE = 0.03  # in units of the features' variance; about the choice of leave-one-out on sections of 300 spots
 
 
 def restained(obs: Observation, rng: np.random.Generator) -> tuple[Observation, np.ndarray]:
-    """The same tissue, stained, lit and scanned differently.
+    """Change staining, light and scanner of a section at random.
 
     Returns
     -------
-    The section with the other image, and the change of brightness per bin, ``(ny, nx)`` float32.
+    The section with the new image, and the change of brightness per bin, ``(ny, nx)`` float32.
     """
     light = obs.he.astype(np.float32) / 255
     shape = light.shape[1:]
@@ -67,7 +67,7 @@ def restained(obs: Observation, rng: np.random.Generator) -> tuple[Observation, 
 
 
 def teacher_maps(rate: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What a teacher that sees expression in every bin knows: its leading components, of unit variance.
+    """Leading components of the true expression in every bin, of unit variance.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def teacher_maps(rate: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> tup
     inside
         Bins in tissue.
     depth
-        ``(genes,)`` mean counts per spot: how visible a gene is.
+        ``(genes,)`` mean counts per spot.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def teacher_maps(rate: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> tup
     """
     roots = np.sqrt(rate[:, inside])
     roots = roots - roots.mean(1, keepdims=True)
-    # As in `distill`: a gene counts by its depth, but a few deep ones must not be all that is taught.
+    # As in `distill`, genes are weighted by depth, but weakly, so that a few abundant genes do not dominate.
     roots *= (np.maximum(depth, 1e-9) ** 0.25 / np.maximum(roots.std(1), 1e-9))[:, None]
     values, vectors = np.linalg.eigh(roots @ roots.T / roots.shape[1])
     values, vectors = values[::-1][:N_TEACHER], vectors[:, ::-1][:, :N_TEACHER]
@@ -96,7 +96,7 @@ def teacher_maps(rate: np.ndarray, inside: np.ndarray, depth: np.ndarray) -> tup
 
 
 def make_lesson(path: Path, seed: int, geometry: dict[str, Any], n_genes: int) -> Path:
-    """Draw a phantom in two stainings and store what the student's training reads, in half precision."""
+    """Simulate a phantom in two stainings and store what the student's training reads, in half precision."""
     phantom = simulate(seed, n_genes=n_genes, **geometry)
     obs = phantom.observation
     other, field = restained(obs, np.random.default_rng([seed, 1]))
@@ -127,9 +127,9 @@ def readout(features: Tensor, pooled: Tensor, taught: Tensor) -> Tensor:
     features
         ``(f, bins)``.
     pooled
-        ``(f, spots)``, the same averaged over footprints.
+        ``(f, spots)`` features averaged over footprints.
     taught
-        ``(k, spots)``, what to learn.
+        ``(k, spots)`` targets at the spots.
 
     Returns
     -------
@@ -144,16 +144,16 @@ def readout(features: Tensor, pooled: Tensor, taught: Tensor) -> Tensor:
 
 
 def student_loss(student: HEStudent, probe: torch.nn.Module, lesson: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    """Distillation, invariance and nuisance losses of one section, each about one for a student that knows nothing.
+    """Distillation, invariance and nuisance losses of one section, each about one for an untrained student.
 
     Parameters
     ----------
     student
         The network.
     probe
-        Reads the change of brightness off the nuisance branch.
+        Predicts the change of brightness from the nuisance branch.
     lesson
-        As :func:`make_lesson` stores it, float32.
+        Arrays of :func:`make_lesson` as float32.
     """
     inside = lesson["inside"].flatten() > 0
     n_spots = int(lesson["row"].max()) + 1
@@ -180,7 +180,7 @@ def student_loss(student: HEStudent, probe: torch.nn.Module, lesson: dict[str, T
 
 
 def draw_lesson(path: Path, crop: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
-    """A stored lesson in float32; with ``rng`` a random crop of it, with the spots that lie wholly inside."""
+    """Load a lesson as float32; with ``rng`` a random crop of it, with the spots that are entirely inside."""
     arrays = load_file(path)
     if rng is not None:
         n = len(arrays["inside"])
@@ -198,18 +198,18 @@ def draw_lesson(path: Path, crop: int, rng: np.random.Generator | None) -> dict[
 
 
 def train_student(config: StudentConfig, spec: ModelSpec, *, output: Path, n_workers: int) -> HEStudent:
-    """Train the student, or read the one that lies among its lessons: the averaged weights of the last step.
+    """Train the student, or load it if it is stored with its lessons; returns the averaged weights.
 
     Parameters
     ----------
     config
         See :class:`~hadmst_sc.train.config.StudentConfig`.
     spec
-        Its shape.
+        Specification of the network.
     output
-        Directory of the run; the lessons and ``student.safetensors`` lie in ``config.directory`` of it.
+        Directory of the run; lessons and ``student.safetensors`` are in its folder ``config.directory``.
     n_workers
-        Processes that draw lessons.
+        Number of processes that make lessons.
     """
     target = output / config.directory / "student.safetensors"
     with torch.random.fork_rng(devices=[]):

@@ -1,1 +1,1 @@
-"""What held-out spots say: the blend of closed form and network, calibrated intervals, and which genes to believe."""
+"""Checks at held-out spots: blend of closed form and network, calibrated intervals, reliability of each gene."""

@@ -1,10 +1,9 @@
-"""The gate: how far the estimate goes from the closed form to the network, as held-out spots of this section decide.
+"""The gate: held-out spots choose the blend of closed form and network for each section.
 
 A network that was trained on other tissue can be wrong on this one, and only the section's own spots can show it. Some
 spots are held out; closed form and network predict them, for some genes; the blend that predicts best is used for the
-section. All genes share one blend: a gene's own spots are too few to choose one for itself. The same spots show how
-large the errors are, and so the factor of the samples' standard deviation. Wide sections are judged on parts of the
-size of a slide, which have spots enough.
+section. All genes share one blend, because the spots of a single gene are too few to choose one. The same spots
+calibrate the standard deviation of the samples. Large sections are evaluated on parts with as many spots as a slide.
 """
 
 from __future__ import annotations
@@ -21,57 +20,57 @@ from hadmst_sc.section.measurement import degrade
 from hadmst_sc.section.observation import Box, Observation
 from hadmst_sc.trust.intervals import Calibration, calibrate
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the network, in the logarithm
-UNKNOWN = 0.75  # the share where nothing can be judged
-N_FOLDS, FOLDS_USED = 4, 2  # a quarter of the spots is hidden at a time, as in our benchmarks; half of them judge,
-MANY_SPOTS = 500  # or a quarter, where that is so many
-N_PARTS, PART_SPOTS = 2, 2500  # of a section with more spots than these have
-MAX_GENES = 40  # that judge: more would say the same
-MIN_SPOTS = 24  # fewer cannot tell
-N_ALIKE = 8  # hidden spots over which the relative variance of draws is averaged
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # candidate shares of the network, in log space
+UNKNOWN = 0.75  # share if there are too few spots to choose one
+N_FOLDS, FOLDS_USED = 4, 2  # a quarter of the spots is held out at a time, as in our benchmarks, in two folds,
+MANY_SPOTS = 500  # or in one fold if it has this many spots
+N_PARTS, PART_SPOTS = 2, 2500  # parts of a section with more spots than these hold, and spots of each
+MAX_GENES = 40  # genes that are evaluated: more give the same result
+MIN_SPOTS = 24  # fewer spots are too few to choose a share
+N_ALIKE = 8  # neighbouring held-out spots over which the samples' relative variance is averaged
 
 
 class Gate(NamedTuple):
-    """What held-out spots decided."""
+    """Share of the network, chosen at held-out spots."""
 
-    share: float  # of the network, 0 to 1
-    deviance: float  # at held-out spots, relative to the closed form's, mean over genes: below 1 is better
-    n_spots: int  # that judged
+    share: float  # 0 (closed form) to 1 (network)
+    deviance: float  # at held-out spots, relative to the closed form, mean over genes: below 1 is better
+    n_spots: int  # held-out spots; 0 if the share is a default
 
 
 class Verdict(NamedTuple):
-    """Of the spots of a section that were hidden."""
+    """Result of the evaluation at held-out spots."""
 
-    gates: list[Gate]  # of what was judged beside the closed form
-    calibration: Calibration | None  # of the draws' spread; where there were draws and enough spots
+    gates: list[Gate]  # one for each estimate other than the closed form
+    calibration: Calibration | None  # for the samples' spread; None without samples or with too few spots
 
     @property
     def spread(self) -> float:
-        """By which the standard deviation of draws is to be scaled."""
+        """Factor for the standard deviation of the samples."""
         return self.calibration.factor if self.calibration else 1.0
 
 
 class Predicted(NamedTuple):
-    """Maps of some genes of a section with fewer spots, ``(genes, ny, nx)`` counts per bin."""
+    """Maps of some genes, predicted without the held-out spots, ``(genes, ny, nx)`` counts per bin."""
 
-    maps: list[np.ndarray]  # the closed form, then the others, such as the network
+    maps: list[np.ndarray]  # the closed form first, then other estimates such as the network
     draws: np.ndarray | None = None  # ``(n_samples, genes, ny, nx)``
 
 
 def judges(obs: Observation) -> np.ndarray:
-    """Columns of the genes that judge: evenly spaced from the most to the least abundant, whatever their order."""
+    """Columns of the genes that are evaluated: evenly spaced from most to least abundant, for any gene order."""
     total = obs.counts.sum(0)
     ranked = sorted(range(len(obs.genes)), key=lambda gene: (-total[gene], obs.genes[gene]))
     return spaced(np.array(ranked), MAX_GENES)
 
 
 def spaced(ranked: np.ndarray, n: int) -> np.ndarray:
-    """At most ``n`` of what is ranked, evenly from the first to the last."""
+    """At most ``n`` entries of ``ranked``, evenly spaced from the first to the last."""
     return ranked[np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)]
 
 
 def parts(obs: Observation) -> list[Box]:
-    """What is judged of a section: all of it, or squares of ``PART_SPOTS`` spots or more around spots at random."""
+    """Boxes that are evaluated: the whole section, or squares of at least ``PART_SPOTS`` spots around random spots."""
     centres, shape = obs.measurement.centres, obs.grid.shape
     if len(centres) <= N_PARTS * PART_SPOTS:
         return [(slice(0, shape[0]), slice(0, shape[1]))]
@@ -84,30 +83,30 @@ def parts(obs: Observation) -> list[Box]:
 
 
 def distillations(n_spots: int) -> float:
-    """How many times the work on all of a section the gate does, but for the number of genes."""
+    """Cost of the gate in units of one pass over the whole section, apart from the number of genes."""
     return folds_used(n_spots) * min(1.0, N_PARTS * PART_SPOTS / max(n_spots, 1))
 
 
 def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box], Predicted]) -> Verdict:
-    """Judge the closed form and what there is beside it by spots that none of them saw.
+    """Compare the closed form with other estimates at held-out spots.
 
     Parameters
     ----------
     obs
         The section.
     maps_of
-        Foretells some genes (columns) of a box of the section with fewer spots.
+        Predicts some genes (columns) in a box, from an observation without the held-out spots.
 
     Returns
     -------
-    One gate for each map but the closed form, and what the draws' spread is worth; a single gate of ``n_spots`` 0 and
-    no calibration where there are too few spots to judge.
+    One gate for each estimate other than the closed form, and the calibration of the samples' spread. With fewer than
+    ``MIN_SPOTS`` spots, a single default gate of ``n_spots`` 0 and no calibration.
     """
     n_spots, genes = len(obs.spots), judges(obs)
     if n_spots < MIN_SPOTS:
         logger.warning(
-            "%d spots are too few to judge the network and its standard deviation, which needs %d: the estimate goes "
-            "%.0f%% of the way from the closed form to the network, and intervals are not calibrated",
+            "%d spots are too few to judge the network and its standard deviation (at least %d are needed): the "
+            "estimate is a blend with %.0f%% of the network, and intervals are not calibrated",
             *(n_spots, MIN_SPOTS, 100 * UNKNOWN),
         )
         return Verdict([Gate(UNKNOWN, 1.0, 0)], None)
@@ -132,18 +131,18 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
 
 
 class _Hidden(NamedTuple):
-    """Spots that were hidden: what they counted ``(spots, genes)``, and what was foretold of it."""
+    """Held-out spots: their counts and the predictions."""
 
-    counts: np.ndarray
-    blends: list[np.ndarray]  # (len(SHARES), spots, genes) each, from the closed form to another map
-    std: np.ndarray | None  # of the draws' sums
+    counts: np.ndarray  # (spots, genes)
+    blends: list[np.ndarray]  # (len(SHARES), spots, genes) each, from the closed form to another estimate
+    std: np.ndarray | None  # (spots, genes) standard deviation of the samples' sums
     centres: np.ndarray  # (spots, 2)
 
 
 def _at_hidden(
     obs: Observation, genes: np.ndarray, box: Box, maps_of: Callable[[Observation, np.ndarray, Box], Predicted]
 ) -> Iterator[_Hidden]:
-    """Each time that spots of a box are hidden."""
+    """Predictions at the held-out spots of a box, fold by fold."""
     part = obs.cropped(box)
     fold = np.random.default_rng(0).permutation(len(part.spots)) % N_FOLDS
     for k in range(folds_used(len(part.spots))):
@@ -156,23 +155,23 @@ def _at_hidden(
 
 
 def _alike(std: np.ndarray, mean: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Standard deviations ``(spots, genes)`` whose square, relative to the mean's, is averaged over spots near by.
+    """Standard deviations ``(spots, genes)`` with the relative variance averaged over neighbouring spots.
 
-    Of four draws it is rough; left so, it would take too large a factor for intervals to hold.
+    From four samples it is noisy; without averaging, the calibration factor would be too large.
     """
     near = cKDTree(centres).query(centres, min(N_ALIKE, len(centres)))[1].reshape(len(centres), -1)
     return mean * np.sqrt(((std / np.maximum(mean, 1e-9)) ** 2)[near].mean(1))
 
 
 def folds_used(n_spots: int) -> int:
-    """How often spots are hidden: not at all where they are too few to judge."""
+    """Number of folds that are evaluated; 0 if there are too few spots."""
     if n_spots < MIN_SPOTS:
         return 0
     return 1 if n_spots // N_FOLDS >= MANY_SPOTS else FOLDS_USED
 
 
 def decide(errors: np.ndarray, n_spots: int) -> Gate:
-    """The share with the least of ``(len(SHARES), genes)`` deviances over ``n_spots`` held-out spots."""
+    """Choose the share with the smallest relative deviance; ``errors`` are ``(len(SHARES), genes)`` deviances."""
     relative = ((errors + 1e-9) / (errors[0] + 1e-9)).mean(1)
     best = int(relative.argmin())
     return Gate(SHARES[best], float(relative[best]), n_spots)

@@ -1,7 +1,7 @@
-"""Which genes to believe: every spot is predicted from the others, and compared with what was counted there.
+"""Reliability of each gene: every spot is predicted from the others and compared with its counts.
 
-The closed form predicts a held-out spot exactly and without a refit (:mod:`hadmst_sc.regression.additive`), so the
-evidence is free. It is evidence about spots: nothing here can tell what is right within one.
+The closed form predicts a held-out spot exactly and without a refit (:mod:`hadmst_sc.regression.additive`), so this
+test costs nothing. It is a test at the scale of spots: it cannot show what is right within a spot.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from scipy.spatial import cKDTree
 from hadmst_sc.distillation.genes import Distilled
 from hadmst_sc.section.observation import RELIABILITY
 
-LEVEL = 0.9  # of the intervals
+LEVEL = 0.9  # level of the intervals
 N_RESAMPLES = 200
-BLOCK_PITCHES = 4  # spots are drawn in squares of this edge: neighbours are alike, and no independent witnesses
-MIN_BLOCKS = 12  # where there are fewer, squares are smaller
-REACHES = (0, 1, 2)  # pitches within which counts are taken together, finest first
+BLOCK_PITCHES = 4  # edge of the blocks of spots that are resampled together, because neighbours are not independent
+MIN_BLOCKS = 12  # with fewer blocks, smaller ones are used
+REACHES = (0, 1, 2)  # pitches within which counts are summed, finest first
 SUPPORT = 0.5  # correlation that the lower end of the interval must reach: a quarter of the variance
-MIN_GAIN = 0.01  # less is not worth being called help
+MIN_GAIN = 0.01  # smaller gains in correlation are not reported as help
 TINY = 1e-20
 
 
 def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """How far the estimate of each gene can be believed, by spots that it did not see.
+    """Reliability of the estimate of each gene, from leave-one-out predictions at the spots.
 
     Parameters
     ----------
     distilled
         The section.
     seed
-        Of the resampling behind the intervals.
+        Seed of the bootstrap.
 
     Returns
     -------
     Columns ``(genes,)``:
 
-    - ``reliability``: Pearson correlation over spots of log1p counts with those foretold from all other spots and the
-      image; ``reliability_low`` and ``reliability_high`` bound it at 90 %, over blocks of spots drawn again.
-    - ``gain_over_interpolation``: by how much that is above what the other spots foretell without the image.
-    - ``image_helps``: whether that gain is beyond chance: its 5 % quantile is above 0.01, and the lower bound above 0.
-    - ``finest_um``: finest width at which the gene is supported, its lower bound at least 0.5: the diameter of a spot;
-      the distance of the spots where the image does not help, so that the map is an interpolation; for genes too rare
-      for single spots the width of a neighbourhood whose counts together would do. NaN where not even that does: such
-      a map is a guess.
+    - ``reliability``: Pearson correlation over spots of log1p counts with those predicted from all other spots and the
+      image; ``reliability_low`` and ``reliability_high`` are its 90 % interval from a block bootstrap over spots.
+    - ``gain_over_interpolation``: ``reliability`` minus the same correlation without the image, from other spots alone.
+    - ``image_helps``: True if this gain is significant: its 5 % quantile is above 0.01 and ``reliability_low`` above 0.
+    - ``finest_um``: finest width in µm at which the gene is supported (``reliability_low`` at least 0.5). This is the
+      diameter of a spot; the pitch if the image does not help, because the map is then an interpolation; for genes too
+      rare for single spots, the width of a neighbourhood whose summed counts would suffice. NaN if even that does not
+      suffice: such a map is a guess.
     """
     section, measurement = distilled.section, distilled.measurement
     spots = measurement.centres / measurement.pitch
@@ -68,7 +68,7 @@ def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]
 
 
 def _resampled(spots: np.ndarray, seed: int) -> np.ndarray:
-    """How often each spot counts, ``(1 + N_RESAMPLES, spots)``: once in the first row, then blocks drawn again."""
+    """Bootstrap weights of the spots, ``(1 + N_RESAMPLES, spots)``: ones in the first row, then resampled blocks."""
     for edge in range(BLOCK_PITCHES, 0, -1):
         block = np.unique(np.floor((spots - spots.min(0)) / edge), axis=0, return_inverse=True)[1].ravel()
         n = int(block.max()) + 1
@@ -79,7 +79,7 @@ def _resampled(spots: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _neighbours(spots: np.ndarray) -> sparse.csr_matrix:
-    """Means over the neighbours of each spot, itself left out, ``(spots, spots)``; zero where there is none."""
+    """Matrix ``(spots, spots)`` that averages the neighbours of each spot, without itself; zero rows without any."""
     tree = cKDTree(spots)
     near = sparse.csr_matrix(tree.sparse_distance_matrix(tree, 1.25, output_type="coo_matrix") > 0).astype(float)
     return sparse.csr_matrix(sparse.diags(1 / np.maximum(np.asarray(near.sum(1)).ravel(), 1)) @ near)
@@ -88,10 +88,10 @@ def _neighbours(spots: np.ndarray) -> sparse.csr_matrix:
 def _taken_together(
     correlation: np.ndarray, counts: np.ndarray, neighbours: sparse.csr_matrix, reach: int
 ) -> np.ndarray:
-    """What correlations ``(genes,)`` with single spots would be with the counts within ``reach`` pitches.
+    """Estimate the correlation ``(genes,)`` for counts summed within ``reach`` pitches, from that of single spots.
 
-    The tissue's part of the variance is what a spot has in common with its neighbours, whose counting noise is their
-    own. Averages of the predictions would not do: these have seen the neighbours' noise.
+    The variance due to tissue is the covariance of a spot with its neighbours, whose counting noise is independent.
+    Averaged predictions cannot be used: they have seen the neighbours' noise.
     """
     if reach == 0:
         return correlation
