@@ -300,15 +300,17 @@ def swap_by_a_stranger(store: Path, home: Path) -> None:
     store.with_name(f".{store.name}.lock").symlink_to(home / "new file")
 
 
-def test_nothing_outside_a_strangers_store_is_touched(stores, tmp_path):
+@pytest.mark.parametrize("mode", ["overwrite", "first"])  # without a result its place is free, and takes what is moved
+def test_nothing_outside_a_strangers_store_is_touched(mode, stores, tmp_path):
     store, home = tmp_path / "s.zarr", tmp_path / "home"
-    shutil.copytree(stores / "overwrite.zarr", store)
+    shutil.copytree(stores / f"{mode}.zarr", store)
     (home / "superres").mkdir(parents=True)
     (home / "thesis").write_text("precious")
     swap_by_a_stranger(store, home)
     before = files(home)
     check_output(sd.read_zarr(store), "superres", overwrite=True)
-    assert files(home) == before and files(store) == files(stores / "overwrite.zarr")
+    assert files(home) == before and (home / "superres").is_dir()
+    assert files(store) == files(stores / f"{mode}.zarr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "s.zarr"]
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.diffusion import INPUTS, N_CHANNELS
-from hadmst_sc.models.weights import BUNDLED, bundled_models, load_model, read_card, save_model, self_test
+from hadmst_sc.models.weights import BUNDLED, MAX_CARD, bundled_models, load_model, read_card, save_model, self_test
 from hadmst_sc.section.features import N_BASE
 
 
@@ -67,6 +67,13 @@ def test_another_architecture_is_refused(saved):
     card["spec"]["widths"] = [8, 8, 12]
     saved.with_suffix(".json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="does not hold the network"):
+        load_model(saved)
+
+
+def test_a_card_far_larger_than_a_card_is_not_read(saved):
+    card = saved.with_suffix(".json")
+    card.write_text(card.read_text() + " " * MAX_CARD)
+    with pytest.raises(ValueError, match=r"m\.json is not a card"):
         load_model(saved)
 
 

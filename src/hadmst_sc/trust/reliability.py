@@ -101,9 +101,9 @@ def _taken_together(
     return np.minimum(correlation * np.sqrt(centred.var(0) / together), np.sqrt(tissue / together))
 
 
-def _correlations(weights: np.ndarray, counts: np.ndarray, foretold: np.ndarray) -> np.ndarray:
+def _correlations(weights: np.ndarray, counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Pearson correlation of log1p values under each row of weights, ``(rows, genes)``; 0 where one is constant."""
-    x, y = (values - values.mean(0) for values in (np.log1p(counts), np.log1p(np.maximum(foretold, 0))))
+    x, y = (values - values.mean(0) for values in (np.log1p(counts), np.log1p(np.maximum(predicted, 0))))
     share = weights / weights.sum(1, keepdims=True)
     (mx, my), (xx, yy, xy) = (share @ a for a in (x, y)), (share @ a for a in (x * x, y * y, x * y))
     variance = (xx - mx**2).clip(0) * (yy - my**2).clip(0)
