@@ -189,3 +189,34 @@ def test_modules_do_not_load_what_they_may_not_import(module, absent):
     code = f"import sys, hadmst_sc.{module}; print([m for m in {absent.split()} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (out.stdout.strip(), out.returncode) == ("[]", 0), out.stderr[-500:]
+
+
+def passing_on(tree: ast.AST, name: str) -> list[str]:
+    """Functions that have a parameter and do nothing with it but hand it to another function."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        if name not in [one.arg for one in parameters]:
+            continue
+        used = [one for one in ast.walk(node) if isinstance(one, ast.Name) and one.id == name]
+        calls = [
+            one for one in ast.walk(node) if isinstance(one, ast.Call) and not ast.unparse(one.func).startswith("np.")
+        ]
+        handed = {id(value) for call in calls for value in [*call.args, *(k.value for k in call.keywords)]}
+        if used and all(id(one) in handed for one in used):
+            found.append(node.name)
+    return found
+
+
+@pytest.mark.parametrize("name", ["consistency", "client", "n_steps", "random_state"])
+def test_settings_travel_as_one_object(name):
+    """A parameter that goes through many hands is changed in many places."""
+    found = [f"{module_name(path)}.{one}" for path in MODULES for one in passing_on(ast.parse(path.read_text()), name)]
+    assert len(found) <= 2, found
+
+
+def test_a_function_that_passes_a_parameter_on_is_found():
+    source = "def f(a, client):\n    return g(a, client=client)\ndef h(client):\n    return client.submit(1)"
+    assert passing_on(ast.parse(source), "client") == ["f"]
