@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hadmst_sc.diffusion import Footprints, consistent, keyed_noise, sample, shared_noise, sigma_schedule, tiled, tiles
 from hadmst_sc.diffusion.denoiser import Residual
-from hadmst_sc.inference.chunk import SIGMA_START
+from hadmst_sc.inference.estimators import SIGMA_START
 from hadmst_sc.section.measurement import discs, squares
 
 

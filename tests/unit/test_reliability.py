@@ -11,7 +11,7 @@ from hadmst_sc.distillation.genes import distill
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.observation import RELIABILITY
 from hadmst_sc.trust import reliability as module
-from hadmst_sc.trust.reliability import _correlations, _neighbours, _resampled, _taken_together, reliability
+from hadmst_sc.trust.reliability import _correlations, _n_within, _neighbours, _resampled, _taken_together, reliability
 
 N_REAL = 12
 
@@ -108,6 +108,14 @@ def test_neighbours_are_the_next_spots_and_not_the_spot_itself():
     np.testing.assert_allclose(mean.sum(1), 1)
 
 
+@pytest.mark.parametrize(("step", "shift", "expected"), [((0.866, 1.0), 0.5, (7, 19)), ((1.0, 1.0), 0.0, (5, 13))])
+def test_spots_within_a_reach_are_those_of_the_lattice_noisy_or_not(step, shift, expected):
+    spots = np.array([(step[0] * i, step[1] * j + shift * (i % 2)) for i in range(25) for j in range(25)])
+    for noise in (0.0, 0.01):
+        noisy = spots + np.random.default_rng(0).normal(0, noise, spots.shape)
+        assert (_n_within(noisy, 1), _n_within(noisy, 2)) == expected
+
+
 def test_counts_taken_together_lose_noise_and_nothing_else():
     rng = np.random.default_rng(0)
     spots = np.stack(np.meshgrid(np.arange(60.0), np.arange(60.0)), -1).reshape(-1, 2)
@@ -115,6 +123,6 @@ def test_counts_taken_together_lose_noise_and_nothing_else():
     counts, noise = rng.poisson(rate).astype(float), rng.poisson(0.5, rate.shape).astype(float)
     seen = np.corrcoef(rate[:, 0], counts[:, 0])[0, 1]
     means = np.stack([counts[np.abs(spots - spot).max(1) <= 1].mean() for spot in spots])  # of nine spots
-    together = _taken_together(np.array([seen]), counts, _neighbours(spots), 1)[0]  # of seven
+    together = _taken_together(np.array([seen]), counts, _neighbours(spots), 9)[0]
     assert seen < 0.75 and together == pytest.approx(np.corrcoef(rate[:, 0], means)[0, 1], abs=0.05)
-    assert _taken_together(np.array([0.2]), noise, _neighbours(spots), 2)[0] < 0.5
+    assert _taken_together(np.array([0.2]), noise, _neighbours(spots), 19)[0] < 0.5

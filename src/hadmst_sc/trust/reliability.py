@@ -49,7 +49,7 @@ def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]
     section, measurement = distilled.section, distilled.measurement
     spots = measurement.centres / measurement.pitch
     weights = _resampled(spots, seed)
-    neighbours = _neighbours(spots)
+    neighbours, n_within = _neighbours(spots), {reach: _n_within(spots, reach) if reach else 1 for reach in REACHES}
     diameter, pitch = measurement.diameter * section.bin_um, measurement.pitch * section.bin_um
     found: dict[str, list[np.ndarray]] = {name: [] for name in RELIABILITY}
     for genes in distilled.panel.blocks():
@@ -59,7 +59,8 @@ def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]
         helps = (np.quantile(joint[1:] - space[1:], (1 - LEVEL) / 2, axis=0) > MIN_GAIN) & (low > 0)
         finest = np.full(len(low), np.nan)
         for reach in reversed(REACHES):
-            finest[_taken_together(low, counts, neighbours, reach) >= SUPPORT] = diameter + 2 * reach * pitch
+            supported = _taken_together(low, counts, neighbours, n_within[reach]) >= SUPPORT
+            finest[supported] = diameter + 2 * reach * pitch
         finest[~helps] = np.maximum(finest[~helps], pitch)
         values = (joint[0], low, high, joint[0] - space[0], helps, finest)
         for name, column in zip(RELIABILITY, values, strict=True):
@@ -85,17 +86,21 @@ def _neighbours(spots: np.ndarray) -> sparse.csr_matrix:
     return sparse.csr_matrix(sparse.diags(1 / np.maximum(np.asarray(near.sum(1)).ravel(), 1)) @ near)
 
 
-def _taken_together(
-    correlation: np.ndarray, counts: np.ndarray, neighbours: sparse.csr_matrix, reach: int
-) -> np.ndarray:
-    """Estimate the correlation ``(genes,)`` for counts summed within ``reach`` pitches, from that of single spots.
+def _n_within(spots: np.ndarray, reach: int) -> int:
+    """Number of spots within ``reach`` pitches of a typical spot, itself included."""
+    slack = 0.2  # pitches, for noise of positions; the next distance on a square lattice is 0.24 beyond two pitches
+    return int(np.median(cKDTree(spots).query_ball_point(spots, reach + slack, return_length=True)))
+
+
+def _taken_together(correlation: np.ndarray, counts: np.ndarray, neighbours: sparse.csr_matrix, n: int) -> np.ndarray:
+    """Estimate the correlation ``(genes,)`` for counts summed over ``n`` spots, from that of single spots.
 
     The variance due to tissue is the covariance of a spot with its neighbours, whose counting noise is independent.
     Averaged predictions cannot be used: they have seen the neighbours' noise.
     """
-    if reach == 0:
+    if n == 1:
         return correlation
-    centred, n = counts - counts.mean(0), 1 + 3 * reach * (reach + 1)  # spots of a hexagonal lattice
+    centred = counts - counts.mean(0)
     tissue = (centred * (neighbours @ centred)).mean(0).clip(0)
     together = np.maximum(tissue + counts.mean(0) / n, TINY)
     return np.minimum(correlation * np.sqrt(centred.var(0) / together), np.sqrt(tissue / together))
