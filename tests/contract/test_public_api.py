@@ -66,6 +66,15 @@ def test_dir_lists_the_public_names():
     assert set(dir(hd)) == {"__version__", "datasets", "io", "metrics", "models", "pl", "pp", "tl", "train"}
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("old", hd._MOVED)
+def test_a_module_under_its_old_name_is_the_new_one(old):
+    with pytest.warns(DeprecationWarning, match=rf"`hadmst_sc\.{re.escape(old)}` is `hadmst_sc\.{hd._MOVED[old]}` now"):
+        found = importlib.import_module(f"hadmst_sc.{old}")
+    new = importlib.import_module(f"hadmst_sc.{hd._MOVED[old]}")
+    assert found is new and new.__spec__.name == new.__name__
+
+
 def test_an_unknown_name_lists_what_is_there():
     with pytest.raises(AttributeError, match=r"no attribute 'superresolve'\. Available: .*'tl'"):
         _ = hd.superresolve
