@@ -31,7 +31,7 @@ BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 
 
 class _Commands(typer.core.TyperGroup):
-    """Prints what is wrong in place of a traceback."""
+    """Prints a message in place of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; bad input ends with status 2, anything unexpected with 1, an interrupt with 130."""
@@ -42,7 +42,7 @@ class _Commands(typer.core.TyperGroup):
             typer.echo("hadmst-sc: interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from error
         except Exception as error:
-            # Usage errors and exits are the library's own business, and who closed the pipe wants no more output.
+            # Typer handles usage errors and exits; a closed pipe takes no more output.
             if ctx.params.get("traceback") or hasattr(error, "exit_code") or isinstance(error, BrokenPipeError):
                 raise
             typer.echo(f"hadmst-sc: {_said(error)}", err=True)
@@ -50,7 +50,7 @@ class _Commands(typer.core.TyperGroup):
 
 
 def _said(error: Exception) -> str:
-    """An error in words; one that nobody foresaw with what to do about it."""
+    """Message of an error; an unexpected one also says how to report it."""
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if isinstance(error, INPUT) and message:
         return message
@@ -69,7 +69,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output of an earlier run.")]
 # Elements of a phantom: a demo may replace an earlier one.
 DEMO = (
     *(f"phantom_{name}" for name in ("full_image", "hires_image", "lowres_image", "truth", "regions")),
@@ -80,7 +80,7 @@ Store = Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=Tr
 ImageKey = Annotated[str, typer.Argument(help="Name of the H&E image in the store.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
-# Shared arguments that a command line cannot hold, or holds in another form: type, and a help of its own.
+# Shared arguments that a command line cannot take, or takes in another form: type and help.
 ONLY_IN_PYTHON = ("features", "client", "window", "keep_draws")
 AS_TEXT: dict[str, tuple[Any, str]] = {
     "genes": (str | None, "a,b,c or a number: the n most informative."),
@@ -147,7 +147,7 @@ def superresolve(
     overwrite: Overwrite = False,
     **given: Any,
 ) -> None:
-    """Super-resolve a section: image, standard deviation, labels and table, into STORE or a store of their own."""
+    """Super-resolve a section; writes image, standard deviation, labels and table to STORE, or to another store."""
     if output is not None:
         from hadmst_sc.io.output import check_free, write_whole
 
@@ -168,10 +168,10 @@ def superresolve(
 def validate(
     store: Store,
     image_key: ImageKey,
-    align: Annotated[bool, typer.Option(help="Also estimate where the H&E lies relative to the spots.")] = True,
+    align: Annotated[bool, typer.Option(help="Also estimate where the H&E is relative to the spots.")] = True,
     **given: Any,
 ) -> None:
-    """Tell whether a section can be super-resolved, what it would cost and what is doubtful; status 1 if it cannot."""
+    """Check if a section can be super-resolved, report cost and warnings; status 1 if it cannot."""
     from hadmst_sc import pp
     from hadmst_sc.io import open_store
 
@@ -187,9 +187,9 @@ def train(
     shared: Annotated[
         Path | None, typer.Option(help="Folder of bank and lessons, for several runs; default: --out.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the folder.")] = True,
+    resume: Annotated[bool, typer.Option(help="Resume from the last checkpoint in the folder.")] = True,
     weights: Annotated[
-        Path | None, typer.Option(help="Where the model goes; default: model.safetensors in --out.")
+        Path | None, typer.Option(help="Path of the trained model; default: model.safetensors in --out.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, then stop.")] = False,
 ) -> None:
@@ -211,7 +211,7 @@ def train(
             typer.echo(f"section      {name}: {section}")
         return
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("hadmst_sc").setLevel(logging.INFO)  # readers tell of every element
+    logging.getLogger("hadmst_sc").setLevel(logging.INFO)  # not others: readers log every element
     sections = _training_sections(settings, config.parent)
     target = weights or out / "model.safetensors"
     train_and_save(settings, out, sections=sections, shared=shared, weights=target, resume=resume)
@@ -225,8 +225,8 @@ def benchmark(
 ) -> None:
     """Run the benchmark of a checkout and write its report (--profile quick: in minutes).
 
-    A first word names another script of the folder: report, scale, draws, ablations, registration, laws, mouse_brain
-    or card. Everything else goes to the script (behind a name, try --help).
+    The first word may name another script of the folder: report, scale, draws, ablations, registration, laws,
+    mouse_brain or card. Everything else is passed to the script (try NAME --help).
     """
     arguments = list(ctx.args)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
@@ -237,13 +237,13 @@ def benchmark(
         )
         raise ValueError(
             f"`benchmark` needs a checkout of the project, but {script} does not exist. Run it in the root of a "
-            f"checkout, or pass `--folder`. There: {known}."
+            f"checkout, or pass `--folder`. Available: {known}."
         )
     raise typer.Exit(subprocess.run([sys.executable, str(script), *arguments], check=False).returncode)
 
 
 def _training_sections(settings: Any, folder: Path, *, public: bool = True) -> dict[str, Any]:
-    """Real sections of a configuration, read before training starts: all that is wrong is found at once."""
+    """Read the real sections of a configuration before training starts; all problems are raised at once."""
     from hadmst_sc.datasets.observe import observe, observe_cells
     from hadmst_sc.datasets.own import own_section
     from hadmst_sc.datasets.public import cell_sections
@@ -259,7 +259,7 @@ def _training_sections(settings: Any, folder: Path, *, public: bool = True) -> d
             except (KeyError, ValueError, FileNotFoundError) as error:
                 problems.append(f"[[bank.real]] {number}, {wanted.path}: {error}")
                 continue
-            # What was distilled from an earlier state of the store must not pass for this one.
+            # The digest distinguishes distillations of earlier states of the store.
             sections[f"{Path(wanted.path).stem}_{wanted.bin_um:g}_{section.digest}"] = section
         elif public:
             if wanted.name in cell_sections():
@@ -276,7 +276,7 @@ def _training_sections(settings: Any, folder: Path, *, public: bool = True) -> d
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the store and the picture.")] = Path("demo_output"),
     n_genes: Annotated[int, typer.Option(min=1, help="Genes of the phantom.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the phantom and the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the phantom and the samples.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -314,7 +314,7 @@ def demo(
 def doctor(
     model: Annotated[str, typer.Option(help="Bundled name or path.")] = "default", device: Device = "auto"
 ) -> None:
-    """Show versions and device, and check that the model computes here what it computed when it was saved."""
+    """Show versions and device, and check that the model gives the same output here as when it was saved."""
     from importlib.metadata import version
 
     import torch

@@ -67,7 +67,7 @@ def test_a_missing_folder_or_file_says_what_to_set(tmp_path, monkeypatch):
         lambda: datasets.load("her2st_C2"),
         lambda: datasets.load_cells("xenium_breast_crop"),
     ):
-        with pytest.raises(FileNotFoundError, match=r"nowhere' is no folder.*HADMST_DATA.*`data_dir="):
+        with pytest.raises(FileNotFoundError, match=r"nowhere' is not a folder.*HADMST_DATA.*`data_dir="):
             call()
     with pytest.raises(FileNotFoundError, match=r"`name='her2st_C2'` needs the file 'her2st/C2.h5ad'"):
         datasets.load("her2st_C2", data_dir=tmp_path)
@@ -75,7 +75,7 @@ def test_a_missing_folder_or_file_says_what_to_set(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_lists_those_there_are(tmp_path):
-    with pytest.raises(KeyError, match=r"`name='brain'` is no section. Available: \['visium_mouse_brain'"):
+    with pytest.raises(KeyError, match=r"`name='brain'` is not a section. Available: \['visium_mouse_brain'"):
         datasets.load("brain", data_dir=tmp_path)
     with pytest.raises(KeyError, match=r"Try `load_cells\('xenium_breast_crop'\)`"):
         datasets.load_cells("brain", data_dir=tmp_path)

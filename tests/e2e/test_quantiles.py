@@ -67,5 +67,5 @@ def test_bad_arguments_are_named(solved, arguments, error, match):
 def test_a_result_without_draws_says_how_to_get_them():
     sdata = datasets.phantom(n_genes=2, size_um=600.0)
     tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, show_progress_bar=False)
-    with pytest.raises(KeyError, match="has no layer 'std', which needs draws"):
+    with pytest.raises(KeyError, match="has no layer 'std', which needs samples"):
         tl.quantiles(sdata)

@@ -20,9 +20,9 @@ def solved():
 def test_it_tells_what_was_made_with_what_and_how_much_to_believe(solved):
     told, table = hd.tl.summary(solved), solved["superres_table"]
     assert told.facts["bins"] == f"{table.n_obs:,} in tissue, 20 µm wide"
-    assert told.facts["model"].startswith("default (") and "2 draws" in told.facts["model"]
-    assert f"{(table.var['finest_um'] <= 55).sum()} at 55 µm" in told.facts["to believe"]
-    assert f"helps {table.var['image_helps'].sum()} of 12 genes" in told.facts["to believe"]
+    assert told.facts["model"].startswith("default (") and "2 samples" in told.facts["model"]
+    assert f"{(table.var['finest_um'] <= 55).sum()} at 55 µm" in told.facts["reliability"]
+    assert f"helps {table.var['image_helps'].sum()} of 12 genes" in told.facts["reliability"]
     assert told.genes["reliability"].is_monotonic_decreasing and set(told.genes.index) == set(table.var_names)
     assert "2 genes between these are not shown" in str(told)
 
@@ -61,7 +61,7 @@ def test_the_closed_form_says_that_it_is_one(solved):
         solved, "phantom_full_image", model=None, bin_um=20.0, align=False, key_added="closed", show_progress_bar=False
     )
     facts = hd.tl.summary(solved, key_added="closed").facts
-    assert facts["model"] == "closed form, no network" and facts["H&E"] == "taken as it lies"
+    assert facts["model"] == "closed form, no network" and facts["H&E"] == "not registered"
     assert facts["intervals"] == "not calibrated: fewer than two samples"
     with pytest.raises(KeyError, match="key_added='other'"):
         hd.tl.summary(solved, key_added="other")

@@ -42,7 +42,7 @@ def test_they_lie_on_their_cells_and_are_superresolved(section):
 def test_names_that_are_taken_or_missing_are_told(section):
     sdata, cells = section
     spots = hd.pp.degrade(cells, spot_um=130.0, pitch_um=150.0)
-    with pytest.raises(KeyError, match=r"`like='nothing'` is no spatial element\. Available: .*'cells'"):
+    with pytest.raises(KeyError, match=r"`like='nothing'` is not a spatial element\. Available: .*'cells'"):
         hd.pp.add_spots(sdata, spots, like="nothing")
     with pytest.raises(ValueError, match="would replace the element 'phantom_full_image'"):
         hd.pp.add_spots(sdata, spots, like="cells", key_added="phantom_full_image")

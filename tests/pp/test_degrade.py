@@ -130,7 +130,7 @@ def test_any_matrix_gives_the_same(cells, form):
         ({"pitch_um": float("nan")}, "`pitch_um` needs a positive number, but is nan"),
         ({"pitch_um": 50.0}, "`pitch_um` needs at least `spot_um`=55, but is 50"),
         ({"split": 1.0}, "`split` needs a share between 0 and 1, or None, but is 1.0"),
-        ({"um_per_unit": 1e-3}, r"the [\d,]+ cells, on 1\.\d+ × 1\.\d+ µm, lie in none.*um_per_unit"),
+        ({"um_per_unit": 1e-3}, r"the [\d,]+ cells, on 1\.\d+ × 1\.\d+ µm, are in none.*um_per_unit"),
     ],
 )
 def test_bad_arguments_are_named(cells, arguments, message):

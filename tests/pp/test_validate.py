@@ -105,7 +105,7 @@ def test_an_image_of_another_section_is_doubted(section, seed):
 
 def test_what_was_shifted_is_said(section):
     report = pp.validate(phantom(misregistration_um=(30.0, -20.0)), IMAGE)
-    assert report.alignment.applied and "`superresolve` undoes it" in messages(report, "note")
+    assert report.alignment.applied and "`superresolve` corrects it" in messages(report, "note")
     assert report.facts["shift_um"].startswith(("2", "3"))
 
 
@@ -147,7 +147,7 @@ def test_warnings_go_into_the_report_and_nowhere_else(section, caplog):
 
 def test_too_few_spots_cannot_tell_how_the_image_lies():
     report = pp.validate(datasets.phantom(size_um=500.0), IMAGE)
-    assert report.ok and "can be told by 40 spots or more" in messages(report, "note")
+    assert report.ok and "registration needs at least 40 spots" in messages(report, "note")
 
 
 def test_text_and_html_show_verdict_facts_and_findings(section):
@@ -155,4 +155,4 @@ def test_text_and_html_show_verdict_facts_and_findings(section):
     assert str(report) == "not ready: 1 error, 1 note\n  spots  3\nerror: a < b\nnote: c"
     html = report._repr_html_()
     assert "a &lt; b" in html and "<th style='text-align:left'>spots</th><td>3</td>" in html
-    assert str(pp.Report({}, ())) == "ready: nothing to mend"
+    assert str(pp.Report({}, ())) == "ready: no problems"

@@ -112,7 +112,7 @@ def test_tasks_that_kill_every_worker_end_in_one_error(processes):
     def fatal(shared, number):
         os._exit(1)
 
-    with pytest.raises(RuntimeError, match=r"^`client` needs workers that live.*`memory_limit=`.*`client=None`"):
+    with pytest.raises(RuntimeError, match=r"^`client` needs workers that stay alive.*`memory_limit=`.*`client=None`"):
         list(Cluster(processes).run(fatal, None, range(2)))
     assert on_scheduler(processes) == 0
 
@@ -121,7 +121,7 @@ def test_tasks_that_kill_every_worker_end_in_one_error(processes):
     ("error", "kind", "text"),
     [
         (ModuleNotFoundError("No module named 'hadmst_sc'"), RuntimeError, r"^`client` needs workers that can do this"),
-        (PermissionError("read-only"), RuntimeError, r"^`client` needs workers that can do this.*where the store is"),
+        (PermissionError("read-only"), RuntimeError, r"^`client` needs workers that can do this.*access to the store"),
         (ValueError("`device='cuda'` is not here"), ValueError, r"^`device='cuda'` is not here$"),
         (MemoryError("Pass a larger `bin_um=`"), MemoryError, r"^Pass a larger `bin_um=`$"),
     ],

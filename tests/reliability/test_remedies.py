@@ -180,7 +180,7 @@ REMEDIES: dict[str, tuple[Callable[[], Scope], str, str, Callable[[Any, Scope], 
     "quantiles without draws": (
         solved,
         "hd.tl.quantiles(sdata)",
-        "has no layer 'std', which needs draws",
+        "has no layer 'std', which needs samples",
         lambda names, scope: (
             remade(scope),
             np.testing.assert_array_less(-1e-9, np.subtract(*layers(scope, "q0.95", "q0.05"))),

@@ -194,7 +194,7 @@ def test_dry_run_lists_the_sections_and_writes_nothing(folder, tmp_path):
     ("entry", "said"),
     [
         (f'path = "none.zarr"\nimage_key = "{IMAGE}"', ["[[bank.real]] 1, none.zarr", "`path`", "does not exist"]),
-        (f'path = "."\nimage_key = "{IMAGE}"', ["`path`", "is no zarr store"]),
+        (f'path = "."\nimage_key = "{IMAGE}"', ["`path`", "is not a zarr store"]),
         ('path = "mine.zarr"\nimage_key = "he"', ["mine.zarr: `image_key='he'`", "Available", IMAGE]),
         (f'{SPOTS}\ntable_key = "counts"', ["`table_key='counts'`", "'cells_um'"]),
         (f'{SPOTS}\nlayer = "raw"', ["`layer='raw'`"]),
@@ -258,7 +258,7 @@ def test_a_truth_without_positions_or_off_the_image_is_refused(folder, tmp_path)
     sdata["off"] = cells
     sdata["nowhere"] = TableModel.parse(AnnData(cells.X, var=cells.var))
     sdata.write(tmp_path / "bad.zarr")
-    with pytest.raises(ValueError, match=r"`truth_key='off'` needs positions on image .* lie off it"):
+    with pytest.raises(ValueError, match=r"`truth_key='off'` needs positions on image .* are outside it"):
         own_section(tmp_path / "bad.zarr", IMAGE, truth_key="off", um_per_unit=UM_PER_PX)
     with pytest.raises(KeyError, match=r"`truth_key='nowhere'` needs positions"):
         own_section(tmp_path / "bad.zarr", IMAGE, truth_key="nowhere", um_per_unit=UM_PER_PX)

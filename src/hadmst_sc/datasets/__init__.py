@@ -1,4 +1,4 @@
-"""Sections to learn and test on: phantoms with known truth, made offline, and loaders for public sections."""
+"""Sections for training and tests: phantoms with known truth, made offline, and loaders for public sections."""
 
 from __future__ import annotations
 

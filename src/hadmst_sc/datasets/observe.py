@@ -1,4 +1,4 @@
-"""Public sections as arrays: what training hides spots of, and what benchmarks score on."""
+"""Public sections as arrays, for training with held-out spots and for benchmarks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hadmst_sc.datasets.public import bin_cells, load, load_cells
 from hadmst_sc.datasets.visium import as_visium
 from hadmst_sc.section.observation import Observation
 
-BLANK_UM = 10.0  # µm per pixel of the grey image that stands for "no image"
+BLANK_UM = 10.0  # µm per pixel of the grey image that replaces a missing one
 _IMAGE_OF = {"xenium_breast_crop": "xenium_breast_visium", "xenium_breast_rep1": "xenium_breast_visium"}
 
 
 def observe(name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20.0) -> Observation:
-    """A section of :func:`~hadmst_sc.datasets.load`; all genes where ``None``."""
+    """Read a section of :func:`~hadmst_sc.datasets.load`; all genes if ``genes`` is ``None``."""
     from hadmst_sc.io.read import read_observation
 
     sdata = load(name)
@@ -38,16 +38,16 @@ def observe_cells(
     name
         As in :func:`~hadmst_sc.datasets.load_cells`. Of ``xenium_breast_rep1`` only the cells for training are used.
     choose
-        Names of the wanted genes, given the pseudo-spots; all where ``None``.
+        Function that selects names of genes, given the pseudo-spots; ``None`` = all.
     bin_um
         Edge of a bin.
     random_state
-        Seed of the division of the molecules.
+        Seed of the split of the molecules.
 
     Returns
     -------
-    The section; ``(genes, ny, nx)`` counts per bin that its spots have not seen; the cells with these counts, in pixels
-    of the section's image.
+    The section; ``(genes, ny, nx)`` counts per bin that are not in its spots; the cells with these counts, in pixels of
+    the section's image.
     """
     from hadmst_sc.io.read import read_observation
     from hadmst_sc.pp import degrade
@@ -69,7 +69,7 @@ def observe_cells(
 
 
 def _blank(cells: AnnData, um: float) -> tuple[np.ndarray, float]:
-    """A grey image around cells that have none; their positions are put into its pixels."""
+    """Grey image for cells that have none; their positions are converted to its pixels, in place."""
     at = cells.obsm["spatial"] * um
     cells.obsm["spatial"] = (at - at.min(0)) / BLANK_UM
     width, height = np.ceil(np.ptp(at, axis=0) / BLANK_UM).astype(int) + 1

@@ -1,4 +1,4 @@
-"""A section of one's own as arrays to train on: its spots, or spots made of cells or bins that were measured finer."""
+"""The user's own section as arrays for training: its spots, or pseudo-spots made from finer cells or bins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hadmst_sc.pp.degrade import degrade
 from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 from hadmst_sc.section.observation import Observation
 
-MAX_GENES = 600  # of a truth: its maps are dense, and training takes no more of a section
+MAX_GENES = 600  # maximum with a truth: its maps are dense, and training uses no more genes of a section
 STORE_MARKS = ("zarr.json", ".zgroup")
 
 
@@ -42,29 +42,29 @@ def own_section(
     um_per_unit: float | None = None,
     random_state: int = 0,
 ) -> tuple[Observation, np.ndarray | None]:
-    """Read a section to train on; the store is only looked at, and nothing in it gets to run.
+    """Read a section for training; the store is not changed, and no code in it is run.
 
     Parameters
     ----------
     path
-        Store of SpatialData.
+        SpatialData store.
     image_key, table_key, shapes_key, coordinate_system, layer, bin_um, spot_um, pitch_um, tissue_key
-        As in :func:`~hadmst_sc.io.read_observation`. Spots made of a truth are 55 µm wide and 100 µm apart by default,
-        and ``shapes_key`` and ``layer`` are those of the truth.
+        As in :func:`~hadmst_sc.io.read_observation`. Pseudo-spots are 55 µm wide and 100 µm apart by default; with
+        a truth, ``shapes_key`` and ``layer`` are those of the truth.
     genes
-        Names, or a number for the most informative. ``None`` takes all, of a truth at most 600.
+        Names, or a number for the most informative. ``None`` takes all, but at most 600 with a truth.
     truth_key
         Table of counts of cells, or of bins smaller than ``bin_um``, of the same section. If it annotates shapes or
-        points, their centroids are the positions, through the coordinate systems; else ``obsm["spatial"]`` holds them
-        as (x, y) in pixels of the image's finest level.
+        points, positions are their centroids, transformed to the image; otherwise they are ``obsm["spatial"]``, as
+        (x, y) in pixels of the image's finest level.
     um_per_unit
         µm per unit of these positions, in the shapes' own coordinates; needed with ``truth_key``.
     random_state
-        Seed of the division of the molecules: half of them makes the spots, the other half is the truth.
+        Seed of the split of the molecules: one half makes the spots, the other half is the truth.
 
     Returns
     -------
-    The section, and ``(genes, ny, nx)`` counts per bin that its spots have not seen; ``None`` without ``truth_key``.
+    The section, and ``(genes, ny, nx)`` counts per bin that are not in its spots; ``None`` without ``truth_key``.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def own_section(
     """
     path = Path(path)
     if not any((path / mark).is_file() for mark in STORE_MARKS):
-        found = "is no zarr store" if path.exists() else "does not exist"
+        found = "is not a zarr store" if path.exists() else "does not exist"
         raise FileNotFoundError(f"`path` needs a zarr store of SpatialData, but {path} {found}. Correct `path`.")
     sdata = open_store(path)
     sizes: dict[str, Any] = {"bin_um": bin_um, "spot_um": spot_um, "pitch_um": pitch_um, "tissue_key": tissue_key}
@@ -137,7 +137,7 @@ def _cells(
     layer: str | None,
     um_per_unit: float,
 ) -> tuple[AnnData, float]:
-    """Cells on the image, with counts in ``X`` and (x, y) in its pixels in ``obsm["spatial"]``; µm per pixel."""
+    """Cells on the image, with counts in ``X`` and (x, y) pixels in ``obsm["spatial"]``; and µm per pixel."""
     table, um_per_px = sdata.tables[truth_key], um_per_unit
     if TableModel.ATTRS_KEY in table.uns:
         problems = Problems(f"cannot pair image {image_key!r} with truth {truth_key!r}")
@@ -157,12 +157,12 @@ def _cells(
     on = _on_image(sdata.images[image_key], xy)
     if on.mean() < 0.5:
         raise ValueError(
-            f"`truth_key={truth_key!r}` needs positions on image {image_key!r}, but {(~on).sum():,} of {len(on):,} lie "
-            f"off it. They are perhaps not in its pixels, or in another coordinate system. Annotate shapes that share "
-            f"a coordinate system with the image, or pass `coordinate_system`."
+            f"`truth_key={truth_key!r}` needs positions on image {image_key!r}, but {(~on).sum():,} of {len(on):,} are "
+            f"outside it. They may not be in its pixels, or be in another coordinate system. Annotate shapes that "
+            f"share a coordinate system with the image, or pass `coordinate_system`."
         )
     if not on.all():
-        logger.warning("tables/%s: %d of %d cells lie off the image and are left out", truth_key, (~on).sum(), len(on))
+        logger.warning("tables/%s: %d of %d cells are outside the image and ignored", truth_key, (~on).sum(), len(on))
     matrix = matrix_of(table, truth_key, layer)
     counts = rows_as_csr(matrix.values, rows[on], np.arange(len(matrix.var)))
     var = matrix.var[[name for name in FEATURE_TYPES if name in matrix.var]]
@@ -178,7 +178,7 @@ def _on_image(image: Any, xy: np.ndarray) -> np.ndarray:
 def _with_spots(
     sdata: SpatialData, image_key: str, truth_key: str, spots: AnnData, tissue_key: str | None
 ) -> SpatialData:
-    """The image with spots on its pixels instead of what the truth lies on; errors then name what the user named."""
+    """The image with pseudo-spots in its pixels, whose table has the truth's name, as errors must name that."""
     made = SpatialData(images={image_key: sdata.images[image_key]})
     made.tables[truth_key] = made.tables.pop(add_spots(made, spots, like=image_key, key_added=f"{truth_key}_spots"))
     if tissue_key is not None:

@@ -47,7 +47,7 @@ _CELLS = {
 }
 # Columns of the files under the names that Space Ranger's readers use; ST's x counts columns, y rows.
 _OBS = {"row": "array_row", "col": "array_col", "y": "array_row", "x": "array_col", "selected": "in_tissue"}
-_POSITIONS = ("pxl_row", "pxl_col", "pixel_x", "pixel_y", "new_x", "new_y")  # all of them are in obsm["spatial"]
+_POSITIONS = ("pxl_row", "pxl_col", "pixel_x", "pixel_y", "new_x", "new_y")  # the same as obsm["spatial"]
 
 
 def _root(data_dir: str | Path | None) -> Path:
@@ -55,7 +55,7 @@ def _root(data_dir: str | Path | None) -> Path:
     root = Path(data_dir or os.environ.get("HADMST_DATA") or beside_the_project)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"`data_dir` needs the folder of public sections, but {str(root)!r} is no folder. The sections are "
+            f"`data_dir` needs the folder of public sections, but {str(root)!r} is not a folder. The sections are "
             f"not part of the package. Set the environment variable HADMST_DATA, or pass `data_dir='path/to/data'`."
         )
     return root
@@ -72,7 +72,7 @@ def _existing(root: Path, name: str, relative: str) -> Path:
 
 
 def _unknown(name: str, known: list[str], verb: str) -> KeyError:
-    return KeyError(f"`name={name!r}` is no section. Available: {known}. Try `{verb}({known[0]!r})`.")
+    return KeyError(f"`name={name!r}` is not a section. Available: {known}. Try `{verb}({known[0]!r})`.")
 
 
 def available(data_dir: str | Path | None = None) -> list[str]:
@@ -108,7 +108,7 @@ def _read_image(path: Path) -> np.ndarray:
         if image.width * image.height > _PIXEL_BUDGET:
             raise ValueError(
                 f"`{path.name}` needs at most {_PIXEL_BUDGET:,} pixels, but has {image.width:,} × {image.height:,}. "
-                f"Decoding it would exhaust memory. Replace the file by its original."
+                f"Decoding it would exhaust memory. Replace the file with its original."
             )
         return np.ascontiguousarray(np.moveaxis(np.asarray(image.convert("RGB")), -1, 0))
 
@@ -122,21 +122,21 @@ def _read_counts(path: Path) -> AnnData:
 
 
 def _read_layers(path: Path, section: str, spots: pd.Index) -> pd.Categorical:
-    """Cortical layer of each spot as annotated; missing where it was not."""
+    """Annotated cortical layer of each spot; missing if not annotated."""
     labels = pd.read_csv(path, sep="\t", header=None, names=["spot", "section", "layer"], dtype=str)
     own = labels[labels["section"] == section].set_index("spot")["layer"]
     return pd.Categorical(own.reindex(spots))
 
 
 def load(name: str, *, data_dir: str | Path | None = None) -> SpatialData:
-    """A public section, in the structure of ``spatialdata_io.visium``.
+    """Load a public section, in the structure of ``spatialdata_io.visium``.
 
     Parameters
     ----------
     name
         One of :func:`available`.
     data_dir
-        The data folder; by default ``$HADMST_DATA``, else ``../shared/data`` seen from the project's root.
+        The data folder; by default ``$HADMST_DATA``, else ``../shared/data`` relative to the project's root.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def load(name: str, *, data_dir: str | Path | None = None) -> SpatialData:
     Raises
     ------
     KeyError
-        If there is no section of that name.
+        If there is no section with that name.
     FileNotFoundError
         If the data folder, or the section in it, is missing.
 
@@ -179,7 +179,7 @@ def load(name: str, *, data_dir: str | Path | None = None) -> SpatialData:
 
 
 def load_cells(name: str, *, data_dir: str | Path | None = None) -> AnnData:
-    """Cells of a Xenium section: the truth at high resolution.
+    """Load the cells of a Xenium section: the truth at high resolution.
 
     Parameters
     ----------
@@ -211,14 +211,14 @@ def load_cells(name: str, *, data_dir: str | Path | None = None) -> AnnData:
 
 
 def bin_cells(cells: AnnData, grid: Grid) -> np.ndarray:
-    """Counts of all cells whose centre lies in a bin, ``(genes, ny, nx)`` float32.
+    """Sum the counts of all cells whose centre is in a bin, ``(genes, ny, nx)`` float32.
 
     Parameters
     ----------
     cells
-        As :func:`load_cells` gives them.
+        As :func:`load_cells` returns them.
     grid
-        Over the image whose pixels ``cells.obsm["spatial"]`` are in; cells off the grid are left out.
+        Grid of the image in whose pixels ``cells.obsm["spatial"]`` is; cells outside the grid are ignored.
 
     Examples
     --------

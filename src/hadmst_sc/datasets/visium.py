@@ -1,4 +1,4 @@
-"""Sections as SpatialData, element by element as ``spatialdata_io.visium`` makes them; and the phantom in that form."""
+"""Sections as SpatialData in the structure of ``spatialdata_io.visium``, and the phantom in that form."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _AXES = ("y", "x")
 
 
 def _reduced(image: np.ndarray, longest: int, least: int) -> tuple[np.ndarray, float]:
-    """``(3, y, x)`` brought to at most ``longest`` pixels, at least ``least`` times smaller, and the factor applied."""
+    """Downscale ``(3, y, x)`` to at most ``longest`` pixels, at least ``least`` times; the image and its scale."""
     factor = max(least, -(-max(image.shape[1:]) // longest))
-    # The border that fills no whole pixel is cut, so that the factor is exact on both axes.
+    # The border that fills no whole pixel is cropped, so that the factor is exact on both axes.
     whole = [side // factor * factor for side in image.shape[1:]]
     blocks = image[:, : whole[0], : whole[1]].reshape(3, whole[0] // factor, factor, whole[1] // factor, factor)
     return np.round(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8), 1 / factor
@@ -41,9 +41,9 @@ def as_visium(dataset_id: str, image: np.ndarray, table: AnnData, diameter_px: f
         ``(3, y, x)`` uint8. The hires (≤ 2,000 pixels, at least halved) and lowres (≤ 600, at least quartered) images
         are made from it.
     table
-        Counts, with ``obsm["spatial"]`` as (x, y) in pixels of ``image``; gains ``spot_id`` and ``region``.
+        Counts, with ``obsm["spatial"]`` as (x, y) in pixels of ``image``; receives ``spot_id`` and ``region``.
     diameter_px
-        Of a spot.
+        Diameter of a spot, pixels.
     """
     hires, hires_scale = _reduced(image, 2000, 2)
     lowres, lowres_scale = _reduced(image, 600, 4)
@@ -92,7 +92,7 @@ def _is_shift(value: Any) -> bool:
     return is_pair(value, -500, 500) or number(0, 500).is_met(value)
 
 
-# Each with a value that meets it.
+# Requirement of each argument, with a valid value for the remedy.
 ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
     "seed": (SEED, 0),
     "n_genes": (whole(1, 30_000), 24),
@@ -114,7 +114,7 @@ ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
 
 
 def _check(given: dict[str, Any]) -> None:
-    """Raise all that is wrong with the arguments of a phantom, and a size that needs more memory than there is."""
+    """Raise all problems with the arguments of a phantom, among them a size that needs too much memory."""
     problems = Problems("cannot draw this phantom")
     if not problems.check(given, ARGUMENTS):
         size_um, bin_um, pitch_um = given["size_um"], given["bin_um"], given["pitch_um"]
@@ -122,7 +122,7 @@ def _check(given: dict[str, Any]) -> None:
         if needed > memory_limit():
             problems.add(
                 f"`size_um={size_um:g}` needs {needed / 1e9:,.0f} GB for {given['n_genes']:,} genes in bins of "
-                f"{bin_um:g} µm, but there are {memory_limit() / 1e9:.0f}. Pass `size_um=1200.0, bin_um=10.0`.",
+                f"{bin_um:g} µm, but {memory_limit() / 1e9:.0f} GB are available. Pass `size_um=1200.0, bin_um=10.0`.",
                 ValueError,
             )
     problems.raise_if_any()
@@ -145,31 +145,31 @@ def phantom(
     deformation_um: float = 0.0,
     augment: bool = True,
 ) -> SpatialData:
-    """A procedurally generated section with known truth, in the structure of ``spatialdata_io.visium``.
+    """Generate a procedural section with known truth, in the structure of ``spatialdata_io.visium``.
 
     Parameters
     ----------
     seed
-        Of everything: the same arguments draw the same section.
+        Seed of everything: the same arguments give the same section.
     n_genes
         Number of genes, spread evenly over their kinds.
     size_um, bin_um
         Edge of the square section; edge of the bins of the truth.
     spot_um, pitch_um
-        Diameter and distance of the spots.
+        Diameter of the spots; distance between their centres.
     he_um
-        µm per pixel that the H&E resolves at best.
+        Finest resolution of the H&E, µm per pixel.
     style
-        How regions are drawn, one of ``TRAIN_STYLES`` or ``HELD_OUT_STYLES`` of :mod:`hadmst_sc.phantom.simulate`;
-        ``None`` draws one of the first.
+        Style of the regions, one of ``TRAIN_STYLES`` or ``HELD_OUT_STYLES`` of :mod:`hadmst_sc.phantom.simulate`;
+        ``None`` draws one of ``TRAIN_STYLES``.
     depth
-        Mean counts per spot, log-uniform over genes between these.
+        Range of the mean counts per spot, log-uniform over genes.
     misregistration_um
-        Shift of the image against the spots, ``(dy, dx)`` or a length; zero by default, and ``None`` draws one.
+        Shift of the image relative to the spots, ``(dy, dx)`` or a length; ``None`` draws one.
     rotation_deg, deformation_um
         Rotation of the image about its centre; root mean square length of a smooth random deformation.
     augment
-        Random damage, image quality, spot efficiency, bleed and ambient RNA, as training sees them.
+        Add random damage, image quality, spot efficiency, bleed and ambient RNA, as in training.
 
     Returns
     -------
@@ -177,11 +177,11 @@ def phantom(
 
     - images ``phantom_full_image`` (H&E, 2.5 µm per pixel), ``phantom_hires_image``, ``phantom_lowres_image``;
     - shapes ``phantom``, the spots, and ``table``, their counts;
-    - image ``phantom_truth``, ``(genes, y, x)`` true expected counts per bin, and labels ``phantom_regions``, 0 off the
-      tissue.
+    - image ``phantom_truth``, ``(genes, y, x)`` true expected counts per bin, and labels ``phantom_regions``, 0
+      outside the tissue.
 
-    ``table.var["kind"]`` says what drives each gene, ``table.obs["efficiency"]`` which share of its counts each spot
-    caught, and ``table.uns["phantom"]`` how the section was drawn.
+    ``table.var["kind"]`` is what drives each gene, ``table.obs["efficiency"]`` the share of its counts that each spot
+    captured, and ``table.uns["phantom"]`` the parameters of the section.
 
     Examples
     --------

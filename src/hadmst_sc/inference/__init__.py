@@ -1,1 +1,1 @@
-"""Observation in, prediction out: settings, preparation, and the genes in chunks."""
+"""From an observation to a prediction: settings, preparation, and prediction in chunks of genes."""

@@ -1,8 +1,8 @@
 """Run the network on metagenes and a few landmark genes, and transfer its correction to all other genes.
 
-Two things are known about a gene that the network does not see: its shares of the metagenes, and what the network did
-to genes like it (similar depth and predictability, same places). The closed form moves towards both. Samples of
-metagenes lack what a gene has of its own, so the standard deviation is that of similar genes.
+Two things are known about a gene that the network does not see: its shares of the metagenes, and how the network
+changed similar genes (similar depth and predictability, same places). Both correct its closed form. Samples of
+metagenes lack a gene's own variation, so the standard deviation is that of similar genes.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from hadmst_sc.inference.shared import SharedSection, joined
 from hadmst_sc.inference.workers import work
 from hadmst_sc.trust.gate import spaced
 
-N_LANDMARKS = 48  # genes that the network sees for all
-LIKE = 1.5  # standard deviations of the token within which genes are alike
+N_LANDMARKS = 48  # genes that the network sees on behalf of all
+LIKE = 1.5  # width of the similarity of genes, in standard deviations of the token
 PLACES = 3.0  # log-weight of genes in the same places
 TINY = 1e-9  # counts
 
 
 def by_metagenes(section: SharedSection, *, without: np.ndarray | None = None) -> SharedSection:
-    """The section with metagenes and landmark genes, none of those ``without``, in place of the network."""
+    """Replace the network of a section by metagenes and landmark genes; genes of ``without`` are not landmarks."""
     distilled, settings = section.distilled, section.settings
     n = settings.n_metagenes
     assert n is not None  # for types: `n_metagenes` was passed
     found = metagenes(distilled.panel, n)
-    alone = replace(settings, n_samples=0, consistency="off")  # genes have their own
+    alone = replace(settings, n_samples=0, consistency="off")  # each gene gets its own consistency later
     seen = replace(section, share=1.0, settings=alone)
     panel = Panel(found.counts, distilled.measurement)
     few = replace(seen, distilled=decoder(distilled.section, panel), genes=tuple(f"metagene {k}" for k in range(n)))
@@ -50,7 +50,7 @@ def by_metagenes(section: SharedSection, *, without: np.ndarray | None = None) -
 
 
 def landmarks(panel: Panel, without: np.ndarray | None = None) -> np.ndarray:
-    """Genes (index) evenly spaced from the most to the least abundant; all of them where none would be left."""
+    """Indices of genes evenly spaced by abundance, not those of ``without`` unless that leaves none."""
     ranked = np.argsort(-panel.mean, kind="stable")
     others = ranked if without is None else ranked[~np.isin(ranked, without)]
     return spaced(others if len(others) else ranked, N_LANDMARKS)
@@ -66,7 +66,7 @@ def _maps(section: SharedSection, genes: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _deviation(section: SharedSection, genes: np.ndarray, mean: np.ndarray, std: np.ndarray | None) -> np.ndarray:
-    """A standard deviation of counts as one in model space."""
+    """Convert a standard deviation of counts to model space."""
     assert std is not None  # for types: there are samples
     distilled = section.distilled
     priors = torch.from_numpy(distilled.priors(genes)[(..., *section.crop)])
@@ -76,7 +76,7 @@ def _deviation(section: SharedSection, genes: np.ndarray, mean: np.ndarray, std:
 
 
 def likeness(distilled: Distilled, genes: np.ndarray) -> np.ndarray:
-    """Similarity of every gene to some, by token and places: ``(genes, len(genes))``, rows sum to one."""
+    """Similarity of every gene to the given ones, by token and places: ``(all, len(genes))``, rows sum to one."""
     token = (distilled.token - distilled.token.mean(0)) / np.maximum(distilled.token.std(0), 1e-6)
     distance = ((token[:, None] - token[genes]) ** 2).sum(2)
     places = distilled.coexpression(np.arange(len(token)))

@@ -40,14 +40,14 @@ class Chunk:
         found = torch.from_numpy(np.ascontiguousarray(values, np.float32))
         if self.device.type != "cuda":
             return found.to(self.device)
-        return found.pin_memory().to(self.device, non_blocking=True)  # travels while the GPU computes
+        return found.pin_memory().to(self.device, non_blocking=True)  # copied while the GPU computes
 
     def counts(self, rate: Tensor) -> Tensor:
-        """Counts per bin of a rate, zero outside the tissue."""
+        """Convert a rate to counts per bin, zero outside the tissue."""
         return rate * self._counts_per_rate
 
     def agreed(self, denoise: Denoiser) -> Denoiser:
-        """A denoiser whose output agrees with the counts at the spots."""
+        """Wrap a denoiser, so that its output agrees with the counts at the spots."""
         return consistent(denoise, self.residual, self._footprints, self.section.settings.consistency)
 
     def estimate(self, rate: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Chunk:
         return self.agreed(lambda x, sigma: x)(blended, 0.0)
 
     def noise(self, number: int) -> Tensor:
-        """Noise of a sample: each gene's own, and what genes share as far as their counts at the spots correlate."""
+        """Noise of one sample: each gene's own, blended with shared noise by the correlation of counts at the spots."""
         section = self.section
         own = section.noise([section.genes[gene] for gene in self.genes], number)
         loadings = torch.from_numpy(section.distilled.coexpression(self.genes))
@@ -71,10 +71,10 @@ class Chunk:
         return Footprints(measurement, rates, depth, shape, self.device)
 
 
-@one_blas_thread()  # the network is to have all cores
+@one_blas_thread()  # leaves all cores to the network
 @torch.inference_mode()
 def predict_chunk(section: SharedSection, genes: np.ndarray) -> Maps:
     """Maps of some genes on the cropped grid, counts per bin."""
     device = pick_device(section.settings.device)
-    with torch.autocast(device.type, enabled=False):  # whatever the caller's
+    with torch.autocast(device.type, enabled=False):  # overrides the caller's
         return section.estimator.maps(Chunk(section, genes, device))

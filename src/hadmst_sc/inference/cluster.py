@@ -1,7 +1,7 @@
-"""Tasks on the workers of a Dask client: all are done though workers die, or one error says that the cluster is gone.
+"""Run tasks on the workers of a Dask client: all complete even if workers die, or one error says what is wrong.
 
-Dask itself repeats a task whose worker died. It does not bring back data that the client sent, and waits without end
-for workers that never come, or for an answer to a client that was closed meanwhile.
+Dask repeats a task whose worker died. It does not restore data that the client sent, and it waits forever for workers
+that never come, or for an answer to a client that was closed meanwhile.
 """
 
 from __future__ import annotations
@@ -21,69 +21,69 @@ from hadmst_sc.section.observation import MapSink
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-PATIENCE = 30.0  # seconds without a worker after which a cluster counts as gone, unless Dask's own setting says other
+PATIENCE = 30.0  # seconds without a worker after which a cluster counts as gone; Dask's own setting takes precedence
 SETTING = "distributed.scheduler.no-workers-timeout"
-LOOK = 2.0  # seconds from one look at the workers to the next
-TICK = 0.02  # seconds from one look at the tasks to the next
-LOSSES = 3  # of all that the client sent, one after the other without a task done in between
-SHORT_OF_MEMORY = "As a rule memory ran out: give each more (`memory_limit=`), or pass `batch_size=1`"
-KEPT = " Genes that are done are kept: the same call goes on from there."
-HERE = "`client=None` computes in this process."
+LOOK = 2.0  # seconds between two checks of the workers
+TICK = 0.02  # seconds between two checks of the tasks
+LOSSES = 3  # times in a row that all data sent by the client may be lost before a run gives up
+SHORT_OF_MEMORY = "Usually memory ran out: give each worker more (`memory_limit=`), or pass `batch_size=1`"
+KEPT = " Genes that are done are kept: the same call resumes from there."
+HERE = "Or pass `client=None` to compute in this process."
 
 
 class _Lost(Exception):
-    """Workers, or the connection to them, were lost, and with them what the client had sent."""
+    """Workers or the connection to them were lost, and with them the data that the client had sent."""
 
 
 class Cluster:
-    """The workers of a client, for as long as a run needs them.
+    """The workers of a client during one run.
 
     Parameters
     ----------
     client
         A ``dask.distributed.Client``.
     into
-        Where the results go, if they are kept.
+        Sink that keeps the results; ``None`` if nothing is kept.
 
     Raises
     ------
     RuntimeError
-        If the client is closed or does not wait for results (``asynchronous``); later if there is no worker for
-        ``PATIENCE`` seconds, if workers die over and over, or if one fails. The message names ``client``.
+        If the client is closed or asynchronous; later if there is no worker for ``PATIENCE`` seconds, if workers die
+        repeatedly, or if one fails. The message names ``client``.
     """
 
     def __init__(self, client: Any, into: MapSink | None = None) -> None:
         self.client, self.into = client, into
         if client.asynchronous:
-            raise self._gone("to wait for results, but is asynchronous. Pass `client=distributed.Client(address)`")
+            raise self._gone("to be synchronous, but is asynchronous. Pass `client=distributed.Client(address)`")
         self.patience = dask.utils.parse_timedelta(dask.config.get(SETTING, None) or PATIENCE)
         self.well, self.looked, self.state = time.monotonic(), 0.0, ""
         self.there: frozenset[str] = frozenset()  # addresses of the workers
         self.look()
 
     def everywhere(self, call: Callable[[], object]) -> list[Any]:
-        """Have every worker call it, and wait for none of them but the first to come. The tasks."""
+        """Submit a call to every worker and return the tasks; waits only until there is a worker."""
         try:
-            first = self._answer(self.client.submit, call, pure=False)  # adaptive clusters start workers for tasks
+            first = self._answer(self.client.submit, call, pure=False)  # adaptive clusters start workers only for tasks
             while not self.look(again=True):
                 time.sleep(10 * TICK)
             how = {"pure": False, "allow_other_workers": True}
             addresses = self._answer(self.client.ncores)
             return [first, *(self._answer(self.client.submit, call, workers=[one], **how) for one in addresses)]
         except _Lost as error:
-            raise self._gone(f"workers that answer, but lost them ({error}). Pass a new client") from error
+            raise self._gone(f"workers that answer, but they were lost ({error}). Pass a new client") from error
 
     def threads(self) -> int:
-        """Number of tasks that can be done at a time."""
+        """Number of tasks that can run at the same time."""
         try:
             return sum(self._answer(self.client.ncores).values())
-        except _Lost:  # `run` will see
+        except _Lost:  # `run` raises the error
             return 0
 
     def run(
         self, work: Callable[[Any, Task], Result], shared: Any, tasks: Sequence[Task]
     ) -> Iterator[tuple[Task, Result]]:
-        """``work(shared, task)`` of every task, in any order."""
+        """Yield every task with ``work(shared, task)``, in any order."""
         left, losses = dict(enumerate(tasks)), 0
         while left:
             before = len(left)
@@ -94,17 +94,17 @@ class Cluster:
                 losses = losses + 1 if len(left) == before else 1
                 if losses == LOSSES:
                     raise self._gone(
-                        f"workers that live, but {losses} times in a row all that was sent to them was lost ({error}). "
-                        f"{SHORT_OF_MEMORY}"
+                        f"workers that stay alive, but all data sent to them was lost {losses} times in a row "
+                        f"({error}). {SHORT_OF_MEMORY}"
                     ) from error
 
     def _round(
         self, work: Callable[[Any, Task], Result], shared: Any, tasks: dict[int, Task]
     ) -> Iterator[tuple[int, Result]]:
-        """Yield results until all tasks are done, or what was sent is lost."""
+        """Yield results until all tasks are done, or the data sent to the workers is lost."""
         while not self.look(again=True):
             time.sleep(10 * TICK)
-        # To one worker; the others ask it, or each other.
+        # Sent to one worker; the others fetch it from there, or from each other.
         sent, waiting = self._answer(self.client.scatter, shared, hash=False), dict[Any, int]()
         try:
             for number, task in tasks.items():
@@ -115,7 +115,7 @@ class Cluster:
                     try:
                         result = self._result(future)
                     except _Lost:
-                        if future.status == "pending":  # it died with its worker, and is computed again
+                        if future.status == "pending":  # its worker died, and Dask computes it again
                             continue
                         raise
                     yield waiting.pop(future), result
@@ -131,19 +131,19 @@ class Cluster:
         if future.status != "error":
             return self._answer(future.result)
         error = self._answer(future.exception)
-        if isinstance(error, MemoryError | ValueError):  # ours: they name an argument
+        if isinstance(error, MemoryError | ValueError):  # raised by this package: they name an argument
             raise error
         if isinstance(error, KilledWorker):
-            needs = f"workers that live, but several died over the same genes. {SHORT_OF_MEMORY}"
+            needs = f"workers that stay alive, but several died on the same genes. {SHORT_OF_MEMORY}"
         else:
             needs = (
                 f"workers that can do this work, but one failed: {type(error).__name__}: {error}. They need this "
-                "version of hadmst_sc, and to write where the store is"
+                "version of hadmst_sc, and write access to the store"
             )
         raise self._gone(needs) from error
 
     def _answer(self, call: Callable[..., Result], *given: Any, **named: Any) -> Result:
-        """Result of a call of the client, which may never return if the client is closed or a worker dies meanwhile."""
+        """Result of a client's call, which may itself never return if the client is closed or a worker dies."""
         answer, there = _asked(call, *given, **named), self.there
         while not answer.done():
             gone = bool(there - self.there)
@@ -158,7 +158,7 @@ class Cluster:
             raise _Lost(f"{type(error).__name__}: {error}") from error
 
     def look(self, *, again: bool = False) -> bool:
-        """Whether a worker was there at the last look, or ``again``; an error if none has been for too long."""
+        """True if a worker is there, by the last check or a new one (``again``); an error if none was for too long."""
         if self.client.status in ("closing", "closed"):
             raise self._gone("an open connection to its cluster, but it was closed or lost. Pass a new client")
         now = time.monotonic()
@@ -174,7 +174,7 @@ class Cluster:
         return not self.state
 
     def _state(self) -> str:
-        """The fault of the workers in words; empty if one takes tasks or computes."""
+        """The problem of the workers in words; empty if one takes tasks or computes."""
         answer = _asked(lambda: self.client.sync(self.client.scheduler.identity))
         wait_until([answer], LOOK)
         if self.client.status != "running" or not answer.done() or answer.exception() is not None:
@@ -183,10 +183,10 @@ class Cluster:
         computing = (one["metrics"].get("task_counts", {}).get("executing", 0) for one in workers)
         if any(one["status"] == "running" or n for one, n in zip(workers, computing, strict=True)):
             return ""
-        return f"its {len(workers)} were paused, short of memory" if workers else "it had none"
+        return f"its {len(workers)} workers were paused, short of memory" if workers else "it had none"
 
     def _forget(self, futures: list[Any]) -> None:
-        """Nothing more is computed for us, and the scheduler keeps nothing of ours."""
+        """Cancel these tasks, so that the scheduler computes and keeps nothing more for this run."""
         if self.client.status == "running":
             with suppress(Exception):
                 wait_until([_asked(self.client.cancel, futures)], LOOK)
@@ -197,13 +197,13 @@ class Cluster:
 
 
 def _asked(call: Callable[..., Result], *given: Any, **named: Any) -> Future[Result]:
-    """A call in a thread of its own, which nobody has to wait for."""
+    """Make a call in a daemon thread, which the process need not wait for."""
     answer: Future[Result] = Future()
 
     def ask() -> None:
         try:
             answer.set_result(call(*given, **named))
-        except BaseException as error:  # noqa: BLE001 - handed on
+        except BaseException as error:  # noqa: BLE001 - passed to the caller
             answer.set_exception(error)
 
     Thread(target=ask, daemon=True, name="hadmst-sc asks Dask").start()

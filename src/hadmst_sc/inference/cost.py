@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts: its work is counted, and a sample of it timed on this machine."""
+"""Time, memory and disk space of a run, before it starts: its work is counted, a small part timed on this machine."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from hadmst_sc.trust.gate import distillations, judges
 UNITS = {"h": 3600, "min": 60}
 SAMPLE = 128  # edge of the map whose evaluation is timed, bins
 GENES = 4
-# Outside the network, in Gaussian filters of a map of the size of the grid, as measured on a mouse brain: a
-# distillation, a registration, a gene.
+# Time outside the network, in Gaussian filters of one map of the grid, measured on a mouse brain: per distillation, per
+# registration, per gene.
 DISTILLATION, REGISTRATION, PER_GENE = 2000, 2500, 17
-# Peak bytes, fitted to sections of 60,000 to two million bins: the libraries, a window in the network, each bin.
+# Peak bytes, fitted to sections of 60,000 to two million bins: libraries, per bin of a network window, per bin.
 LIBRARIES, WINDOW, PER_BIN = 0.5e9, 3000, 4000
 
 
 class Cost(NamedTuple):
-    """Of one run."""
+    """Cost of one run."""
 
     seconds: float
     memory: float  # peak bytes of the process
@@ -49,7 +49,7 @@ def cost_of(
     *,
     backed: bool,
 ) -> Cost:
-    """Before anything is computed; the model of ``settings`` is loaded."""
+    """Cost of a run, before anything is computed; the model of ``settings`` must be loaded."""
     window, device = settings.window, pick_device(settings.device)
     n_genes, n_bins = len(obs.genes), obs.grid.n_bins
     draws = settings.n_draws
@@ -75,17 +75,17 @@ def cost_of(
 
 
 def _seconds_of_a_filter() -> float:
-    """Per bin."""
+    """Seconds of a Gaussian filter, per bin."""
     sample = np.zeros((512, 512), np.float32)
     return shortest(lambda: ndimage.gaussian_filter(sample, 2.0)) / sample.size
 
 
 @torch.inference_mode()
 def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> float:
-    """Per bin and gene."""
+    """Seconds of an evaluation of the network, per bin and gene."""
     how: Any = {"dtype": torch.float32, "device": device}
     maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, **how) for n in (network.spec.encoder[1], N_CHANNELS))
-    condition = network.condition(*maps)  # once for a gene: its time is in PER_GENE
+    condition = network.condition(*maps)  # computed once per gene: its time is in PER_GENE
     token = torch.zeros(GENES, network.spec.token, **how)
 
     def evaluate() -> None:
@@ -97,8 +97,8 @@ def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> flo
 
 
 def shortest(call: Callable[[], object], repeats: int = 3) -> float:
-    """Seconds of the quickest of some calls."""
-    call()  # the first has things to set up
+    """Seconds of the fastest of several calls."""
+    call()  # warm-up
     times = []
     for _ in range(repeats):
         started = time.perf_counter()

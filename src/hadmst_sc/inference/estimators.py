@@ -1,4 +1,4 @@
-"""Closed form, network, or metagenes in place of the network: three ways to the maps of some genes."""
+"""Three ways to predict maps of genes: closed form, network, or metagenes in place of the network."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.diffusion import gene_channels
 from hadmst_sc.section.grid import Window
 
-# Samples of several steps start at this noise level, around the estimate. With four steps the spread of a Gaussian then
-# comes out within 6 % (tests/property/test_diffusion.py); from 80, as in Karras et al. 2022, it would need many more.
+# Sampling in several steps starts at this noise level, around the estimate. Four steps then give the spread of a
+# Gaussian within 6 % (tests/property/test_diffusion.py); from 80, as in Karras et al. 2022, many more would be needed.
 SIGMA_START = 3.0
 # Devices on which the network computes in bfloat16: convolutions are several times faster on a GPU, and slower on many
 # CPUs.
 HALF_PRECISION_ON = ("cuda",)
-# How far a gene that the network does not see moves to its metagenes, and as genes like it moved. Tuned at held-out
-# spots of mouse brain and olfactory bulb; phantoms would move less.
+# For a gene that the network does not see: share of the way (in the logarithm) to its metagenes, and of the change that
+# the network made to similar genes. Tuned at held-out spots of mouse brain and olfactory bulb; phantoms need less.
 TO_METAGENES, OF_OTHERS = 0.5, 0.5
-# Bins over which the relative variance of samples is averaged: of four samples it is rough, and where it is low by
-# chance intervals would be too narrow. `benchmarks/trust.py` measures the coverage.
+# Standard deviation, in bins, of the Gaussian that averages the relative variance of samples: from four samples it is
+# noisy, and intervals would be too narrow where it is low by chance. `benchmarks/trust.py` measures the coverage.
 SPREAD_SMOOTH = 1.5
 
 Evaluation = Callable[[Tensor, float, Tensor, Tensor, Tensor], Tensor]
-"""``(x, sigma, condition, token, base)`` of some genes in a window to a map in model space."""
+"""Function of ``(x, sigma, condition, token, base)`` of some genes in a window; returns maps in model space."""
 
 
 class Estimator(ABC):
-    """A way to the maps of some genes."""
+    """Predicts the maps of some genes."""
 
     @abstractmethod
     def maps(self, chunk: Chunk) -> Maps:
-        """Mean, and where it is known the standard deviation, counts per bin."""
+        """Mean and, if known, standard deviation, counts per bin."""
 
     def on_cpu(self) -> Estimator:
-        """The same for a worker, which picks a device of its own."""
+        """Copy on the CPU, to send to a worker; it picks its own device."""
         return self
 
 
 def estimator_of(network: HadmstModel | None, context: np.ndarray) -> Estimator:
-    """The network with its features of a section's context ``(context, ny, nx)``, or the closed form without one."""
+    """The network with its features of a section's context ``(context, ny, nx)``; without one, the closed form."""
     return ClosedForm() if network is None else Network(network, *network.read(context))
 
 
@@ -73,7 +73,7 @@ class Network(Estimator):
     model
         The model.
     features, offsets
-        ``(1, features, ny, nx)`` and ``(1, 2, ny, nx)`` of :meth:`~hadmst_sc.models.HadmstModel.read`.
+        ``(1, features, ny, nx)`` and ``(1, 2, ny, nx)`` from :meth:`~hadmst_sc.models.HadmstModel.read`.
     """
 
     model: HadmstModel
@@ -81,11 +81,11 @@ class Network(Estimator):
     offsets: Tensor
 
     def on_cpu(self) -> Estimator:
-        """With a copy of the model on the CPU."""
+        """Copy with the model on the CPU."""
         return replace(self, model=copy.deepcopy(self.model).cpu())
 
     def maps(self, chunk: Chunk) -> Maps:
-        """The estimate, and with two samples or more their standard deviation."""
+        """The estimate and, with two samples or more, the samples' standard deviation."""
         residual, model, settings = chunk.residual, self.model.to(chunk.device), chunk.section.settings
         over_tissue = self._windows(chunk, model)
         nothing = torch.zeros_like(residual.base)
@@ -124,7 +124,7 @@ class Network(Estimator):
     def _windows(self, chunk: Chunk, model: HadmstModel) -> Callable[[Evaluation], Denoiser]:
         """A function that runs an evaluation of the network in windows over the tissue.
 
-        The condition is computed once for the chunk; all maps are padded once, by what a window may stick out.
+        The condition is computed once for the chunk; all maps are padded once, as far as windows extend beyond them.
         """
         section = chunk.section
         distilled, spec = section.distilled, model.spec
@@ -157,7 +157,7 @@ class Network(Estimator):
 
 @dataclass(frozen=True, eq=False)
 class ByMetagenes(Estimator):
-    """Metagenes and a few landmark genes that the network has seen, in place of the network.
+    """Predicts from the network's maps of metagenes and of a few landmark genes, in place of the network.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class ByMetagenes(Estimator):
     shares
         ``(genes, K)`` share of a gene in each metagene's counts.
     change
-        ``(L, ny, nx)`` logarithm of network over closed form, of the landmark genes.
+        ``(L, ny, nx)`` logarithm of network over closed form, for the landmark genes.
     deviation
         ``(L, ny, nx)`` standard deviation of their samples in model space; ``None`` without samples.
     likeness
@@ -180,7 +180,7 @@ class ByMetagenes(Estimator):
     likeness: np.ndarray
 
     def maps(self, chunk: Chunk) -> Maps:
-        """The closed form moved towards the gene's metagenes, and as the network moved genes like it."""
+        """The closed form, moved towards the gene's metagenes and by the network's change of similar genes."""
         base, likeness = chunk.residual.base, chunk.tensor(self.likeness[chunk.genes])
         mean = chunk.section.distilled.gene_mean[chunk.genes]
         shares = chunk.tensor(self.shares[chunk.genes] / mean[:, None])
@@ -191,13 +191,13 @@ class ByMetagenes(Estimator):
         expected = chunk.counts(rate).cpu().numpy()
         if self.deviation is None:
             return Maps(expected)
-        # In model space errors of all genes have one size, so a gene can have those of others.
+        # In model space the errors of all genes have the same scale, so a gene can use those of similar genes.
         deviation = torch.einsum("gl,lyx->gyx", likeness, chunk.tensor(self.deviation))
         return Maps(expected, chunk.counts(deviation * chunk.residual.slope(rate)).cpu().numpy())
 
 
 class RunningMoments:
-    """Mean and standard deviation as a stream (Welford 1962): memory does not grow with the draws."""
+    """Running mean and standard deviation (Welford 1962): memory does not grow with the number of samples."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -205,7 +205,7 @@ class RunningMoments:
         self._squares: Tensor | float = 0.0
 
     def update(self, values: Tensor) -> None:
-        """Take in one draw."""
+        """Add one sample."""
         self.n += 1
         delta = values - self.mean
         self.mean = self.mean + delta / self.n
@@ -215,12 +215,12 @@ class RunningMoments:
     def std(self) -> Tensor:
         """Sample standard deviation (n - 1)."""
         if self.n < 2:
-            raise ValueError(f"A standard deviation needs at least 2 draws, but there are {self.n}.")
+            raise ValueError(f"A standard deviation needs at least 2 samples, but there are {self.n}.")
         return (self._squares / (self.n - 1)) ** 0.5
 
 
 def smoothed(std: Tensor, mean: Tensor, inside: Tensor) -> Tensor:
-    """Standard deviations ``(genes, ny, nx)`` whose square, relative to the mean's, is averaged over bins inside."""
+    """Standard deviations ``(genes, ny, nx)`` whose square relative to the mean's is averaged over bins in tissue."""
     reach = round(3 * SPREAD_SMOOTH)
     at = torch.arange(-reach, reach + 1, device=std.device, dtype=std.dtype)
     kernel = torch.exp(-0.5 * (at / SPREAD_SMOOTH) ** 2)

@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: registration and distillation once, then the genes in chunks."""
+"""A run on arrays: registration and distillation once, then the genes in chunks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from hadmst_sc.section.observation import Box, MapSink, Observation, Prediction
 from hadmst_sc.trust.gate import Gate, Predicted, Verdict, fit_gate
 from hadmst_sc.trust.reliability import reliability
 
-MAX_LOSS = 0.02  # of deviance at held-out spots, by metagenes
+MAX_LOSS = 0.02  # relative increase of the deviance at held-out spots by metagenes; above it, a run warns
 
 
 def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> SharedSection:
-    """A section distilled and encoded; ``features`` are the student's and the user's."""
+    """Distil and encode a section; ``features`` are those of the distillation network and of the user."""
     distilled = distill(obs, he=he, features=features)
-    give_back()  # what its threads have left
+    give_back()  # memory that its threads have freed
     crop = tissue_crop(obs.inside, ALIGN)
     return SharedSection(
         distilled=distilled,
@@ -46,18 +46,18 @@ def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, setti
 
 
 def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> Verdict:
-    """Judge closed form, metagenes, network and the spread of its draws on held-out spots.
+    """Judge closed form, metagenes, network and the spread of its samples at held-out spots.
 
-    Consistency cannot reach those, and is left out.
+    Consistency has no effect there, and is off.
     """
     n_draws, gene_chunk = settings.n_draws, settings.batch_size
     settings = replace(settings, n_samples=0, consistency="off")
-    obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # of which the section's components are made
+    obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # genes that the components come from
 
     def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Predicted:
         at = (slice(None), *box)
         section = _shared(given, he[at], None if features is None else features[at], settings)
-        here = replace(section.settings, client=None)  # only the network is worth the way to a worker and back
+        here = replace(section.settings, client=None)  # only the network is worth sending to a worker
         sections = [replace(section, estimator=ClosedForm(), settings=here)]
         if settings.n_metagenes is not None:
             sections.append(replace(by_metagenes(section, without=genes), settings=here))
@@ -70,7 +70,7 @@ def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, setting
             n = one.settings.n_samples
             arrays = Arrays((len(genes), *given.grid.shape), n > 0, n)
             for chunk, maps, _ in work(one, [genes[some] for some in rows], None):
-                assert maps is not None  # for types: they go nowhere else
+                assert maps is not None  # for types: there is no sink
                 arrays.take(rows_of[int(chunk[0])], section.crop, maps)
             found.append(arrays)
         return Predicted([arrays.mean for arrays in found], found[-1].draws)
@@ -79,7 +79,7 @@ def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, setting
 
 
 def _metagene_loss(judged: list[Gate]) -> float | None:
-    """By how much metagenes are worse than the network gene by gene, at held-out spots; ``None`` where not judged."""
+    """Relative increase of the deviance at held-out spots by metagenes; ``None`` if not judged."""
     return judged[0].deviance / judged[1].deviance - 1 if len(judged) == 2 else None
 
 
@@ -87,7 +87,7 @@ def _warn_of_loss(judged: list[Gate]) -> None:
     loss = _metagene_loss(judged)
     if loss is not None and loss > MAX_LOSS:
         logger.warning(
-            "metagenes foretell held-out spots %.1f %% worse than the network gene by gene; for a few hundred genes, "
+            "metagenes predict held-out spots %.1f %% worse than the network gene by gene; for a few hundred genes, "
             "pass n_metagenes=None",
             100 * loss,
         )
@@ -96,17 +96,17 @@ def _warn_of_loss(judged: list[Gate]) -> None:
 @freed_memory_kept()
 @usual_errors
 def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_progress_bar: bool) -> Prediction:
-    """Run on an observation, with settings that were checked and weights that are loaded; see ``tl.predict``."""
+    """Predict an observation, with checked settings and loaded weights; see ``tl.predict``."""
     clock = {"start": time.perf_counter()}
     alone_after_fork()
-    # Held until the end: Dask forgets tasks that nobody holds.
+    # Kept until the end: Dask cancels tasks without a reference.
     _importing = None if settings.client is None else warm_up(settings.client)
-    if settings.client is None:  # workers look for a device of their own
+    if settings.client is None:  # workers pick their own device
         settings = replace(settings, device=str(pick_device(settings.device)))
     obs, he, regressors, found = prepare(obs, settings)
     clock["aligned"] = time.perf_counter()
     verdict = Verdict([], None)
-    if settings.is_gated:  # before the section is distilled: memory then holds one at a time
+    if settings.is_gated:  # before the section is distilled: memory holds one distillation at a time
         verdict = _gate(obs, he, regressors, settings)
         _warn_of_loss(verdict.gates)
     clock["gated"] = time.perf_counter()
@@ -126,7 +126,7 @@ def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_prog
     chunks = [left[i : i + gene_chunk] for i in range(0, len(left), gene_chunk)]
     with (
         progress(n, len(done), show=show_progress_bar) as advance,
-        closing(work(section, chunks, into)) as results,  # whatever is raised here, nothing goes on elsewhere
+        closing(work(section, chunks, into)) as results,  # after an error here, workers stop too
     ):
         for chunk, maps, facts in results:
             if arrays is not None and maps is not None:

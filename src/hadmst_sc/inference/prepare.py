@@ -17,7 +17,7 @@ from hadmst_sc.section.observation import Observation
 
 
 class Prepared(NamedTuple):
-    """A section with image and spots in one place.
+    """A section whose image and spots are registered, with its image features.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class Prepared(NamedTuple):
     he
         ``he_features(obs)``.
     features
-        ``(f, ny, nx)`` of the student and of the user; ``None`` without either.
+        ``(f, ny, nx)`` of the distillation network and of the user; ``None`` without either.
     found
-        Where the H&E was relative to the spots; ``None`` without registration.
+        Position of the H&E relative to the spots; ``None`` without registration.
     """
 
     obs: Observation
@@ -38,12 +38,12 @@ class Prepared(NamedTuple):
 
 
 def prepare(obs: Observation, settings: Settings) -> Prepared:
-    """Register image and spots if the settings ask for it, and compute the image features.
+    """Register image and spots unless ``settings.align`` is false, and compute the image features.
 
     Raises
     ------
     ContractError
-        If the image is turned or flipped relative to the spots.
+        If the image is rotated or flipped relative to the spots.
     """
     he, align, features = he_features(obs), settings.align, settings.features
     found = estimate_alignment(obs, he=he) if align else None
@@ -63,28 +63,28 @@ def prepare(obs: Observation, settings: Settings) -> Prepared:
 
 
 def image_features(features: ImageFeatures, obs: Observation, found: Alignment | None) -> np.ndarray:
-    """``(f, ny, nx)`` float32 on the grid of ``obs``, read where the image shows what the spots saw.
+    """The user's features on the grid of ``obs``, ``(f, ny, nx)`` float32, moved as the image is.
 
     Parameters
     ----------
     features
-        See :data:`ImageFeatures`; of any resolution.
+        See :data:`ImageFeatures`; any resolution.
     obs
         The section as it was read.
     found
-        How its image lies; ``None`` takes it as it is.
+        Registration of its image; ``None`` moves nothing.
 
     Raises
     ------
     ValueError
-        If there are no maps, or values that are not finite.
+        If they are not maps, or have values that are not finite.
     """
     made = features(obs.he, obs.grid.bin_um / obs.he_per_bin) if callable(features) else features
     if told := features_problem(made):
         raise ValueError(told)
     maps = np.asarray(made, np.float32)
     shape = obs.grid.shape
-    coarser = maps.shape[1] > shape[0] or maps.shape[2] > shape[1]  # then a bin is the average of what lies in it
+    coarser = maps.shape[1] > shape[0] or maps.shape[2] > shape[1]  # then each bin is an average
     on_grid = np.stack([resize(one, shape, order=1, mode="edge", anti_aliasing=coarser) for one in maps])
     if found is None or not found.applied:
         return on_grid

@@ -1,4 +1,4 @@
-"""Settings: everything that a run depends on beside its section. Checked once, hashed for resuming, kept as provenance.
+"""Everything that a run depends on besides its section. Checked once, hashed for resuming, kept as provenance.
 
 Nothing here loads torch: the command line shows these settings before anything is computed.
 """
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
     from hadmst_sc.models import HadmstModel
 
-MANY = 10_000  # samples, steps: more is a typing error
+MANY = 10_000  # maximum of samples and of steps: more is a typo
 MAX_THREADS = 1024
-LARGEST = 1e12  # of a feature: the squares of larger values would leave float32
+LARGEST = 1e12  # maximum of a feature: squares of larger values would leave the range of float32
 ImageFeatures = np.ndarray | Callable[[np.ndarray, float], np.ndarray]
 """``(f, h, w)`` over the extent of the image, or a function of the image ``(3, y, x)`` uint8 and its µm per pixel that
-returns that.
+returns such an array.
 """
 
 
@@ -79,15 +79,15 @@ def _setting(
     Parameters
     ----------
     default
-        Its value if nothing is passed, which meets the requirement.
+        Value if nothing is passed; it meets the requirement.
     requirement
-        Checked before anything is computed; ``None`` for what has a check of its own.
+        Checked before anything is computed; ``None`` for a setting with its own check.
     text
         For docstrings; its first sentence is the help of the command line.
     maps
-        False for what may change time and memory, but no map.
+        False for a setting that may change time and memory, but not the maps.
     none_is_default
-        ``None`` may be passed for the default.
+        True if ``None`` may be passed for the default.
     """
     return field(
         default=default,
@@ -97,7 +97,7 @@ def _setting(
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """Settings of a run. Scalars of numpy become Python's. ``model`` is what was passed until :meth:`loaded`."""
+    """Settings of a run. NumPy scalars become Python scalars. ``model`` stays as passed until :meth:`loaded`."""
 
     model: str | Path | HadmstModel | None = _setting(
         "default", MODEL, "A bundled name, a path to weights, a loaded model, or ``None`` for the closed form alone."
@@ -111,39 +111,39 @@ class Settings:
     n_steps: int = _setting(
         1,
         whole(1, MANY),
-        "Network evaluations per sample. ``None`` = 1, the distilled sampler; from 2 on the diffusion is sampled.",
+        "Network evaluations per sample. ``None`` = 1, the distilled sampler; 2 or more sample the diffusion.",
         none_is_default=True,
     )
     n_metagenes: int | None = _setting(
         None,
         optional(whole(2)),
-        "Number of metagenes (64, say) that the network sees in place of every gene, for panels of thousands of genes. "
-        "Every gene keeps its own closed form and consistency. Many times faster; the cost in accuracy at held-out "
-        "spots of this section is ``metagene_loss`` in the provenance. ``None`` = the network sees every gene.",
+        "Number of metagenes (such as 64) that the network sees in place of every gene, for panels of thousands of "
+        "genes. Every gene keeps its own closed form and consistency. Many times faster; the loss of accuracy at "
+        "held-out spots is ``metagene_loss`` in the provenance. ``None`` = the network sees every gene.",
     )
     consistency: Consistency = _setting(
         "soft",
         one_of(*RULES),
         'Agreement with the counts. ``"soft"`` agrees as far as counting noise allows, ``"hard"`` makes the sums over '
-        'the spots equal the counts, ``"off"`` leaves the network alone.',
+        'the spots equal the counts, ``"off"`` leaves the maps as they are.',
     )
     align: bool | Literal["spots"] = _setting(
         True,
         one_of(True, False, "spots"),
-        "Register the H&E to the spots (translation, rotation, smooth field) where the evidence is clear. The image "
-        'moves under the spots, or with ``"spots"`` the spots onto the image, so that the maps lie right on the H&E. '
+        "Register the H&E to the spots (translation, rotation, smooth field) if the evidence is clear. The image is "
+        'moved to the spots or, with ``"spots"``, the spots to the image, so that the maps overlay the original H&E. '
         "The result is in the provenance; see ``pl.registration``.",
     )
     gate: bool = _setting(
         True,
         FLAG,
-        "Let held-out spots of this section decide how far to go from the closed form to the network. The share is in "
-        "the provenance. False takes the network as it is, and saves two more distillations.",
+        "Let held-out spots of this section decide the blend of closed form and network. The share of the network is "
+        "in the provenance. False uses the network alone, and saves up to two more distillations.",
     )
     features: ImageFeatures | None = _setting(
         None,
         None,
-        "Further image features, such as those of a pathology model. An array ``(f, h, w)`` over the extent of the "
+        "Additional image features, such as those of a pathology model. An array ``(f, h, w)`` over the extent of the "
         "image, or a function of the image ``(3, y, x)`` uint8 and its µm per pixel that returns one. The closed form "
         "regresses on them too.",
     )
@@ -151,7 +151,7 @@ class Settings:
         "auto", DEVICE, '``"auto"`` = cuda, mps or cpu, whichever is available first; or a torch device.', maps=False
     )
     window: int = _setting(
-        # A Visium slide of 20 µm bins in one piece; activations of a chunk stay below a gigabyte.
+        # Holds a Visium slide in 20 µm bins in one piece; activations of a chunk stay below a gigabyte.
         384,
         WINDOW,
         "Edge of the windows in bins, a multiple of 4. Smaller windows need less memory and more time.",
@@ -168,7 +168,7 @@ class Settings:
     n_jobs: int | None = _setting(
         None,
         optional(whole(1, MAX_THREADS)),
-        "CPU threads of the network. ``None`` leaves torch's setting; restored afterwards.",
+        "CPU threads of the network. ``None`` keeps torch's setting. Restored afterwards.",
         maps=False,
     )
     client: Any = _setting(
@@ -192,7 +192,7 @@ class Settings:
 
     @property
     def networks(self) -> list[HadmstModel]:
-        """The loaded model, or nothing for the closed form."""
+        """The loaded model in a list; an empty list for the closed form."""
         return [] if self.network is None else [self.network]
 
     @property
@@ -203,23 +203,23 @@ class Settings:
 
     @property
     def n_draws(self) -> int:
-        """Samples behind the standard deviation: none without a network, and none for one sample."""
+        """Number of samples for the standard deviation; 0 without a network, and for a single sample."""
         return self.n_samples if self.model is not None and self.n_samples > 1 else 0
 
     @property
     def is_gated(self) -> bool:
-        """True if held-out spots decide how far the estimate goes from the closed form to the network."""
+        """True if held-out spots decide the blend of closed form and network."""
         return self.gate and self.model is not None
 
     def check(self, problems: Problems, names: Mapping[str, str] | None = None) -> None:
-        """Note every setting of a wrong type or value; nothing is loaded.
+        """Collect every setting of a wrong type or value; nothing is loaded.
 
         Parameters
         ----------
         problems
-            Receives them.
+            Collects the messages.
         names
-            What the caller's arguments are called where that differs.
+            Names of the caller's arguments where they differ.
         """
         called = {one.name: (names or {}).get(one.name, one.name) for one in fields(self)}
         checked = [one for one in fields(self) if one.metadata["requirement"] is not None]
@@ -233,7 +233,7 @@ class Settings:
         if self.n_metagenes is not None and (self.model is None or self.keep_draws is True):
             found = "`model=None`" if self.model is None else "`keep_draws=True`"
             problems.add(
-                f"`n_metagenes` needs a network and draws nothing gene by gene, but there is {found}. "
+                f"`n_metagenes` needs a network and keeps no samples of single genes, but {found} was passed. "
                 f"Pass `n_metagenes=None`.",
                 ValueError,
             )
@@ -241,12 +241,12 @@ class Settings:
         if self.client is not None and not _is_client(self.client):
             problems.add(
                 f"`client` needs a dask.distributed.Client, but is {shown(self.client)}. Pass `client=None`, or "
-                f"connect to the cluster by `client=distributed.Client(address)`.",
+                f"connect to the cluster with `client=distributed.Client(address)`.",
                 ValueError,
             )
 
     def check_metagenes(self, obs: Observation, problems: Problems) -> None:
-        """Note more metagenes than a section can have."""
+        """Collect a problem if there are more metagenes than the section allows."""
         most = min(len(obs.genes) - 1, len(obs.spots))
         if self.n_metagenes is not None and self.n_metagenes > most:
             problems.add(
@@ -256,7 +256,7 @@ class Settings:
             )
 
     def loaded(self) -> Settings:
-        """With the model's weights in memory, on the device; without samples for the closed form, which has none."""
+        """Copy with the model's weights loaded on the device; without samples for the closed form, which has none."""
         if self.model is None:
             return replace(self, n_samples=0)
         from hadmst_sc.models import load_model
@@ -264,15 +264,15 @@ class Settings:
         return replace(self, model=load_model(self.model, pick_device(self.device)))
 
     def light(self) -> Settings:
-        """Without model and features, as the work on a chunk of genes needs it; small enough to send to a worker."""
+        """Copy without model and features, for the work on a chunk of genes; small enough to send to a worker."""
         return replace(self, model=None, features=None)
 
     def key(self) -> dict[str, Any]:
-        """All that changes the maps, as JSON; what cannot be compared, such as a callable, is new each time."""
+        """All settings that change the maps, as JSON; a value that cannot be compared (a callable) is new each time."""
         return {one.name: digest(getattr(self, one.name)) for one in fields(self) if one.metadata["maps"]}
 
     def record(self) -> dict[str, Any]:
-        """All settings, as the provenance keeps them: of ``features`` their digest, or the name of what makes them."""
+        """All settings, for the provenance; ``features`` as their digest, or as the name of their function."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "client"}
         values["model"] = self.network.name if self.network else "closed form"
         if callable(self.features):
@@ -284,7 +284,7 @@ class Settings:
 
 
 def _check_model(model: str | Path, problems: Problems) -> None:
-    """Note weights that are not there; a bundled model is."""
+    """Collect a problem if weights are missing or unreadable; bundled models always exist."""
     from hadmst_sc.models.weights import bundled_models, read_card
 
     if str(model) in bundled_models():
@@ -299,18 +299,18 @@ def _check_model(model: str | Path, problems: Problems) -> None:
 
 
 def check_features(features: ImageFeatures | None, problems: Problems) -> None:
-    """Note what is wrong with maps; what a callable makes is looked at when it has made it."""
+    """Collect a problem with feature maps; those of a callable are checked once it has returned them."""
     if features is not None and not callable(features) and (told := features_problem(features)):
         problems.add(told, ValueError)
 
 
 def features_problem(maps: object) -> str | None:
-    """The message for features that are no maps, or ``None``."""
+    """Error message for features that are not valid maps, or ``None``."""
     wanted = "`features` needs maps (features, y, x) over the extent of the image"
     try:
         values = np.asarray(maps)
     except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors on a device or with gradients
-        return f"{wanted}, but {shown(maps)} is no array. Pass `features=np.asarray(maps)`."
+        return f"{wanted}, but {shown(maps)} is not an array. Pass `features=np.asarray(maps)`."
     if values.dtype.kind not in "biuf":
         return f"{wanted}, but holds {shown(maps)} of type {values.dtype}. Pass numbers, or `features=None`."
     if values.ndim != 3 or not values.size:
@@ -325,17 +325,17 @@ def features_problem(maps: object) -> str | None:
 
 
 def digest(value: Any) -> Any:
-    """A value as JSON that is equal where it is."""
+    """A value as JSON; equal values give equal JSON."""
     if isinstance(value, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() + repr((value.shape, value.dtype.str))
-    if hasattr(value, "state_dict"):  # by what it holds: weights can be trained further after they were loaded
+    if hasattr(value, "state_dict"):  # by content: loaded weights can be trained further
         parts = ((name, digest(tensor.cpu().numpy())) for name, tensor in sorted(value.state_dict().items()))
         return hashlib.sha256(repr(list(parts)).encode()).hexdigest()
     return value if value is None or isinstance(value, str | int | float) else uuid.uuid4().hex
 
 
 def run_key(obs: Observation, settings: Settings, version: str) -> str:
-    """One string for a section, the settings that change its maps, and the package's version."""
+    """Key of a run as one string: section, settings that change the maps, and version of the package."""
     matrix = obs.measurement.matrix
     arrays = (obs.he, obs.counts, obs.inside, matrix.data, matrix.indices, matrix.indptr, obs.measurement.centres)
     section = [repr((obs.grid, obs.he_um, obs.genes, obs.spots)), *(digest(array) for array in arrays)]

@@ -1,4 +1,4 @@
-"""What all chunks of genes of a section share, and what comes of a chunk."""
+"""Data that all chunks of genes of a section share, and the result of a chunk."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hadmst_sc.section.observation import Box
 if TYPE_CHECKING:
     from hadmst_sc.inference.estimators import Estimator
 
-DRAWS_KEPT = 4  # whose shared noise stays in memory, the default number
+DRAWS_KEPT = 4  # samples whose shared noise stays in memory: the default number of samples
 MIN_WINDOW = 64  # bins
 
 
 def tissue_crop(inside: np.ndarray, align: int) -> Box:
-    """Bounding box of the tissue, starting on a multiple of the network's alignment so that no phase changes."""
+    """Bounding box of the tissue, from multiples of the network's alignment, so that its phase is unchanged."""
     box = []
     for axis in (1, 0):
         where = np.flatnonzero(inside.any(axis))
@@ -33,7 +33,7 @@ def tissue_crop(inside: np.ndarray, align: int) -> Box:
 
 
 class Maps(NamedTuple):
-    """What comes of a chunk: ``(genes, ny, nx)``, draws ``(n_samples, genes, ny, nx)``."""
+    """Result of a chunk: mean and standard deviation ``(genes, ny, nx)``, samples ``(n_samples, genes, ny, nx)``."""
 
     mean: np.ndarray
     std: np.ndarray | None = None
@@ -41,7 +41,7 @@ class Maps(NamedTuple):
 
 
 def joined(parts: list[Maps]) -> Maps:
-    """Maps of several chunks as those of one."""
+    """Concatenate the maps of several chunks."""
     mean, stds, draws = zip(*parts, strict=True)
     return Maps(
         np.concatenate(mean),
@@ -52,13 +52,13 @@ def joined(parts: list[Maps]) -> Maps:
 
 @dataclass
 class Limits:
-    """How much may be in memory at once; lowered where it turns out to be too much. Results do not depend on it."""
+    """Limits of the work in memory at once; lowered when memory runs out. Results do not depend on them."""
 
     window: int  # bins
     genes: int = 2**31
 
     def lower(self, n: int) -> None:
-        """After ``n`` genes were too many: half of them, or half the window.
+        """Halve the number of genes, or the window, after ``n`` genes were too many.
 
         Raises
         ------
@@ -67,15 +67,15 @@ class Limits:
         """
         if n == 1 and self.window <= MIN_WINDOW:
             raise MemoryError(
-                "one gene in the smallest window is more than there is memory for. Pass a larger `bin_um=`, or a "
-                "`tissue_key=` that marks a part."
+                "one gene in the smallest window needs more memory than is available. Pass a larger `bin_um=`, or a "
+                "`tissue_key=` that marks a part of the tissue."
             )
         if n > 1:
             self.genes = n // 2
         else:
             self.window = max(MIN_WINDOW, self.window // 2 // 4 * 4)
         logger.warning(
-            "out of memory: going on with %d gene%s at a time and windows of %d bins; the result is the same",
+            "out of memory: continuing with %d gene%s at a time and windows of %d bins; the result is the same",
             min(n, self.genes),
             "s" * (min(n, self.genes) > 1),
             self.window,
@@ -84,7 +84,7 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class SharedSection:
-    """Everything that the chunks of genes share; small enough to send to a worker. Maps are cropped to the tissue.
+    """Data that the chunks of genes share; small enough to send to a worker. Maps are cropped to the tissue.
 
     Parameters
     ----------
@@ -95,13 +95,13 @@ class SharedSection:
     inside
         ``(ny, nx)`` bool, in tissue.
     crop
-        The box of the grid that the maps cover.
+        Box of the grid that the maps cover.
     measurement
-        The operator of the spots on the crop.
+        Measurement operator of the spots on the crop.
     settings
         Without model and features.
     limits
-        How much may be in memory at once.
+        Limits of the work in memory at once.
     estimator
         Closed form, network or metagenes.
     share
@@ -123,12 +123,12 @@ class SharedSection:
     _shared_noise: dict[int, Tensor] = field(default_factory=dict)
 
     def noise(self, names: list[str], draw: int) -> Tensor:
-        """Noise of that name on the cropped grid, the same whatever the crop."""
+        """Noise keyed by name on the cropped grid; it does not depend on the crop."""
         whole = keyed_noise(self.distilled.section.active.shape, names, self.settings.random_state, draw)
         return whole[(slice(None), *self.crop)].clone()
 
     def shared_noise(self, draw: int) -> Tensor:
-        """What all genes share of a draw; of the first draws kept, as every chunk asks for it."""
+        """Noise of one sample that all genes share; kept for the first samples, as every chunk needs it."""
         found = self._shared_noise.get(draw)
         if found is None:
             found = self.noise([f"\0component {k}" for k in range(N_LEADING)], draw)

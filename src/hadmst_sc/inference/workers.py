@@ -1,4 +1,4 @@
-"""The genes of a section chunk by chunk, in this process or on a cluster, into memory or wherever they are to go."""
+"""Predict the genes of a section in chunks, in this process or on a cluster, into memory or a sink."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from hadmst_sc.runtime import freed_memory_kept
 from hadmst_sc.section.measurement import residual
 from hadmst_sc.section.observation import Box, Facts, MapSink
 
-# To a task of a cluster at most: a worker keeps freed memory within a task alone, else one that is short of it would
-# wait for ever.
+# Maximum per task of a cluster. A worker keeps freed memory only within a task: otherwise one that is short of memory
+# would wait forever.
 CHUNKS_PER_TASK = 4
-MISFITS = ("spot_residual", "max_spot_residual")  # relative, over the spots: what is recorded of a gene
+MISFITS = ("spot_residual", "max_spot_residual")  # recorded per gene: mean and maximum over spots, relative
 Done = tuple[Maps | None, Facts]
 
 
 class Arrays:
-    """All maps in memory, ``(genes, ny, nx)``; zero where nothing was put."""
+    """All maps in memory, ``(genes, ny, nx)``; zero where nothing was written."""
 
     def __init__(self, shape: tuple[int, int, int], with_std: bool, n_draws: int) -> None:
         self.mean = np.zeros(shape, np.float32)
@@ -33,7 +33,7 @@ class Arrays:
         self.draws = np.zeros((n_draws, *shape), np.float32) if n_draws else None
 
     def take(self, genes: np.ndarray, box: Box, maps: Maps) -> None:
-        """Put maps of some genes on a box of the grid."""
+        """Write maps of some genes into a box of the grid."""
         here = (slice(int(genes[0]), int(genes[-1]) + 1), *box)
         for whole, part in ((self.mean, maps.mean), (self.std, maps.std), (self.draws, maps.draws)):
             if whole is not None:
@@ -41,11 +41,11 @@ class Arrays:
 
 
 def warm_up(client: Any) -> list[Any]:
-    """Have every worker import what it will need, all at once, while this process goes on.
+    """Start the imports on every worker in parallel, while this process goes on.
 
     Returns
     -------
-    The tasks; when nobody holds them any more, Dask forgets those that are not done.
+    The tasks. Keep a reference: Dask cancels unfinished tasks that have none.
 
     Raises
     ------
@@ -56,17 +56,17 @@ def warm_up(client: Any) -> list[Any]:
 
 
 def _imported() -> None:
-    """Whoever is to call this imports it first, and with it torch and the rest: seconds."""
+    """Do nothing: to call this, a worker imports this module with torch and the rest, which takes seconds."""
 
 
 def work(
     section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None
 ) -> Generator[tuple[np.ndarray, Maps | None, Facts], None, None]:
-    """Each chunk of genes as it is done, in any order.
+    """Yield each chunk of genes when it is done, in any order.
 
     Yields
     ------
-    The genes, their maps (``None`` if they went ``into`` somewhere), and what is recorded of each.
+    The genes, their maps (``None`` if they were written to ``into``), and the facts recorded for each gene.
     """
     client, alone = section.settings.client, replace(section.settings, client=None)
     if client is None:
@@ -84,7 +84,7 @@ def work(
 def _here(
     section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None
 ) -> Iterator[tuple[np.ndarray, Maps | None, Facts]]:
-    """In this process; maps of a chunk are put away while those of the next are begun."""
+    """Predict in this process; the maps of a chunk are stored while the next chunk is computed."""
     with ThreadPoolExecutor(1) as thread:
         before: list[tuple[np.ndarray, Future[Done]]] = []
         for chunk in chunks:
@@ -95,7 +95,7 @@ def _here(
 
 
 def tasks_of(chunks: Sequence[np.ndarray], workers: int) -> list[Sequence[np.ndarray]]:
-    """Chunks in tasks of nearly the same size, as many for each worker; larger ones first, so that all end together."""
+    """Group chunks into tasks of nearly equal size, equally many per worker; larger first, so that all end together."""
     total, workers = len(chunks), max(1, workers)
     n = min(total, workers * -(-total // (workers * CHUNKS_PER_TASK)))
     return [[chunks[i] for i in some] for some in np.array_split(np.arange(total), n)] if n else []
@@ -103,13 +103,13 @@ def tasks_of(chunks: Sequence[np.ndarray], workers: int) -> list[Sequence[np.nda
 
 @freed_memory_kept()
 def _on_worker(shared: tuple[SharedSection, MapSink | None], chunks: Sequence[np.ndarray]) -> list[Done]:
-    """A task: its chunks one after the other, as a worker has a thread of its own and no more."""
+    """Run a task: its chunks one after the other, as a task has a single thread."""
     section, into = shared
     return [_put_away(section, into, chunk, predict_within_memory(section, chunk)) for chunk in chunks]
 
 
 def _put_away(section: SharedSection, into: MapSink | None, chunk: np.ndarray, maps: Maps) -> Done:
-    """Maps to where they are to go, and what is recorded of each gene."""
+    """Write the maps to ``into``, if any, and compute the facts recorded for each gene."""
     misfit = residual(maps.mean, section.distilled.panel.counts[:, chunk], section.measurement)
     of_genes = zip(chunk.tolist(), misfit.mean(0).tolist(), misfit.max(0).tolist(), strict=True)
     facts = {gene: dict(zip(MISFITS, values, strict=True)) for gene, *values in of_genes}
@@ -120,7 +120,7 @@ def _put_away(section: SharedSection, into: MapSink | None, chunk: np.ndarray, m
 
 
 def predict_within_memory(section: SharedSection, chunk: np.ndarray) -> Maps:
-    """:func:`predict_chunk`, of fewer genes at a time or in smaller windows where memory does not suffice."""
+    """:func:`predict_chunk`, with fewer genes at a time or smaller windows when memory runs out."""
     parts: list[Maps] = []
     while len(chunk):
         n = min(section.limits.genes, len(chunk))
@@ -130,12 +130,12 @@ def predict_within_memory(section: SharedSection, chunk: np.ndarray) -> Maps:
             if not _out_of_memory(error):
                 raise
             section.limits.lower(n)
-            torch.cuda.empty_cache()  # nothing where there is no such device
+            torch.cuda.empty_cache()  # does nothing without CUDA
         else:
             chunk = chunk[n:]
     return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Of the processor's memory or of a device's; torch tells the former by its text alone."""
+    """True if memory ran out, of the CPU or of a device; torch marks the former only in the text."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

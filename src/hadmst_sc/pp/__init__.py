@@ -1,4 +1,4 @@
-"""Before super-resolution: see whether a section is fit for it, how far its H&E is off, and make pseudo-spots."""
+"""Preprocessing: validate a section, estimate how far its H&E is off, and make pseudo-spots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pseudo-spots into a SpatialData object, where `tl.superresolve` finds them."""
+"""Add pseudo-spots to a SpatialData object, for `tl.superresolve`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     Parameters
     ----------
     sdata
-        Holds the cells' or bins' element; receives the circles ``<key_added>`` and the table ``<key_added>_table``, in
-        memory (``sdata.write_element`` keeps them).
+        Has the element of the cells or bins. Receives the circles ``<key_added>`` and the table ``<key_added>_table``,
+        in memory (``sdata.write_element`` keeps them).
     spots
         As :func:`degrade` returns them: centres in ``obsm["spatial"]``, sizes in ``uns``.
     like
-        Name of the element in whose own coordinates the centres are, such as the cells' circles or the bins' squares;
-        the circles get its transformations.
+        Name of the element whose intrinsic coordinates the centres have, such as the cells' circles or the bins'
+        squares; the circles get its transformations.
     key_added
         Name of the circles.
 
@@ -40,12 +40,12 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     KeyError
         If there is no element ``like``, or ``spots`` lack centres or sizes.
     ValueError
-        If ``key_added`` or ``<key_added>_table`` is the name of an element that these are not to replace.
+        If ``key_added`` or ``<key_added>_table`` is the name of an element that must not be replaced.
 
     Examples
     --------
     >>> sdata = hd.datasets.phantom(n_genes=2, size_um=800.0)
-    >>> cells = sdata["table"]  # larger spots from small ones here; from cells or bins as a rule
+    >>> cells = sdata["table"]  # here larger spots from small ones; usually from cells or bins
     >>> spots = hd.pp.degrade(cells, spot_um=150.0, pitch_um=200.0, um_per_unit=2.5)
     >>> hd.pp.add_spots(sdata, spots, like="phantom", key_added="coarse")
     'coarse_table'
@@ -58,14 +58,14 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     table_key = f"{key_added}_table"
     if like not in sdata or like in sdata.tables:
         elements = [name for _, name, _ in sdata.gen_spatial_elements()]
-        raise MissingKeyError(f"`like={like!r}` is no spatial element. Available: {elements}.")
+        raise MissingKeyError(f"`like={like!r}` is not a spatial element. Available: {elements}.")
     for name, kind in ((key_added, sdata.shapes), (table_key, sdata.tables)):
         if (name in sdata and name not in kind) or name == like:
             raise ValueError(f"`key_added={key_added!r}` would replace the element {name!r}. Pass another name.")
     sizes = ("spot_diameter_um", "pitch_um", "um_per_unit")
     absent = [name for name in sizes if name not in spots.uns] + ["obsm['spatial']"] * ("spatial" not in spots.obsm)
     if absent:
-        raise MissingKeyError(f"`spots` lack {absent}, as `pp.degrade` leaves them. Pass what it returned first.")
+        raise MissingKeyError(f"`spots` lack {absent}, which `pp.degrade` writes. Pass the spots that it returned.")
     spot_um, pitch_um, um_per_unit = (float(spots.uns[name]) for name in sizes)
     circles = ShapesModel.parse(
         np.asarray(spots.obsm["spatial"]),

@@ -1,4 +1,4 @@
-"""Pseudo-spots from high-resolution data: what Visium would have counted, with the truth at hand."""
+"""Pseudo-spots from high-resolution data: the counts that Visium would have measured, with known truth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.arguments import SEED, Requirement, is_pair, number, optional, positive
 from hadmst_sc.section.errors import Problems
 
-MAX_PLACES = 10**7  # of the lattice
+MAX_PLACES = 10**7  # points of the lattice
 
 
 ARGUMENTS: dict[str, tuple[Requirement, Any]] = {
@@ -41,32 +41,32 @@ def degrade(
 ) -> AnnData | tuple[AnnData, AnnData]:
     """Sum cells (or bins) within discs on a hexagonal lattice, as Visium does.
 
-    If the spots are summed from the very molecules that a method is scored on, copying their noise is rewarded: pass
-    ``split`` to score on molecules that the spots have not seen.
+    If the spots are summed from the same molecules that a method is scored on, copying their noise is rewarded. Pass
+    ``split`` to score on molecules that are not in the spots.
 
     Parameters
     ----------
     cells
-        Counts, cells × genes, with centres as (x, y) in ``obsm["spatial"]``. A cell belongs to the spot its centre
-        lies in.
+        Counts, cells × genes, with centres as (x, y) in ``obsm["spatial"]``. A cell belongs to the spot that contains
+        its centre.
     spot_um, pitch_um
-        Diameter and distance of the spots, µm.
+        Diameter of the spots, and distance between their centres, µm.
     um_per_unit
         µm per unit of ``obsm["spatial"]``.
     split
-        Share of the molecules, drawn one by one, that goes to the spots; ``None`` = all.
+        Share of the molecules, drawn independently, that goes to the spots; ``None`` = all.
     random_state
-        Seed of the draw.
+        Seed of the split.
     origin
         (x, y) of the centre of one spot, in units of ``obsm["spatial"]``; ``None`` puts the first spot into the corner
         of the cells' extent.
 
     Returns
     -------
-    Spots × genes, float32 whole numbers: every spot that lies wholly in the cells' extent and has a cell, with
+    Spots × genes, float32 whole numbers: every spot that is entirely within the cells' extent and has a cell, with
     ``array_row``, ``array_col`` (in half pitches) and ``n_cells`` in ``obs``, centres in the cells' own units in
     ``obsm["spatial"]``, and ``spot_diameter_um``, ``pitch_um`` and ``um_per_unit`` in ``uns``. With ``split`` also a
-    copy of ``cells`` with the other molecules, all of them, in ``X``.
+    copy of ``cells`` with all other molecules in ``X``.
 
     Raises
     ------
@@ -97,15 +97,15 @@ def degrade(
     n_places = float(np.prod(np.ptp(xy_um, axis=0) / pitch_um + 1))
     if n_places > MAX_PLACES:
         raise ValueError(
-            f"`pitch_um` needs to leave at most {MAX_PLACES:,} spots on the cells' extent, but {pitch_um:g} leaves "
+            f"`pitch_um` needs to give at most {MAX_PLACES:,} spots on the cells' extent, but {pitch_um:g} gives "
             f"{n_places:.2g}. Pass `pitch_um=100.0`, or another `um_per_unit=` (now {um_per_unit:g})."
         )
     centres, index, place = _spots(xy_um, spot_um, pitch_um, first)
     if not len(centres):
         extent = " × ".join(f"{side:.4g}" for side in np.ptp(xy_um, axis=0))
         raise ValueError(
-            f"`cells` need to lie in at least one spot of {spot_um:g} µm, but the {cells.n_obs:,} cells, on {extent} "
-            f"µm, lie in none. Positions are perhaps not in µm. Pass `um_per_unit=` (now {um_per_unit:g})."
+            f"`cells` need to be in at least one spot of {spot_um:g} µm, but the {cells.n_obs:,} cells, on {extent} "
+            f"µm, are in none. Their positions may not be in µm. Pass `um_per_unit=` (now {um_per_unit:g})."
         )
     n_cells = np.diff(place.indptr)
     obs = pd.DataFrame(
@@ -130,7 +130,7 @@ def _check_options(
     wrong = problems.check(given | {"random_state": seed, "origin": origin}, ARGUMENTS)
     if not wrong & {"spot_um", "pitch_um"} and pitch_um < spot_um:
         problems.add(
-            f"`pitch_um` needs at least `spot_um`={spot_um:g}, but is {pitch_um:g}. Spots that overlap would count "
+            f"`pitch_um` needs at least `spot_um`={spot_um:g}, but is {pitch_um:g}. Overlapping spots would count "
             f"cells twice. Pass `pitch_um={spot_um:g}` or more.",
             ValueError,
         )
@@ -141,7 +141,7 @@ def _positions(cells: AnnData) -> np.ndarray:
     """``(cells, 2)`` centres as (x, y), in the cells' units."""
     if "spatial" not in cells.obsm:
         raise KeyError(
-            f"`cells` need their centres in obsm['spatial'], which is not there. Available: {list(cells.obsm)}. "
+            f"`cells` need their centres in obsm['spatial'], which is missing. Available: {list(cells.obsm)}. "
             f"Set `cells.obsm['spatial']` to (x, y)."
         )
     xy = np.asarray(cells.obsm["spatial"], float)
@@ -162,7 +162,7 @@ def _counts(cells: AnnData) -> sparse.csr_matrix:
     if wrong.any():
         raise ValueError(
             f"`cells.X` needs counts (finite, non-negative, whole), but {wrong.sum():,} of its {len(values):,} stored "
-            f"values are not, such as {values[wrong][0]:.6g}. Sums of anything else are not what spots count. "
+            f"values are not, such as {values[wrong][0]:.6g}. Spots measure sums of counts. "
             f"Set `cells.X = cells.layers['counts']`."
         )
     return matrix.astype(np.int64)
@@ -171,7 +171,7 @@ def _counts(cells: AnnData) -> sparse.csr_matrix:
 def _spots(
     xy_um: np.ndarray, spot_um: float, pitch_um: float, origin: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, sparse.csr_matrix]:
-    """Centres ``(spots, 2)`` as (x, y) and array index of the spots that have a cell, and which cells are in them."""
+    """Centres ``(spots, 2)`` as (x, y), array index and members ``(spots, cells)`` of the spots that have a cell."""
     centres, index = _lattice(xy_um.min(0), xy_um.max(0), spot_um, pitch_um, origin)
     if len(centres):
         distance, spot = cKDTree(centres).query(xy_um)
@@ -188,7 +188,7 @@ def _spots(
 def _lattice(
     low: np.ndarray, high: np.ndarray, spot_um: float, pitch_um: float, origin: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hexagonal lattice with a spot at ``origin``, as far as its discs lie wholly in the box.
+    """Hexagonal lattice with a spot at ``origin``; only discs entirely in the box.
 
     Returns
     -------
@@ -198,6 +198,6 @@ def _lattice(
     (x0, y0), (x1, y1) = (np.floor((low - origin) / step).astype(int) - 1, np.ceil((high - origin) / step).astype(int))
     row, column = (index.ravel() for index in np.mgrid[y0 : y1 + 1, x0 : x1 + 1])
     centres = origin + np.stack([column + 0.5 * (row % 2), row], 1) * step
-    dust = 1e-9 * pitch_um  # the disc in the corner touches the box
+    dust = 1e-9 * pitch_um  # tolerance, as the disc in the corner touches the box
     whole = ((centres >= low + spot_um / 2 - dust) & (centres <= high - spot_um / 2 + dust)).all(1)
     return centres[whole], np.stack([row, 2 * column + row % 2], 1)[whole]

@@ -21,12 +21,12 @@ REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time g
 def register(
     sdata: SpatialData, image_key: str, *, max_um: float = 60.0, **section: Unpack[SectionArguments]
 ) -> Alignment:
-    """Estimate how far the H&E lies from its spots; ``sdata`` is only looked at.
+    """Estimate how far the H&E is off its spots; ``sdata`` is not changed.
 
-    The counts tell: in the right place the image predicts left-out spots best. Translation, rotation up to 6° and a
-    smooth field up to 30 µm are sought; a gain that could be chance gives none. A transformation of SpatialData is
-    affine, so it can hold translation and rotation (``affine`` of what is returned, in µm), but not ``field``:
-    `tl.superresolve` undoes all of it.
+    The counts are the evidence: at the right position the image predicts held-out spots best. Translation, rotation up
+    to 6° and a smooth field up to 30 µm are fitted; each stays zero if its gain could be chance. Transformations of
+    SpatialData are affine: they can hold translation and rotation (``affine`` of the result, in µm), but not ``field``.
+    `tl.superresolve` corrects all three.
 
     Parameters
     ----------
@@ -36,19 +36,19 @@ def register(
         The H&E image.
     {shared}
     max_um
-        Longest translation that is found, µm.
+        Longest translation that can be found, µm.
 
     Returns
     -------
-    Translation in µm along the image's axes (y, x), rotation in degrees and field: the image shows at ``p + d(p)`` what
-    the spots saw at ``p``, where ``d`` is its ``displacement_um``.
+    Translation in µm along the image's axes (y, x), rotation in degrees and field: the image shows at ``p + d(p)`` the
+    tissue that the spots measured at ``p``, where ``d`` is its ``displacement_um``.
 
     Raises
     ------
     KeyError
-        If a key is not there; the message lists what is.
+        If a key is missing; the message lists the available ones.
     ContractError
-        If image and spots cannot be paired: all problems at once, each with its remedy.
+        If image and spots cannot be paired; the message lists all problems, each with its remedy.
     ValueError
         If an argument has a wrong type or value.
 

@@ -1,4 +1,4 @@
-"""Do image and spots fit? All that can be told before a run, in one report; nothing here raises."""
+"""Check a section before a run: everything that can be known, in one report; nothing here raises."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from hadmst_sc.section.features import he_features
 from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
 from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, takes
 
-RARE = 0.1  # counts per spot, below which a gene leaves its map to the image and to genes like it
+RARE = 0.1  # counts per spot, below which the map of a gene rests on the image and similar genes
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
 Severity = Literal["error", "warning", "note"]
 
 
 class Finding(NamedTuple):
-    """One thing to know: an error stops a run, a warning makes its result doubtful, a note explains.
+    """One finding: an error prevents a run, a warning makes its result doubtful, a note explains.
 
     Examples
     --------
-    >>> severity, message = hd.pp.Finding("note", "the H&E lies off its spots.")
+    >>> severity, message = hd.pp.Finding("note", "the H&E is off its spots.")
     >>> severity
     'note'
     """
@@ -45,7 +45,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What was found in a section before a run; prints as text, and as a table in notebooks.
+    """Findings about a section before a run; prints as text, and as a table in notebooks.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Report:
     findings
         Errors first.
     alignment
-        How the H&E lies against the spots; ``None`` where that could not be asked.
+        Position of the H&E relative to the spots; ``None`` if it was not estimated.
 
     Examples
     --------
@@ -72,7 +72,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether a run would start."""
+        """True if a run would start."""
         return not any(finding.severity == "error" for finding in self.findings)
 
     def __str__(self) -> str:
@@ -100,16 +100,16 @@ class Report:
     def _verdict(self) -> str:
         n = {kind: sum(finding.severity == kind for finding in self.findings) for kind in COLOURS}
         told = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in n.items() if count]
-        return f"{'ready' if self.ok else 'not ready'}: {', '.join(told) or 'nothing to mend'}"
+        return f"{'ready' if self.ok else 'not ready'}: {', '.join(told) or 'no problems'}"
 
 
 @takes(SECTION)
 @usual_errors
 def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **section: Unpack[SectionArguments]) -> Report:
-    """Look whether a section can be super-resolved, and what stands in the way; ``sdata`` is only looked at.
+    """Check if a section can be super-resolved, and what prevents it; ``sdata`` is not changed.
 
-    These are the checks of :func:`hadmst_sc.tl.superresolve`, which raises what is an error here and logs what is a
-    warning. Whatever is wrong with the input ends up in the report: nothing is raised.
+    These are the checks of :func:`hadmst_sc.tl.superresolve`, which raises the errors and logs the warnings. The report
+    has all problems of the input; nothing is raised.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **sectio
         The H&E image.
     {shared}
     align
-        Cost how the H&E lies against the spots, as :func:`register` does; takes seconds.
+        Estimate the position of the H&E relative to the spots, as :func:`register` does; takes seconds.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **sectio
             facts["cost"] = _cost(obs, sdata)
         except (KeyError, ValueError, WrongTypeError, MemoryError) as error:  # what superresolve would raise
             findings += [Finding("error", message) for message in _messages(error)]
-        except Exception as error:  # noqa: BLE001 - a report that raises would be none
+        except Exception as error:  # noqa: BLE001 - a report never raises
             findings.append(Finding("error", f"{type(error).__name__} in hadmst_sc, please report it: {error}"))
     findings += [Finding("warning", message) for message in heard]
     order = list(COLOURS)
@@ -211,16 +211,16 @@ def _of_alignment(found: Alignment) -> dict[str, Any]:
 
 def _about(found: Alignment, turns: dict[str, float]) -> Finding:
     if not turns:
-        return Finding("note", f"how the H&E lies can be told by {ENOUGH_SPOTS} spots or more; it is left where it is.")
+        return Finding("note", f"registration needs at least {ENOUGH_SPOTS} spots; the image is used as it is.")
     if doubted := doubt(turns, found):
         return Finding("warning", doubted)
     if found.applied:
-        return Finding("note", "the H&E lies off its spots as said above; `superresolve` undoes it (`align`).")
-    return Finding("note", "no clear evidence that the H&E lies elsewhere than its spots.")
+        return Finding("note", "the H&E is off its spots as listed above; `superresolve` corrects it (`align`).")
+    return Finding("note", "no clear evidence that the H&E is off its spots.")
 
 
 def _cost(obs: Observation, sdata: SpatialData) -> str:
-    """Of a run with these genes and the other arguments at their defaults."""
+    """Cost of a run with these genes and defaults for the other arguments."""
     if find_spec("torch") is None:
         return "unknown: torch is not installed"
     from hadmst_sc.inference.cost import cost_of

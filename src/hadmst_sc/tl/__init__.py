@@ -1,4 +1,4 @@
-"""Tools: the main job, and how far to believe its genes and bins."""
+"""Tools: super-resolution, and the reliability of its genes and bins."""
 
 from hadmst_sc.tl.bins_to_shapes import bins_to_shapes
 from hadmst_sc.tl.predict import predict

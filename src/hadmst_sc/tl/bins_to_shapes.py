@@ -1,4 +1,4 @@
-"""Bins as squares, for tools that want vectors."""
+"""Bins as squares, for tools that need polygons."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hadmst_sc.section.arguments import is_element_name
 
 @usual_errors
 def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_key: str | None = None) -> str:
-    """Add the bins of a result as squares, one per row of its table that has a label, and under the same ids.
+    """Add the bins of a result as squares: one per row of its table that has a label, with the same id.
 
-    Labels, which the table annotates, are a tenth of the size and drawn faster; squares are for tools that measure
+    Labels, which the table annotates, are a tenth of the size and faster to draw; squares are for tools that measure
     distances, intersect with annotations or export polygons.
 
     Parameters
@@ -32,12 +32,12 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
 
     Returns
     -------
-    The name. The squares are in bins, with the transformations of the labels, and indexed by ``bin_id``.
+    Name of the squares. Their unit is one bin, with the transformations of the labels; their index is ``bin_id``.
 
     Raises
     ------
     KeyError
-        If there is no such result, or its labels are gone.
+        If there is no such result, or its labels are missing.
     ValueError
         If ``shapes_key`` is the name of another element; squares of an earlier call are replaced.
 
@@ -66,5 +66,5 @@ def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_ke
 
 
 def _are_squares(shapes: gpd.GeoDataFrame, ids: np.ndarray) -> bool:
-    """Whether shapes are what an earlier call made: squares of one bin, of these ids."""
+    """True if shapes come from an earlier call: squares of one bin, with these ids."""
     return bool(shapes.index.isin(ids).all() and (shapes.geometry.area == 1).all())

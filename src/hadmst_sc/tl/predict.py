@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: :func:`superresolve` for those who have an observation."""
+"""Super-resolution of an observation: :func:`superresolve` on arrays."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def predict(
 ) -> Prediction:
     """Super-resolve the genes of an observation.
 
-    The same as :func:`superresolve` for those who have arrays. Results do not depend on ``window``, ``gene_chunk``,
-    the order of the genes or ``client``.
+    The same as :func:`superresolve`, on arrays. Results do not depend on ``window``, ``gene_chunk``, the order of the
+    genes or ``client``.
 
     Parameters
     ----------
@@ -34,10 +34,10 @@ def predict(
     gene_chunk
         Genes at a time; ``None`` = 4.
     into
-        Receives the maps as they are made; genes that an earlier run left there are not made again. ``None`` keeps the
+        Receives the maps as they are computed; genes that it has from an earlier run are skipped. ``None`` keeps the
         maps in memory.
     show_progress_bar
-        Show one over genes.
+        Show a progress bar over genes.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def predict(
     Raises
     ------
     FileNotFoundError
-        If there is no such model, and nothing else is wrong.
+        If the model does not exist, and nothing else is wrong.
     ValueError
         If an argument has a wrong type or value; several are one :class:`~hadmst_sc.section.errors.ContractError`.
 

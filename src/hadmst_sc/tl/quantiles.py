@@ -19,12 +19,12 @@ from hadmst_sc.trust.intervals import doubt, rate_quantile
 def quantiles(
     sdata: SpatialData, quantiles: Sequence[float] = (0.05, 0.95), *, key_added: str = "superres"
 ) -> dict[str, str]:
-    """Add quantiles of every bin's expected counts to the table of a result, from the images of estimate and spread.
+    """Add quantiles of every bin's expected counts to the table of a result, from its mean and standard deviation.
 
-    Between ``layers["q0.05"]`` and ``layers["q0.95"]`` the expected counts of a bin lie with a probability of 90 %, on
-    average over bins and genes; the standard deviation is calibrated for that at held-out spots. Where it could not be,
-    a warning says why. Counts of single molecules scatter more, by counting noise. ``X`` of the table is not used and
-    may be normalised by then.
+    The expected counts of a bin are between ``layers["q0.05"]`` and ``layers["q0.95"]`` with a probability of 90 %, on
+    average over bins and genes: the standard deviation is calibrated for this at held-out spots. If that was not
+    possible, a warning says why. Measured counts scatter more, by counting noise. The images of the result are read,
+    not ``X`` of the table, which may be normalised.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ def quantiles(
     Raises
     ------
     KeyError
-        If there is no such result, it has no standard deviation, or its images or labels are gone.
+        If there is no such result, it has no standard deviation, or its images or labels are missing.
     ValueError
-        If a quantile does not lie between 0 and 1.
+        If a quantile is not between 0 and 1.
 
     Examples
     --------
@@ -61,11 +61,11 @@ def quantiles(
     result = find_result(sdata, key_added)
     if result.std_key is None and "std" not in result.table.layers:
         raise MissingKeyError(
-            f"tables/{result.table_key}: has no layer 'std', which needs draws. {again(result, n_samples=4)}"
+            f"tables/{result.table_key}: has no layer 'std', which needs samples. {again(result, n_samples=4)}"
         )
-    refused = doubt(result.record) if result.record else "as far as the table tells, which has lost its record"
+    refused = doubt(result.record) if result.record else "the table has lost its provenance"
     if refused:
-        logger.warning("the quantiles of %r may be too close or too far apart: not calibrated, %s", key_added, refused)
+        logger.warning("the quantiles of %r may be too narrow or too wide: not calibrated, %s", key_added, refused)
     names = {f"{quantile:g}": f"q{quantile:g}" for quantile in quantiles}
     mean, std = (_at_bins(result, std=which) for which in (False, True))
     for quantile, layer in zip(quantiles, names.values(), strict=True):
@@ -74,13 +74,13 @@ def quantiles(
 
 
 def _at_bins(result: Result, *, std: bool) -> np.ndarray | da.Array:
-    """A map of every gene at the places of the bins, from its image: the table may have been normalised."""
+    """Values of every gene at the bins, from the image, as the table may have been normalised."""
     image, (_, *place) = result.image(std=std), result.places
     channels = [str(gene) for gene in image.coords["c"].values]
     if unknown := [gene for gene in result.table.var_names if gene not in channels]:
         raise MissingKeyError(
-            f"tables/{result.table_key}: `var_names` needs genes of images/{result.key}, but {unknown[:5]} are none. "
-            f"Names as the run wrote them: {channels[:5]}. Set `var_names` back to them for this call."
+            f"tables/{result.table_key}: `var_names` needs genes of images/{result.key}, but {unknown[:5]} are not. "
+            f"Names that the run wrote: {channels[:5]}. Set `var_names` back to them for this call."
         )
     order = [channels.index(gene) for gene in result.table.var_names]
     values = at_bins(image.data if order == list(range(len(channels))) else image.data[order], *place)

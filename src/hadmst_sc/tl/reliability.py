@@ -1,4 +1,4 @@
-"""Which genes to believe, from SpatialData; and whether the image would have said the same about another tissue."""
+"""Reliability of genes, from SpatialData, with controls in which the image carries no information."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ USED = ("model", "align", "features", "device", "random_state")
 def reliability(
     sdata: SpatialData, image_key: str, *, controls: bool = False, key_added: str = "superres", **given: Unpack[_Given]
 ) -> pd.DataFrame:
-    """Which genes to believe: every spot foretold by all others and the image, and compared with what it counted.
+    """Score the reliability of genes: each spot is predicted from all others and the image, and compared to its counts.
 
-    :func:`superresolve` does this in passing; here it is to be had before a run, and with controls. Where ``sdata`` has
-    a result of these genes, its table receives the columns.
+    :func:`superresolve` includes this; here it is available before a run, and with controls. If ``sdata`` has a result
+    with these genes, the columns are added to its table.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ def reliability(
         The H&E image.
     {shared}
     controls
-        Score again with the image cut into pieces that are shuffled, and with the image shifted by half of the tissue:
-        what remains of ``image_helps`` then is chance. If the true image helps no more genes, a warning says so.
+        Score again with the image shuffled in pieces, and with the image shifted by half of the tissue: what remains of
+        ``image_helps`` is chance. A warning appears if the true image helps no more genes.
     key_added
         Name of the result whose table receives the columns.
 
     Returns
     -------
-    One row per gene: ``reliability`` (Pearson correlation over spots of log1p counts with those foretold) between
+    One row per gene: ``reliability`` (Pearson correlation over spots of log1p counts with their prediction) between
     ``reliability_low`` and ``reliability_high`` (90 %), ``gain_over_interpolation``, ``image_helps``, ``finest_um``
     (see :func:`hadmst_sc.trust.reliability.reliability`); with ``controls`` also ``reliability_shuffled``,
     ``image_helps_shuffled``, ``reliability_shifted`` and ``image_helps_shifted``.
@@ -104,7 +104,7 @@ def _score(section: Prepared, move: Callable[[np.ndarray], np.ndarray], seed: in
 
 
 def _controls(section: Prepared, seed: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """What is done to maps ``(f, ny, nx)`` of the image so that they say nothing about the spots any more."""
+    """Changes of image maps ``(f, ny, nx)`` that remove their information about the spots."""
     where = np.nonzero(section.obs.inside)
     half = tuple(int(np.ptp(index) + 1) // 2 for index in where)
     edge = max(1, round(section.obs.measurement.diameter))
@@ -113,7 +113,7 @@ def _controls(section: Prepared, seed: int) -> dict[str, Callable[[np.ndarray], 
 
 
 def _shuffled(shape: tuple[int, int], edge: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns from which bins come when squares of some edge change places; what is left over stays."""
+    """Source row and column of each bin when squares of some edge change places; incomplete squares stay."""
     ny, nx = (side // edge for side in shape)
     order = np.random.default_rng(seed).permutation(ny * nx).reshape(ny, nx)
     y, x = np.indices(shape)
@@ -127,7 +127,7 @@ def _shuffled(shape: tuple[int, int], edge: int, seed: int) -> tuple[np.ndarray,
 def _record(sdata: SpatialData, key_added: str, found: pd.DataFrame, helped: dict[str, float]) -> None:
     try:
         table = sdata.tables[find_result(sdata, key_added).table_key]
-    except MissingKeyError:  # nothing to add to
+    except MissingKeyError:  # no result to add to
         return
     if not table.var_names.isin(found.index).all():
         return

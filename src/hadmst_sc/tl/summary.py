@@ -1,4 +1,4 @@
-"""What a run made, with what, and how much of it to believe: told by the result itself, also long after."""
+"""Summary of a result from its own provenance: inputs, settings and reliability."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hadmst_sc.section.errors import MissingKeyError
 from hadmst_sc.trust.intervals import doubt
 
 COLUMNS = ("reliability", "gain_over_interpolation", "image_helps", "finest_um")
-SHOWN = 10  # genes in print
+SHOWN = 10  # genes printed
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Summary:
     Parameters
     ----------
     facts
-        What was made, with what, by name.
+        Inputs, settings and quality of the result, by name.
     genes
-        Per gene what left-out spots say of it, the most reliable first.
+        Reliability per gene at held-out spots, the most reliable first.
 
     Examples
     --------
     On the section of the example of :func:`hadmst_sc.tl.superresolve`:
 
-    >>> told = hd.tl.summary(sdata)
-    >>> told.facts["genes"], told.genes.columns[0]
+    >>> found = hd.tl.summary(sdata)
+    >>> found.facts["genes"], found.genes.columns[0]
     ('4', 'reliability')
     """
 
@@ -72,7 +72,7 @@ class Summary:
 
 @usual_errors
 def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
-    """Tell what a run made, with what, and which of its genes left-out spots support.
+    """Summarise a result: inputs, settings, and which of its genes held-out spots support.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     Raises
     ------
     KeyError
-        If there is no such result, or the record of its run is lost.
+        If there is no such result, or it has lost its provenance.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
         "genes": f"{table.n_vars:,}",
         "model": _model(told),
         "H&E": _registration(told["registration"]),
-        "to believe": _believed(genes),
+        "reliability": _believed(genes),
         "intervals": _intervals(told),
         "made": f"{told['date']} by hadmst_sc {told['versions']['hadmst_sc']}, in {_seconds(told):.0f} s",
     }
@@ -121,19 +121,19 @@ def _model(told: Mapping[str, Any]) -> str:
     if not told["model_sha256"]:
         return "closed form, no network"
     gate = told["gate"]
-    share = f", {float(gate['share']):.0%} of the way from the closed form" if isinstance(gate, Mapping) else ""
-    return f"{told['model']} ({told['model_sha256'][:8]}), {told['n_samples']} draws{share}"
+    share = f", network share {float(gate['share']):.0%}" if isinstance(gate, Mapping) else ""
+    return f"{told['model']} ({told['model_sha256'][:8]}), {told['n_samples']} samples{share}"
 
 
 def _registration(record: Mapping[str, Any] | str) -> str:
-    return Alignment.from_record(record).told if isinstance(record, Mapping) else "taken as it lies"
+    return Alignment.from_record(record).told if isinstance(record, Mapping) else "not registered"
 
 
 def _believed(genes: pd.DataFrame) -> str:
     finest = genes["finest_um"]
     widths = [f"{(finest <= width).sum():,} at {width:.0f} µm" for width in sorted(finest.dropna().unique())]
     helped = f"the image helps {int(genes['image_helps'].sum()):,} of {len(genes):,} genes"
-    return f"supported by left-out spots: {', '.join(widths) or 'none'}; {helped}"
+    return f"supported by held-out spots: {', '.join(widths) or 'none'}; {helped}"
 
 
 def _intervals(told: Mapping[str, Any]) -> str:

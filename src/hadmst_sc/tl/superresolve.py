@@ -1,4 +1,4 @@
-"""The main job: SpatialData in, the same SpatialData with a high-resolution table and image out."""
+"""Super-resolution of a SpatialData object, which receives a high-resolution table and image."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def superresolve(
     key_added
         Name of the result.
     overwrite
-        Replace the result of an earlier run of the same name.
+        Replace an earlier result of the same name.
     copy
-        Return the new elements as their own object and leave ``sdata`` alone.
+        Return the new elements as a new object and leave ``sdata`` unchanged.
     show_progress_bar
-        Show one over genes.
+        Show a progress bar over genes.
 
     Returns
     -------
@@ -88,11 +88,11 @@ def superresolve(
     Raises
     ------
     KeyError
-        If a key is not there; the message lists what is.
+        If a key is missing; the message lists the available ones.
     ContractError
-        If there are several problems, of arguments and section: all at once, each with its remedy.
+        If arguments and section have several problems; the message lists all of them, each with its remedy.
     ValueError
-        If an argument has a wrong type or value. Nothing is changed when anything is raised.
+        If an argument has a wrong type or value. No error changes ``sdata``.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def superresolve(
 def _maps_on_disk(
     sdata: SpatialData, key_added: str, key: str, shape: tuple[int, int, int], *, with_std: bool
 ) -> Iterator[MapStore]:
-    """Scratch beside the store, of which no other run writes this result meanwhile; kept if the run can be resumed."""
+    """Scratch maps next to the store, locked for this result against other runs; kept if the run can be resumed."""
     assert sdata.path is not None  # for types
     with claimed(sdata.path, key_added), named(sdata.path):
         store = MapStore.open(scratch(sdata.path, key_added), key, shape, with_std=with_std)
@@ -167,13 +167,13 @@ def _maps_on_disk(
             with named(sdata.path):
                 yield store
         except BaseException as error:
-            if isinstance(error, StoreError) or not store.finished:  # without room or store it cannot be resumed
+            if isinstance(error, StoreError) or not store.finished:  # not without disk space or store
                 store.remove()
             raise
 
 
 def _printed(text: str) -> bool:
-    """Print to stderr, and tell whether that works: it may be closed, or ``None`` where there is no console."""
+    """Print to stderr; True if that worked, as it may be closed, or ``None`` without a console."""
     try:
         if sys.stderr is not None:
             tqdm.write(text, file=sys.stderr)
