@@ -19,12 +19,12 @@ from hadmst_sc.section.observation import Observation
 MOST_OFF = 0.2  # root mean squared distance of spots from their places, in steps; of points at random it is 0.41
 # Two laboratories as (haematoxylin, eosin) in optical density of (R, G, B), unit length: Ruifrok & Johnston 2001, and
 # the reference stains of Macenko et al. 2009.
-_STAINS_HERE = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
-_STAINS_THERE = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
+STAINS_HERE = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
+STAINS_THERE = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
 # More haematoxylin, less eosin (staining times), and a warmer, darker background (lamp, mountant). By about as
 # much as strong augmentation draws at most, Tellez et al. 2019.
 _DYE_THERE = np.array([1.3, 0.75])
-_BACKGROUND_THERE = np.array([0.97, 0.94, 0.90])
+BACKGROUND_THERE = np.array([0.97, 0.94, 0.90])
 
 
 def shift_image(obs: Observation, um: float, angle_deg: float = 30.0) -> Observation:
@@ -69,10 +69,10 @@ def shift_stain(obs: Observation, strength: float) -> Observation:
     pixels = np.maximum(obs.he.reshape(3, -1).T.astype(float), 1.0)  # black has no optical density
     # Underexposed glass is grey: against white it would count as dye. Not the maximum, which is one hot pixel.
     background = np.percentile(pixels, 99, axis=0)
-    amounts = -np.log(pixels / background) @ np.linalg.inv(_with_rest(_STAINS_HERE))
+    amounts = -np.log(pixels / background) @ np.linalg.inv(_with_rest(STAINS_HERE))
     amounts[:, :2] *= _DYE_THERE**strength
-    colours = _with_rest(_STAINS_HERE + strength * (_STAINS_THERE - _STAINS_HERE))
-    density = amounts @ colours - strength * np.log(_BACKGROUND_THERE)
+    colours = _with_rest(STAINS_HERE + strength * (STAINS_THERE - STAINS_HERE))
+    density = amounts @ colours - strength * np.log(BACKGROUND_THERE)
     return _with_image(obs, (background * np.exp(-density)).T.reshape(obs.he.shape))
 
 

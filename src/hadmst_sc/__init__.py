@@ -32,7 +32,7 @@ def __dir__() -> list[str]:
 
 
 # Modules of version 0.1 that have another name now; importing one gives the new module, with a warning.
-_MOVED = dict(
+MOVED = dict(
     pair.split("=")
     for pair in """
 additive=regression.additive agreement=alignment.evidence allocator=runtime
@@ -57,16 +57,16 @@ train.draws=train.losses train.settings=train.config uncertainty=trust.intervals
 )
 
 
-class _Moved:
+class _MovedFinder:
     """Finds modules under their names of version 0.1."""
 
     @classmethod
     def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         package, _, old = name.partition(".")
-        return ModuleSpec(name, cls()) if package == __name__ and old in _MOVED else None  # type: ignore[arg-type]
+        return ModuleSpec(name, cls()) if package == __name__ and old in MOVED else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        new = f"{__name__}.{_MOVED[spec.name.partition('.')[2]]}"
+        new = f"{__name__}.{MOVED[spec.name.partition('.')[2]]}"
         warnings.warn(f"`{spec.name}` is `{new}` now. Import that.", DeprecationWarning, stacklevel=2)
         module = import_module(new)
         self._spec = module.__spec__
@@ -76,4 +76,4 @@ class _Moved:
         module.__spec__ = self._spec  # the import system put in that of the old name
 
 
-sys.meta_path.append(_Moved)  # type: ignore[arg-type]
+sys.meta_path.append(_MovedFinder)  # type: ignore[arg-type]

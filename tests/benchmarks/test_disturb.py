@@ -96,9 +96,9 @@ def test_blur_spreads_a_point_by_sigma(obs):
 
 def painted(obs, haematoxylin, eosin, glass=255):
     """A section of even dyes, with Ruifrok's colours, and a strip of bare glass at its top."""
-    from disturb import _STAINS_HERE
+    from disturb import STAINS_HERE
 
-    density = np.array([haematoxylin, eosin]) @ (_STAINS_HERE / np.linalg.norm(_STAINS_HERE, axis=1, keepdims=True))
+    density = np.array([haematoxylin, eosin]) @ (STAINS_HERE / np.linalg.norm(STAINS_HERE, axis=1, keepdims=True))
     he = np.broadcast_to(np.rint(glass * np.exp(-density))[:, None, None], obs.he.shape).astype(np.uint8)
     he[:, :10] = glass
     return replace(obs, he=he)
@@ -106,13 +106,13 @@ def painted(obs, haematoxylin, eosin, glass=255):
 
 @pytest.mark.parametrize("glass", [255, 180])  # underexposed glass is no dye
 def test_stain_of_another_laboratory_is_that_of_its_dyes(obs, glass):
-    from disturb import _BACKGROUND_THERE, _STAINS_THERE, shift_stain
+    from disturb import BACKGROUND_THERE, STAINS_THERE, shift_stain
 
     white = shift_stain(painted(obs, 0.5, 0.5, glass), 1.0).he[:, 0, 0]
-    np.testing.assert_array_equal(white, np.rint(glass * _BACKGROUND_THERE))
-    there = _STAINS_THERE / np.linalg.norm(_STAINS_THERE, axis=1, keepdims=True)
+    np.testing.assert_array_equal(white, np.rint(glass * BACKGROUND_THERE))
+    there = STAINS_THERE / np.linalg.norm(STAINS_THERE, axis=1, keepdims=True)
     for dyes in ((0.8, 0.0), (0.0, 0.8), (0.6, 0.5)):
-        expected = glass * _BACKGROUND_THERE * np.exp(-np.array([1.3 * dyes[0], 0.75 * dyes[1]]) @ there)
+        expected = glass * BACKGROUND_THERE * np.exp(-np.array([1.3 * dyes[0], 0.75 * dyes[1]]) @ there)
         np.testing.assert_allclose(shift_stain(painted(obs, *dyes, glass), 1.0).he[:, -1, -1], expected, atol=2)
 
 

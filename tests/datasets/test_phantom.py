@@ -171,9 +171,9 @@ def test_the_phantom_survives_disk(sdata, tmp_path):
 def test_reduced_images_have_exact_factors_where_the_size_is_no_multiple():
     drawn = simulate(0, size_um=600, n_genes=1, augment=False)
     image = drawn.observation.he[:, :237, :201]
-    from hadmst_sc.datasets.visium import _table
+    from hadmst_sc.datasets.visium import spot_table
 
-    sdata = as_visium("odd", image, _table(drawn, 0), 22.0)
+    sdata = as_visium("odd", image, spot_table(drawn, 0), 22.0)
     assert level(sdata["odd_hires_image"]).shape == (3, 118, 100)
     scale = get_transformation(sdata["odd"], "odd_downscaled_hires").to_affine_matrix(XY, XY)
     np.testing.assert_allclose(scale, np.diag([0.5, 0.5, 1]))

@@ -10,7 +10,7 @@ import pytest
 
 from hadmst_sc import datasets, tl
 from hadmst_sc.section.observation import RELIABILITY
-from hadmst_sc.tl.reliability import _shuffled
+from hadmst_sc.tl.reliability import shuffled
 
 IMAGE = "phantom_full_image"
 SETTINGS = {"model": None, "bin_um": 20.0}
@@ -61,7 +61,7 @@ def test_without_a_result_nothing_is_changed():
 
 
 def test_shuffling_moves_whole_squares_and_loses_none():
-    y, x = _shuffled((13, 17), 4, 0)
+    y, x = shuffled((13, 17), 4, 0)
     values = np.arange(13 * 17).reshape(13, 17)
     moved = values[y, x]
     assert sorted(moved.ravel()) == sorted(values.ravel()) and (moved != values).mean() > 0.5

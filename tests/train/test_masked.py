@@ -11,7 +11,7 @@ import torch
 from hadmst_sc.distillation.components import CONTEXT
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.train.bank import RealSection, StoredSection, make_masked
-from hadmst_sc.train.data import _turned, draw_batch
+from hadmst_sc.train.data import draw_batch
 from hadmst_sc.train.losses import pooled_deviance
 
 
@@ -71,7 +71,7 @@ def test_displacements_turn_with_their_map(turn, flip):
     # The vector field (y, x) of positions themselves: turned, it must still point from the centre outwards.
     yx = np.indices((5, 5)).astype(float) - 2
     turned = np.rot90(yx, turn, (-2, -1))
-    turned = _turned(turned[..., ::-1] if flip else turned, turn, flip)
+    turned = turned(turned[..., ::-1] if flip else turned, turn, flip)
     np.testing.assert_array_equal(turned, yx)
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hadmst_sc.alignment.evidence import RIDGES, Agreement, Pooled, _splines, leading_components, loo_errors
+from hadmst_sc.alignment.evidence import RIDGES, Agreement, Pooled, leading_components, loo_errors, splines
 from hadmst_sc.alignment.register import Alignment, align_image, estimate_alignment
-from hadmst_sc.alignment.warp import MAX_FIELD_STEPS, _lattice
+from hadmst_sc.alignment.warp import MAX_FIELD_STEPS, control_points
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.section.features import he_features
 from hadmst_sc.section.measurement import Measurement, pool
@@ -189,7 +189,7 @@ def test_fractions_blur_as_much_as_whole_bins():
     """Else every move by a fraction would smooth the features, and look better than it is."""
     at = np.arange(-1, 2)
     for fraction in (-0.5, -0.2, 0.0, 0.35):
-        weights = _splines(np.array([[fraction, 0.0]]))[0][0, 0]
+        weights = splines(np.array([[fraction, 0.0]]))[0][0, 0]
         assert weights.sum() == pytest.approx(1) and weights @ at == pytest.approx(fraction)
         assert weights @ (at - fraction) ** 2 == pytest.approx(0.25)
 
@@ -243,7 +243,7 @@ def test_features_through_other_footprints_are_those_of_their_own(clear):
 def test_control_points_are_no_more_than_twenty_squares_along_a_side(side_um, step_um):
     along = np.arange(0, side_um + 1, 100.0)
     centres_um = np.stack(np.meshgrid(along, along[: len(along) // 2]), -1).reshape(-1, 2)
-    field, basis = _lattice(centres_um)
+    field, basis = control_points(centres_um)
     assert field.step_um == step_um
     assert max(field.shape) <= MAX_FIELD_STEPS + 3 and basis.along_y.shape[1] == 2 * np.prod(field.shape)
 

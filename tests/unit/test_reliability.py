@@ -11,7 +11,14 @@ from hadmst_sc.distillation.genes import distill
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.observation import RELIABILITY
 from hadmst_sc.trust import reliability as module
-from hadmst_sc.trust.reliability import _correlations, _n_within, _neighbours, _resampled, _taken_together, reliability
+from hadmst_sc.trust.reliability import (
+    block_bootstrap,
+    correlations,
+    n_within_reach,
+    neighbour_means,
+    reliability,
+    summed_correlation,
+)
 
 N_REAL = 12
 
@@ -53,7 +60,7 @@ def test_reliability_is_the_correlation_of_a_refit_without_the_spots(section, fo
         maps = given.priors(np.arange(len(section.genes)))[:, 2] * given.gene_mean[:, None, None]
         hidden = section.measurement.subset(fold == k)
         foretold[fold == k] = hidden.matrix @ maps.reshape(len(maps), -1).T
-    refit = _correlations(np.ones((1, len(fold))), section.counts.astype(float), foretold)[0]
+    refit = correlations(np.ones((1, len(fold))), section.counts.astype(float), foretold)[0]
     np.testing.assert_allclose(found["reliability"][:N_REAL], refit[:N_REAL], atol=0.12)
 
 
@@ -82,17 +89,17 @@ def test_correlations_are_those_of_numpy_on_log_counts():
     rng = np.random.default_rng(0)
     x, y, w = rng.poisson(3.0, (50, 2)).astype(float), rng.gamma(2.0, 1.0, (50, 2)), np.ones((1, 50))
     expected = [np.corrcoef(np.log1p(x[:, i]), np.log1p(y[:, i]))[0, 1] for i in range(2)]
-    np.testing.assert_allclose(_correlations(w, x, y)[0], expected)
+    np.testing.assert_allclose(correlations(w, x, y)[0], expected)
     w[0, :25] = 2
     twice = np.r_[np.arange(25), np.arange(50)]
     expected = [np.corrcoef(np.log1p(x[twice, i]), np.log1p(y[twice, i]))[0, 1] for i in range(2)]
-    np.testing.assert_allclose(_correlations(w, x, y)[0], expected)
-    assert _correlations(w, np.ones((50, 1)), y[:, :1])[0, 0] == 0
+    np.testing.assert_allclose(correlations(w, x, y)[0], expected)
+    assert correlations(w, np.ones((50, 1)), y[:, :1])[0, 0] == 0
 
 
 def test_resampling_draws_whole_blocks_as_often_as_there_are():
     spots = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), -1).reshape(-1, 2)
-    weights = _resampled(spots, 0)
+    weights = block_bootstrap(spots, 0)
     assert weights.shape == (module.N_RESAMPLES + 1, 400) and (weights[0] == 1).all()
     block = (spots // module.BLOCK_PITCHES) @ [100, 1]
     for one in np.unique(block):
@@ -102,7 +109,7 @@ def test_resampling_draws_whole_blocks_as_often_as_there_are():
 
 def test_neighbours_are_the_next_spots_and_not_the_spot_itself():
     spots = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), -1).reshape(-1, 2)
-    mean = _neighbours(spots).toarray()
+    mean = neighbour_means(spots).toarray()
     middle = int(np.flatnonzero((spots == 2).all(1))[0])
     assert np.flatnonzero(mean[middle]).size == 4 and mean[middle, middle] == 0
     np.testing.assert_allclose(mean.sum(1), 1)
@@ -113,7 +120,7 @@ def test_spots_within_a_reach_are_those_of_the_lattice_noisy_or_not(step, shift,
     spots = np.array([(step[0] * i, step[1] * j + shift * (i % 2)) for i in range(25) for j in range(25)])
     for noise in (0.0, 0.01):
         noisy = spots + np.random.default_rng(0).normal(0, noise, spots.shape)
-        assert (_n_within(noisy, 1), _n_within(noisy, 2)) == expected
+        assert (n_within_reach(noisy, 1), n_within_reach(noisy, 2)) == expected
 
 
 def test_counts_taken_together_lose_noise_and_nothing_else():
@@ -123,6 +130,6 @@ def test_counts_taken_together_lose_noise_and_nothing_else():
     counts, noise = rng.poisson(rate).astype(float), rng.poisson(0.5, rate.shape).astype(float)
     seen = np.corrcoef(rate[:, 0], counts[:, 0])[0, 1]
     means = np.stack([counts[np.abs(spots - spot).max(1) <= 1].mean() for spot in spots])  # of nine spots
-    together = _taken_together(np.array([seen]), counts, _neighbours(spots), 9)[0]
+    together = summed_correlation(np.array([seen]), counts, neighbour_means(spots), 9)[0]
     assert seen < 0.75 and together == pytest.approx(np.corrcoef(rate[:, 0], means)[0, 1], abs=0.05)
-    assert _taken_together(np.array([0.2]), noise, _neighbours(spots), 19)[0] < 0.5
+    assert summed_correlation(np.array([0.2]), noise, neighbour_means(spots), 19)[0] < 0.5

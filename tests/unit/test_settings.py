@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import hadmst_sc as hd
 from hadmst_sc.cli import options_of
-from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, _setting, arguments_of
+from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, arguments_of, setting
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.models.weights import load_model
 from hadmst_sc.section.arguments import number, whole
@@ -61,7 +61,7 @@ def test_every_default_meets_its_requirement():
 class More(Settings):
     """Settings with one more."""
 
-    sharpness: int = _setting(1, whole(1), "Sharpness of the maps. More than this sentence is for docstrings.")
+    sharpness: int = setting(1, whole(1), "Sharpness of the maps. More than this sentence is for docstrings.")
 
 
 def test_a_new_setting_is_in_the_key_the_provenance_the_check_and_the_help_of_the_command_line():

@@ -85,12 +85,12 @@ class Pooled:
         Interpolates with quadratic B-splines, which blur every shift equally, whole or not. Linear interpolation blurs
         fractional shifts only, and would favour them.
         """
-        (wy, wx), _ = _splines(moved - np.rint(moved))
+        (wy, wx), _ = splines(moved - np.rint(moved))
         return self._between(moved, [(wy, wx)])[0]
 
     def with_slopes(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values of :meth:`displaced` and their derivatives along y and x, ``(2, spots, features)`` per bin."""
-        (wy, wx), (vy, vx) = _splines(moved - np.rint(moved))
+        (wy, wx), (vy, vx) = splines(moved - np.rint(moved))
         values, *slopes = self._between(moved, [(wy, wx), (vy, wx), (wy, vx)])
         return values, np.stack(slopes)
 
@@ -114,7 +114,7 @@ class Pooled:
         return (sparse.csr_matrix((self._weights, bins, self._indptr), self._size) @ self._maps).astype(float)
 
 
-def _splines(offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def splines(offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quadratic B-splines at ``(spots, 2)`` offsets of up to half a bin: weights and slopes, ``(2, spots, 3)`` each."""
     t = offset.T
     weights = np.stack([(0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2], -1)

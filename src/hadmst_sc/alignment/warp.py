@@ -95,7 +95,7 @@ def find_field(section: Agreement, start: Alignment) -> Field:
 
     Control points have a normal prior of standard deviation ``FIELD_SD_UM`` and are clipped to ±``MAX_FIELD_UM``.
     """
-    field, basis = _lattice(section.centres_um)
+    field, basis = control_points(section.centres_um)
     everywhere = np.ones(len(section.centres_um), bool)
     dy, dx = _control(section, start, basis, everywhere).reshape(2, -1).tolist()
     return replace(field, dy_um=tuple(dy), dx_um=tuple(dx))
@@ -111,7 +111,7 @@ def unseen_errors(section: Agreement, start: Alignment) -> tuple[np.ndarray, np.
     test: expression that the H&E does not show is smooth over the tissue, so a wrong field can improve held-out spots,
     but not components with another pattern.
     """
-    basis = _lattice(section.centres_um)[1]
+    basis = control_points(section.centres_um)[1]
     moved = start.displacement_um(section.centres_um)
     everywhere = np.ones(len(moved), bool)
     fold = np.random.default_rng(0).permutation(len(moved)) % N_FOLDS
@@ -136,7 +136,7 @@ def _control(section: Agreement, start: Alignment, basis: Basis, rows: np.ndarra
     return at
 
 
-def _lattice(centres_um: np.ndarray) -> tuple[Field, Basis]:
+def control_points(centres_um: np.ndarray) -> tuple[Field, Basis]:
     """Field of zero displacement over the spots, and its basis: all control points along y, then all along x."""
     low, high = centres_um.min(0), centres_um.max(0)
     pitch = float(np.median(cKDTree(centres_um).query(centres_um, k=2)[0][:, 1]))

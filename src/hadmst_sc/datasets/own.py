@@ -178,7 +178,7 @@ def _on_image(image: Any, xy: np.ndarray) -> np.ndarray:
 def _with_spots(
     sdata: SpatialData, image_key: str, truth_key: str, spots: AnnData, tissue_key: str | None
 ) -> SpatialData:
-    """The image with pseudo-spots in its pixels, whose table has the truth's name, as errors must name that."""
+    """Section of the image and the pseudo-spots. Their table has the name of the truth, which errors then name."""
     made = SpatialData(images={image_key: sdata.images[image_key]})
     made.tables[truth_key] = made.tables.pop(add_spots(made, spots, like=image_key, key_added=f"{truth_key}_spots"))
     if tissue_key is not None:

@@ -58,7 +58,8 @@ def as_visium(dataset_id: str, image: np.ndarray, table: AnnData, diameter_px: f
     return SpatialData(images=images, shapes={dataset_id: circles}, tables={"table": parsed})
 
 
-def _table(phantom: Phantom, seed: int) -> AnnData:
+def spot_table(phantom: Phantom, seed: int) -> AnnData:
+    """Table of the counts of a phantom's spots, with columns as Space Ranger writes them."""
     observation = phantom.observation
     grid = observation.grid
     row, column = phantom.array_index.T
@@ -223,7 +224,7 @@ def phantom(
     )
     observation = drawn.observation
     grid = observation.grid
-    sdata = as_visium("phantom", observation.he, _table(drawn, seed), spot_um / grid.um_per_px)
+    sdata = as_visium("phantom", observation.he, spot_table(drawn, seed), spot_um / grid.um_per_px)
     truth = Image2DModel.parse(drawn.rate, dims=("c", "y", "x"), c_coords=list(observation.genes))
     regions = Labels2DModel.parse((drawn.regions + 1).astype(np.uint32), dims=_AXES)
     to_pixels = Scale([grid.px_per_bin, grid.px_per_bin], axes=_AXES)

@@ -71,7 +71,7 @@ DEVICE = Requirement("'auto' or a torch device", _is_device)
 WINDOW = Requirement("a positive multiple of 4 bins", _is_window)
 
 
-def _setting(
+def setting(
     default: Any, requirement: Requirement | None, text: str, *, maps: bool = True, none_is_default: bool = False
 ) -> Any:
     """A field of the settings.
@@ -99,82 +99,82 @@ def _setting(
 class Settings:
     """Settings of a run. NumPy scalars become Python scalars. ``model`` stays as passed until :meth:`loaded`."""
 
-    model: str | Path | HadmstModel | None = _setting(
+    model: str | Path | HadmstModel | None = setting(
         "default", MODEL, "A bundled name, a path to weights, a loaded model, or ``None`` for the closed form alone."
     )
-    n_samples: int = _setting(
+    n_samples: int = setting(
         4,
         whole(0, MANY),
         "Samples per gene for the standard deviation. 0 or 1 computes the mean alone, which is several times faster; "
         "the mean never comes from samples.",
     )
-    n_steps: int = _setting(
+    n_steps: int = setting(
         1,
         whole(1, MANY),
         "Network evaluations per sample. ``None`` = 1, the distilled sampler; 2 or more sample the diffusion.",
         none_is_default=True,
     )
-    n_metagenes: int | None = _setting(
+    n_metagenes: int | None = setting(
         None,
         optional(whole(2)),
         "Number of metagenes (such as 64) that the network sees in place of every gene, for panels of thousands of "
         "genes. Every gene keeps its own closed form and consistency. Many times faster; the loss of accuracy at "
         "held-out spots is ``metagene_loss`` in the provenance. ``None`` = the network sees every gene.",
     )
-    consistency: Consistency = _setting(
+    consistency: Consistency = setting(
         "soft",
         one_of(*RULES),
         'Agreement with the counts. ``"soft"`` agrees as far as counting noise allows, ``"hard"`` makes the sums over '
         'the spots equal the counts, ``"off"`` leaves the maps as they are.',
     )
-    align: bool | Literal["spots"] = _setting(
+    align: bool | Literal["spots"] = setting(
         True,
         one_of(True, False, "spots"),
         "Register the H&E to the spots (translation, rotation, smooth field) if the evidence is clear. The image is "
         'moved to the spots or, with ``"spots"``, the spots to the image, so that the maps overlay the original H&E. '
         "The result is in the provenance; see ``pl.registration``.",
     )
-    gate: bool = _setting(
+    gate: bool = setting(
         True,
         FLAG,
         "Let held-out spots of this section decide the blend of closed form and network. The share of the network is "
         "in the provenance. False uses the network alone, and saves up to two more distillations.",
     )
-    features: ImageFeatures | None = _setting(
+    features: ImageFeatures | None = setting(
         None,
         None,
         "Additional image features, such as those of a pathology model. An array ``(f, h, w)`` over the extent of the "
         "image, or a function of the image ``(3, y, x)`` uint8 and its µm per pixel that returns one. The closed form "
         "regresses on them too.",
     )
-    device: str | torch.device = _setting(
+    device: str | torch.device = setting(
         "auto", DEVICE, '``"auto"`` = cuda, mps or cpu, whichever is available first; or a torch device.', maps=False
     )
-    window: int = _setting(
+    window: int = setting(
         # Holds a Visium slide in 20 µm bins in one piece; activations of a chunk stay below a gigabyte.
         384,
         WINDOW,
         "Edge of the windows in bins, a multiple of 4. Smaller windows need less memory and more time.",
         maps=False,
     )
-    batch_size: int = _setting(
+    batch_size: int = setting(
         4,
         whole(1),
         "Genes at a time; ``None`` = 4. Memory grows with it, results do not change.",
         maps=False,
         none_is_default=True,
     )
-    random_state: int = _setting(0, SEED, "Seed of the samples.")
-    n_jobs: int | None = _setting(
+    random_state: int = setting(0, SEED, "Seed of the samples.")
+    n_jobs: int | None = setting(
         None,
         optional(whole(1, MAX_THREADS)),
         "CPU threads of the network. ``None`` keeps torch's setting. Restored afterwards.",
         maps=False,
     )
-    client: Any = _setting(
+    client: Any = setting(
         None, None, "A ``dask.distributed.Client`` whose workers compute the genes in chunks.", maps=False
     )
-    keep_draws: bool = _setting(
+    keep_draws: bool = setting(
         False, FLAG, "Keep every sample in ``draws``. Takes ``n_samples`` times the memory of the mean."
     )
 

@@ -108,11 +108,11 @@ def _controls(section: Prepared, seed: int) -> dict[str, Callable[[np.ndarray], 
     where = np.nonzero(section.obs.inside)
     half = tuple(int(np.ptp(index) + 1) // 2 for index in where)
     edge = max(1, round(section.obs.measurement.diameter))
-    y, x = _shuffled(section.obs.inside.shape, edge, seed)
+    y, x = shuffled(section.obs.inside.shape, edge, seed)
     return {"shuffled": lambda maps: maps[:, y, x], "shifted": lambda maps: np.roll(maps, half, (1, 2))}
 
 
-def _shuffled(shape: tuple[int, int], edge: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def shuffled(shape: tuple[int, int], edge: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Source row and column of each bin when squares of some edge change places; incomplete squares stay."""
     ny, nx = (side // edge for side in shape)
     order = np.random.default_rng(seed).permutation(ny * nx).reshape(ny, nx)

@@ -89,12 +89,12 @@ def _crop(section: StoredSection, genes: np.ndarray, size: int, rng: np.random.G
     out = {name: cut(name, section.genes(name, genes)) for name in MAPS}
     out |= {name: cut(name, section[name]) for name in (*SHARED, "context")}
     out["context"][: CONTEXT.n_leading] *= signs[:, None, None]
-    out["displacement"] = _turned(out["displacement"], turn, flip)
+    out["displacement"] = turned(out["displacement"], turn, flip)
     out |= {name: section.genes(name, genes) for name in ("token", "coexpression", "hidden", "gene_mean")}
     return out | {"hidden_area": section["hidden_area"]}
 
 
-def _turned(vectors: np.ndarray, turn: int, flip: bool) -> np.ndarray:
+def turned(vectors: np.ndarray, turn: int, flip: bool) -> np.ndarray:
     """Components of vectors (y, x) whose map was rotated by ``np.rot90`` and possibly mirrored."""
     y, x = vectors
     for _ in range(turn):

@@ -1,4 +1,4 @@
-"""Training from Python: go on from trained weights on sections of one's own, and write weights that load."""
+"""Fine-tuning: train existing weights further on the user's sections, and save the result."""
 
 from __future__ import annotations
 

@@ -48,18 +48,19 @@ def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]
     """
     section, measurement = distilled.section, distilled.measurement
     spots = measurement.centres / measurement.pitch
-    weights = _resampled(spots, seed)
-    neighbours, n_within = _neighbours(spots), {reach: _n_within(spots, reach) if reach else 1 for reach in REACHES}
+    weights = block_bootstrap(spots, seed)
+    neighbours = neighbour_means(spots)
+    n_within = {reach: n_within_reach(spots, reach) if reach else 1 for reach in REACHES}
     diameter, pitch = measurement.diameter * section.bin_um, measurement.pitch * section.bin_um
     found: dict[str, list[np.ndarray]] = {name: [] for name in RELIABILITY}
     for genes in distilled.panel.blocks():
         counts = distilled.panel.counts[:, genes].astype(float)
-        joint, space = (_correlations(weights, counts, distilled.held_out(genes, one)) for one in ("joint", "space"))
+        joint, space = (correlations(weights, counts, distilled.held_out(genes, one)) for one in ("joint", "space"))
         low, high = np.quantile(joint[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         helps = (np.quantile(joint[1:] - space[1:], (1 - LEVEL) / 2, axis=0) > MIN_GAIN) & (low > 0)
         finest = np.full(len(low), np.nan)
         for reach in reversed(REACHES):
-            supported = _taken_together(low, counts, neighbours, n_within[reach]) >= SUPPORT
+            supported = summed_correlation(low, counts, neighbours, n_within[reach]) >= SUPPORT
             finest[supported] = diameter + 2 * reach * pitch
         finest[~helps] = np.maximum(finest[~helps], pitch)
         values = (joint[0], low, high, joint[0] - space[0], helps, finest)
@@ -68,7 +69,7 @@ def reliability(distilled: Distilled, *, seed: int = 0) -> dict[str, np.ndarray]
     return {name: np.concatenate(columns) for name, columns in found.items()}
 
 
-def _resampled(spots: np.ndarray, seed: int) -> np.ndarray:
+def block_bootstrap(spots: np.ndarray, seed: int) -> np.ndarray:
     """Bootstrap weights of the spots, ``(1 + N_RESAMPLES, spots)``: ones in the first row, then resampled blocks."""
     for edge in range(BLOCK_PITCHES, 0, -1):
         block = np.unique(np.floor((spots - spots.min(0)) / edge), axis=0, return_inverse=True)[1].ravel()
@@ -79,20 +80,22 @@ def _resampled(spots: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate([np.ones((1, len(spots))), times[:, block]])
 
 
-def _neighbours(spots: np.ndarray) -> sparse.csr_matrix:
+def neighbour_means(spots: np.ndarray) -> sparse.csr_matrix:
     """Matrix ``(spots, spots)`` that averages the neighbours of each spot, without itself; zero rows without any."""
     tree = cKDTree(spots)
     near = sparse.csr_matrix(tree.sparse_distance_matrix(tree, 1.25, output_type="coo_matrix") > 0).astype(float)
     return sparse.csr_matrix(sparse.diags(1 / np.maximum(np.asarray(near.sum(1)).ravel(), 1)) @ near)
 
 
-def _n_within(spots: np.ndarray, reach: int) -> int:
+def n_within_reach(spots: np.ndarray, reach: int) -> int:
     """Number of spots within ``reach`` pitches of a typical spot, itself included."""
     slack = 0.2  # pitches, for noise of positions; the next distance on a square lattice is 0.24 beyond two pitches
     return int(np.median(cKDTree(spots).query_ball_point(spots, reach + slack, return_length=True)))
 
 
-def _taken_together(correlation: np.ndarray, counts: np.ndarray, neighbours: sparse.csr_matrix, n: int) -> np.ndarray:
+def summed_correlation(
+    correlation: np.ndarray, counts: np.ndarray, neighbours: sparse.csr_matrix, n: int
+) -> np.ndarray:
     """Estimate the correlation ``(genes,)`` for counts summed over ``n`` spots, from that of single spots.
 
     The variance due to tissue is the covariance of a spot with its neighbours, whose counting noise is independent.
@@ -106,7 +109,7 @@ def _taken_together(correlation: np.ndarray, counts: np.ndarray, neighbours: spa
     return np.minimum(correlation * np.sqrt(centred.var(0) / together), np.sqrt(tissue / together))
 
 
-def _correlations(weights: np.ndarray, counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def correlations(weights: np.ndarray, counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Pearson correlation of log1p values under each row of weights, ``(rows, genes)``; 0 where one is constant."""
     x, y = (values - values.mean(0) for values in (np.log1p(counts), np.log1p(np.maximum(predicted, 0))))
     share = weights / weights.sum(1, keepdims=True)
