@@ -70,9 +70,9 @@ def test_items_of_real_sections_come_first_and_train_the_mean_alone(bank, with_b
 def test_displacements_turn_with_their_map(turn, flip):
     # The vector field (y, x) of positions themselves: turned, it must still point from the centre outwards.
     yx = np.indices((5, 5)).astype(float) - 2
-    turned = np.rot90(yx, turn, (-2, -1))
-    turned = turned(turned[..., ::-1] if flip else turned, turn, flip)
-    np.testing.assert_array_equal(turned, yx)
+    moved = np.rot90(yx, turn, (-2, -1))
+    moved = turned(moved[..., ::-1] if flip else moved, turn, flip)
+    np.testing.assert_array_equal(moved, yx)
 
 
 def test_cells_serve_as_spots_of_one_bin(tmp_path, tiny, student):
