@@ -11,7 +11,7 @@ import torch
 from hadmst_sc.distillation.components import CONTEXT
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.train.bank import RealSection, StoredSection, make_masked
-from hadmst_sc.train.data import draw_batch
+from hadmst_sc.train.data import draw_batch, turned
 from hadmst_sc.train.losses import pooled_deviance
 
 
