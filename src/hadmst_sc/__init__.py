@@ -31,7 +31,8 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# Modules of version 0.1 that have another name now; importing one gives the new module, with a warning.
+# Modules under the names that they had first. Importing one gives the module of today, with a warning; a few names in
+# it are others now.
 MOVED = dict(
     pair.split("=")
     for pair in """
@@ -76,4 +77,5 @@ class _MovedFinder:
         module.__spec__ = self._spec  # the import system put in that of the old name
 
 
-sys.meta_path.append(_MovedFinder)  # type: ignore[arg-type]
+if not any(getattr(one, "__name__", "") == "_MovedFinder" for one in sys.meta_path):  # as after a reload
+    sys.meta_path.append(_MovedFinder)  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def options_of(*groups: Mapping[str, Argument]) -> Callable[[Function], Function
         options = []
         for name, one in shared.items():
             kind, text = AS_TEXT.get(name, (None, ""))
-            option = typer.Option(*OTHER_NAMES.get(name, ()), help=text or one.text.split(". ")[0].rstrip(".") + ".")
+            option = typer.Option(*OTHER_NAMES.get(name, ()), help=text or one.text.replace("``", ""))
             annotation: Any = Annotated[kind or KINDS[one.kind], option]  # type: ignore[valid-type]
             options.append(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)

@@ -39,15 +39,18 @@ def test_weights_are_trained_further_and_their_card_says_from_what(obs, tmp_path
         ({"n_jobs": 0}, "`n_jobs` needs"),
         ({"random_state": -1}, "`random_state` needs"),
         ({"resume": 1}, "`resume` needs True or False"),
+        ({"output": None}, "`output` needs a folder"),
+        ({"output": __file__}, "`output` needs a folder"),
+        ({"model": None}, "`model` needs a bundled name or a path"),
     ],
 )
 def test_wrong_arguments_are_named(obs, tmp_path, wrong, told):
     with pytest.raises(ValueError, match=told):
-        hd.train.fine_tune(obs, output=tmp_path / "none", **wrong)
+        hd.train.fine_tune(obs, **{"output": tmp_path / "none"} | wrong)
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("sections", [[], [None], "section.zarr"])
+@pytest.mark.parametrize("sections", [[], [None], "section.zarr", None, hd.datasets.phantom(n_genes=2, size_um=600.0)])
 def test_what_is_no_section_gets_the_way_to_one(sections, tmp_path):
     with pytest.raises(TypeError, match=r"`sections` needs observations .*read_observation"):
         hd.train.fine_tune(sections, output=tmp_path)
@@ -61,4 +64,5 @@ def test_all_sections_that_cannot_be_trained_on_are_named(obs, tmp_path):
 
 def test_weights_that_are_not_there_are_named(obs, tmp_path):
     with pytest.raises(FileNotFoundError, match="`model` needs a bundled name"):
-        hd.train.fine_tune(obs, output=tmp_path, model="nonesuch")
+        hd.train.fine_tune(obs, output=tmp_path / "none", model="nonesuch")
+    assert not (tmp_path / "none").exists()

@@ -197,3 +197,18 @@ def test_footprints_moved_by_parts_of_a_bin_keep_their_area_and_centre():
 def test_what_is_moved_off_the_grid_is_lost():
     measurement = discs(np.array([[3.0, 12.0]]), 4.0, (24, 24))
     assert measurement.moved(np.array([[-3.0, 0.0]])).area[0] == pytest.approx(measurement.area[0] / 2)
+
+
+def test_pitch_and_diameter_are_those_of_the_spots_in_bins():
+    centres = np.array([(5.0 * i + 4, 5.0 * j + 4) for i in range(6) for j in range(5)])
+    spots = discs(centres, 2.75, (40, 36))
+    assert spots.pitch == pytest.approx(5) and spots.diameter == pytest.approx(2.75)
+
+
+def test_a_crop_has_the_spots_where_they_were():
+    spots = discs(np.array([(12.3, 9.6), (20.0, 14.5)]), 3.0, (30, 24))
+    box = (slice(8, 26), slice(5, 20))
+    part = spots.cropped(box)
+    np.testing.assert_allclose(part.centres, spots.centres - [8, 5])
+    again = discs(part.centres, 3.0, (18, 15))
+    assert abs(part.matrix - again.matrix).max() < 1e-12

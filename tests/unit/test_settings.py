@@ -78,7 +78,7 @@ def test_a_new_setting_is_in_the_key_the_provenance_the_check_and_the_help_of_th
         seen.update(given)
 
     told = " ".join(re.findall(r"[\w.-]+", CliRunner().invoke(app, ["--help"]).output))  # without the box
-    assert "--sharpness" in told and "Sharpness of the maps." in told and "docstrings" not in told
+    assert "--sharpness" in told and "Sharpness of the maps. More than this sentence is for docstrings." in told
     assert CliRunner().invoke(app, ["--sharpness", "3"]).exit_code == 0 and seen["sharpness"] == 3
 
 
@@ -91,8 +91,15 @@ def test_type_checkers_know_the_arguments_as_they_are():
 
 
 def test_an_unknown_argument_is_named():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'n_sample'"):
+    with pytest.raises(TypeError, match=r"superresolve\(\) .*'n_sample'. Did you mean `n_samples`\?"):
         hd.tl.superresolve(None, "he", n_sample=3)
+    with pytest.raises(TypeError, match=r"register\(\) missing a required argument: 'image_key'"):
+        hd.pp.register(None)
+
+
+def test_a_section_in_place_of_an_observation_gets_the_way_to_one():
+    with pytest.raises(TypeError, match=r"`obs` needs an Observation, .*read_observation\(sdata, image_key\)"):
+        hd.tl.predict(hd.datasets.phantom(n_genes=2, size_um=600.0))
 
 
 @pytest.mark.parametrize("name", OTHER)

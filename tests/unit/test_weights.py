@@ -108,6 +108,9 @@ def test_the_bundled_card_names_its_inputs_and_a_card_of_the_format_before_is_re
     del card["inputs"]
     saved.with_suffix(".json").write_text(json.dumps(card))
     assert load_model(saved).name == "m"
+    saved.with_suffix(".json").write_text(json.dumps(card | {"format": 3}))
+    with pytest.raises(ValueError, match="was trained on features"):
+        load_model(saved)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 99}'])

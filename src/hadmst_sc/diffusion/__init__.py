@@ -1,4 +1,7 @@
-"""Sampling, tiling and consistency for any denoiser ``D(x, sigma)``; independent of networks."""
+"""Sampling, tiling and consistency for any denoiser ``D(x, sigma)``; independent of networks.
+
+The conditional diffusion model is :mod:`hadmst_sc.models.diffusion`.
+"""
 
 from hadmst_sc.diffusion.consistency import Footprints, consistent
 from hadmst_sc.diffusion.denoiser import Denoiser

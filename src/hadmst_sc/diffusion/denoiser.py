@@ -22,7 +22,7 @@ def closed_form(priors: Tensor) -> Tensor:
     Parameters
     ----------
     priors
-        ``(g, 5, ny, nx)`` in the order of ``distill.PRIORS``, positive.
+        ``(g, 5, ny, nx)`` in the order of ``distillation.genes.PRIORS``, positive.
 
     Returns
     -------

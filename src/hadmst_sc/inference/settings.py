@@ -164,7 +164,7 @@ class Settings:
         maps=False,
         none_is_default=True,
     )
-    random_state: int = setting(0, SEED, "Seed of the samples.")
+    random_state: int = setting(0, SEED, "Seed of all random numbers.")
     n_jobs: int | None = setting(
         None,
         optional(whole(1, MAX_THREADS)),

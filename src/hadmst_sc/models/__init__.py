@@ -1,8 +1,8 @@
-"""The four parts of the method, and their weights: exactly the parameters that ship in the weights file.
+"""The four parts of the method, and their weights.
 
 :mod:`.distillation` is the semantic distillation network, :mod:`.alignment` the spatial alignment module,
 :mod:`.adversary` the channel-aware adversarial learner (training only), :mod:`.diffusion` the conditional diffusion
-model that contains the first two.
+model, which contains the first two and is what a weights file holds.
 """
 
 from hadmst_sc.models.diffusion import HadmstModel, ModelSpec

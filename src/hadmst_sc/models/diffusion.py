@@ -99,7 +99,7 @@ def gene_channels(priors: Tensor, spots: Tensor, coverage: Tensor, offsets: Tens
     Parameters
     ----------
     priors
-        ``(b, len(PRIORS), ny, nx)`` in the order of ``distill.PRIORS``, rates in gene means.
+        ``(b, len(PRIORS), ny, nx)`` in the order of ``distillation.genes.PRIORS``, rates in gene means.
     spots
         ``(b, ny, nx)`` measured rates under the spots, zero in the gaps.
     coverage

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hadmst_sc.section.features import N_BASE
 
 BUNDLED = Path(__file__).parent / "_weights"
 FORMAT = 3  # 3 adds the names of the inputs
+FIRST_WITH_INPUTS = 3
 READABLE = (2, FORMAT)
 SELF_TEST_TOLERANCE = 1e-4
 MAX_CARD = 10_000_000  # bytes of JSON; the card of the bundled model has 25,000
@@ -91,13 +93,18 @@ def load_model(model: str | Path | HadmstModel = "default", device: str | torch.
 
 def _check_inputs(name: str, card: dict[str, Any]) -> None:
     """Refuse weights that were trained on other inputs or in another order; cards of format 2 have no names."""
-    named = card.get("inputs", INPUTS)
+    if card["format"] < FIRST_WITH_INPUTS:
+        return
+    named = card.get("inputs")
     for kind, ours in INPUTS.items():
-        theirs = named.get(kind) if isinstance(named, dict) else None
+        found = named.get(kind) if isinstance(named, dict) else None
+        theirs = found if isinstance(found, list) else []
         if theirs != ours:
+            pairs = enumerate(zip_longest(theirs, ours, fillvalue="none"), 1)
+            place, (one, other) = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
             raise ValueError(
-                f"`model`: {name} was trained on {kind} {theirs!r:.300}, but this version computes {ours}. "
-                f"Train the weights again, or try `model='default'`."
+                f"`model`: {name} was trained on {kind} in another order or of another kind: number {place} is "
+                f"{str(one)!r:.80}, but {other!r} in this version. Train the weights again, or try `model='default'`."
             )
 
 
@@ -182,7 +189,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, RecursionError):
         complete = False
     if not complete:
-        raise ValueError(f"`model`: {card_path.name} is not a card of format {FORMAT}. {REMEDY}")
+        raise ValueError(f"`model`: {card_path.name} is not a card of the formats {READABLE}. {REMEDY}")
     return dict(card)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import textwrap
@@ -100,10 +101,18 @@ def takes(*groups: Mapping[str, Argument], but: Sequence[str] = (), **defaults: 
 
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
-            whole.bind(*args, **given)  # names what is missing or unknown
+            try:
+                whole.bind(*args, **given)
+            except TypeError as error:
+                unknown = next((name for name in given if name not in whole.parameters), "")
+                alike = difflib.get_close_matches(unknown, whole.parameters, 1)
+                meant = f". Did you mean `{alike[0]}`?" if alike else ""
+                raise TypeError(f"{function.__name__}() {error}{meant}") from None
             return function(*args, **defaults | given)
 
         call.__signature__ = whole  # type: ignore[attr-defined]
+        call.__annotations__ = {one.name: one.annotation for one in whole.parameters.values()}
+        call.__annotations__["return"] = whole.return_annotation
         if call.__doc__:
             text = textwrap.indent(described(shared), "    ")
             call.__doc__ = call.__doc__.replace("    {shared}", text)

@@ -6,8 +6,8 @@ from typing import Unpack
 
 from hadmst_sc.inference.predict import run
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
-from hadmst_sc.section.arguments import FLAG
-from hadmst_sc.section.errors import Problems
+from hadmst_sc.section.arguments import FLAG, shown
+from hadmst_sc.section.errors import Problems, WrongTypeError
 from hadmst_sc.section.observation import MapSink, Observation, Prediction
 from hadmst_sc.section.shared_arguments import takes
 
@@ -57,6 +57,11 @@ def predict(
     >>> hd.tl.predict(obs, model=None).mean.shape
     (4, 30, 30)
     """
+    if not isinstance(obs, Observation):
+        raise WrongTypeError(
+            f"`obs` needs an Observation, but is {shown(obs)}. Pass `hd.io.read_observation(sdata, image_key)`, or "
+            f"call `hd.tl.superresolve(sdata, image_key)`."
+        )
     problems = Problems("cannot predict this section")
     settings = Settings.of({**given, "batch_size": gene_chunk})
     settings.check(problems, {"batch_size": "gene_chunk"})

@@ -29,9 +29,18 @@ class _Given(SectionArguments, SettingsArguments, total=False):
 
 
 USED = ("model", "align", "features", "device", "random_state")
+# The same arguments of a run, for the part of it that this is.
+MEANINGS = {
+    name: SETTINGS[name]._replace(text=text)
+    for name, text in {
+        "model": "Weights whose features of the H&E are used: a bundled name, a path, a loaded model, or ``None``.",
+        "align": 'Register the H&E to the spots first; with ``"spots"`` the spots to the H&E.',
+        "random_state": "Seed of the resampling and of the shuffling.",
+    }.items()
+}
 
 
-@takes(SECTION, {name: SETTINGS[name] for name in USED})
+@takes(SECTION, {name: SETTINGS[name] for name in USED} | MEANINGS)
 @usual_errors
 def reliability(
     sdata: SpatialData, image_key: str, *, controls: bool = False, key_added: str = "superres", **given: Unpack[_Given]

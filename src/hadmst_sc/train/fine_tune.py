@@ -10,14 +10,18 @@ from typing import Any
 from hadmst_sc.models import HadmstModel, load_model
 from hadmst_sc.models.weights import save_model
 from hadmst_sc.runtime import torch_threads, usual_errors
-from hadmst_sc.section.arguments import FLAG, SEED, optional, whole
+from hadmst_sc.section.arguments import FLAG, SEED, Requirement, optional, whole
 from hadmst_sc.section.errors import Problems, WrongTypeError
 from hadmst_sc.section.observation import Observation
 from hadmst_sc.train import loop
 from hadmst_sc.train.bank import RealSection
 from hadmst_sc.train.config import BankConfig, SectionKind, TrainConfig
 
-CROP_UM = 1280.0  # edge of the phantoms: a crop of 64 bins of 20 µm, the size that the bundled weights were trained on
+CROP = 64  # bins; the bundled weights were trained on crops of this size
+
+
+def _is_folder(value: Any) -> bool:
+    return isinstance(value, str | Path) and str(value) != "" and not Path(value).is_file()
 
 
 @usual_errors
@@ -42,8 +46,8 @@ def fine_tune(
     Parameters
     ----------
     sections
-        One or more sections, of :func:`hadmst_sc.io.read_observation`, with bins of 20 µm. Keep one aside to see
-        whether the result is better.
+        One or more sections, of :func:`hadmst_sc.io.read_observation`, with bins of the size that you use later. Keep
+        one aside to see whether the result is better.
     output
         Folder of the checkpoint, the log and the weights, ``model.safetensors`` with its card.
     model
@@ -79,14 +83,24 @@ def fine_tune(
     (12, 80, 80)
     """
     problems = Problems("cannot fine-tune")
-    sections = [sections] if isinstance(sections, Observation) else list(sections)
-    if not sections or not all(isinstance(one, Observation) for one in sections):
+    sections = [sections] if isinstance(sections, Observation) else sections
+    if not isinstance(sections, list | tuple) or not all(isinstance(one, Observation) for one in sections or [None]):
         raise WrongTypeError(
             "`sections` needs observations of `hd.io.read_observation`, but holds something else or nothing. Pass "
             "`sections=[hd.io.read_observation(sdata, image_key, bin_um=20.0)]`."
         )
-    given = {"steps": steps, "n_phantoms": n_phantoms, "random_state": random_state, "n_jobs": n_jobs, "resume": resume}
+    given: dict[str, Any] = {
+        "output": output,
+        "model": model,
+        "steps": steps,
+        "n_phantoms": n_phantoms,
+        "random_state": random_state,
+        "n_jobs": n_jobs,
+    }
+    given["resume"] = resume
     required = {
+        "output": (Requirement("a folder, as text or path", _is_folder), "runs/mine"),
+        "model": (Requirement("a bundled name or a path", lambda value: isinstance(value, str | Path)), "default"),
         "steps": (whole(1, 10**8), 300),
         "n_phantoms": (whole(1, 10**6), 16),
         "random_state": (SEED, 0),
@@ -95,19 +109,23 @@ def fine_tune(
     }
     problems.check(given, required)
     problems.raise_if_any()
-    workers = n_jobs or 2
+    load_model(model)  # an error comes before anything is made
+    workers, real = n_jobs or 2, [RealSection(one) for one in sections]
+    sizes = sorted({one.grid.bin_um for one in sections})
     bank = BankConfig(
         first_seed=1000,
         n_phantoms=n_phantoms,
         n_genes=32,
         n_workers=workers,
         start_with=n_phantoms,
-        kinds=(SectionKind(size_um=CROP_UM, bin_um=20.0),),
+        kinds=tuple(SectionKind(size_um=CROP * bin_um, bin_um=bin_um) for bin_um in sizes),
         n_masked=4,
     )
     config = TrainConfig(
         seed=random_state,
         steps=steps,
+        crop=CROP,
+        genes=max(1, min(8, *(int(one.usable.sum()) for one in real))),
         # A quarter of the rate that made the bundled weights: they are near already.
         learning_rate=2e-4,
         warmup=20,
@@ -120,8 +138,8 @@ def fine_tune(
         bank=bank,
     )
     # What was distilled from an earlier state of a section must not pass for this one.
-    real = {f"section_{section.digest}": section for section in map(RealSection, sections)}
-    return train_and_save(config, output, sections=real, resume=resume)
+    named = {f"section_{section.digest}": section for section in real}
+    return train_and_save(config, output, sections=named, resume=resume)
 
 
 def train_and_save(

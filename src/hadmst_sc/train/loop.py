@@ -112,7 +112,8 @@ class _State:
             record = json.loads(file.metadata()["record"])
         if record["config"] != json.loads(json.dumps(config.to_dict())):
             raise ValueError(
-                f"`config` differs from the one that made {path}. Pass another `--out` directory, or `--no-resume`."
+                f"`config` differs from the one that made {path}. Pass another output folder, or `resume=False` "
+                f"(`--no-resume`)."
             )
         tensors = load_file(path)
 
