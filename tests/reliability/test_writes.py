@@ -322,7 +322,7 @@ def test_a_store_with_links_where_results_go_is_refused(place, stores, tmp_path)
     shutil.move(store / place, home / "there")
     (store / place).symlink_to(home / "there")
     before = files(home)
-    with pytest.raises(OSError, match=rf"`sdata` needs a store without links, but {place} in s\.zarr is one"):
+    with pytest.raises(OSError, match=rf"`sdata` needs a store without links, but {place} in s\.zarr is a link"):
         check_output(sd.read_zarr(store), "superres", overwrite=True)
     assert files(home) == before
 

@@ -122,7 +122,7 @@ class Network(Estimator):
         return Maps(expected.cpu().numpy(), std.cpu().numpy(), np.stack(kept) if kept else None)
 
     def _windows(self, chunk: Chunk, model: HadmstModel) -> Callable[[Evaluation], Denoiser]:
-        """A function that runs an evaluation of the network in windows over the tissue.
+        """Return a function that evaluates the network window by window over the tissue.
 
         The condition is computed once for the chunk; all maps are padded once, as far as windows extend beyond them.
         """
@@ -164,7 +164,7 @@ class ByMetagenes(Estimator):
     of_metagenes
         ``(K, ny, nx)`` expected counts per bin of the metagenes.
     shares
-        ``(genes, K)`` share of a gene in each metagene's counts.
+        ``(genes, K)``: for each metagene, the part of its counts that belongs to each gene.
     change
         ``(L, ny, nx)`` logarithm of network over closed form, for the landmark genes.
     deviation

@@ -210,7 +210,7 @@ def gone(path: Path) -> StoreError:
 def interrupts_held() -> Iterator[Callable[[], None]]:
     """Defer SIGINT until the end of the block.
 
-    Does nothing outside the main thread, where Python delivers no signals.
+    Works in the main thread only, because Python delivers signals nowhere else.
 
     Yields
     ------

@@ -142,7 +142,7 @@ class Result:
             first = OutputNames(self.first_key)
             raise MissingKeyError(
                 f"images/{first.std if std else first.image}{self._suffix}: is missing, or no longer aligned with "
-                f"labels/{self.region}. The table alone does not show that its values are still counts. "
+                f"labels/{self.region}. Without this image it cannot be checked that the table still contains counts. "
                 f"If the image was renamed, pass its name as `key_added=`. Otherwise: {again(self)}"
             )
         return levels(self.sdata.images[found])[0]

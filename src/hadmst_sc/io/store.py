@@ -50,7 +50,7 @@ def check_store(path: Path) -> None:
     for place in (path / ROOT, *groups, *(group / ROOT for group in groups)):
         if place.is_symlink():
             raise StoreError(
-                f"`sdata` needs a store without links, but {place.relative_to(path)} in {path.name} is one. Writing "
+                f"`sdata` needs a store without links, but {place.relative_to(path)} in {path.name} is a link. Writing "
                 f"through it would change files outside the store. Call `sdata.write('new.zarr'); "
                 f"sdata = spatialdata.read_zarr('new.zarr')`."
             )

@@ -95,7 +95,7 @@ def _crop(section: StoredSection, genes: np.ndarray, size: int, rng: np.random.G
 
 
 def turned(vectors: np.ndarray, turn: int, flip: bool) -> np.ndarray:
-    """Components of vectors (y, x) whose map was rotated by ``np.rot90`` and possibly mirrored."""
+    """Turn vectors (y, x) along with their map, which was rotated by ``np.rot90`` and perhaps mirrored."""
     y, x = vectors
     for _ in range(turn):
         y, x = -x, y
