@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import time
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from hadmst_sc.alignment.evidence import RIDGES, Agreement, Pooled, leading_components, loo_errors, splines
-from hadmst_sc.alignment.register import Alignment, align_image, estimate_alignment
+from hadmst_sc.alignment.register import AFFINES, TURNS, Alignment, align_image, estimate_alignment
 from hadmst_sc.alignment.warp import MAX_FIELD_STEPS, control_points
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.section.features import he_features
@@ -311,3 +312,18 @@ def test_measurement_is_the_only_source_of_positions(clear):
     follows = replace(obs, measurement=Measurement(matrix, obs.grid.shape, obs.measurement.centres + bins))
     shift = estimate_alignment(follows)
     assert np.hypot(shift.dy_um, shift.dx_um) < 6.0
+
+
+@pytest.mark.parametrize("turn", AFFINES)
+def test_the_affine_of_a_turn_puts_every_pixel_where_the_turn_does(turn):
+    maps = np.arange(12.0).reshape(1, 3, 4)
+    turned = TURNS[turn](maps)
+    affine = np.array(ast.literal_eval(AFFINES[turn].format(h=3, w=4)))
+    for y, x in np.ndindex(3, 4):
+        to_x, to_y, _ = affine @ [x + 0.5, y + 0.5, 1]
+        assert turned[0, int(to_y), int(to_x)] == maps[0, y, x]
+
+
+def test_clockwise_is_as_clocks_turn():
+    image = np.array([[[1, 2], [3, 4]]])
+    np.testing.assert_array_equal(TURNS["turned by 90° clockwise"](image), [[[3, 1], [4, 2]]])
