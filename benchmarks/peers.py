@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from hadmst_sc.section.measurement import degrade
 from hadmst_sc.section.observation import Observation
@@ -159,8 +158,8 @@ def write_section(folder: Path, obs: Observation, *, text: bool = False) -> None
     spots_um = obs.measurement.centres[:, ::-1] * bin_um  # x, y
     source = obs.source
     # Where nobody said so: the disc of the same area, and the distance to the nearest neighbour.
-    spot_um = (source and source.spot_um) or float(2 * bin_um * np.sqrt(np.median(obs.measurement.area) / np.pi))
-    pitch_um = (source and source.pitch_um) or float(np.median(cKDTree(spots_um).query(spots_um, 2)[0][:, 1]))
+    spot_um = (source and source.spot_um) or obs.measurement.diameter * bin_um
+    pitch_um = (source and source.pitch_um) or obs.measurement.pitch * bin_um
     section = {
         "counts": obs.counts.astype(np.float32),
         "genes": np.array(obs.genes, str),

@@ -78,19 +78,26 @@ DEMO = (
 )
 Store = Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)]
 ImageKey = Annotated[str, typer.Argument(help="Name of the H&E image in the store.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DEVICES = "auto, cpu, cuda, cuda:1, mps."
+Device = Annotated[str, typer.Option(help=DEVICES)]
 
 # Shared arguments that a command line cannot take, or takes in another form: type and help.
 ONLY_IN_PYTHON = ("features", "client", "window", "keep_draws")
 AS_TEXT: dict[str, tuple[Any, str]] = {
     "genes": (str | None, "a,b,c or a number: the n most informative."),
     "model": (str, "Bundled name or path; 'none' for the closed form alone."),
-    "device": (str, "auto, cpu, cuda, cuda:1, mps."),
+    "device": (str, DEVICES),
     "align": (bool, ""),
 }
 KINDS: dict[str, Any] = {  # annotations of the others, by their source
-    **{"bool": bool, "int": int, "float": float, "str": str, "Consistency": Consistency},
-    **{"int | None": int | None, "float | None": float | None, "str | None": str | None},
+    "bool": bool,
+    "int": int,
+    "int | None": int | None,
+    "float": float,
+    "float | None": float | None,
+    "str": str,
+    "str | None": str | None,
+    "Consistency": Consistency,
 }
 OTHER_NAMES = {"n_metagenes": ("--n-metagenes", "--metagenes")}
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
-from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
     import torch
@@ -256,6 +255,8 @@ def progress(total: int, done: int, *, show: bool) -> Iterator[Callable[[int], N
     """Progress bar over ``total`` genes, ``done`` of them finished; yields a function that advances it."""
     bar: Any = None
     if show:
+        from tqdm.auto import tqdm  # here, because every command of the command line loads this module
+
         with suppress(Exception):  # no standard error, or a closed one
             bar = tqdm(total=total, initial=done, desc="genes")
 

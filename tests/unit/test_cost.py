@@ -97,7 +97,7 @@ def test_seconds_are_of_the_right_size(obs, network):
     told = cost_of(obs, replace(HOW, model=network, n_samples=8), backed=False)
     started = time.process_time()
     hd.tl.predict(obs, n_samples=8, align=False, gate=False)
-    assert 1 / 10 < told.seconds / (time.process_time() - started) < 10
+    assert 1 / 5 < told.seconds / (time.process_time() - started) < 5
 
 
 @pytest.mark.parametrize(

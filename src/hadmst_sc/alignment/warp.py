@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
-from scipy.spatial import cKDTree
 
 from hadmst_sc.alignment.evidence import Agreement, Basis
 from hadmst_sc.alignment.record import Alignment, Field
 from hadmst_sc.runtime import side_by_side
+from hadmst_sc.section.measurement import spacing
 
 MAX_DEG = 6.0
 N_STARTS = 3  # best candidates from which the descent starts
@@ -139,8 +139,7 @@ def _control(section: Agreement, start: Alignment, basis: Basis, rows: np.ndarra
 def control_points(centres_um: np.ndarray) -> tuple[Field, Basis]:
     """Field of zero displacement over the spots, and its basis: all control points along y, then all along x."""
     low, high = centres_um.min(0), centres_um.max(0)
-    pitch = float(np.median(cKDTree(centres_um).query(centres_um, k=2)[0][:, 1]))
-    step = max(FIELD_STEP_UM, FIELD_STEP_PITCHES * pitch, float((high - low).max()) / MAX_FIELD_STEPS)
+    step = max(FIELD_STEP_UM, FIELD_STEP_PITCHES * spacing(centres_um), float((high - low).max()) / MAX_FIELD_STEPS)
     n = np.maximum(1, np.ceil((high - low) / step)).astype(int)
     origin = (low + high - n * step) / 2 - step  # cubic splines need one more interval on each side
     shape = (int(n[0]) + 3, int(n[1]) + 3)

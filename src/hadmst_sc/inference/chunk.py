@@ -54,7 +54,11 @@ class Chunk:
         """The estimate in model space: the closed form blended with a rate, then made to agree with the counts."""
         change = (rate / self.residual.base).clamp(min=1e-9)
         blended = self.residual.encode(self.residual.base * change**self.section.share)
-        return self.agreed(lambda x, sigma: x)(blended, 0.0)
+        return self.consistent(blended)
+
+    def consistent(self, x: Tensor) -> Tensor:
+        """Make maps in model space agree with the counts at the spots."""
+        return self.agreed(lambda x, sigma: x)(x, 0.0)
 
     def noise(self, number: int) -> Tensor:
         """Noise of one sample: each gene's own, blended with shared noise by the correlation of counts at the spots."""

@@ -60,7 +60,7 @@ class ClosedForm(Estimator):
 
     def maps(self, chunk: Chunk) -> Maps:
         """The closed form, consistent with the counts."""
-        estimate = chunk.estimate(chunk.residual.base)
+        estimate = chunk.consistent(torch.zeros_like(chunk.residual.base))
         return Maps(chunk.counts(chunk.residual.decode(estimate)).cpu().numpy())
 
 
@@ -105,15 +105,16 @@ class Network(Estimator):
         expected = chunk.counts(rate)
         if settings.n_samples < 2:
             return Maps(expected.cpu().numpy())
-        one_step = chunk.agreed(over_tissue(draw))
-        steps, sigmas = chunk.agreed(over_tissue(denoise)), sigma_schedule(settings.n_steps, SIGMA_START)
+        one_step = settings.n_steps == 1
+        sampler = chunk.agreed(over_tissue(draw if one_step else denoise))
+        sigmas = sigma_schedule(settings.n_steps, SIGMA_START)
         moments, kept = RunningMoments(), []
         for number in range(settings.n_samples):
             noise = chunk.noise(number)
-            if settings.n_steps == 1:
-                x = one_step(noise, 0.0)
+            if one_step:
+                x = sampler(noise, 0.0)
             else:
-                x = sample(steps, noise, sigmas, estimate, model.spec.sigma_data)
+                x = sample(sampler, noise, sigmas, estimate, model.spec.sigma_data)
             drawn = chunk.counts(residual.decode(x))
             moments.update(drawn)
             if settings.keep_draws:

@@ -29,13 +29,13 @@ from hadmst_sc.section.arguments import (
     whole,
 )
 from hadmst_sc.section.errors import Problems
-from hadmst_sc.section.observation import Observation
 from hadmst_sc.section.shared_arguments import Argument
 
 if TYPE_CHECKING:
     import torch
 
     from hadmst_sc.models import HadmstModel
+    from hadmst_sc.section.observation import Observation
 
 MANY = 10_000  # maximum of samples and of steps: more is a typo
 MAX_THREADS = 1024

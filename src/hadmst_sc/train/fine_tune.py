@@ -96,8 +96,8 @@ def fine_tune(
         "n_phantoms": n_phantoms,
         "random_state": random_state,
         "n_jobs": n_jobs,
+        "resume": resume,
     }
-    given["resume"] = resume
     required = {
         "output": (Requirement("a folder, as text or path", _is_folder), "runs/mine"),
         "model": (Requirement("a bundled name or a path", lambda value: isinstance(value, str | Path)), "default"),
