@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import baselines
 import cases
@@ -29,7 +27,6 @@ from torch import Tensor
 
 from hadmst_sc import metrics, tl
 from hadmst_sc.distillation.components import CONTEXT
-from hadmst_sc.distillation.genes import Distilled
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.local import silence
 from hadmst_sc.models.weights import load_model
@@ -49,7 +46,6 @@ class Part:
     options: Mapping[str, Any] = field(default_factory=dict)
     change: Callable[[Observation], Observation] = lambda obs: obs
     model: Callable[[HadmstModel], HadmstModel] = lambda model: model
-    shared_noise: bool = True
     about: str = "mean"  # or "draws", which take the longer
     misregistration_um: float | None = None  # of the phantom, for the full method too; None: as `simulate` draws it
 
@@ -76,12 +72,6 @@ class WithoutMetagenes(HadmstModel):
         return super().encode(context, align=align)
 
 
-def _own_noise() -> Any:
-    """Zero loadings of the noise that genes share. The package has no setting for it."""
-    loadings = Distilled.coexpression
-    return mock.patch.object(Distilled, "coexpression", lambda self, genes: np.zeros_like(loadings(self, genes)))
-
-
 PARTS = (
     Part("no H&E", change=baselines.without_he),
     Part("no semantic distillation (student)", model=no_student),
@@ -93,7 +83,6 @@ PARTS = (
     Part("no gate", {"gate": False}),
     Part("consistency off", {"consistency": "off"}),
     Part("consistency hard", {"consistency": "hard"}),
-    Part("no shared noise", shared_noise=False, about="draws"),
 )
 
 
@@ -102,8 +91,7 @@ def scores(obs: Observation, rate: np.ndarray, part: Part, weights: str) -> dict
     n = N_DRAWS if part.about == "draws" else 0
     model = part.model(load_model(weights))
     options = {"model": model, "n_samples": n, "n_steps": 1, "keep_draws": bool(n)} | dict(part.options)
-    with nullcontext() if part.shared_noise else _own_noise():
-        found = tl.predict(part.change(obs), **options)
+    found = tl.predict(part.change(obs), **options)
     if found.draws is None:
         of_genes = of_rates(found.mean, rate, obs.inside)
         return {name: float(of_genes[name].mean()) for name in ("pcc", "rmse", "deviance")}

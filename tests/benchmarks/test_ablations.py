@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.distillation.genes import Distilled
 from hadmst_sc.phantom.simulate import simulate
 
 
@@ -17,7 +16,6 @@ def phantom():
 def test_every_part_changes_the_result_and_is_put_back(phantom):
     from ablations import PARTS, Part, scores
 
-    before = Distilled.coexpression
     full = {
         about: scores(phantom.observation, phantom.rate, Part("full", about=about), "default")
         for about in ("mean", "draws")
@@ -30,7 +28,6 @@ def test_every_part_changes_the_result_and_is_put_back(phantom):
             "no gate",
         )  # here nothing is moved, and the network trusted
         assert same or found != full[part.about], part.name
-    assert before is Distilled.coexpression
     assert scores(phantom.observation, phantom.rate, Part("full"), "default") == full["mean"]
 
 

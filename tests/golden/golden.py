@@ -16,9 +16,8 @@ import torch
 
 import hadmst_sc as hd
 from hadmst_sc.alignment.register import estimate_alignment
-from hadmst_sc.diffusion import keyed_noise, shared_noise
+from hadmst_sc.diffusion import keyed_noise
 from hadmst_sc.diffusion.denoiser import Residual, closed_form
-from hadmst_sc.distillation.components import N_LEADING
 from hadmst_sc.distillation.genes import PRIORS, distill
 from hadmst_sc.models.diffusion import gene_channels
 from hadmst_sc.models.weights import load_model
@@ -71,8 +70,6 @@ def parts_of(obs: Observation) -> dict[str, np.ndarray]:
     spots = torch.from_numpy(distilled.spot_maps(genes))
     coverage = torch.from_numpy(distilled.measurement.coverage.clip(0, 1).astype(np.float32))
     noise = keyed_noise(obs.grid.shape, [obs.genes[gene] for gene in genes], 0, 0)
-    shared = keyed_noise(obs.grid.shape, [f"component {k}" for k in range(N_LEADING)], 0, 0)
-    noise = shared_noise(noise, shared, torch.from_numpy(distilled.coexpression(genes)))
     ny, nx = _whole(obs)
     base = closed_form(priors)[:, None]
     state, evaluated = noise[:, None] * Residual(base).scale.mean(), {}

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hadmst_sc.diffusion import Footprints, consistent, keyed_noise, sample, shared_noise, sigma_schedule, tiled, tiles
+from hadmst_sc.diffusion import Footprints, consistent, keyed_noise, sample, sigma_schedule, tiled, tiles
 from hadmst_sc.diffusion.denoiser import Residual
 from hadmst_sc.inference.estimators import SIGMA_START
 from hadmst_sc.section.measurement import discs, squares
@@ -99,17 +99,6 @@ def test_noise_belongs_to_seed_draw_gene_and_bin():
     assert not torch.equal(both[0], both[1])
     assert not torch.equal(keyed_noise((5, 6), ["A"], 7, 1)[0], both[0])
     assert not torch.equal(keyed_noise((5, 6), ["A"], 8, 0)[0], both[0])
-
-
-def test_shared_noise_is_standard_normal_and_correlates_as_the_loadings():
-    loadings = torch.tensor([[0.8, 0.0], [0.6, 0.6], [0.0, 0.0], [1.0, 0.0]])
-    own, shared = keyed_noise((200, 200), list("ABCD"), 0, 0), keyed_noise((200, 200), list("xy"), 0, 0)
-    noise = shared_noise(own, shared, loadings).flatten(1)
-    expected = loadings @ loadings.T
-    expected.fill_diagonal_(1)
-    assert torch.allclose(torch.corrcoef(noise), expected, atol=0.03)
-    assert torch.allclose(noise.std(1), torch.ones(4), atol=0.02)
-    assert torch.equal(noise[2], own[2].flatten())
 
 
 def test_noise_leaves_the_callers_random_state_alone():

@@ -116,7 +116,7 @@ def test_draws_learn_to_score_better_on_one_batch(with_draws, bank):
     scores = []
     for i in range(40):
         optimizer.zero_grad()
-        noise = normal(2, len(batch.drawn) + batch.coexpression.shape[1], 32, 32, seed=i)
+        noise = normal(2, len(batch.drawn), 32, 32, seed=i)
         losses, drawn = module(batch, len(batch.section), *none, noise)
         losses.draw.backward()
         optimizer.step()

@@ -48,26 +48,6 @@ def keyed_noise(shape: tuple[int, int], names: Sequence[str], seed: int, draw: i
     return torch.from_numpy(maps)
 
 
-def shared_noise(own: Tensor, shared: Tensor, loadings: Tensor) -> Tensor:
-    """Standard normal noise of genes, correlated according to their loadings.
-
-    Parameters
-    ----------
-    own
-        ``(..., g, ny, nx)`` standard normal, one map per gene.
-    shared
-        ``(..., k, ny, nx)`` standard normal, the same for all genes.
-    loadings
-        ``(g, k)``, rows of length at most one: correlations with the shared maps.
-
-    Returns
-    -------
-    ``(..., g, ny, nx)``; the map of each gene alone is standard normal.
-    """
-    rest = (1 - loadings.square().sum(1)).clamp(min=0).sqrt()[:, None, None]
-    return torch.einsum("gk,...kyx->...gyx", loadings, shared) + rest * own
-
-
 def sample(denoise: Denoiser, noise: Tensor, sigmas: Tensor, start: Tensor, start_sd: float) -> Tensor:
     """Draw one sample by DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2, data prediction): one evaluation per step.
 

@@ -75,8 +75,7 @@ class Distilled:
         """Loadings of genes on the leading components, ``(len(genes), N_LEADING)``, rows of length at most one.
 
         The product of two rows is the part of the correlation of two genes' square-root counts that the leading
-        components explain; counting noise is in the denominator. Errors of the estimate correlate in the same way
-        (slope 1.0, correlation 0.5 to 0.7 over pairs of genes of three phantoms), so samples share noise by it.
+        components explain; counting noise is in the denominator.
         """
         loadings = self._loadings[:, np.asarray(genes)]
         length = np.sqrt((loadings**2).sum(0))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hadmst_sc.diffusion import Denoiser, Footprints, consistent, shared_noise
+from hadmst_sc.diffusion import Denoiser, Footprints, consistent, keyed_noise
 from hadmst_sc.diffusion.denoiser import Residual, closed_form
 from hadmst_sc.inference.shared import Maps, SharedSection
 from hadmst_sc.runtime import one_blas_thread, pick_device
@@ -61,11 +61,11 @@ class Chunk:
         return self.agreed(lambda x, sigma: x)(x, 0.0)
 
     def noise(self, number: int) -> Tensor:
-        """Noise of one sample: each gene's own, blended with shared noise by the correlation of counts at the spots."""
+        """Noise of one sample ``(genes, ny, nx)`` on the crop; it depends on neither the crop nor the chunk."""
         section = self.section
-        own = section.noise([section.genes[gene] for gene in self.genes], number)
-        loadings = torch.from_numpy(section.distilled.coexpression(self.genes))
-        return shared_noise(own, section.shared_noise(number), loadings).to(self.device)
+        names = [section.genes[gene] for gene in self.genes]
+        whole = keyed_noise(section.distilled.section.active.shape, names, section.settings.random_state, number)
+        return whole[(slice(None), *section.crop)].to(self.device)
 
     @cached_property
     def _footprints(self) -> Footprints:

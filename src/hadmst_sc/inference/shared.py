@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from hadmst_sc.diffusion import keyed_noise
-from hadmst_sc.distillation.components import N_LEADING
 from hadmst_sc.distillation.genes import Distilled
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.section.errors import logger
@@ -19,7 +16,6 @@ from hadmst_sc.section.observation import Box
 if TYPE_CHECKING:
     from hadmst_sc.inference.estimators import Estimator
 
-DRAWS_KEPT = 4  # samples whose shared noise stays in memory: the default number of samples
 MIN_WINDOW = 64  # bins
 
 
@@ -120,18 +116,3 @@ class SharedSection:
     estimator: Estimator
     share: float = 1.0
     spread: float = 1.0
-    _shared_noise: dict[int, Tensor] = field(default_factory=dict)
-
-    def noise(self, names: list[str], draw: int) -> Tensor:
-        """Noise keyed by name on the cropped grid; it does not depend on the crop."""
-        whole = keyed_noise(self.distilled.section.active.shape, names, self.settings.random_state, draw)
-        return whole[(slice(None), *self.crop)].clone()
-
-    def shared_noise(self, draw: int) -> Tensor:
-        """Noise of one sample that all genes share; kept for the first samples, as every chunk needs it."""
-        found = self._shared_noise.get(draw)
-        if found is None:
-            found = self.noise([f"\0component {k}" for k in range(N_LEADING)], draw)
-            if len(self._shared_noise) < DRAWS_KEPT:
-                self._shared_noise[draw] = found
-        return found

@@ -112,7 +112,6 @@ def _common(distilled: Distilled, genes: np.ndarray, obs: Observation) -> dict[s
         "spots": distilled.spot_maps(genes).astype(half),
         "context": distilled.section.context.astype(half),
         "token": distilled.token[genes],
-        "coexpression": distilled.coexpression(genes),
         "gene_mean": distilled.gene_mean[genes].astype(np.float32),
         "coverage": obs.measurement.coverage.clip(0, 1).astype(half),
         "inside": obs.inside.astype(np.uint8),

@@ -25,7 +25,6 @@ class Batch:
     spots: Tensor  # (b, n, n)
     coverage: Tensor  # (b, n, n)
     token: Tensor  # (b, t)
-    coexpression: Tensor  # (b, k) loadings of the noise that genes share
     target: Tensor  # (b, n, n) rates in gene means; zero in real sections
     inside: Tensor  # (b, n, n) 0 or 1
     displacement: Tensor  # (s, 2, n, n) bins: where the image shows what the spots saw; phantoms only
@@ -90,7 +89,7 @@ def _crop(section: StoredSection, genes: np.ndarray, size: int, rng: np.random.G
     out |= {name: cut(name, section[name]) for name in (*SHARED, "context")}
     out["context"][: CONTEXT.n_leading] *= signs[:, None, None]
     out["displacement"] = turned(out["displacement"], turn, flip)
-    out |= {name: section.genes(name, genes) for name in ("token", "coexpression", "hidden", "gene_mean")}
+    out |= {name: section.genes(name, genes) for name in ("token", "hidden", "gene_mean")}
     return out | {"hidden_area": section["hidden_area"]}
 
 
@@ -158,7 +157,7 @@ def _stacked(
     # Shuffle phantom items: the first ones train the mean and the others the denoiser, with every section in both.
     order = torch.from_numpy(np.concatenate([np.arange(n_real), n_real + rng.permutation(n_items - n_real)]))
     section = torch.arange(len(parts)).repeat_interleave(config.genes)[order]
-    per_item = {name: joined(name)[order] for name in (*MAPS, "token", "coexpression")}
+    per_item = {name: joined(name)[order] for name in (*MAPS, "token")}
     per_item |= {name: each(name)[section] for name in ("coverage", "inside")}
     total = sum(len(h["counts"]) for h in hidden)
     owners, start = [torch.zeros(0, config.crop, config.crop, dtype=torch.int64)], 0

@@ -227,7 +227,7 @@ def _advance(
     seed = config.seed + 7919 * fabric.global_rank
     batch = draw_batch(bank, config, state.step, seed)
     n_mean = batch.n_real + round(config.mean_share * (len(batch.section) - batch.n_real))
-    n_drawn = len(batch.drawn) + batch.coexpression.shape[1] if config.draw else 0
+    n_drawn = len(batch.drawn) if config.draw else 0
     noises = _noise(config, state.step, len(batch.section) - n_mean, n_drawn)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
@@ -251,7 +251,7 @@ def _picture(state: _State, config: TrainConfig, bank: Bank, fabric: Fabric, out
     if batch is None:
         return
     batch = batch.to(fabric.device)
-    *_, noise = _noise(config, 0, 0, len(batch.drawn) + batch.coexpression.shape[1])
+    *_, noise = _noise(config, 0, 0, len(batch.drawn))
     module = TrainingStep(cast(HadmstModel, state.average.module))
     save_grid(maps_of(module, batch, noise.to(fabric.device)), output / "pictures.png")
 

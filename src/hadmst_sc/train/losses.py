@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hadmst_sc.diffusion import shared_noise
 from hadmst_sc.diffusion.denoiser import Residual, closed_form
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.diffusion import gene_channels
@@ -101,8 +100,8 @@ class TrainingStep(nn.Module):
         sigma, noise
             ``(b - n_mean,)`` noise levels and ``(b - n_mean, 1, n, n)`` standard normal noise for the other items.
         draw_noise
-            ``(2, g + k, n, n)`` standard normal noise for ``batch.drawn`` and for the components that these genes
-            share; of length zero along the second axis to skip samples.
+            ``(2, g, n, n)`` standard normal noise for ``batch.drawn``; of length zero along the second axis to skip
+            samples.
         """
         inputs = self.inputs(batch)
         features, channels, base, offsets = inputs
@@ -147,10 +146,9 @@ class TrainingStep(nn.Module):
         truth = residual.encode(batch.target[chosen]).clamp(*RESIDUAL_RANGE)
         if not n:
             return Drawn(truth.new_zeros(2, *truth.shape), truth, base.log1p(), token, inside)
-        noise = shared_noise(noise[:, :n], noise[:, n:], batch.coexpression[chosen]) * inside
         condition = self.model.condition(inputs.features[chosen], inputs.channels[chosen])
         both = (torch.cat([condition, condition]), torch.cat([token, token]))
-        out = self.model.draw(noise.flatten(0, 1)[:, None], *both)
+        out = self.model.draw((noise * inside).flatten(0, 1)[:, None], *both)
         draws = residual.encode(residual.decode(out.view(2, n, *base.shape[1:])))  # no rate below zero
         return Drawn(draws, truth, base.log1p(), token, inside)
 
