@@ -1,7 +1,7 @@
 """Perturbations that real sections suffer: ``Observation -> Observation``, the same every time.
 
 A perturbation of strength zero gives back identical arrays. Only what is perturbed changes: an image that moves leaves
-counts, spots and ``inside`` where they are. A grey and an upside-down image are controls, in :mod:`baselines`.
+counts, spots and ``inside`` where they are. A grey and an upside-down image are controls, in :mod:`methods`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,19 @@ def shift_image(obs: Observation, um: float, angle_deg: float = 30.0) -> Observa
         return obs
     px = um / _um_per_px(obs) * np.array([np.sin(np.radians(angle_deg)), np.cos(np.radians(angle_deg))])
     return _with_image(obs, [ndimage.shift(plane, px, order=3, mode="nearest") for plane in obs.he.astype(float)])
+
+
+def warp_image(obs: Observation, um: float, length_um: float = 400.0, seed: int = 0) -> Observation:
+    """The image bent: smooth displacements of ``um`` µm root mean square, that change over ``length_um``."""
+    if um == 0:
+        return obs
+    px = _um_per_px(obs)
+    noise = np.random.default_rng(seed).standard_normal((2, *obs.he.shape[1:]))
+    field = ndimage.gaussian_filter(noise, (0, length_um / px / 2, length_um / px / 2), mode="reflect")
+    field *= um / px / np.sqrt((field**2).sum(0).mean())
+    places = np.indices(obs.he.shape[1:]) + field
+    moved = [ndimage.map_coordinates(plane, places, order=1, mode="nearest") for plane in obs.he.astype(float)]
+    return _with_image(obs, moved)
 
 
 def thin_counts(obs: Observation, share: float, seed: int = 0) -> Observation:
@@ -169,6 +182,7 @@ def _with_rest(stains: np.ndarray) -> np.ndarray:
 # By the names that tables of settings use; each value says its unit.
 DISTURBANCES: dict[str, Callable[[Observation, float], Observation]] = {
     "misregistration_um": shift_image,
+    "warp_um": warp_image,
     "counts_share": thin_counts,
     "blur_um": blur_image,
     "stain": shift_stain,

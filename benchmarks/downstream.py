@@ -6,10 +6,11 @@ aware of space, and the same for bins of any method and for spots, so that what 
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-import plan
 from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
@@ -137,7 +138,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 # --- cell types that lie together -------------------------------------------------------------------------------------
 
-BREAST_MARKERS: dict[str, list[str]] = plan.load()["breast_markers"]
+BREAST_MARKERS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("breast_markers.toml").read_text())
 
 
 def colocalisation(

@@ -1,7 +1,7 @@
 """From ``benchmark.toml`` to cells: one method on one section at one point of one task.
 
-A cell knows all that its numbers depend on, and :attr:`Cell.settings` is a digest of it: a result is kept as long as
-that digest is the same.
+A cell knows all that its numbers depend on: options, files, weights and the code that it runs. :attr:`Cell.settings` is
+a digest of it, and a result is fresh as long as that digest is the same.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import sources
 from records import ROOT, bundled, sha256
 
 FILE = Path(__file__).with_name("benchmark.toml")
 CLEAN = "clean"
 PROFILES = ("quick", "full")
+SECTIONS_OF_AN_INTERVAL = 3  # with fewer, an interval is over tiles and genes of one section
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Cell:
     """One method on one section at one point of one task."""
 
     task: str
-    group: str  # what is averaged in tables: sections of one kind
+    group: str  # the set: sections of one kind, averaged in tables
     section: str
     point: str  # "clean", or what was done to the section
     method: str
@@ -37,6 +40,8 @@ class Cell:
     disturbance: tuple[str, float] | None = None
     weights: str = "default"
     align: bool | str = True
+    few: bool = True  # the set has too few sections for an interval over them
+    reference: bool = False  # a ceiling or the truth itself
     inputs: Mapping[str, str] = field(default_factory=dict)  # sha256 of the files it reads
 
     @property
@@ -45,14 +50,51 @@ class Cell:
         return self.task, self.section, self.point, self.method
 
     @property
+    def ours(self) -> bool:
+        """Whether it is a method of ours, with whatever switched."""
+        return self.method.startswith("ours")
+
+    @property
+    def registered(self) -> bool:
+        """Whether a rival is given the section as registered by ours."""
+        return self.method.endswith(", registered")
+
+    @cached_property
     def settings(self) -> str:
-        """Digest of all that the numbers depend on, but for the code."""
-        depends: list[Any] = [self.case, self.options, self.disturbance, self.inputs]
-        if self.method.startswith("ours"):
-            depends += [self.align, weights_sha256(self.weights)]
+        """Digest of all that the numbers depend on."""
+        depends: list[Any] = [self.case, self.options, self.disturbance, self.inputs, self.few]
+        depends += [_code_of(_module_of(self.case)), "" if self.reference else _code_of_method(self.method)]
+        if self.ours:
+            depends.append(weights_sha256(self.weights))
+        if self.registered:
+            depends.append(_code_of("cases.registered"))
+        if self.ours or self.registered:
+            depends.append(self.align)
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
 
 
+@cache
+def _code_of(module: str) -> str:
+    path = sources.find(module)
+    assert path is not None
+    return sources.digest([path])
+
+
+@cache
+def _module_of(case: str) -> str:
+    import cases
+
+    return cases.CASES[case].__module__
+
+
+@cache
+def _code_of_method(method: str) -> str:
+    import methods
+
+    return sources.digest(methods.source_files(method))
+
+
+@cache
 def load(path: Path = FILE) -> dict[str, Any]:
     """The declaration."""
     return tomllib.loads(path.read_text())
@@ -80,10 +122,14 @@ def _of_task(declared: Mapping[str, Any], name: str, profile: str) -> Iterator[C
     for one in task["sets"]:
         groups = task["methods"] if profile == "quick" else one.get("methods", task["methods"])
         methods = [method for group in groups for method in declared["methods"].get(group, [group])]
-        for section, options in _sections(one, task):
+        if "registered" in one.get("also", task.get("also", [])):
+            methods = [*methods, *_registered(methods, str(one.get("align", True)))]
+        sections = list(_sections(one, task))
+        for section, options in sections:
             inputs = _inputs(declared, one, options)
             for point, more, disturbance in _points(task):
-                for method in [*methods, *task.get("references", [])]:
+                references = task.get("references", [])
+                for method in [*methods, *references]:
                     yield Cell(
                         task=name,
                         group=one["name"],
@@ -95,19 +141,33 @@ def _of_task(declared: Mapping[str, Any], name: str, profile: str) -> Iterator[C
                         disturbance=disturbance,
                         weights=one.get("weights", "default"),
                         align=one.get("align", True),
+                        few=len(sections) < SECTIONS_OF_AN_INTERVAL,
+                        reference=method in references,
                         inputs=inputs,
                     )
 
 
+def _registered(methods: Sequence[str], align: str) -> list[str]:
+    """The rivals of a list on the section as ours registers it; without an image that moves there is no difference."""
+    import rivals
+
+    still = rivals.WITHOUT_IMAGE if align != "spots" else ("zero",)
+    known = [name for name in methods if not name.startswith("ours") and name.split(",")[0] not in still]
+    return [f"{name}, registered" for name in known]
+
+
 def _sections(one: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and options of each section of a set: one, or a phantom per seed with its styles in turn."""
+    """Name and options of each section of a set: those named, or a phantom per seed with its styles in turn."""
     options = task.get("options", {}) | one.get("options", {})
-    if "styles" not in one:
+    if "styles" in one:
+        for i in range(min(one["seeds"], task.get("most_seeds", one["seeds"]))):
+            seed, style = one["first_seed"] + i, one["styles"][i % len(one["styles"])]
+            yield f"{style} {seed}", options | {"seed": seed, "style": style}
+    elif "sections" in one:
+        for section in one["sections"][: task.get("most_seeds")]:
+            yield section, options | {"section": section}
+    else:
         yield one["name"], options
-        return
-    for i in range(min(one["seeds"], task.get("most_seeds", one["seeds"]))):
-        seed, style = one["first_seed"] + i, one["styles"][i % len(one["styles"])]
-        yield f"{style} {seed}", options | {"seed": seed, "style": style}
 
 
 def _points(task: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], tuple[str, float] | None]]:

@@ -11,10 +11,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: cells run side by side, one core each
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,24 +103,33 @@ def measure_cell(cell: Cell) -> dict[str, Any]:
     import cases
     import methods
     import peers
+    from cases.case import disturbed
+    from cases.registered import registered
+    from rivals import section
 
     started = time.perf_counter()
     try:
-        case = cases.build(cell.case, cell.options, cell.disturbance)
-        reference = case.references.get(cell.method)
+        case = cases.CASES[cell.case](**cell.options)
+        if cell.disturbance is not None:
+            case = disturbed(case, *cell.disturbance)
+        if cell.registered:
+            case = registered(case, cell.align)
         _forget_peak()
         started = time.perf_counter()
-        if reference is not None:
-            found, seconds, memory = reference(), 0.0, _peak_mb(of_children=False)
+        if cell.reference:
+            found, seconds, memory = case.references[cell.method](), 0.0, _peak_mb(of_children=False)
         else:
-            predict = methods.methods(str(plan.weights_path(cell.weights)), cell.align)[cell.method]
+            predict = methods.method(cell.method, str(plan.weights_path(cell.weights)), cell.align)
             predicted = [predict(obs) for obs in case.given]
-            seconds = time.perf_counter() - started
-            memory = _peak_mb(of_children=cell.method in peers.PEERS)
+            seconds = time.perf_counter() - started + section.saved_seconds
+            memory = _peak_mb(of_children=cell.method.removesuffix(methods.REGISTERED) in peers.PEERS)
             for prediction in predicted:
                 if not np.isfinite(prediction.mean).all():
                     raise ValueError("the maps are not finite")
-            found = case.score([prediction.mean for prediction in predicted])
+            found = case.score(predicted)
+        if not cell.few:  # its interval is over sections
+            for of_scale in found.values():
+                of_scale.pop("resampled", None)
     except Exception as error:  # noqa: BLE001 - whatever a method dies of is its result
         reason = f"{type(error).__name__}: {str(error).strip()}"[:600]
         return {"status": "failed", "reason": reason, "cost": {"seconds": round(time.perf_counter() - started, 2)}}
@@ -178,7 +189,7 @@ def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tupl
                         yield cell, {"status": "skipped", "reason": reason, "cost": {"seconds": 0.0}}
                         continue
                     target = Path(scratch) / f"{len(waiting)}.json"
-                    process = context.Process(target=_into_file, args=(cell, target))
+                    process = context.Process(target=_into_file, args=(cell, target, _shared(scratch, cell)))
                     process.start()
                     running.append(_Running(cell, process, target, time.monotonic() + time_limit))
                 if running:
@@ -187,6 +198,9 @@ def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tupl
                 for one in [one for one in running if _over(one)]:
                     running.remove(one)
                     yield one.cell, _result(one, time_limit)
+                    here = _shared(scratch, one.cell)
+                    if here not in {_shared(scratch, cell) for cell in [*waiting, *(one.cell for one in running)]}:
+                        shutil.rmtree(here, ignore_errors=True)
         finally:
             for one in running:
                 one.process.terminate()
@@ -196,15 +210,23 @@ def _unavailable(cells: Sequence[Cell]) -> Any:
     import peers
 
     reasons = {
-        name: peers.available(peer) for name, peer in peers.PEERS.items() if any(c.method == name for c in cells)
+        name: peers.available(peer)
+        for name, peer in peers.PEERS.items()
+        if any(cell.method.removesuffix(", registered") == name for cell in cells)
     }
-    return lambda cell: reasons.get(cell.method) or plan.missing_input(cell)
+    return lambda cell: reasons.get(cell.method.removesuffix(", registered")) or plan.missing_input(cell)
 
 
-def _into_file(cell: Cell, target: Path) -> None:
+def _shared(scratch: str, cell: Cell) -> Path:
+    """Folder of what the cells of one section share: it as it was read, and regressions that several methods need."""
+    name = hashlib.sha256("/".join(cell.key[:3]).encode()).hexdigest()[:12]
+    return Path(scratch) / name
+
+
+def _into_file(cell: Cell, target: Path, shared: Path) -> None:
     # So that what a cell has started ends with it: by default nothing is cleaned up, and a peer would go on for hours.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    os.environ["HADMST_BENCHMARK_CACHE"] = str(target.parent / "sections")  # see cases.py
+    os.environ["HADMST_BENCHMARK_CACHE"] = str(shared)  # see cases/case.py and rivals/section.py
     target.write_text(json.dumps(measure_cell(cell), allow_nan=False))
 
 
@@ -266,7 +288,7 @@ class Store:
         lines = []
         if about and self.sections.get(cell.key[:3], {}).get("about") != about:
             lines.append(place | {"about": about, "inputs": dict(cell.inputs)})
-        if cell.method.startswith("ours"):
+        if cell.ours:
             found["weights"] = {cell.weights: plan.weights_sha256(cell.weights)}
         lines.append(place | {"method": cell.method, "settings": cell.settings} | found | {"made": _made()})
         self.path.parent.mkdir(parents=True, exist_ok=True)

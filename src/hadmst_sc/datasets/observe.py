@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from anndata import AnnData
 
-from hadmst_sc.datasets.public import bin_cells, load, load_cells
+from hadmst_sc.datasets.public import bin_cells, image_of_cells, load, load_cells
 from hadmst_sc.datasets.visium import as_visium
 from hadmst_sc.section.observation import Observation
 
 BLANK_UM = 10.0  # µm per pixel of the grey image that replaces a missing one
-_IMAGE_OF = {"xenium_breast_crop": "xenium_breast_visium", "xenium_breast_rep1": "xenium_breast_visium"}
 
 
 def observe(name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20.0) -> Observation:
@@ -29,9 +28,11 @@ def observe_cells(
     *,
     choose: Callable[[AnnData], list[str]] | None = None,
     bin_um: float = 20.0,
+    spot_um: float = 55.0,
+    pitch_um: float = 100.0,
     random_state: int = 0,
 ) -> tuple[Observation, np.ndarray, AnnData]:
-    """Pseudo-spots from one half of the molecules of a Xenium section, and the other half in bins.
+    """Pseudo-spots from one half of the molecules of a section, and the other half in bins.
 
     Parameters
     ----------
@@ -41,6 +42,8 @@ def observe_cells(
         Function that selects names of genes, given the pseudo-spots; ``None`` = all.
     bin_um
         Edge of a bin.
+    spot_um, pitch_um
+        Diameter of the spots, and distance between their centres, µm.
     random_state
         Seed of the split of the molecules.
 
@@ -50,18 +53,17 @@ def observe_cells(
     the section's image.
     """
     from hadmst_sc.io.read import read_observation
-    from hadmst_sc.pp import degrade
+    from hadmst_sc.pp.degrade import degrade
 
     cells = load_cells(name)
     if "split" in cells.obs:
         cells = cells[cells.obs["split"] == "train"].copy()
     um = float(cells.uns["he_mpp"])
-    if name in _IMAGE_OF:
-        image = load(_IMAGE_OF[name]).images[f"{_IMAGE_OF[name]}_full_image"]
-        pixels = np.asarray(image["scale0"]["image"].data)
-    else:
+    pixels = image_of_cells(name)
+    if pixels is None:
         pixels, um = _blank(cells, um)
-    spots, rest = degrade(cells, um_per_unit=um, split=0.5, random_state=random_state)
+    options = {"spot_um": spot_um, "pitch_um": pitch_um, "um_per_unit": um, "random_state": random_state}
+    spots, rest = degrade(cells, split=0.5, **options)
     genes = choose(spots) if choose else spots.var_names.tolist()
     sdata = as_visium("simulated", pixels, spots, spots.uns["spot_diameter_um"] / um)
     obs = read_observation(sdata, "simulated_full_image", genes=genes, bin_um=bin_um)

@@ -41,10 +41,15 @@ _SECTIONS = {
     "xenium_breast_visium": _Files("xenium_breast/crop_visium_spots.h5ad", "xenium_breast/he.png"),
 }
 _CELLS = {
-    "xenium_breast_crop": "xenium_breast/crop_xenium_cells.h5ad",
-    "xenium_breast_rep1": "xenium_breast/rep1_cells_subsample.h5ad",
-    "xenium_mouse_brain": "xenium_mouse_brain/cells.h5ad",
+    "xenium_breast_crop": _Files("xenium_breast/crop_xenium_cells.h5ad", "xenium_breast/he.png"),
+    "xenium_breast_rep1": _Files("xenium_breast/rep1_cells_subsample.h5ad", "xenium_breast/he.png"),
+    "xenium_mouse_brain": _Files("xenium_mouse_brain/cells.h5ad", ""),
+    "xenium_breast_dapi": _Files("xenium_breast_dapi/cells.h5ad", "xenium_breast_dapi/he_pseudo.png"),
+    "merfish_mouse_hippocampus": _Files(
+        "merfish_mouse_hippocampus/bins_5um.h5ad", "merfish_mouse_hippocampus/he_pseudo_dapi_only.png"
+    ),
 }
+_MOLECULES = {"merfish_mouse_hippocampus": "merfish_mouse_hippocampus/molecules.csv.gz"}
 # Columns of the files under the names that Space Ranger's readers use; ST's x counts columns, y rows.
 _OBS = {"row": "array_row", "col": "array_col", "y": "array_row", "x": "array_col", "selected": "in_tissue"}
 _POSITIONS = ("pxl_row", "pxl_col", "pixel_x", "pixel_y", "new_x", "new_y")  # the same as obsm["spatial"]
@@ -179,20 +184,21 @@ def load(name: str, *, data_dir: str | Path | None = None) -> SpatialData:
 
 
 def load_cells(name: str, *, data_dir: str | Path | None = None) -> AnnData:
-    """Load the cells of a Xenium section: the truth at high resolution.
+    """Load the cells or molecules of a section that was measured at high resolution: the truth.
 
     Parameters
     ----------
     name
-        ``"xenium_breast_crop"``, ``"xenium_breast_rep1"`` (both on the image of ``load("xenium_breast_visium")``) or
-        ``"xenium_mouse_brain"`` (no image).
+        ``"xenium_breast_crop"``, ``"xenium_breast_rep1"`` (both on the image of ``load("xenium_breast_visium")``),
+        ``"xenium_mouse_brain"`` (no image), ``"xenium_breast_dapi"`` or ``"merfish_mouse_hippocampus"`` (single
+        molecules). The images of the last two are rendered from a nuclear stain of the same section, and are not H&E.
     data_dir
         As in :func:`load`.
 
     Returns
     -------
-    AnnData of counts, cells × genes, with ``obsm["spatial"]`` as (x, y) in pixels of ``uns["he_mpp"]`` µm; without an
-    image a pixel is 1 µm.
+    AnnData of counts, cells (or molecules) × genes, with ``obsm["spatial"]`` as (x, y) in pixels of ``uns["he_mpp"]``
+    µm; without an image a pixel is 1 µm.
 
     Examples
     --------
@@ -204,10 +210,31 @@ def load_cells(name: str, *, data_dir: str | Path | None = None) -> AnnData:
     """
     if name not in _CELLS:
         raise _unknown(name, list(_CELLS), "load_cells")
-    cells = _read_counts(_existing(_root(data_dir), name, _CELLS[name]))
-    cells.uns.setdefault("he_mpp", 1.0)
+    root = _root(data_dir)
+    cells = _read_counts(_existing(root, name, _CELLS[name].counts))
+    cells.uns.setdefault("he_mpp", cells.uns.get("um_per_px", 1.0))
     cells.obsm["spatial"] = np.asarray(cells.obsm["spatial"], float)
+    if name in _MOLECULES:
+        cells = _molecules(_existing(root, name, _MOLECULES[name]), cells.var, float(cells.uns["he_mpp"]))
     return cells
+
+
+def _molecules(path: Path, var: pd.DataFrame, um_per_px: float) -> AnnData:
+    """One row per molecule of the genes in ``var``."""
+    found = pd.read_csv(path)
+    gene = var.index.get_indexer(found["gene"])
+    found, gene = found[gene >= 0], gene[gene >= 0]
+    one_each = (np.ones(len(gene), np.float32), gene, np.arange(len(gene) + 1))
+    places = found[["x_um", "y_um"]].to_numpy(float) / um_per_px
+    names = pd.DataFrame(index=[f"m{i}" for i in range(len(gene))])
+    counts = sparse.csr_matrix(one_each, shape=(len(gene), len(var)))
+    return AnnData(counts, obs=names, var=var, obsm={"spatial": places}, uns={"he_mpp": um_per_px})
+
+
+def image_of_cells(name: str, *, data_dir: str | Path | None = None) -> np.ndarray | None:
+    """Image of a section of :func:`load_cells`, ``(3, y, x)`` uint8; ``None`` where there is none."""
+    image = _CELLS[name].image
+    return _read_image(_existing(_root(data_dir), name, image)) if image else None
 
 
 def bin_cells(cells: AnnData, grid: Grid) -> np.ndarray:

@@ -6,80 +6,38 @@ footprints are comparable. A hold-out needs no second loop: what is tuned is tun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.spatial import cKDTree
 
 from hadmst_sc.section.features import he_features
-from hadmst_sc.section.observation import Observation
+from rivals.section import Fit, Fitter, Section, shared
 
-LENGTHS_UM = (80.0, 200.0, 500.0)
+LENGTHS = (0.8, 2.0, 5.0)  # of the Matérn kernel, in pitches
 NOISES = tuple(10.0 ** np.arange(-2, 2.1, 0.5))  # noise over signal variance, the ridge penalty of the H&E kernels
 N_RANDOM = 256  # random Fourier features
-FLOOR = 0.02  # of the gene's mean: regressions go below zero, expected counts do not
-SPREAD_UM = 50.0  # half the pitch of Visium: how far a spot's ratio reaches into the gaps
 
 
 class Mix(NamedTuple):
-    """Weights of the three kernels, each scaled to a mean variance of one, and the length of the last."""
+    """Weights of the three kernels, each scaled to a mean variance of one, and the length of the last in pitches."""
 
     linear: float
     random: float
     space: float
-    length_um: float = 0.0
+    length: float = 0.0
 
 
 LINEAR = (Mix(1, 0, 0),)
-SPACE = tuple(Mix(0, 0, 1, length) for length in LENGTHS_UM)
+SPACE = tuple(Mix(0, 0, 1, length) for length in LENGTHS)
 ADDITIVE = (
     *LINEAR,
     Mix(0.5, 0.5, 0),
     *SPACE,
-    *(Mix(0.25, 0.25, 0.5, length) for length in LENGTHS_UM),
-    Mix(0.5, 0, 0.5, 200.0),
-    Mix(0.1, 0.1, 0.8, 200.0),
+    *(Mix(0.25, 0.25, 0.5, length) for length in LENGTHS),
+    Mix(0.5, 0, 0.5, 2.0),
+    Mix(0.1, 0.1, 0.8, 2.0),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Section:
-    """An observation as rates on points in µm, bins restricted to the tissue."""
-
-    obs: Observation
-    rates: np.ndarray  # (spots, genes), mean one
-    mean: np.ndarray  # (genes,) counts per bin
-    spots_um: np.ndarray  # (spots, 2)
-    bins_um: np.ndarray  # (bins, 2)
-    matrix: sparse.csr_matrix  # (spots, bins) area fractions
-
-    @classmethod
-    def of(cls, obs: Observation) -> Section:
-        """Rates and points of an observation."""
-        inside = np.flatnonzero(obs.inside)
-        area = np.maximum(obs.measurement.area, 1e-12)[:, None]
-        mean = obs.counts.sum(0, dtype=float) / area.sum()
-        rates = obs.counts / area / np.maximum(mean, 1e-12)
-        um = obs.grid.bin_um
-        matrix = obs.measurement.matrix[:, inside]
-        return cls(obs, rates, mean, obs.measurement.centres * um, obs.grid.centres()[inside] * um, matrix)
-
-    @property
-    def area(self) -> np.ndarray:
-        """``(spots, 1)`` footprint in bins."""
-        return np.maximum(self.obs.measurement.area, 1e-12)[:, None]
-
-    def maps(self, rates: np.ndarray) -> np.ndarray:
-        """``(bins, genes)`` rates to ``(genes, ny, nx)`` expected counts per bin."""
-        out = np.zeros((rates.shape[1], *self.obs.grid.shape), np.float32)
-        out[:, self.obs.inside] = (np.maximum(rates, 0) * self.mean).T
-        return out
-
-
-# --- Gaussian processes -----------------------------------------------------------------------------------------------
 
 
 class Kernel:
@@ -115,7 +73,7 @@ class Kernel:
         if not mix.space:
             vectors, singular, _ = np.linalg.svd(factor, full_matrices=False)
             return singular**2, vectors
-        space = mix.space * _matern(self.section.spots_um, self.section.spots_um, mix.length_um)
+        space = mix.space * _matern(self.section.spots_um, self.section.spots_um, mix.length * self.section.pitch_um)
         # Single precision halves the time; its error, 1e-4 at worst, stays far below the least noise.
         eigenvalues, vectors = np.linalg.eigh((factor @ factor.T + space).astype(np.float32))
         return np.maximum(eigenvalues, 0), vectors
@@ -134,7 +92,7 @@ class Kernel:
             scaled = (weights[:, genes] * shares[genes, 2]).astype(np.float32)
             for start in range(0, len(out), block):  # bins × spots does not fit in memory at once
                 rows = slice(start, start + block)
-                out[rows, genes] += _matern(bins_um[rows], spots_um, length) @ scaled
+                out[rows, genes] += _matern(bins_um[rows], spots_um, length * section.pitch_um) @ scaled
         return out
 
 
@@ -149,13 +107,6 @@ def _matern(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
     r = np.sqrt(np.maximum(squared, 0)) * float(np.sqrt(3) / length)
     return (1 + r) * np.exp(-r)
-
-
-class Fit(NamedTuple):
-    """Values that a regression predicts for the bins, and for each spot from all the others."""
-
-    bins: np.ndarray  # (bins, genes)
-    held_out: np.ndarray  # (spots, genes)
 
 
 def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None) -> Fit:
@@ -186,68 +137,30 @@ def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None
     return Fit(kernel.to_bins([mixes[index] for index in chosen], weights) + mean, held_out + mean)
 
 
+@shared
 def ridge(section: Section) -> Fit:
     """Ridge regression on the H&E features."""
     return fit(section, LINEAR)
 
 
+@shared
 def kriging(section: Section) -> Fit:
     """Gaussian process on space alone."""
     return fit(section, SPACE)
 
 
+@shared
 def additive(section: Section) -> Fit:
     """Gaussian process on H&E and space together."""
     return fit(section, ADDITIVE)
 
 
-def ridge_and_kriging(section: Section) -> Fit:
-    """Ridge on H&E, then kriging of what it leaves."""
-    image = fit(section, LINEAR)
-    rest = fit(section, SPACE, section.rates - image.held_out)
-    return Fit(image.bins + rest.bins, image.held_out + rest.held_out)
+def and_kriging(fitter: Fitter) -> Fitter:
+    """A regression, then kriging of what it leaves at held-out spots."""
 
+    def both(section: Section) -> Fit:
+        image = fitter(section)
+        rest = fit(section, SPACE, section.rates - image.held_out)
+        return Fit(image.bins + rest.bins, image.held_out + rest.held_out)
 
-# --- consistency ------------------------------------------------------------------------------------------------------
-
-
-def soft(section: Section, found: Fit, *, spread: bool = False) -> np.ndarray:
-    """Gamma–Poisson consistency: multiply measured bins by ``(y + k) / (mu + k)``; ``(bins, genes)`` rates.
-
-    ``k`` per gene by moments from the left-out predictions. With ``spread`` the smoothed log-ratio of the spots around
-    fills the gaps between them; without it they keep the regression.
-    """
-    rates = np.maximum(found.bins, FLOOR)
-    unit = np.maximum(section.mean, 1e-12)
-    counts = section.obs.counts
-    k = gamma_shape(counts, np.maximum(found.held_out, FLOOR) * section.area * unit)
-    ratio = (counts + k) / ((section.matrix @ rates) * unit + k)
-    coverage = np.asarray(section.matrix.sum(0)).ravel()[:, None]
-    measured = section.matrix.T @ ratio / np.maximum(coverage, 1e-9)
-    between = np.exp(_spread_weights(section) @ np.log(np.maximum(ratio, 1e-3))) if spread else 1.0
-    share = np.minimum(coverage, 1)
-    return rates * (share * measured + (1 - share) * between)
-
-
-def gamma_shape(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """``(genes,)`` shape ``k`` of ``counts ~ Poisson(expected · Gamma(k, 1/k))``, by moments; large if Poisson."""
-    excess = ((counts - expected) ** 2 - expected).sum(0)
-    return np.clip((expected**2).sum(0) / np.maximum(excess, 1e-9), 0.05, 1e6)
-
-
-def _spread_weights(section: Section, n_neighbours: int = 12) -> sparse.csr_matrix:
-    n_spots, n_bins = len(section.spots_um), len(section.bins_um)
-    distance, index = cKDTree(section.spots_um).query(section.bins_um, k=range(1, min(n_neighbours, n_spots) + 1))
-    weight = np.exp(-0.5 * (distance / SPREAD_UM) ** 2) + 1e-12
-    weight /= weight.sum(1, keepdims=True)
-    rows = np.repeat(np.arange(n_bins), index.shape[1])
-    return sparse.csr_matrix((weight.ravel(), (rows, index.ravel())), shape=(n_bins, n_spots))
-
-
-def in_log(section: Section, fitter: Callable[[Section], Fit]) -> Fit:
-    """Regress log1p of counts per whole footprint; the sums lost to the logarithm return as a factor (Duan 1983)."""
-    depth = np.maximum(section.mean * np.median(section.area), 1e-12)
-    found = fitter(replace(section, rates=np.log1p(section.rates * depth)))
-    bins, held_out = (np.maximum(np.expm1(part) / depth, 0) for part in found)
-    factor = section.rates.sum(0) / np.maximum(held_out.sum(0), 1e-9)
-    return Fit(bins * factor, held_out * factor)
+    return both

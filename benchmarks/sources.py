@@ -1,0 +1,74 @@
+"""Which source files a result depends on: all that its code imports, found in the parsed files, not by hand.
+
+Comments, docstrings and layout do not count: a sentence that reads better makes no result stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOTS = (HERE.parent / "src", HERE)  # where names of modules are looked up
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Digest of the code of some files and of all that they import."""
+    code = hashlib.sha256()
+    for path in sorted({one for file in files for one in closure(file)}):
+        code.update(_code(path).encode())
+    return code.hexdigest()[:12]
+
+
+@cache
+def closure(file: Path) -> frozenset[Path]:
+    """A file and all files of this project that it imports, directly or not; imports for types do not count."""
+    found, waiting = set(), [file]
+    while waiting:
+        here = waiting.pop()
+        if here not in found:
+            found.add(here)
+            waiting += _imported(here)
+    return frozenset(found)
+
+
+def find(module: str) -> Path | None:
+    """File of a module of the package or of the benchmarks; of a package its ``__init__.py``."""
+    for root in ROOTS:
+        stem = root.joinpath(*module.split("."))
+        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+@cache
+def _imported(file: Path) -> tuple[Path, ...]:
+    return tuple(path for path in map(find, _names(ast.parse(file.read_text()))) if path is not None)
+
+
+def _names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for one in node.names:
+                inner = f"{node.module}.{one.name}"
+                yield inner if find(inner) else node.module
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            yield from _names(node)
+
+
+@cache
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                node.body = body[1:]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
