@@ -44,7 +44,7 @@ once = joblib.Memory(os.environ.get(CACHE), verbose=0).cache
 class Case:
     """One section with its truth."""
 
-    section: Observation  # all of it, for what is told about it
+    section: Observation  # the whole section, to describe it
     given: tuple[Observation, ...]  # to a method: one, or one per fold
     score: Callable[[Sequence[np.ndarray]], ByScale]  # from the maps of each of those, in that order, to scores
     kinds: tuple[str, ...] = ()  # what drives each gene; "real" where nobody knows

@@ -24,7 +24,7 @@ FLOOR = 0.02  # of the gene's mean: regressions go below zero, expected counts d
 SPREAD_UM = 50.0  # half the pitch of Visium: how far a spot's ratio reaches into the gaps
 
 
-class Mix(NamedTuple):
+class Terms(NamedTuple):
     """Weights of the three kernels, each scaled to a mean variance of one, and the length of the last."""
 
     linear: float
@@ -33,15 +33,15 @@ class Mix(NamedTuple):
     length_um: float = 0.0
 
 
-LINEAR = (Mix(1, 0, 0),)
-SPACE = tuple(Mix(0, 0, 1, length) for length in LENGTHS_UM)
+LINEAR = (Terms(1, 0, 0),)
+SPACE = tuple(Terms(0, 0, 1, length) for length in LENGTHS_UM)
 ADDITIVE = (
     *LINEAR,
-    Mix(0.5, 0.5, 0),
+    Terms(0.5, 0.5, 0),
     *SPACE,
-    *(Mix(0.25, 0.25, 0.5, length) for length in LENGTHS_UM),
-    Mix(0.5, 0, 0.5, 200.0),
-    Mix(0.1, 0.1, 0.8, 200.0),
+    *(Terms(0.25, 0.25, 0.5, length) for length in LENGTHS_UM),
+    Terms(0.5, 0, 0.5, 200.0),
+    Terms(0.1, 0.1, 0.8, 200.0),
 )
 
 
@@ -89,10 +89,10 @@ class Kernel:
     uncertainty of the mean, so that a held-out spot is not predicted through the mean that it was part of.
     """
 
-    def __init__(self, section: Section, mixes: Sequence[Mix], seed: int = 0) -> None:
+    def __init__(self, section: Section, candidates: Sequence[Terms], seed: int = 0) -> None:
         self.section = section
         self.parts: list[tuple[np.ndarray, np.ndarray]] = []  # (bins, f) and (spots, f) of the two H&E kernels
-        if any(mix.linear or mix.random for mix in mixes):
+        if any(terms.linear or terms.random for terms in candidates):
             bins = _standardised_he(section)
             rng = np.random.default_rng(seed)
             frequencies = rng.standard_normal((bins.shape[1], N_RANDOM)) / np.sqrt(bins.shape[1])
@@ -106,25 +106,27 @@ class Kernel:
         scale = max(np.sqrt(np.mean(((spots - centre) ** 2).sum(1))), 1e-6)
         return ((bins - centre) / scale).astype(np.float32), (spots - centre) / scale
 
-    def decompose(self, mix: Mix) -> tuple[np.ndarray, np.ndarray]:
+    def decompose(self, terms: Terms) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues ``(r,)`` and vectors ``(spots, r)`` of the covariance between spots; the others are zero."""
         n_spots = len(self.section.spots_um)
         columns = [np.ones((n_spots, 1))]
-        columns += [np.sqrt(weight) * spots for weight, (_, spots) in zip(mix[:2], self.parts, strict=False) if weight]
+        columns += [
+            np.sqrt(weight) * spots for weight, (_, spots) in zip(terms[:2], self.parts, strict=False) if weight
+        ]
         factor = np.concatenate(columns, 1)
-        if not mix.space:
+        if not terms.space:
             vectors, singular, _ = np.linalg.svd(factor, full_matrices=False)
             return singular**2, vectors
-        space = mix.space * _matern(self.section.spots_um, self.section.spots_um, mix.length_um)
+        space = terms.space * _matern(self.section.spots_um, self.section.spots_um, terms.length_um)
         # Single precision halves the time; its error, 1e-4 at worst, stays far below the least noise.
         eigenvalues, vectors = np.linalg.eigh((factor @ factor.T + space).astype(np.float32))
         return np.maximum(eigenvalues, 0), vectors
 
-    def to_bins(self, mixes: Sequence[Mix], weights: np.ndarray, block: int = 8192) -> np.ndarray:
-        """``(spots, genes)`` dual weights, each gene with its own mix, to ``(bins, genes)`` values."""
+    def to_bins(self, candidates: Sequence[Terms], weights: np.ndarray, block: int = 8192) -> np.ndarray:
+        """``(spots, genes)`` dual weights, each gene with its own terms, to ``(bins, genes)`` values."""
         section = self.section
         out = np.broadcast_to(weights.sum(0), (len(section.bins_um), weights.shape[1])).copy()
-        shares, lengths = np.array(mixes)[:, :3], np.array(mixes)[:, 3]  # per gene
+        shares, lengths = np.array(candidates)[:, :3], np.array(candidates)[:, 3]  # per gene
         for share, (bins, spots) in zip(shares.T[:2], self.parts, strict=False):
             out += bins @ (spots.T @ (weights * share)).astype(np.float32)
         origin = section.spots_um.mean(0)  # single precision resolves a slide better from its middle
@@ -158,22 +160,22 @@ class Fit(NamedTuple):
     held_out: np.ndarray  # (spots, genes)
 
 
-def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None) -> Fit:
-    """Gaussian-process regression with mix and noise chosen per gene by exact leave-one-out error.
+def fit(section: Section, candidates: Sequence[Terms], values: np.ndarray | None = None) -> Fit:
+    """Gaussian-process regression with terms and noise chosen per gene by exact leave-one-out error.
 
-    One eigendecomposition per mix serves all noises and genes. With ``w = (K + noise)⁻¹ y`` the error at a spot left
-    out is ``w / diag((K + noise)⁻¹)`` (Rasmussen & Williams, Eq. 5.12). ``values`` are ``(spots, genes)``; ``None``
-    takes the rates.
+    One eigendecomposition per candidate serves all noises and genes. With ``w = (K + noise)⁻¹ y`` the leave-one-out
+    error at a spot is ``w / diag((K + noise)⁻¹)`` (Rasmussen & Williams, Eq. 5.12). ``values`` are ``(spots, genes)``;
+    ``None`` takes the rates.
     """
     values = section.rates if values is None else values
     mean = values.mean(0)
     values = values - mean
-    kernel = Kernel(section, mixes)
+    kernel = Kernel(section, candidates)
     best = np.full(values.shape[1], np.inf)
     chosen = np.zeros(values.shape[1], int)
     weights, held_out = np.zeros_like(values), np.zeros_like(values)
-    for index, mix in enumerate(mixes):
-        eigenvalues, vectors = kernel.decompose(mix)
+    for index, terms in enumerate(candidates):
+        eigenvalues, vectors = kernel.decompose(terms)
         rotated, squares = vectors.T @ values.astype(vectors.dtype), vectors**2
         for noise in NOISES:
             gain = 1 / (eigenvalues + noise) - 1 / noise  # the inverse is 1 / noise beside the decomposed directions
@@ -183,7 +185,7 @@ def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None
             better = loss < best
             best[better], chosen[better] = loss[better], index
             weights[:, better], held_out[:, better] = w[:, better], (values - error)[:, better]
-    return Fit(kernel.to_bins([mixes[index] for index in chosen], weights) + mean, held_out + mean)
+    return Fit(kernel.to_bins([candidates[index] for index in chosen], weights) + mean, held_out + mean)
 
 
 def ridge(section: Section) -> Fit:

@@ -57,7 +57,7 @@ class Predicted(NamedTuple):
     draws: np.ndarray | None = None  # ``(n_samples, genes, ny, nx)``
 
 
-def judges(obs: Observation) -> np.ndarray:
+def evaluated_genes(obs: Observation) -> np.ndarray:
     """Columns of the genes that are evaluated: evenly spaced from most to least abundant, for any gene order."""
     total = obs.counts.sum(0)
     ranked = sorted(range(len(obs.genes)), key=lambda gene: (-total[gene], obs.genes[gene]))
@@ -102,7 +102,7 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
     One gate for each estimate other than the closed form, and the calibration of the samples' spread. With fewer than
     ``MIN_SPOTS`` spots, a single default gate of ``n_spots`` 0 and no calibration.
     """
-    n_spots, genes = len(obs.spots), judges(obs)
+    n_spots, genes = len(obs.spots), evaluated_genes(obs)
     if n_spots < MIN_SPOTS:
         logger.warning(
             "%d spots are too few to judge the network and its standard deviation (at least %d are needed): the "
