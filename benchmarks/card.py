@@ -67,8 +67,8 @@ def render(card: dict[str, Any], found: Results, name: str = "default") -> str:
         "denoising loss": f"{denoising:.3f} (Karras et al. 2022, Eq. 8)",
     }
     if config.get("draw"):
-        told = f"score weighs {config['draw']:g}, discriminator {config['adversary']:g}"
-        training["draws of one evaluation"] = told
+        losses = f"score weighs {config['draw']:g}, discriminator {config['adversary']:g}"
+        training["draws of one evaluation"] = losses
     total = sum(kind["share"] for kind in bank["kinds"])
     geometries = [
         [f"{kind[key]:g}" for key in ("size_um", "bin_um", "spot_um", "pitch_um")] + [f"{kind['share'] / total:.0%}"]

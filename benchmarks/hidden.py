@@ -57,7 +57,7 @@ def hide(sdata: SpatialData, hidden: np.ndarray) -> SpatialData:
 
 
 def footprints(whole: Observation, part: Observation, rows: np.ndarray) -> Measurement:
-    """Spots of ``whole`` on the grid of ``part``, whose scale was told from fewer spots."""
+    """Spots of ``whole`` on the grid of ``part``, whose scale was estimated from fewer spots."""
     assert whole.source is not None and whole.source.spot_um is not None
     centres = whole.measurement.centres[rows] * whole.grid.px_per_bin / part.grid.px_per_bin
     return discs(centres, whole.source.spot_um / part.grid.bin_um, part.grid.shape)

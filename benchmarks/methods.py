@@ -1,4 +1,4 @@
-"""Every method behind one signature, ``Observation -> Prediction``: rivals, published tools, and ours with its switches.
+"""Every method behind one signature, ``Observation -> Prediction``: rivals, published tools, ours with its switches.
 
 Nobody has a private path: a method is given the observation, and what it returns is scored by the same code.
 """

@@ -3,7 +3,7 @@
 Each phantom is seen with the image in place; with the image turned by 180°, so that it has nothing to do with the spots
 and whatever is applied is chance; moved by a known length; rotated; bent smoothly; and rotated and bent. Real sections
 are seen as they are and with known shifts and rotations added to whatever they have; where every cell of a section is
-known, it is also told by the cells how the image lies. Writes
+known, the cells also show how the image is displaced. Writes
 ``results/registration.json`` and ``.md``.
 """
 
@@ -165,14 +165,14 @@ def trial(section: str, group: str, case: str, obs: Observation, imposed: np.nda
     before, after = (float(np.hypot(*one.T).mean()) for one in (imposed, left))
     keys = ("dy_um", "dx_um", "rotation_deg", "score_here", "score_there", "log_odds", "log_odds_rotation", "error_um")
     stages = {"shift": found.dy_um or found.dx_um, "rotation": found.rotation_deg, "field": found.field is not None}
-    told = {"stages": [name for name, applied in stages.items() if applied]}
-    told |= rounded({key: getattr(found, key) for key in keys}, 4)
-    told["sigmas"] = [round(one, 2) for one in found.sigmas]
+    record = {"stages": [name for name, applied in stages.items() if applied]}
+    record |= rounded({key: getattr(found, key) for key in keys}, 4)
+    record["sigmas"] = [round(one, 2) for one in found.sigmas]
     place = {"section": section, "group": group, "case": case, "n_spots": len(obs.spots)}
     lengths = {"imposed_um": before, "error_um": after, "seconds": seconds}
     lengths["shift_um"] = float(np.hypot(found.dy_um, found.dx_um))
     flagged = doubt(agreement_of_turns(obs), found) is not None
-    return place | rounded(lengths, 2) | {"found": told, "flagged": flagged}
+    return place | rounded(lengths, 2) | {"found": record, "flagged": flagged}
 
 
 def render(record: Record) -> str:
@@ -201,8 +201,8 @@ def figures(real: list[Row], breast: dict | None) -> list[list[str]]:
             rows.append([f"median error of what was imposed, {title}", asked, found])
     missed = sum(t["error_um"] > FAR_UM for t in sure)
     rows.append([f"errors above {FAR_UM:g} µm that are not flagged", "none", f"{missed} of {len(imposed)}"])
-    told, true = _told_and_true(imposed)
-    rows.append(["error to be expected over error, root mean squares", "1", f"{told / true:.2f}"])
+    stated, true = _stated_and_true(imposed)
+    rows.append(["error to be expected over error, root mean squares", "1", f"{stated / true:.2f}"])
     moved = [t["shift_um"] for t in real if t["case"] == AS_IT_IS]
     found = f"largest {max(moved):.1f} µm, in {sum(one > 0 for one in moved)} of {len(moved)} sections"
     rows.append(["shift applied to a section as it is (nobody knows how it lies)", f"none > {FAR_UM:g} µm", found])
@@ -216,11 +216,11 @@ def figures(real: list[Row], breast: dict | None) -> list[list[str]]:
     return rows
 
 
-def _told_and_true(trials: list[Row]) -> tuple[float, float]:
+def _stated_and_true(trials: list[Row]) -> tuple[float, float]:
     """Root mean squares of the error to be expected, and of the error."""
     both = np.array([[t["found"]["error_um"], t["error_um"]] for t in trials])
-    told, true = np.sqrt((both**2).mean(0))
-    return float(told), float(true)
+    stated, true = np.sqrt((both**2).mean(0))
+    return float(stated), float(true)
 
 
 def _by_case(trials: list[Row]) -> str:
@@ -232,9 +232,9 @@ def _by_case(trials: list[Row]) -> str:
             counts = [sum(name in t["found"]["stages"] for t in chosen) for name in ("shift", "rotation", "field")]
             sure = [t for t in chosen if not t["flagged"]]
             numbers = [_change(applied), _change(chosen), f"{len(sure)}: {_change(sure)}"]
-            told = "{:.1f} / {:.1f}".format(*_told_and_true(chosen))
-            rows.append([case, group, f"{len(applied)} of {len(chosen)}", *map(str, counts), *numbers, told])
-    columns = "image H&E applied shift rotation field where_applied over_all not_flagged told"
+            stated = "{:.1f} / {:.1f}".format(*_stated_and_true(chosen))
+            rows.append([case, group, f"{len(applied)} of {len(chosen)}", *map(str, counts), *numbers, stated])
+    columns = "image H&E applied shift rotation field where_applied over_all not_flagged stated"
     return records.table([name.replace("_", " ") for name in columns.split()], rows)
 
 
@@ -258,7 +258,7 @@ def _each(trials: list[Row]) -> str:
             "found, µm": what if found["stages"] else "none",
             "error, µm": "–" if t["case"] == AS_IT_IS else f"{t['imposed_um']:.1f} → {t['error_um']:.1f}",
             "R² here → there": f"{found['score_here']:.3f} → {found['score_there']:.3f}",
-            "error told, µm": f"{found['error_um']:.1f}",
+            "stated error, µm": f"{found['error_um']:.1f}",
             "log odds of shift, rotation": f"{found['log_odds']:.1f}, {found['log_odds_rotation']:.1f}",
             "standard errors of a field": ", ".join(f"{one:.1f}" for one in found["sigmas"][2:]),
             "flagged": "yes" if t["flagged"] else "no",

@@ -58,8 +58,8 @@ def task_page(found: Results, task: str, declared: dict[str, Any]) -> str:
         n_genes = sum(len(section["genes"]) for section in about.values())
         spots = [section["n_spots"] for section in about.values()]
         size = f"{min(spots):,}" + (f" to {max(spots):,}" if max(spots) > min(spots) else "")
-        told = f"{len(about)} section(s) of {size} spots, {n_genes} (gene, section) pairs; mean ± s.d. over them."
-        parts += [f"## {view.name}", told, _overview(found, view)]
+        scope = f"{len(about)} section(s) of {size} spots, {n_genes} (gene, section) pairs; mean ± s.d. over them."
+        parts += [f"## {view.name}", scope, _overview(found, view)]
         if present(found, view, ("pcc",)):
             thirds = {name: _thirds(section["counts_per_spot"]) for name, section in about.items()}
             parts += ["By third of abundance, PCC / RMSE:", _by_label(found, view, thirds)]
@@ -71,7 +71,7 @@ def task_page(found: Results, task: str, declared: dict[str, Any]) -> str:
 
 
 def _overview(found: Results, view: View) -> str:
-    def told(method: str, metric: str) -> str:
+    def content(method: str, metric: str) -> str:
         if metric in TITLES:
             return cell(found.scores(view, method, metric), spread=metric in SPREAD)
         seconds, memory = (found.costs(view, method, name) for name in ("seconds", "memory_mb"))
@@ -80,7 +80,7 @@ def _overview(found: Results, view: View) -> str:
         return f"{np.mean(seconds):.1f}" if metric == "seconds" else f"{max(memory):.0f}"
 
     columns = {TITLES[metric]: metric for metric in present(found, view, TITLES)}
-    return by_method(found.methods(view), columns | {"seconds": "seconds", "MB": "memory_mb"}, told)
+    return by_method(found.methods(view), columns | {"seconds": "seconds", "MB": "memory_mb"}, content)
 
 
 def _thirds(counts_per_spot: Sequence[float]) -> list[str]:
@@ -88,7 +88,7 @@ def _thirds(counts_per_spot: Sequence[float]) -> list[str]:
 
 
 def _by_label(found: Results, view: View, labels: dict[str, Sequence[str]]) -> str:
-    def told(method: str, label: str) -> str:
+    def content(method: str, label: str) -> str:
         of_label = [
             {name: one[np.array(labels[name]) == label] for name, one in found.scores(view, method, metric).items()}
             for metric in ("pcc", "rmse")
@@ -97,18 +97,18 @@ def _by_label(found: Results, view: View, labels: dict[str, Sequence[str]]) -> s
 
     known = {str(label) for own in labels.values() for label in own}
     names = [third for third in THIRDS if third in known] or sorted(known)
-    return by_method(found.methods(view), {label: label for label in names}, told)
+    return by_method(found.methods(view), {label: label for label in names}, content)
 
 
 def _differences(found: Results, view: View) -> str:
-    def told(method: str, metric: str) -> str:
+    def content(method: str, metric: str) -> str:
         difference = minus(found, view, method, metric.removesuffix(", genes"))
         if difference is None or not metric.endswith("genes"):
             return interval(difference)
         return f"{difference.greater:.0%} of {difference.n}"
 
     columns = {"PCC": "pcc", "genes where ours is above": "pcc, genes", "RMSE": "rmse", "deviance": "deviance"}
-    return by_method([method for method in found.methods(view) if method != OURS], columns, told)
+    return by_method([method for method in found.methods(view) if method != OURS], columns, content)
 
 
 # --- the summary ------------------------------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ class Summary:
     def page(self, profile: str) -> str:
         """All sections; those that have no results are left out."""
         command = "hadmst-sc benchmark" + (f" --profile {profile}" if profile != "full" else "")
-        told = f"Written by `{command}` from the result files beside this page. {made(self.found)}"
-        parts = [f"# Benchmark, {profile} profile", told]
+        origin = f"Written by `{command}` from the result files beside this page. {made(self.found)}"
+        parts = [f"# Benchmark, {profile} profile", origin]
         for section in self.declared["report"]:
             if table := getattr(self, section["table"])():
                 parts += [f"## {section['title']}", section.get("text", "").strip(), table]
@@ -160,13 +160,13 @@ class Summary:
         everywhere = [m for m in self.core if all(found.done(task=task, method=m) for task in tasks)]
         failed = {cell["method"] for cell in found.cells if cell["status"] != "done"}
         n_peers, whole = sum(m in self.peers for m in everywhere), sum(m not in failed for m in everywhere)
-        told = f"{len(everywhere)}, of them {n_peers} published; {whole} without a failed or skipped cell"
-        rows = [["methods on all tasks", "≥ 14, of them ≥ 2 published", told]]
+        measured = f"{len(everywhere)}, of them {n_peers} published; {whole} without a failed or skipped cell"
+        rows = [["methods on all tasks", "≥ 14, of them ≥ 2 published", measured]]
         for point, least in self.declared.get("targets", {}).get("robustness", {}).items():
             for group, share in self.shares_of_clean(OURS, point).items():
                 of_peers = [(m, self.shares_of_clean(m, point).get(group, np.nan)) for m in self.peers]
-                told = ", ".join(f"{m} {s:.3f}" for m, s in of_peers if not np.isnan(s)) or "no published tool"
-                rows.append([f"PCC, {point}, {group}", f"≥ {least:.2f} of clean", f"{share:.3f} ({told})"])
+                measured = ", ".join(f"{m} {s:.3f}" for m, s in of_peers if not np.isnan(s)) or "no published tool"
+                rows.append([f"PCC, {point}, {group}", f"≥ {least:.2f} of clean", f"{share:.3f} ({measured})"])
         spots, own = self.domain_scores("spots"), self.domain_scores(OURS)
         if own:
             above = sum(own[name] > spots[name] for name in own if name in spots)
@@ -203,12 +203,12 @@ class Summary:
                     compared += difference is not None
                     if difference is not None and difference.sign * (1 if better is max else -1) < 0:
                         rows.append([view.task, view.name, TITLES[metric], name, interval(difference)])
-        told = (
+        intro = (
             f"Of {compared:,} comparisons (set × score × method that is not ours), the interval of ours minus the "
             f"other lies on the wrong side of zero in {len(rows)}:"
         )
         table = "\n\n" + records.table(["task", "set", "score", "method", "ours minus it"], rows) if rows else " none."
-        return told + table
+        return intro + table
 
     def headline(self) -> str:
         """Mean PCC of every method; hold-outs of one kind of section in one column."""
@@ -219,10 +219,10 @@ class Summary:
                 name = "holdout " + view.group.rstrip("0123456789").rstrip("_C")
             columns.setdefault(name, []).append(view)
 
-        def told(method: str, views: list[View]) -> str:
+        def content(method: str, views: list[View]) -> str:
             return number(np.mean([self.found.mean(view, method, "pcc") for view in views]))
 
-        return by_method(self.core, columns, told)
+        return by_method(self.core, columns, content)
 
     def controls(self) -> str:
         """Ours with the image withheld, moved or upside down."""
@@ -246,13 +246,13 @@ class Summary:
 
         for clean in [view for view in views if view.point == plan.CLEAN]:
 
-            def told(method: str, point: str, clean: View = clean) -> str:
+            def content(method: str, point: str, clean: View = clean) -> str:
                 if point == plan.CLEAN:
                     return f"{self.found.mean(clean, method, 'pcc'):.3f}"
                 return number(self.shares_of_clean(method, point).get(clean.group, np.nan), 2)
 
             columns = {point: point for point in (plan.CLEAN, *points)}
-            parts += [f"### {clean.group}", by_method(self.found.methods(clean), columns, told)]
+            parts += [f"### {clean.group}", by_method(self.found.methods(clean), columns, content)]
         if "robustness" in self.pictures:
             parts.append(f"![PCC under disturbances]({self.pictures['robustness']})")
         return "\n\n".join(parts)
@@ -260,10 +260,10 @@ class Summary:
     def scores(self, views: Mapping[str, View], methods: Iterable[str], *metrics: str, **head: str) -> str:
         """One column per view, of one or more scores."""
 
-        def told(method: str, view: View) -> str:
+        def content(method: str, view: View) -> str:
             return " / ".join(cell(self.found.scores(view, method, metric)) for metric in metrics)
 
-        return by_method(methods, views, told, **head)
+        return by_method(methods, views, content, **head)
 
     def panel(self) -> str:
         """PCC of the same genes among more and more others."""
@@ -286,12 +286,12 @@ class Summary:
         done = self.found.done(task="domains")
         own = {method: self.domain_scores(method) for method in dict.fromkeys(cell["method"] for cell in done)}
 
-        def told(method: str, section: str) -> str:
+        def content(method: str, section: str) -> str:
             values = own[method]
             return number(values.get(section, np.nan) if section else np.mean(list(values.values())))
 
         columns = {section: section for section in dict.fromkeys(cell["section"] for cell in done)} | {"mean": ""}
-        return by_method(own, columns, told) if own else ""
+        return by_method(own, columns, content) if own else ""
 
     def downstream(self) -> str:
         """Domains, spatially variable genes, cell types."""
@@ -309,14 +309,16 @@ class Summary:
     def costs(self) -> str:
         """Seconds and memory of every method in every task."""
 
-        def told(method: str, task: str) -> str:
+        def content(method: str, task: str) -> str:
             costs = [cell["cost"] for cell in self.found.done(task=task, method=method)]
             if not costs:
                 return "–"
             memory = max(cost.get("memory_mb", 0) for cost in costs)
             return f"{np.mean([cost['seconds'] for cost in costs]):.1f} s, {memory:.0f} MB"
 
-        return by_method(self.core, {task: task for task in dict.fromkeys(c["task"] for c in self.found.done())}, told)
+        return by_method(
+            self.core, {task: task for task in dict.fromkeys(c["task"] for c in self.found.done())}, content
+        )
 
     def published(self) -> str:
         """Tables of publications, and ours with their definitions."""
@@ -335,12 +337,12 @@ class Summary:
     def coverage(self) -> str:
         """Cells that are done, and what became of the others."""
 
-        def told(method: str, task: str) -> str:
+        def content(method: str, task: str) -> str:
             own = [one["status"] for one in self.found.cells if (one["task"], one["method"]) == (task, method)]
             return f"{own.count('done')} of {len(own)}" if own else "–"
 
         tasks = {cell["task"]: cell["task"] for cell in self.found.cells}
-        parts = [by_method(self.found.methods(), tasks, told)]
+        parts = [by_method(self.found.methods(), tasks, content)]
         problems = [[method, status, str(n), why.replace("|", "/")] for method, status, why, n in self.found.problems()]
         if problems:
             parts += ["Without scores:", records.table(["method", "", "cells", "why"], problems)]

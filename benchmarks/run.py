@@ -72,9 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     for number, (cell, found) in enumerate(run(pending, options.workers, options.time_limit), 1):
         stores[cell.task].add(cell, found)
-        told = found["reason"] if found["status"] != "done" else f"{found['cost']['seconds']:.1f} s"
+        outcome = found["reason"] if found["status"] != "done" else f"{found['cost']['seconds']:.1f} s"
         at = time.monotonic() - started
-        print(f"{at:6.0f} s  {number}/{len(pending)}  {' · '.join(cell.key)}: {told}", flush=True)
+        print(f"{at:6.0f} s  {number}/{len(pending)}  {' · '.join(cell.key)}: {outcome}", flush=True)
     for store in stores.values():
         store.tidy([cell.key for cell in planned])
     if options.profile == "full" and not (options.tasks or options.methods or options.sections):

@@ -28,10 +28,10 @@ TITLES = {
 
 
 def by_method(
-    methods: Iterable[str], columns: Mapping[str, Any], told: Callable[[str, Any], str], head: str = "method"
+    methods: Iterable[str], columns: Mapping[str, Any], content: Callable[[str, Any], str], head: str = "method"
 ) -> str:
-    """A table with one row per method: ``told`` makes a cell from its name and what a column stands for."""
-    rows = [[name, *(told(name, column) for column in columns.values())] for name in methods]
+    """A table with one row per method: ``content`` makes a cell from its name and what a column stands for."""
+    rows = [[name, *(content(name, column) for column in columns.values())] for name in methods]
     return records.table([head, *columns], rows)
 
 

@@ -19,7 +19,7 @@ NOISES = tuple(10.0 ** np.arange(-2, 2.1, 0.5))  # noise over signal variance, t
 N_RANDOM = 256  # random Fourier features
 
 
-class Mix(NamedTuple):
+class Terms(NamedTuple):
     """Weights of the three kernels, each scaled to a mean variance of one, and the length of the last in pitches."""
 
     linear: float
@@ -28,15 +28,15 @@ class Mix(NamedTuple):
     length: float = 0.0
 
 
-LINEAR = (Mix(1, 0, 0),)
-SPACE = tuple(Mix(0, 0, 1, length) for length in LENGTHS)
+LINEAR = (Terms(1, 0, 0),)
+SPACE = tuple(Terms(0, 0, 1, length) for length in LENGTHS)
 ADDITIVE = (
     *LINEAR,
-    Mix(0.5, 0.5, 0),
+    Terms(0.5, 0.5, 0),
     *SPACE,
-    *(Mix(0.25, 0.25, 0.5, length) for length in LENGTHS),
-    Mix(0.5, 0, 0.5, 2.0),
-    Mix(0.1, 0.1, 0.8, 2.0),
+    *(Terms(0.25, 0.25, 0.5, length) for length in LENGTHS),
+    Terms(0.5, 0, 0.5, 2.0),
+    Terms(0.1, 0.1, 0.8, 2.0),
 )
 
 
@@ -47,7 +47,7 @@ class Kernel:
     uncertainty of the mean, so that a held-out spot is not predicted through the mean that it was part of.
     """
 
-    def __init__(self, section: Section, mixes: Sequence[Mix], seed: int = 0) -> None:
+    def __init__(self, section: Section, mixes: Sequence[Terms], seed: int = 0) -> None:
         self.section = section
         self.parts: list[tuple[np.ndarray, np.ndarray]] = []  # (bins, f) and (spots, f) of the two H&E kernels
         if any(mix.linear or mix.random for mix in mixes):
@@ -64,7 +64,7 @@ class Kernel:
         scale = max(np.sqrt(np.mean(((spots - centre) ** 2).sum(1))), 1e-6)
         return ((bins - centre) / scale).astype(np.float32), (spots - centre) / scale
 
-    def decompose(self, mix: Mix) -> tuple[np.ndarray, np.ndarray]:
+    def decompose(self, mix: Terms) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues ``(r,)`` and vectors ``(spots, r)`` of the covariance between spots; the others are zero."""
         n_spots = len(self.section.spots_um)
         columns = [np.ones((n_spots, 1))]
@@ -78,7 +78,7 @@ class Kernel:
         eigenvalues, vectors = np.linalg.eigh((factor @ factor.T + space).astype(np.float32))
         return np.maximum(eigenvalues, 0), vectors
 
-    def to_bins(self, mixes: Sequence[Mix], weights: np.ndarray, block: int = 8192) -> np.ndarray:
+    def to_bins(self, mixes: Sequence[Terms], weights: np.ndarray, block: int = 8192) -> np.ndarray:
         """``(spots, genes)`` dual weights, each gene with its own mix, to ``(bins, genes)`` values."""
         section = self.section
         out = np.broadcast_to(weights.sum(0), (len(section.bins_um), weights.shape[1])).copy()
@@ -109,7 +109,7 @@ def _matern(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
     return (1 + r) * np.exp(-r)
 
 
-def fit(section: Section, mixes: Sequence[Mix], values: np.ndarray | None = None) -> Fit:
+def fit(section: Section, mixes: Sequence[Terms], values: np.ndarray | None = None) -> Fit:
     """Gaussian-process regression with mix and noise chosen per gene by exact leave-one-out error.
 
     One eigendecomposition per mix serves all noises and genes. With ``w = (K + noise)⁻¹ y`` the error at a spot left

@@ -6,6 +6,8 @@ squared error of the mean over each spot, Adam, and the median of several networ
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import nn
@@ -22,11 +24,7 @@ class _Head(nn.Module):
     def __init__(self, n_in: int, n_genes: int) -> None:
         super().__init__()
         widths = [n_in, 256, 256, 256, 256]
-        layers = [
-            layer
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
-            for layer in (nn.Linear(a, b), nn.LeakyReLU(0.1))
-        ]
+        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.LeakyReLU(0.1))]
         self.layers = nn.Sequential(*layers, nn.Linear(256, n_genes), nn.ELU(alpha=0.01))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -132,19 +132,19 @@ def render(record: dict[str, Any]) -> str:
         cells = [f"{run['bins']:,}", f"{run['genes']:,}", f"{run['seconds']:.0f}", f"{run['peak_gb']:.2f}", share]
         rows.append([name, *cells, f"{each(run):.1f}"])
     network = record["throughput"]
-    told = f"Network {network['network_gflops']:g} GFLOP/s, its convolutions alone {network['bare_gflops']:g}."
+    throughput = f"Network {network['network_gflops']:g} GFLOP/s, its convolutions alone {network['bare_gflops']:g}."
     if "compiled_s" in network:
         seconds = (network["eager_s"], network["compiled_s"])
-        told += " An evaluation takes {:.3f} s, by `torch.compile` with frozen weights {:.3f} s.".format(*seconds)
+        throughput += " An evaluation takes {:.3f} s, by `torch.compile` with frozen weights {:.3f} s.".format(*seconds)
     if "two_over_one" in network:
-        told += f" Two processes of one thread do {network['two_over_one']:.2f} times what one does."
+        throughput += f" Two processes of one thread do {network['two_over_one']:.2f} times what one does."
     return records.page(
         record,
         "# Scale: time and memory",
         "The mouse brain (2,698 spots) on 20 µm bins, backed, on the CPU; larger ones are mirrored copies.",
         records.table(["figure", "asked", "measured"], figures(record)),
         records.table(columns, rows),
-        told,
+        throughput,
         "![seconds against genes and bins](scale.png)",
     )
 

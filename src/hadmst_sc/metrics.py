@@ -132,7 +132,7 @@ def ssim(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, *, sigma:
     if inside.ndim != 2 or min(inside.shape) < width:
         raise ValueError(
             f"`inside` needs a map of at least {width} × {width} bins, but has shape {inside.shape}. "
-            f"The window must fit. Pass `sigma={sigma / 2:g}`."
+            f"The window of `sigma={sigma:g}` must fit into the map. Pass `sigma={sigma / 2:g}`."
         )
     predicted, truth = (_log(x) for x in _pair(predicted, truth, inside))
     scores = np.empty(len(truth))

@@ -38,7 +38,7 @@ MOST = 8  # more threads wait for the interpreter lock, and each piece takes mem
 def cores() -> int:
     """Cores that this process may use; at most ``MOST`` and at most the initial number of BLAS threads."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST, own, _told())
+    return min(MOST, own, _initial_threads())
 
 
 @cache
@@ -48,7 +48,7 @@ def _libraries() -> ThreadpoolController:
 
 
 @cache
-def _told() -> int:
+def _initial_threads() -> int:
     """Initial number of BLAS threads. Not read from the environment, which clusters set for their workers and keep."""
     return max((one["num_threads"] for one in _libraries().info() if one["user_api"] == "blas"), default=MOST)
 
@@ -95,7 +95,7 @@ class Shared:
 
 
 def _limit_of_one() -> AbstractContextManager[Any]:
-    _told()  # cache the initial number before it is changed
+    _initial_threads()  # cache the initial number before it is changed
     return _libraries().limit(limits=1, user_api="blas")
 
 

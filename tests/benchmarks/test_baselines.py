@@ -96,16 +96,16 @@ def test_ridge_finds_a_gene_that_follows_the_image(make_section):
     assert np.corrcoef(METHODS["kriging"](obs)[0][obs.inside], driver[obs.inside])[0, 1] < 0.8
 
 
-@pytest.mark.parametrize("mix", ["linear", "space", "both"])
-def test_left_out_predictions_are_those_of_a_fit_without_the_spot(make_section, monkeypatch, mix):
+@pytest.mark.parametrize("terms", ["linear", "space", "both"])
+def test_left_out_predictions_are_those_of_a_fit_without_the_spot(make_section, monkeypatch, terms):
     import regression
-    from regression import Kernel, Mix, Section, fit
+    from regression import Kernel, Section, Terms, fit
 
-    mixes = {"linear": Mix(1, 0, 0), "space": Mix(0, 0, 1, 200.0), "both": Mix(0.3, 0.3, 0.4, 80.0)}
+    candidates = {"linear": Terms(1, 0, 0), "space": Terms(0, 0, 1, 200.0), "both": Terms(0.3, 0.3, 0.4, 80.0)}
     monkeypatch.setattr(regression, "NOISES", (0.3,))
     section = Section.of(make_section(lambda y, x: np.array([5 + y / 10, 5 + 0 * x]), noise=True))
-    found = fit(section, [mixes[mix]])
-    values, vectors = Kernel(section, [mixes[mix]]).decompose(mixes[mix])
+    found = fit(section, [candidates[terms]])
+    values, vectors = Kernel(section, [candidates[terms]]).decompose(candidates[terms])
     covariance = vectors * values @ vectors.T
     for spot in (0, 17, 63):
         others = np.arange(64) != spot

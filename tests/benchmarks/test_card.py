@@ -59,7 +59,7 @@ def row(text: str, name: str) -> list[str]:
     return found
 
 
-def test_training_is_told_from_the_card(card):
+def test_training_is_described_from_the_card(card):
     from card import render
 
     text = render(card, results([]))

@@ -43,7 +43,7 @@ def test_truth_scores_one_in_the_hold_out(make_section):
     assert found["rmse"][0] == pytest.approx(0, abs=1e-3)
 
 
-def test_of_a_panel_only_the_wanted_genes_are_scored_and_told(make_section):
+def test_of_a_panel_only_the_wanted_genes_are_scored_and_described(make_section):
     from cases import hold_out
 
     obs = make_section(lambda y, x: np.array([5 + y / 10, 3 + x / 10, 1 + 0 * y]), noise=True)

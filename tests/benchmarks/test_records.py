@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 
-@pytest.mark.parametrize(("changed", "told"), [("benchmarks/results/full/a.jsonl", False), ("src/a.py", True)])
-def test_changed_sources_are_told_and_results_are_not(changed, told, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("changed", "recorded"), [("benchmarks/results/full/a.jsonl", False), ("src/a.py", True)])
+def test_changed_sources_are_recorded_and_results_are_not(changed, recorded, tmp_path, monkeypatch):
     import records
 
     def git(*arguments: str) -> None:
@@ -23,4 +23,4 @@ def test_changed_sources_are_told_and_results_are_not(changed, told, tmp_path, m
     monkeypatch.setattr(records, "ROOT", tmp_path)
     assert not records.provenance(weights=None)["uncommitted_changes"]
     file.write_text("2")
-    assert records.provenance(weights=None)["uncommitted_changes"] is told
+    assert records.provenance(weights=None)["uncommitted_changes"] is recorded

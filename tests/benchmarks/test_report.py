@@ -16,7 +16,7 @@ def result(task, group, section, method, scores, *, point="clean", **more):
     return place | {"status": "done", "scores": scores, "cost": cost, "made": MADE} | weights | more
 
 
-def told_of(task, group, section, point="clean"):
+def described(task, group, section, point="clean"):
     about = {
         "n_spots": 100,
         "bins": 900,
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
     lines = {
         "holdout": [
-            told_of("holdout", "her2st_C2", "her2st_C2"),
+            described("holdout", "her2st_C2", "her2st_C2"),
             result("holdout", "her2st_C2", "her2st_C2", "ours", {"spots": genes(0.7, 0.8, 0.9)}),
             result("holdout", "her2st_C2", "her2st_C2", "cubic", {"spots": genes(0.5, 0.6, 0.7)}),
             result("holdout", "her2st_C2", "her2st_C2", "TESLA", {"spots": genes(0.4, 0.5, 0.6)}),
@@ -45,7 +45,7 @@ def folder(tmp_path):
             ),
         ],
         "hr_sim": [
-            told_of("hr_sim", "breast", "breast"),
+            described("hr_sim", "breast", "breast"),
             result("hr_sim", "breast", "breast", "ours", {"20 µm": genes(0.3, 0.3, 0.3)}),
             result("hr_sim", "breast", "breast", "cubic", {"20 µm": genes(0.4, 0.4, 0.4)}),
         ],
@@ -53,7 +53,7 @@ def folder(tmp_path):
             line
             for point, pcc in (("clean", 0.8), ("misregistration_um=30", 0.6))
             for line in (
-                told_of("robustness", "breast", "breast", point),
+                described("robustness", "breast", "breast", point),
                 result("robustness", "breast", "breast", "ours", {"20 µm": genes(pcc, pcc, pcc)}, point=point),
             )
         ],
@@ -61,7 +61,7 @@ def folder(tmp_path):
             line
             for name, ari in (("one", 0.5), ("two", 0.1))
             for line in (
-                told_of("domains", name, name),
+                described("domains", name, name),
                 result("domains", name, name, "ours", {"spots": {"ari": ari}}),
                 result("domains", name, name, "spots", {"spots": {"ari": 0.3}}),
             )
@@ -94,7 +94,7 @@ def test_wins_have_their_interval(page):
     assert row[4:] == ["TESLA 0.500", "+0.300 [+0.300, +0.300]", "–"]
 
 
-def test_losses_are_told(page):
+def test_losses_are_reported(page):
     losses = page.partition("## Where ours does not win")[2].partition("##")[0]
     assert {(row[1], row[2]) for row in rows(losses, "hr_sim")} == {
         ("PCC", "cubic"),

@@ -47,15 +47,15 @@ def test_figures_are_asked_beside_measured(scale):
     one, two = scale.PAIRS["400 genes"]
     runs |= {one: run_of(200.0, 400), two: run_of(110.0, 400, largest_difference=2e-7)}
     runs[scale.TESLA] = run_of(390.0, 200)
-    told = {row[0]: row[2] for row in scale.figures(record_of(scale, runs))}
-    assert told[scale.FULL] == "130 s, 1.50 GB"
-    assert told[f"{scale.FULL}: share of the time inside the network"] == "70%"
-    assert told["1,597 genes by metagenes, over 200 one by one"].startswith("1.46; deviance at held-out spots +0.8")
-    assert told["peak memory from 200 to 2,000 genes"] == "+7%"
-    assert told[f"time of TESLA per gene and bin over that of: {scale.FULL}"] == "3.0"
-    assert told[f"time of TESLA per gene and bin over that of: {scale.EVERY}"] == "16.4"
-    assert told["two Dask workers over one, 400 genes"] == "1.82, maps differ by at most 2e-07"
-    assert not any("workers" in figure and "200 genes" in figure for figure in told)
+    measured = {row[0]: row[2] for row in scale.figures(record_of(scale, runs))}
+    assert measured[scale.FULL] == "130 s, 1.50 GB"
+    assert measured[f"{scale.FULL}: share of the time inside the network"] == "70%"
+    assert measured["1,597 genes by metagenes, over 200 one by one"].startswith("1.46; deviance at held-out spots +0.8")
+    assert measured["peak memory from 200 to 2,000 genes"] == "+7%"
+    assert measured[f"time of TESLA per gene and bin over that of: {scale.FULL}"] == "3.0"
+    assert measured[f"time of TESLA per gene and bin over that of: {scale.EVERY}"] == "16.4"
+    assert measured["two Dask workers over one, 400 genes"] == "1.82, maps differ by at most 2e-07"
+    assert not any("workers" in figure and "200 genes" in figure for figure in measured)
 
 
 def test_the_page_has_every_run_and_names_failures(scale):

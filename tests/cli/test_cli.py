@@ -374,13 +374,15 @@ def test_version_is_the_packages():
 
 
 def test_benchmark_runs_a_script_of_the_checkout_and_passes_on_what_follows(tmp_path):
-    told = tmp_path / "told"
-    (tmp_path / "toy.py").write_text(f"import sys; open({str(told)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(3)")
+    received = tmp_path / "received"
+    (tmp_path / "toy.py").write_text(
+        f"import sys; open({str(received)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(3)"
+    )
     assert run("benchmark", "toy", "--folder", tmp_path, "--quick", "7").exit_code == 3
-    assert told.read_text() == "--quick 7"
+    assert received.read_text() == "--quick 7"
     (tmp_path / "toy.py").rename(tmp_path / "run.py")
     assert run("benchmark", "--folder", tmp_path, "--profile", "quick").exit_code == 3  # no name: the benchmark
-    assert told.read_text() == "--profile quick"
+    assert received.read_text() == "--profile quick"
 
 
 def test_benchmark_without_a_checkout_says_where_it_looked(tmp_path):

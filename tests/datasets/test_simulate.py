@@ -191,7 +191,7 @@ def test_array_indices_are_those_of_the_lattice():
 def test_blank_images_tell_nothing_about_regions_and_clear_ones_do():
     """Share of the variance of the image's green, which both stains absorb, that lies between regions."""
 
-    def told(seed: int, clarity: str) -> float:
+    def explained_share(seed: int, clarity: str) -> float:
         rng = np.random.default_rng(seed)
         layout = draw_layout(rng, 60, "voronoi", augment=False)
         image, _ = render(rng, layout, draw_cells(rng, layout, clarity), clarity=clarity, he_um=2.5, augment=False)
@@ -199,7 +199,7 @@ def test_blank_images_tell_nothing_about_regions_and_clear_ones_do():
         regions = [green[layout.regions == r] for r in np.unique(layout.regions)]
         return sum(v.size * (v.mean() - green.mean()) ** 2 for v in regions) / (green.size * green.var())
 
-    blank, clear = ([told(seed, clarity) for seed in range(10)] for clarity in ("blank", "clear"))
+    blank, clear = ([explained_share(seed, clarity) for seed in range(10)] for clarity in ("blank", "clear"))
     assert max(blank) < 0.06
     assert np.median(clear) > 0.25
 

@@ -34,9 +34,9 @@ def run_examples(name: str, **names: Any) -> dict[str, Any]:
     thing = getattr(MODULES[submodule], member)
     (test,) = doctest.DocTestFinder(recurse=False).find(thing, name, globs={"hd": hd, "np": np, **names})
     assert test.examples and not any(doctest.SKIP in example.options for example in test.examples)
-    told: list[str] = []
-    failed = doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=told.append, clear_globs=False).failed
-    assert not failed, "".join(told)
+    output: list[str] = []
+    failed = doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=output.append, clear_globs=False).failed
+    assert not failed, "".join(output)
     return test.globs
 
 

@@ -34,7 +34,7 @@ def by_gene(obs):
 
 
 @pytest.fixture(scope="module")
-def mixed(obs):
+def from_metagenes(obs):
     return hd.tl.predict(obs, n_samples=4, align=False, gate=False, n_metagenes=16)
 
 
@@ -42,20 +42,20 @@ def score(maps: np.ndarray, phantom: Phantom) -> float:
     return float(metrics.pearson(maps, phantom.rate, phantom.observation.inside).mean())
 
 
-def test_the_truth_is_nearly_as_near_as_gene_by_gene(obs, phantom, by_gene, mixed):
+def test_the_truth_is_nearly_as_near_as_gene_by_gene(obs, phantom, by_gene, from_metagenes):
     closed = hd.tl.predict(obs, model=None, align=False).mean
-    ours, full, none = (score(maps, phantom) for maps in (mixed.mean, by_gene.mean, closed))
+    ours, full, none = (score(maps, phantom) for maps in (from_metagenes.mean, by_gene.mean, closed))
     assert ours - none > 0.7 * (full - none) > 0
 
 
-def test_spread_is_that_of_draws_gene_by_gene(obs, by_gene, mixed):
-    mine, other = (found.std[:, obs.inside].mean(1) for found in (mixed, by_gene))
+def test_spread_is_that_of_draws_gene_by_gene(obs, by_gene, from_metagenes):
+    mine, other = (found.std[:, obs.inside].mean(1) for found in (from_metagenes, by_gene))
     assert np.median(mine / other) == pytest.approx(1, abs=0.15)
     assert np.corrcoef(np.log(mine), np.log(other))[0, 1] > 0.9
 
 
-def test_spots_are_agreed_with_as_gene_by_gene(by_gene, mixed):
-    ratio = np.median(mixed.gene_stats["spot_residual"] / by_gene.gene_stats["spot_residual"])
+def test_spots_are_agreed_with_as_gene_by_gene(by_gene, from_metagenes):
+    ratio = np.median(from_metagenes.gene_stats["spot_residual"] / by_gene.gene_stats["spot_residual"])
     assert ratio == pytest.approx(1, abs=0.2)
 
 
@@ -79,10 +79,10 @@ def test_held_out_spots_tell_what_it_costs(obs, caplog):
     assert ("worse than the network gene by gene" in caplog.text) == (made["metagene_loss"] > 0.02)
 
 
-def test_neither_batches_nor_the_order_of_genes_matter(obs, mixed):
+def test_neither_batches_nor_the_order_of_genes_matter(obs, from_metagenes):
     order = np.random.default_rng(0).permutation(N_GENES)
     turned = hd.tl.predict(obs.subset_genes(order), n_samples=0, align=False, gate=False, n_metagenes=16, gene_chunk=7)
-    r = metrics.pearson(turned.mean, mixed.mean[order], obs.inside)
+    r = metrics.pearson(turned.mean, from_metagenes.mean[order], obs.inside)
     assert r.min() > 0.999  # the factorisation starts from a decomposition whose rounding depends on the order
 
 

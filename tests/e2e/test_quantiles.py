@@ -28,14 +28,14 @@ def test_layers_are_quantiles_of_the_rate(solved):
 
 
 def test_a_spread_that_is_not_calibrated_is_said(solved, caplog):
-    told = solved["superres_table"].uns["hadmst_sc"]
-    kept = told["calibration"]
-    told["calibration"] = {"factor": 1.0, "refused": ""}
+    provenance = solved["superres_table"].uns["hadmst_sc"]
+    kept = provenance["calibration"]
+    provenance["calibration"] = {"factor": 1.0, "refused": ""}
     tl.quantiles(solved)
     assert not caplog.text
-    told["calibration"] = {"factor": 1.0, "refused": "no factor reaches 90%"}
+    provenance["calibration"] = {"factor": 1.0, "refused": "no factor reaches 90%"}
     tl.quantiles(solved)
-    told["calibration"] = kept
+    provenance["calibration"] = kept
     assert "not calibrated, no factor reaches 90%" in caplog.text
 
 

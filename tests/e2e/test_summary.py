@@ -18,30 +18,30 @@ def solved():
 
 
 def test_it_tells_what_was_made_with_what_and_how_much_to_believe(solved):
-    told, table = hd.tl.summary(solved), solved["superres_table"]
-    assert told.facts["bins"] == f"{table.n_obs:,} in tissue, 20 µm wide"
-    assert told.facts["model"].startswith("default (") and "2 samples" in told.facts["model"]
-    assert f"{(table.var['finest_um'] <= 55).sum()} at 55 µm" in told.facts["reliability"]
-    assert f"helps {table.var['image_helps'].sum()} of 12 genes" in told.facts["reliability"]
-    assert told.genes["reliability"].is_monotonic_decreasing and set(told.genes.index) == set(table.var_names)
-    assert "2 genes between these are not shown" in str(told)
+    summary, table = hd.tl.summary(solved), solved["superres_table"]
+    assert summary.facts["bins"] == f"{table.n_obs:,} in tissue, 20 µm wide"
+    assert summary.facts["model"].startswith("default (") and "2 samples" in summary.facts["model"]
+    assert f"{(table.var['finest_um'] <= 55).sum()} at 55 µm" in summary.facts["reliability"]
+    assert f"helps {table.var['image_helps'].sum()} of 12 genes" in summary.facts["reliability"]
+    assert summary.genes["reliability"].is_monotonic_decreasing and set(summary.genes.index) == set(table.var_names)
+    assert "2 genes between these are not shown" in str(summary)
 
 
 def test_it_tells_whether_intervals_hold(solved):
-    told = solved["superres_table"].uns["hadmst_sc"]
+    provenance = solved["superres_table"].uns["hadmst_sc"]
     record = {"factor": 1.7, "coverage_before": 0.6, "coverage": 0.88, "n_spots": 1200, "refused": ""}
     held = "90 % intervals contain 88% of the counts at 1,200 held-out spots"
     held += " (60% before calibration; standard deviation × 1.7)"
-    kept = told["calibration"]
+    kept = provenance["calibration"]
     try:
-        told["calibration"] = record
+        provenance["calibration"] = record
         assert hd.tl.summary(solved).facts["intervals"] == held
-        told["calibration"] = record | {"refused": "no factor reaches 90%"}
+        provenance["calibration"] = record | {"refused": "no factor reaches 90%"}
         assert hd.tl.summary(solved).facts["intervals"] == f"not calibrated: no factor reaches 90%; {held}"
-        told["calibration"] = "off"
+        provenance["calibration"] = "off"
         assert hd.tl.summary(solved).facts["intervals"] == "not calibrated: no gate, or too few spots for it"
     finally:
-        told["calibration"] = kept
+        provenance["calibration"] = kept
 
 
 def test_it_survives_the_disk(solved, tmp_path):
@@ -50,10 +50,10 @@ def test_it_survives_the_disk(solved, tmp_path):
 
 
 def test_a_notebook_shows_the_same_as_a_table(solved):
-    told = hd.tl.summary(solved)
-    html = told._repr_html_()
-    assert all(escape(name) in html and escape(fact) in html for name, fact in told.facts.items())
-    assert told.genes.index[0] in html
+    summary = hd.tl.summary(solved)
+    html = summary._repr_html_()
+    assert all(escape(name) in html and escape(fact) in html for name, fact in summary.facts.items())
+    assert summary.genes.index[0] in html
 
 
 def test_the_closed_form_says_that_it_is_one(solved):

@@ -138,8 +138,8 @@ def places(table):
 
 def test_the_summary_tells_the_same(after, reference):
     sdata, key = after
-    told, first = hd.tl.summary(sdata, key_added=key).facts, hd.tl.summary(reference).facts
-    assert {name: told[name] for name in ("H&E", "model", "intervals")} == {
+    facts, first = hd.tl.summary(sdata, key_added=key).facts, hd.tl.summary(reference).facts
+    assert {name: facts[name] for name in ("H&E", "model", "intervals")} == {
         name: first[name] for name in ("H&E", "model", "intervals")
     }
 

@@ -62,22 +62,22 @@ def mend(sdata, kind, **arguments):
         with pytest.raises(kind) as raised:
             read(sdata, **arguments)
         assert fingerprint(sdata) == before
-        told, names = (
+        message, names = (
             str(raised.value),
             {"sdata": sdata, "numpy": np, "anndata": anndata, "genes": arguments.get("genes")},
         )
-        code = remedy(told)
+        code = remedy(message)
         if re.match(r"(genes|layer)=", code):
             arguments |= eval(f"dict({code})", names)
         else:
             exec(code, names)
-            if then := re.search(r"then pass `(layer=.*?)`", told):
+            if then := re.search(r"then pass `(layer=.*?)`", message):
                 arguments |= eval(f"dict({then[1]})")
         try:
-            return read(sdata, **arguments), told
+            return read(sdata, **arguments), message
         except (ValueError, TypeError, KeyError):
             continue
-    raise AssertionError(told)
+    raise AssertionError(message)
 
 
 def warned(caplog, sdata, **arguments):
@@ -99,10 +99,10 @@ def with_antibodies(table):
 @pytest.mark.parametrize("genes", [None, 10])
 def test_features_that_are_no_genes_are_not_chosen_and_this_is_said(genes, caplog):
     sdata, _ = section(with_antibodies)
-    obs, told = warned(caplog, sdata, genes=genes)
+    obs, message = warned(caplog, sdata, genes=genes)
     assert len(obs.genes) == (genes or N_GENES - 5)
     assert not set(obs.genes) & set(sdata["table"].var_names[-5:])
-    assert "5 of 30 features are not genes (5 Antibody Capture)" in told
+    assert "5 of 30 features are not genes (5 Antibody Capture)" in message
 
 
 def test_features_that_are_no_genes_do_not_change_the_ranking():
@@ -113,16 +113,16 @@ def test_features_that_are_no_genes_do_not_change_the_ranking():
 
 
 def test_more_genes_than_there_are_beside_other_features_is_an_error_whose_remedy_runs():
-    obs, told = mend(section(with_antibodies)[0], ValueError, genes=N_GENES)
-    assert "needs 1 to 25" in told and len(obs.genes) == N_GENES - 5
+    obs, message = mend(section(with_antibodies)[0], ValueError, genes=N_GENES)
+    assert "needs 1 to 25" in message and len(obs.genes) == N_GENES - 5
 
 
 def test_a_feature_that_is_named_is_taken_with_a_warning(caplog):
     sdata, _ = section(with_antibodies)
-    obs, told = warned(caplog, sdata, genes=["gene-29", "gene-0"])
+    obs, message = warned(caplog, sdata, genes=["gene-29", "gene-0"])
     assert (
         obs.genes == ("gene-29", "gene-0")
-        and "1 of the 2 features named in `genes` are not genes (['gene-29'])" in told
+        and "1 of the 2 features named in `genes` are not genes (['gene-29'])" in message
     )
     np.testing.assert_array_equal(obs.counts, sdata["table"].X[:, [29, 0]])
 
@@ -138,13 +138,13 @@ def test_highly_variable_features_that_are_no_genes_are_left_out(caplog):
 
 @pytest.mark.parametrize("kinds", [["Gene Expression"] * 29 + [None], ["gene expression "] * 30])
 def test_features_of_unknown_type_are_genes(kinds, caplog):
-    obs, told = warned(caplog, section(lambda table: table.var.__setitem__("feature_types", kinds))[0])
-    assert len(obs.genes) == N_GENES and not told
+    obs, message = warned(caplog, section(lambda table: table.var.__setitem__("feature_types", kinds))[0])
+    assert len(obs.genes) == N_GENES and not message
 
 
 def test_a_table_without_any_gene_is_read_with_a_warning(caplog):
-    obs, told = warned(caplog, section(lambda table: table.var.__setitem__("feature_types", "Antibody Capture"))[0])
-    assert len(obs.genes) == N_GENES and "no feature is a gene" in told
+    obs, message = warned(caplog, section(lambda table: table.var.__setitem__("feature_types", "Antibody Capture"))[0])
+    assert len(obs.genes) == N_GENES and "no feature is a gene" in message
 
 
 # --- where the counts are ---
@@ -168,8 +168,8 @@ def raw_of_more_genes(table):
 @pytest.mark.parametrize("change", [kept_in_raw, raw_of_more_genes])
 def test_counts_in_raw_are_named_and_read(change):
     sdata, counts = section(change)
-    obs, told = mend(sdata, ContractError)
-    assert "`layer='raw'`: `.raw` holds counts" in told and obs.source.layer == "raw"
+    obs, message = mend(sdata, ContractError)
+    assert "`layer='raw'`: `.raw` holds counts" in message and obs.source.layer == "raw"
     assert len(obs.genes) == N_GENES  # also those that X lacks
     np.testing.assert_array_equal(obs.counts, counts[:, [int(gene[5:]) for gene in obs.genes]])
 
@@ -207,8 +207,8 @@ def test_a_layer_that_is_not_there_is_replaced_by_one_that_holds_counts():
         table.layers["data"] = table.X.toarray() * 0.5 - 3
         table.X = table.layers["data"]
 
-    obs, told = mend(section(change)[0], KeyError, layer="counts")
-    assert "Available: ['molecules', 'data']" in told and obs.source.layer == "molecules"
+    obs, message = mend(section(change)[0], KeyError, layer="counts")
+    assert "Available: ['molecules', 'data']" in message and obs.source.layer == "molecules"
 
 
 def test_repeated_names_in_raw_can_be_mended():
@@ -282,9 +282,9 @@ def test_a_part_of_the_genes_still_tells_that_all_were_normalised():
 
 def test_corrected_counts_are_read_with_a_warning(caplog):
     sdata, counts = section(lambda table: setattr(table, "X", table.X * 0.93))
-    obs, told = warned(caplog, sdata, genes=["gene-2"])
+    obs, message = warned(caplog, sdata, genes=["gene-2"])
     np.testing.assert_allclose(obs.counts[:, 0], counts[:, 2] * 0.93, rtol=1e-6)
-    assert "100 % of the non-zero values are not whole" in told and "counting noise" in told
+    assert "100 % of the non-zero values are not whole" in message and "counting noise" in message
 
 
 def there_and_back(counts):
@@ -300,18 +300,18 @@ def test_whole_counts_with_the_noise_of_float32_are_whole_counts(largest, store,
     noisy = there_and_back(counts)
     assert (noisy != counts).any()
     sdata["table"].X = store(noisy)
-    obs, told = warned(caplog, sdata, genes=["gene-1", "gene-0"])
+    obs, message = warned(caplog, sdata, genes=["gene-1", "gene-0"])
     np.testing.assert_array_equal(obs.counts, counts[:, [1, 0]])
-    assert "whole" not in told
+    assert "whole" not in message
 
 
 def test_one_fraction_among_whole_counts_makes_them_no_square_roots(caplog):
     sdata, counts = section()
     counts[4, 1] = 75.5
     sdata["table"].X = sparse.csr_matrix(counts)
-    obs, told = warned(caplog, sdata, genes=["gene-1", "gene-0"])
+    obs, message = warned(caplog, sdata, genes=["gene-1", "gene-0"])
     np.testing.assert_array_equal(obs.counts, counts[:, [1, 0]])
-    assert "0 % of the non-zero values are not whole" in told
+    assert "0 % of the non-zero values are not whole" in message
 
 
 def test_values_in_parts_are_added_before_they_are_judged(caplog):
@@ -323,9 +323,9 @@ def test_values_in_parts_are_added_before_they_are_judged(caplog):
         assert not table.X.has_canonical_format
 
     sdata, counts = section(in_parts)
-    obs, told = warned(caplog, sdata, genes=["gene-4", "gene-0"])
+    obs, message = warned(caplog, sdata, genes=["gene-4", "gene-0"])
     np.testing.assert_array_equal(obs.counts, counts[:, [4, 0]])
-    assert "whole" not in told
+    assert "whole" not in message
 
 
 @pytest.mark.parametrize("store", [np.asarray, sparse.csr_matrix])
@@ -361,11 +361,11 @@ def test_highly_variable_genes_are_chosen_whatever_type_the_flag_has(name):
     assert set(read(sdata).genes) == {f"gene-{i}" for i in range(0, N_GENES, 3)}
 
 
-def test_a_flag_that_says_neither_true_nor_false_is_told(caplog):
+def test_a_flag_that_says_neither_true_nor_false_is_reported(caplog):
     sdata, _ = section()
     sdata["table"].var["highly_variable"] = ["best", "False", "True"] * 10
-    obs, told = warned(caplog, sdata)
-    assert len(obs.genes) == 10 and "var['highly_variable'] has the values ['best']" in told
+    obs, message = warned(caplog, sdata)
+    assert len(obs.genes) == 10 and "var['highly_variable'] has the values ['best']" in message
 
 
 # --- columns that are there twice ---
@@ -383,9 +383,9 @@ def repeat(sdata, kind, name, order=1):
 def test_a_column_of_spots_that_is_there_twice_is_named_and_the_first_can_be_kept(name, order):
     sdata, counts = section()
     repeat(sdata, "obs", name, order)
-    obs, told = mend(sdata, ContractError, genes=["gene-4"])
-    assert f"`obs` needs each column once, but ['{name}']" in told
-    assert ("They differ" in told) == (order == -1 and name == "spot_id")  # the others have one value
+    obs, message = mend(sdata, ContractError, genes=["gene-4"])
+    assert f"`obs` needs each column once, but ['{name}']" in message
+    assert ("They differ" in message) == (order == -1 and name == "spot_id")  # the others have one value
     np.testing.assert_array_equal(obs.counts[:, 0], counts[:, 4])
 
 
@@ -397,8 +397,8 @@ def test_a_column_of_genes_that_is_there_twice_is_named_and_the_first_can_be_kep
     for name in ("feature_types", "highly_variable"):
         repeat(sdata, "var", name)
     table.raw = table.copy()
-    obs, told = mend(sdata, ContractError, **arguments)
-    assert "`var` needs each column once, but" in told
+    obs, message = mend(sdata, ContractError, **arguments)
+    assert "`var` needs each column once, but" in message
     assert set(obs.genes) == {f"gene-{i}" for i in range(0, N_GENES, 3)}
     np.testing.assert_array_equal(obs.counts, counts[:, [int(gene[5:]) for gene in obs.genes]])
 
@@ -424,10 +424,10 @@ UNDONE = {
 @pytest.mark.parametrize("name", UNDONE)
 @pytest.mark.parametrize("store", [sparse.csr_matrix, sparse.csr_array, np.asarray])
 def test_what_can_be_undone_is_undone_by_the_remedy(name, store):
-    change, told = UNDONE[name]
+    change, description = UNDONE[name]
     sdata, counts = section(lambda table: setattr(table, "X", store(change(table.X.toarray()).astype(np.float32))))
     obs, message = mend(sdata, ContractError, genes=["gene-3", "gene-1"])
-    assert told in message and obs.source.layer == "counts"
+    assert description in message and obs.source.layer == "counts"
     np.testing.assert_array_equal(obs.counts, counts[:, [3, 1]])
 
 
@@ -482,8 +482,8 @@ def test_a_value_that_is_no_count_is_named_and_its_spot_can_be_left_out(value):
         table.X[7, 2] = value
 
     sdata, counts = section(change)
-    obs, told = mend(sdata, ContractError)
-    assert "spot 'spot-7'" in told and "gene 'gene-2'" in told
+    obs, message = mend(sdata, ContractError)
+    assert "spot 'spot-7'" in message and "gene 'gene-2'" in message
     assert "spot-7" not in obs.spots and len(obs.spots) == len(counts) - 1 and np.isfinite(obs.counts).all()
 
 
@@ -492,8 +492,8 @@ def test_objects_that_are_no_numbers_are_named():
         table.layers["counts"] = table.X.copy()
         table.X = np.full(table.shape, "many", object)
 
-    obs, told = mend(section(change)[0], ContractError)
-    assert "tables/table: needs a matrix of counts, but its objects are not numbers" in told
+    obs, message = mend(section(change)[0], ContractError)
+    assert "tables/table: needs a matrix of counts, but its objects are not numbers" in message
     assert obs.source.layer == "counts"
 
 
@@ -515,8 +515,8 @@ def test_symbols_in_a_column_are_found_there(n, raw):
 
     asked = [f"SYM{i}" for i in range(n, 0, -1)]
     sdata, counts = section(change)
-    obs, told = mend(sdata, KeyError, genes=asked, layer="raw" if raw else None)
-    assert "`var['gene_symbols']` has them" in told
+    obs, message = mend(sdata, KeyError, genes=asked, layer="raw" if raw else None)
+    assert "`var['gene_symbols']` has them" in message
     columns = [int(name.partition(".")[2]) for name in obs.genes]
     assert sorted(columns) == list(range(1, n + 1)) and (n > 2 or columns == [2, 1])
     np.testing.assert_array_equal(obs.counts, counts[:, columns])
@@ -623,8 +623,8 @@ def test_names_keep_their_order_and_those_of_a_set_take_the_tables(genes):
     ],
 )
 def test_what_is_no_list_of_names_is_an_error_whose_remedy_runs(genes, n):
-    obs, told = mend(section()[0], TypeError, genes=genes)
-    assert told.startswith("`genes` needs names") and len(obs.genes) == n
+    obs, message = mend(section()[0], TypeError, genes=genes)
+    assert message.startswith("`genes` needs names") and len(obs.genes) == n
 
 
 def test_a_mask_is_an_error_whose_remedy_runs():

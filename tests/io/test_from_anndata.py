@@ -234,7 +234,7 @@ def test_what_the_readers_of_visium_read_agrees_with_spatialdata_io(reader, vers
 # --- what is missing ---
 
 
-def told(adata, *args, **kwargs):
+def refusal(adata, *args, **kwargs):
     before = copy.deepcopy(state(adata))
     with pytest.raises(ContractError) as raised:
         from_anndata(adata, *args, **kwargs)
@@ -290,7 +290,7 @@ def test_what_is_missing_is_named_and_the_remedy_runs(phantom, name):
     change, says = LACKS[name]
     adata = as_read_by_scanpy(phantom)
     change(adata)
-    message = told(adata)
+    message = refusal(adata)
     assert says in message
     obs = read_observation(follow(message, adata), "phantom_hires_image", bin_um=20.0)
     truth = read_observation(phantom, "phantom_hires_image", bin_um=20.0)
@@ -304,7 +304,7 @@ def test_a_smaller_copy_taken_for_the_image_is_recognised(phantom):
     adata.obsm["spatial"] = adata.obsm["spatial"] * 2  # most spots now lie off what is given
     adata.uns["spatial"]["phantom"]["scalefactors"] |= {"tissue_hires_scalef": 0.25, "spot_diameter_fullres": 44.0}
     adata.uns["spatial"]["phantom"]["images"].pop("lowres")
-    message = told(adata, pixels(phantom, "hires"))
+    message = refusal(adata, pixels(phantom, "hires"))
     assert "Pass `image_scale=0.25`" in message
     sdata = follow(message, adata, pixels(phantom, "hires"))
     same(
@@ -319,7 +319,7 @@ def test_exchanged_axes_are_recognised(phantom):
     wide = np.concatenate([pixels(phantom)] * 4, 1)  # four times as wide as high
     adata.obsm["spatial"] = (adata.obsm["spatial"] + [600, 0])[:, ::-1]
     adata.uns = {}
-    message = told(adata, wide, spot_diameter_px=22.0)
+    message = refusal(adata, wide, spot_diameter_px=22.0)
     sdata = follow(message, adata, wide, spot_diameter_px=22.0)
     assert list(sdata.images) == ["section_full_image"] and "They seem to be (y, x)" in message
 
@@ -328,18 +328,18 @@ def test_all_that_is_missing_is_said_at_once(phantom):
     adata = as_read_by_scanpy(phantom)
     adata.uns["spatial"]["phantom"] = {"metadata": {}}
     lost_positions(adata)
-    message = told(adata, library_key="nowhere")
+    message = refusal(adata, library_key="nowhere")
     assert "(2 problems)" in message and "`library_key='nowhere'`" in message and "2 of 52 spots" in message
     adata = as_read_by_scanpy(phantom)
     adata.uns["spatial"]["phantom"] = {"metadata": {}}
-    message = told(adata)
+    message = refusal(adata)
     assert "`spot_diameter_px` is needed" in message and "`image` is needed" in message
 
 
 @pytest.mark.parametrize("with_column", [True, False])
 def test_several_libraries_need_an_argument_that_is_named(phantom, with_column):
     adata = two_libraries(phantom, with_column)
-    message = told(adata)
+    message = refusal(adata)
     assert ("Pass `library_key='library'`" if with_column else "Pass `library_id='A 1'`") in message
     follow(message, adata)
 
@@ -349,12 +349,12 @@ def test_the_file_that_the_reader_noted_is_offered(phantom, tmp_path):
     entry = adata.uns["spatial"]["phantom"]
     entry["metadata"] = {"source_image_path": str(written(pixels(phantom), tmp_path / "he.tif"))}
     del entry["images"]
-    assert "phantom_full_image" in follow(told(adata), adata)
+    assert "phantom_full_image" in follow(refusal(adata), adata)
 
 
 @pytest.mark.parametrize("image", ["nowhere.tif", __file__, np.zeros((4, 5)), np.zeros(3), object(), 7])
 def test_what_is_no_image_of_the_section_is_named(phantom, image):
-    message = told(as_read_by_scanpy(phantom), image)
+    message = refusal(as_read_by_scanpy(phantom), image)
     assert "`image` needs the H&E" in message or "spots need to be on the full image" in message
 
 

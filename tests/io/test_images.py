@@ -56,9 +56,9 @@ def mended(sdata):
     with pytest.raises(ContractError) as raised:
         read(sdata)
     assert fingerprint(sdata) == before
-    told = str(raised.value)
-    exec(re.search(r"Make one: `(.*?)`", told)[1], {"sdata": sdata, "spatialdata": spatialdata, "numpy": np})
-    return read(sdata, re.search(r"then pass `image_key='(.*?)'`", told)[1]).he.astype(int), told
+    message = str(raised.value)
+    exec(re.search(r"Make one: `(.*?)`", message)[1], {"sdata": sdata, "spatialdata": spatialdata, "numpy": np})
+    return read(sdata, re.search(r"then pass `image_key='(.*?)'`", message)[1]).he.astype(int), message
 
 
 # --- channels ---
@@ -78,15 +78,15 @@ OPAQUE = np.concatenate([HE, np.full_like(HE[:1], 255)])
     ],
 )
 def test_channels_are_read_by_their_names(names, order, truth, caplog):
-    he, told = warned(caplog, section(OPAQUE[order], names))
+    he, message = warned(caplog, section(OPAQUE[order], names))
     np.testing.assert_array_equal(he, truth)
-    assert not told
+    assert not message
 
 
 @pytest.mark.parametrize("names", [["DAPI", "GFAP", "NeuN"], ["R", "G", "Cy5"], ["DAPI", "CD45", "18S", "SMA"]])
 def test_channels_that_are_no_colours_are_named(names, caplog):
-    _, told = warned(caplog, section(OPAQUE[: len(names)], names))
-    assert "its channels are called" in told and "not red, green and blue" in told
+    _, message = warned(caplog, section(OPAQUE[: len(names)], names))
+    assert "its channels are called" in message and "not red, green and blue" in message
 
 
 # --- opacity ---
@@ -117,8 +117,8 @@ def test_transparent_pixels_are_white(dtype, names, soft, caplog):
     if soft and names is None:
         pytest.skip("a fourth channel without a name has to be none or full nearly everywhere")
     white = read(section(on_white(cut_out(soft=soft).astype(float)).astype(np.float32)))
-    he, told = warned(caplog, section(cut_out(dtype, soft), names))
-    assert np.abs(he - white.he).max() <= 1 and not told
+    he, message = warned(caplog, section(cut_out(dtype, soft), names))
+    assert np.abs(he - white.he).max() <= 1 and not message
     assert (he[:, :10, :10] == 255).all()
 
 
@@ -193,8 +193,8 @@ UNREADABLE = {
 @pytest.mark.parametrize("levels", [0, 1])
 def test_the_remedy_makes_an_image_that_reads_as_it_should(name, levels):
     change, says, meant = UNREADABLE[name]
-    he, told = mended(section(change(HE), scale_factors=[2] if levels and "axis" not in says else None))
-    assert says in told and "(1 problem)" in told
+    he, message = mended(section(change(HE), scale_factors=[2] if levels and "axis" not in says else None))
+    assert says in message and "(1 problem)" in message
     if meant is not None:
         assert np.abs(he - read(section(meant(HE.astype(float)).astype(np.float32))).he).max() <= 1
 
@@ -205,9 +205,9 @@ def test_one_plane_of_several_is_made_an_image(truth):
     sdata = section(HE)
     spatialdata.transformations.set_transformation(sdata["S1"], turn, to_coordinate_system="world")
     sdata.images["he"] = Image3DModel.parse(planes, dims=("c", "z", "y", "x"), transformations={"world": turn})
-    he, told = mended(sdata)
+    he, message = mended(sdata)
     np.testing.assert_array_equal(he, truth)
-    assert "has ('c', 'z', 'y', 'x')" in told
+    assert "has ('c', 'z', 'y', 'x')" in message
 
 
 @pytest.mark.parametrize("image", [HE > 128, HE.astype(np.complex64), np.concatenate([HE, HE])])
@@ -243,8 +243,8 @@ def fluorescence(scale, dtype):
 
 @pytest.mark.parametrize(("scale", "dtype"), [(1, np.uint8), (30, np.uint16), (200, np.uint16), (1 / 255, np.float32)])
 def test_fluorescence_is_doubted(scale, dtype, caplog):
-    _, told = warned(caplog, section(fluorescence(scale, dtype), ["r", "g", "b"]))
-    assert "as in fluorescence and not in H&E" in told
+    _, message = warned(caplog, section(fluorescence(scale, dtype), ["r", "g", "b"]))
+    assert "as in fluorescence and not in H&E" in message
 
 
 def test_he_with_black_padding_is_not_doubted(caplog):

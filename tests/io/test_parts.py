@@ -144,7 +144,7 @@ def disc_lattice(kind: str, drawn: float, pitch: float = 10.0, jitter: float = 0
         ("hexagonal", 1.00, None),
     ],
 )
-def test_platform_is_told_by_ratio_and_lattice_or_asked_for(kind, drawn, sizes):
+def test_platform_is_recognised_by_ratio_and_lattice_or_asked_for(kind, drawn, sizes):
     problems = quiet()
     found = scale(disc_lattice(kind, drawn), "spots", None, None, problems)
     if sizes is None:

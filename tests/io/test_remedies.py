@@ -213,7 +213,7 @@ def points_without_size(sdata):
 
 
 def points(change, npartitions=1):
-    """Points for circles, after a change of their frame; their size is lost, and told in µm."""
+    """Points in place of circles, in another coordinate system; their size is lost, and passed in µm."""
 
     def to_points(sdata):
         places = sdata["S1"].geometry
@@ -370,7 +370,7 @@ def test_an_index_with_a_gap_and_a_copy_is_not_numbered_anew():
     check(obs, {name: expected[name] for name in obs.spots})
 
 
-def test_a_square_lattice_may_be_cut_or_exchanged_and_both_are_told():
+def test_a_square_lattice_may_be_cut_or_exchanged_and_both_are_reported():
     """Only a hexagonal lattice looks different with its axes exchanged."""
     x, y = (axis.ravel() for axis in np.meshgrid(np.arange(20.0, 320, 50), np.arange(20.0, 400, 50)))
     sdata = visium_section(xy=np.c_[x, y], drawn_um=100)

@@ -41,8 +41,8 @@ def refused(sdata, **arguments) -> str:
 
 @pytest.mark.parametrize("bin_um", [1e-6, 1e-3, 0.05, 1000.0, 1e4, 1e6])
 def test_bins_that_cannot_be_are_refused_and_the_remedy_fits(section, bin_um):
-    told = refused(section, bin_um=bin_um)
-    remedy = float(re.search(r"Pass `bin_um=([^`]+)`", told)[1])
+    message = refused(section, bin_um=bin_um)
+    remedy = float(re.search(r"Pass `bin_um=([^`]+)`", message)[1])
     obs = read_observation(section, IMAGE, bin_um=remedy, genes=2)
     assert 1000 < obs.grid.n_bins < 400_000
     assert obs.counts.sum() > 0 and obs.inside.any()
@@ -64,8 +64,8 @@ def test_an_image_that_goes_far_beyond_its_spots_is_to_be_cropped_and_then_reads
     )
     spatialdata.transformations.set_transformation(sdata["S1"], {"S1": scale}, set_all=True)
     whole = read_observation(visium_section(), IMAGE, bin_um=20.0, genes=["gene-1"])
-    told = refused(sdata, bin_um=20.0)
-    code = re.search(r"`(sdata = spatialdata.bounding_box_query\([^`]+\))`", told)[1]
+    message = refused(sdata, bin_um=20.0)
+    code = re.search(r"`(sdata = spatialdata.bounding_box_query\([^`]+\))`", message)[1]
     space = {"sdata": sdata, "spatialdata": spatialdata}
     exec(code, space)  # the remedy, as it is printed
     obs = read_observation(space["sdata"], IMAGE, bin_um=20.0, genes=["gene-1"])

@@ -128,7 +128,7 @@ def test_spots_off_the_tissue_are_left_out_and_counted(form, caplog):
     assert obs.source.pitch_um == 100.0
 
 
-def test_a_word_that_says_neither_on_nor_off_the_tissue_is_told(caplog):
+def test_a_word_that_says_neither_on_nor_off_the_tissue_is_reported(caplog):
     values = np.where(np.arange(225) % 4 == 0, "background", "1")
     sdata = change_table(visium_section(), lambda table: table.obs.__setitem__("in_tissue", values))
     with caplog.at_level(logging.WARNING, logger="hadmst_sc"):
@@ -136,7 +136,7 @@ def test_a_word_that_says_neither_on_nor_off_the_tissue_is_told(caplog):
     assert "obs['in_tissue'] has the values ['background'], which are neither 0 nor 1" in caplog.text
 
 
-def test_a_lattice_is_told_by_the_spots_off_the_tissue_too():
+def test_a_lattice_is_recognised_by_the_spots_off_the_tissue_too():
     rows = [0, 17, 101]
     off = ~np.isin(np.arange(225), rows)
     obs = read(change_table(visium_section(), lambda table: table.obs.__setitem__("in_tissue", (~off).astype(int))))

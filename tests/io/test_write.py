@@ -453,11 +453,11 @@ def test_columns_that_no_store_can_hold_are_renamed_in_the_result(tmp_path):
     assert list(found["gene_ids"]) == [var["gene_ids"][gene] for gene in found.index]
 
 
-def test_an_attribute_of_our_name_that_is_no_record_is_told_before_anything_is_computed():
+def test_an_attribute_of_our_name_that_is_no_record_is_reported_before_anything_is_computed():
     sdata = visium_section()
     sdata.attrs["hadmst_sc"] = "notes"
-    with pytest.raises(ValueError, match="needs to be a dictionary of runs") as told:
+    with pytest.raises(ValueError, match="needs to be a dictionary of runs") as raised:
         check_output(sdata, "superres", overwrite=False)
-    exec(re.search(r"Call `(.*)`\.", str(told.value))[1], {"sdata": sdata})
+    exec(re.search(r"Call `(.*)`\.", str(raised.value))[1], {"sdata": sdata})
     check_output(sdata, "superres", overwrite=False)
     assert sdata.attrs == {"hadmst_sc_input": "notes"}

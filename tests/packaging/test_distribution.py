@@ -60,8 +60,8 @@ def test_wheel_holds_the_package_with_its_weights_and_nothing_else(wheel, root):
     ours = {f"hadmst_sc/{path.relative_to(source)}": sha256(path.read_bytes()).hexdigest() for path in files}
     about = f"hadmst_sc-{VERSION}.dist-info/"
     assert {name: digest for name, digest in found.items() if not name.startswith(about)} == ours
-    told = {name.removeprefix(about) for name in set(found) - set(ours)}
-    assert told == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    added = {name.removeprefix(about) for name in set(found) - set(ours)}
+    assert added == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
     needed = (
         "py.typed",
         "models/_weights/default.safetensors",

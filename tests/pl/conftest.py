@@ -108,7 +108,7 @@ def result_of_squares() -> SpatialData:
 
 @pytest.fixture
 def result_with_stated_size() -> SpatialData:
-    """The run was told that spots measure 30 µm, whatever their circles say."""
+    """The run was given a spot diameter of 30 µm, which differs from the circles."""
     return make_result(spot_um=30.0, pitch_um=100.0)
 
 

@@ -54,7 +54,7 @@ def test_square_observations_are_drawn_as_their_squares(result_of_squares):
     np.testing.assert_allclose(drawn.get_array(), np.array([8, 0, 2]) / 16, rtol=1e-6)
 
 
-def test_the_size_that_the_run_was_told_wins_over_the_circles(result_with_stated_size):
+def test_the_size_passed_to_the_run_wins_over_the_circles(result_with_stated_size):
     drawn = spots_of(hd.pl.superresolve(result_with_stated_size, "ramp")[0, 1])
     np.testing.assert_allclose(drawn.get_widths(), 30.0)
     np.testing.assert_allclose(drawn.get_array(), np.array([8, 0, 2]) / (np.pi * 15**2 / 10**2), rtol=1e-6)

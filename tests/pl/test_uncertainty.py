@@ -25,9 +25,9 @@ def test_bounds_are_the_ends_of_the_interval_on_the_scale_of_the_estimate(result
 
 
 def test_a_spread_that_is_not_calibrated_is_said_above_the_width(result):
-    told = result["superres_table"].uns["hadmst_sc"]
+    provenance = result["superres_table"].uns["hadmst_sc"]
     for refused, title in (("", "width of 90% interval"), ("why", "width of 90% interval\n(not calibrated)")):
-        told["calibration"] = {"factor": 1.0, "refused": refused}
+        provenance["calibration"] = {"factor": 1.0, "refused": refused}
         assert hd.pl.uncertainty(result, "ramp")[0, 3].get_title() == title
 
 

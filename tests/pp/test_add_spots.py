@@ -34,12 +34,12 @@ def test_they_lie_on_their_cells_and_are_superresolved(section):
     hd.tl.superresolve(
         sdata, "phantom_full_image", table_key="spots_table", model=None, bin_um=30.0, show_progress_bar=False
     )
-    told = sdata["superres_table"].uns["hadmst_sc"]
-    assert told["um_per_px"] == pytest.approx(2.5, rel=1e-3)
+    provenance = sdata["superres_table"].uns["hadmst_sc"]
+    assert provenance["um_per_px"] == pytest.approx(2.5, rel=1e-3)
     assert "region" not in spots.obs  # the caller's spots are left alone
 
 
-def test_names_that_are_taken_or_missing_are_told(section):
+def test_names_that_are_taken_or_missing_are_reported(section):
     sdata, cells = section
     spots = hd.pp.degrade(cells, spot_um=130.0, pitch_um=150.0)
     with pytest.raises(KeyError, match=r"`like='nothing'` is not a spatial element\. Available: .*'cells'"):

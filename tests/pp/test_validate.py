@@ -46,7 +46,7 @@ def messages(report: pp.Report, severity: str) -> str:
     return "\n".join(finding.message for finding in report.findings if finding.severity == severity)
 
 
-def test_a_good_section_is_ready_and_its_numbers_are_told(section):
+def test_a_good_section_is_ready_and_its_numbers_are_shown(section):
     report = pp.validate(section, IMAGE)
     assert report.ok and not messages(report, "warning")
     facts, table = report.facts, section["table"]
@@ -57,15 +57,15 @@ def test_a_good_section_is_ready_and_its_numbers_are_told(section):
     assert report.alignment == pp.register(section, IMAGE)
 
 
-@pytest.mark.parametrize("turn", [name for name in TURNS if name != "as it lies"])
+@pytest.mark.parametrize("turn", [name for name in TURNS if name != "as it is"])
 def test_an_image_that_was_turned_or_flipped_is_noticed_and_the_way_back_named(section, turn):
     back = {"turned by 90° clockwise": "turned by 90° counterclockwise"}
     back |= {there: here for here, there in back.items()}
     sdata = with_image(section, TURNS[turn](pixels_of(section)).copy())
     report = pp.validate(sdata, IMAGE, bin_um=20.0)
-    told = messages(report, "error")
-    assert not report.ok and f"better if it is {back.get(turn, turn)} (R²" in told
-    exec(told.split("`")[1], {"sdata": sdata})  # the printed remedy, as a user would type it
+    message = messages(report, "error")
+    assert not report.ok and f"better if it is {back.get(turn, turn)} (R²" in message
+    exec(message.split("`")[1], {"sdata": sdata})  # the printed remedy, as a user would type it
     right, mended = (read_observation(one, IMAGE, bin_um=20.0, genes=2) for one in (section, sdata))
     under = pool(he_features(mended), mended.measurement)[:, :3]
     assert np.corrcoef(under.ravel(), pool(he_features(right), right.measurement)[:, :3].ravel())[0, 1] > 0.95
@@ -83,7 +83,7 @@ def test_affines_are_the_turns_on_pixels(turn):
 
 
 @pytest.mark.torch
-def test_superresolve_stops_at_a_flipped_image_unless_told_to_take_it(section):
+def test_superresolve_stops_at_a_flipped_image_unless_asked_to_take_it(section):
     from hadmst_sc import tl
 
     flipped = with_image(section, pixels_of(section)[:, ::-1].copy())
@@ -99,8 +99,8 @@ def test_superresolve_stops_at_a_flipped_image_unless_told_to_take_it(section):
 def test_an_image_of_another_section_is_doubted(section, seed):
     other = pixels_of(datasets.phantom(seed=seed, size_um=1200.0))
     report = pp.validate(with_image(section, other), IMAGE)
-    told = messages(report, "warning") + messages(report, "error")
-    assert "no better than a rotated or flipped copy" in told or "better if it is" in told
+    message = messages(report, "warning") + messages(report, "error")
+    assert "no better than a rotated or flipped copy" in message or "better if it is" in message
 
 
 def test_what_was_shifted_is_said(section):
@@ -110,7 +110,7 @@ def test_what_was_shifted_is_said(section):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"image_key": "he"}, "`image_key='he'` is not in `sdata.images`"),
         ({"table_key": "counts"}, "`table_key='counts'` is not in `sdata.tables`"),
@@ -121,9 +121,9 @@ def test_what_was_shifted_is_said(section):
         ({"image_key": ["a", "list"]}, "`image_key` needs a name, as text"),
     ],
 )
-def test_bad_input_is_reported_and_not_raised(section, arguments, told):
+def test_bad_input_is_reported_and_not_raised(section, arguments, message):
     report = pp.validate(**({"sdata": section, "image_key": IMAGE, "align": False} | arguments))
-    assert not report.ok and told in messages(report, "error")
+    assert not report.ok and message in messages(report, "error")
 
 
 def test_all_problems_are_findings_of_their_own(section):
@@ -135,8 +135,8 @@ def test_rare_genes_and_an_image_without_contrast_are_warnings(section):
     rare = with_image(section, np.full_like(pixels_of(section), 200))
     table = rare["table"]
     table.X = (table.X.toarray() > np.quantile(table.X.toarray(), 0.98, axis=0)).astype(np.float32)
-    told = messages(pp.validate(rare, IMAGE, align=False), "warning")
-    assert "the image has no contrast" in told and "genes have fewer than 0.1 counts per spot" in told
+    message = messages(pp.validate(rare, IMAGE, align=False), "warning")
+    assert "the image has no contrast" in message and "genes have fewer than 0.1 counts per spot" in message
 
 
 def test_warnings_go_into_the_report_and_nowhere_else(section, caplog):

@@ -117,7 +117,7 @@ def test_overlapping_listeners_hear_their_own_warnings_and_leave_the_logger_as_i
             thread.join()
         assert heard == {"first": ["of the first"], "second": ["of the second"]}
         assert [record.getMessage() for record in caplog.records] == ["to all"]
-        assert caplog.records[0].funcName == "first"  # the caller is told, not the adapter
+        assert caplog.records[0].funcName == "first"  # the caller is shown, not the adapter
     assert (ours.propagate, ours.level, list(ours.handlers), list(ours.filters)) == before
 
 

@@ -196,13 +196,15 @@ REMEDIES: dict[str, tuple[Callable[[], Scope], str, str, Callable[[Any, Scope], 
         section,
         "hd.tl.summary(sdata, key_added='mine')",
         "there is no table 'mine_table'",
-        lambda told, scope: np.testing.assert_array_equal(scope["sdata"]["mine_table"].n_vars, 4),
+        lambda outcome, scope: np.testing.assert_array_equal(scope["sdata"]["mine_table"].n_vars, 4),
     ),
     "a result of another name": (
         lambda: solved(key_added="mine"),
         "hd.tl.summary(sdata)",
         "there is no table 'superres_table'",
-        lambda told, scope: np.testing.assert_array_equal(set(told.genes.index), set(_section()["table"].var_names)),
+        lambda outcome, scope: np.testing.assert_array_equal(
+            set(outcome.genes.index), set(_section()["table"].var_names)
+        ),
     ),
     "labels that are gone": (
         lambda: without(solved(), "superres_bins"),
@@ -214,7 +216,7 @@ REMEDIES: dict[str, tuple[Callable[[], Scope], str, str, Callable[[Any, Scope], 
         lambda: without_columns(solved()),
         "hd.tl.summary(sdata)",
         "`var` lacks ['reliability']",
-        lambda told, scope: remade(scope),
+        lambda outcome, scope: remade(scope),
     ),
     "columns of the reliability that are gone": (
         lambda: without_columns(solved()),

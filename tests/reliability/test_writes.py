@@ -438,15 +438,15 @@ def hold(store: str, key: str, ready, kill: bool) -> None:
         time.sleep(60)
 
 
-def test_a_second_run_is_told_who_is_writing_and_since_when(stores, tmp_path, processes):
+def test_a_second_run_is_refused_with_who_is_writing_and_since_when(stores, tmp_path, processes):
     store, ready = tmp_path / "s.zarr", processes.Event()
     shutil.copytree(stores / "first.zarr", store)
     other = processes.Process(target=hold, args=(str(store), "superres", ready, False))
     other.start()
     ready.wait(60)
     sdata = sd.read_zarr(store)
-    told = rf"another run \(process {other.pid} on \S+, since 20\d\d-\S+ \S+\) is writing `superres` into s.zarr"
-    with pytest.raises(OSError, match=told):
+    message = rf"another run \(process {other.pid} on \S+, since 20\d\d-\S+ \S+\) is writing `superres` into s.zarr"
+    with pytest.raises(OSError, match=message):
         check_output(sdata, "superres", overwrite=True)
     write_prediction(sdata, *predicted(sdata, NEW), key_added="other")  # the remedy
     other.terminate()
@@ -466,28 +466,28 @@ def test_a_lock_of_a_dead_process_is_taken_over(stores, tmp_path, processes):
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 
 
-def told_in_a_thread(store: Path) -> str:
-    told: list[str] = []
+def refusal_in_a_thread(store: Path) -> str:
+    messages: list[str] = []
 
     def second() -> None:
         try:
             recover(store, "superres")
         except OSError as error:
-            told.append(str(error))
+            messages.append(str(error))
 
     thread = threading.Thread(target=second)
     thread.start()
     thread.join()
-    return "".join(told)
+    return "".join(messages)
 
 
-def test_a_second_thread_of_this_process_is_told_so(stores, tmp_path):
+def test_a_second_thread_of_this_process_is_refused(stores, tmp_path):
     store = tmp_path / "s.zarr"
     shutil.copytree(stores / "first.zarr", store)
     with claimed(store, "superres"):
-        assert "another thread of this process" in told_in_a_thread(store)
+        assert "another thread of this process" in refusal_in_a_thread(store)
         recover(store, "superres")  # the same thread may: it is one run
-    assert told_in_a_thread(store) == ""
+    assert refusal_in_a_thread(store) == ""
 
 
 def test_without_locks_of_the_file_system_a_file_takes_their_place(stores, tmp_path, monkeypatch, caplog):
@@ -499,7 +499,7 @@ def test_without_locks_of_the_file_system_a_file_takes_their_place(stores, tmp_p
     monkeypatch.setattr(fcntl, "flock", none)
     with locked(store, "superres", 0.0):
         assert "has no locks" in caplog.text
-        assert "another thread of this process" in told_in_a_thread(store)
+        assert "another thread of this process" in refusal_in_a_thread(store)
         assert [path.name for path in tmp_path.iterdir() if path != store] == [".s.zarr.superres.lock.soft"]
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 

@@ -116,17 +116,17 @@ def test_every_setting_has_a_requirement_that_its_default_meets(kind):
 
 def test_the_remedy_can_be_pasted(tmp_path):
     for text, name in WRONG.items():
-        told = str(refused(tmp_path, text))
-        if "Set `" not in told:
+        message = str(refused(tmp_path, text))
+        if "Set `" not in message:
             continue
-        remedy = told.split("Set `")[1].split("`")[0]
+        remedy = message.split("Set `")[1].split("`")[0]
         kept = [line for line in text.splitlines() if not line.startswith(remedy.split(" ")[0])]
         (tmp_path / "c.toml").write_text("\n".join([*kept, remedy]))
         load_config(tmp_path / "c.toml")
-        assert remedy.startswith(name), told
+        assert remedy.startswith(name), message
 
 
-def test_all_that_is_wrong_is_told_at_once_each_with_its_table(tmp_path):
+def test_all_that_is_wrong_is_reported_at_once_each_with_its_table(tmp_path):
     error = refused(
         tmp_path, "steps = -5\ncrpo = 3\n[bank]\nwindow = 'x'\n[[bank.real]]\nname = ''\n[[bank.real]]\nx = 1"
     )

@@ -32,7 +32,7 @@ def test_weights_are_trained_further_and_their_card_says_from_what(obs, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"steps": 0}, "`steps` needs a whole number"),
         ({"n_phantoms": 1.5}, "`n_phantoms` needs a whole number"),
@@ -44,8 +44,8 @@ def test_weights_are_trained_further_and_their_card_says_from_what(obs, tmp_path
         ({"model": None}, "`model` needs a bundled name or a path"),
     ],
 )
-def test_wrong_arguments_are_named(obs, tmp_path, wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments_are_named(obs, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
         hd.train.fine_tune(obs, **{"output": tmp_path / "none"} | wrong)
     assert not (tmp_path / "none").exists()
 

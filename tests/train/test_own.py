@@ -137,8 +137,8 @@ def test_a_model_is_fine_tuned_from_the_bundled_one_and_superresolves(folder, tm
     card = read_card(weights)
     assert card["training"]["bank"]["real"][0]["path"] == "mine.zarr" and card["training"]["start_from"] == "default"
     assert card["start_sha256"] == read_card(BUNDLED / "default.safetensors")["sha256"]
-    (name, told), *_ = card["sections"].items()
-    assert name.startswith("mine_20_") and "spots" in told and "6 of 6 genes" in told
+    (name, description), *_ = card["sections"].items()
+    assert name.startswith("mine_20_") and "spots" in description and "6 of 6 genes" in description
     tuned, bundled = load_model(weights).state_dict(), load_model("default").state_dict()
     changed = {key.partition(".")[0] for key in tuned if not torch.equal(tuned[key], bundled[key])}
     assert changed and "student" not in changed

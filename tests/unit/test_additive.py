@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hadmst_sc.regression.additive import (
-    MIXES,
+    HE_SHARES,
     NO_HE,
     RIDGES,
     AdditiveRegression,
@@ -38,12 +38,12 @@ def parts():
     return measurement, design, values
 
 
-@pytest.mark.parametrize("mix", [NO_HE, *MIXES])
+@pytest.mark.parametrize("shares", [NO_HE, *HE_SHARES])
 @pytest.mark.parametrize("kernel", [None, CANDIDATES[1], CANDIDATES[-1]])
-def test_errors_left_out_equal_those_of_a_refit_without_the_spot(parts, kernel: Kernel | None, mix):
+def test_errors_left_out_equal_those_of_a_refit_without_the_spot(parts, kernel: Kernel | None, shares):
     measurement, design, values = parts
     spots, ridge = measurement.centres / PITCH, 0.6
-    columns = design.at_spots(mix)
+    columns = design.at_spots(shares)
     covariance = columns @ columns.T / ridge
     noise = 1.0 if kernel is None else kernel.nugget
     if kernel is not None:
@@ -71,11 +71,11 @@ def test_what_the_h_and_e_makes_linearly_is_found_in_every_bin():
     values = design.at_spots((1.0, 0.0)) @ weights
     choices, maps = AdditiveRegression(design, measurement.centres / PITCH, lattice).fit(values)
     he, (he_maps, _, joint_maps, texture) = choices[0], maps
-    truth = design.to_bins(design.unmixed((1.0, 0.0), weights))[0]
+    truth = design.to_bins(design.expanded((1.0, 0.0), weights))[0]
     assert he.recipe[0].ridge == min(RIDGES)
     assert np.corrcoef(he_maps[0], truth)[0, 1] > 0.999
     assert np.corrcoef(joint_maps[0], truth)[0, 1] > 0.99
-    sharp = design.to_bins(design.unmixed((1.0, 0.0), weights), smooth=False)[0]
+    sharp = design.to_bins(design.expanded((1.0, 0.0), weights), smooth=False)[0]
     assert np.corrcoef(texture[0], sharp)[0, 1] > 0.999 and sharp.std() > 2 * truth.std()
 
 
@@ -85,16 +85,16 @@ def test_texture_finer_than_a_footprint_says_nothing_to_the_regression():
     slope = np.indices(measurement.shape)[0] / 10
     active, unit = np.ones(measurement.shape, bool), np.array([[0.0], [1.0]])
     designs = (HEDesign(np.stack([one]).astype(np.float32), measurement, active) for one in (slope, slope + checks))
-    plain, checked = (design.to_bins(design.unmixed((1.0, 0.0), unit))[0] for design in designs)
+    plain, checked = (design.to_bins(design.expanded((1.0, 0.0), unit))[0] for design in designs)
     inner = np.zeros(measurement.shape, bool)
     inner[6:-6, 6:-6] = True
     np.testing.assert_allclose(plain[inner.ravel()], checked[inner.ravel()], atol=0.02)
 
 
-@pytest.mark.parametrize("mix", [NO_HE, *MIXES])
-def test_maps_do_not_depend_on_how_many_bins_are_made_at_once(parts, mix, monkeypatch):
+@pytest.mark.parametrize("shares", [NO_HE, *HE_SHARES])
+def test_maps_do_not_depend_on_how_many_bins_are_made_at_once(parts, shares, monkeypatch):
     _, design, _ = parts
-    weights = design.unmixed(mix, np.random.default_rng(2).standard_normal((design.at_spots(mix).shape[1], 3)))
+    weights = design.expanded(shares, np.random.default_rng(2).standard_normal((design.at_spots(shares).shape[1], 3)))
     whole = design.to_bins(weights)
     monkeypatch.setattr("hadmst_sc.regression.additive.BINS_AT_ONCE", 97)
     np.testing.assert_allclose(design.to_bins(weights), whole, atol=1e-4)
@@ -105,12 +105,12 @@ def test_a_recipe_that_is_not_allowed_is_not_taken():
     choice = Choice(values, he=True, space=False)
     choice.offer(values.copy(), Recipe(CANDIDATES[0], NO_HE, 1.0))
     assert choice.recipe == [None]
-    choice.offer(values.copy(), Recipe(None, MIXES[0], 1.0))
-    assert choice.recipe == [Recipe(None, MIXES[0], 1.0)] and choice.error[0] == 0
+    choice.offer(values.copy(), Recipe(None, HE_SHARES[0], 1.0))
+    assert choice.recipe == [Recipe(None, HE_SHARES[0], 1.0)] and choice.error[0] == 0
 
 
 def test_recipes_of_both_are_all_pairs_but_nothing_with_nothing():
     both = list(recipes(he=True, space=True))
-    assert len(both) == (1 + len(CANDIDATES)) * (1 + len(MIXES)) - 1 and (None, NO_HE) not in both
-    assert set(recipes(he=True, space=False)) == {(None, mix) for mix in MIXES}
+    assert len(both) == (1 + len(CANDIDATES)) * (1 + len(HE_SHARES)) - 1 and (None, NO_HE) not in both
+    assert set(recipes(he=True, space=False)) == {(None, shares) for shares in HE_SHARES}
     assert set(recipes(he=False, space=True)) == {(kernel, NO_HE) for kernel in CANDIDATES}

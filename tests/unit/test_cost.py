@@ -1,4 +1,4 @@
-"""The estimate counts the work that will be done, is told before it starts, and is of the right size."""
+"""The estimate counts the work that will be done, is announced before it starts, and is of the right size."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def test_memory_grows_with_genes_only_where_there_is_no_store(obs, network):
 
 def test_seconds_are_of_the_right_size(obs, network):
     """In processor time, which other work on the machine does not change much."""
-    told = cost_of(obs, replace(HOW, model=network, n_samples=8), backed=False)
+    cost = cost_of(obs, replace(HOW, model=network, n_samples=8), backed=False)
     started = time.process_time()
     hd.tl.predict(obs, n_samples=8, align=False, gate=False)
-    assert 1 / 5 < told.seconds / (time.process_time() - started) < 5
+    assert 1 / 5 < cost.seconds / (time.process_time() - started) < 5
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_it_reads_as_a_person_would_say_it(seconds, text):
     assert str(Cost(seconds, 1.84e9, 2.5e9)).endswith(", at most 2.5 GB of disk")
 
 
-def test_it_is_told_before_anything_is_done(monkeypatch, caplog, capsys):
+def test_it_is_announced_before_anything_is_done(monkeypatch, caplog, capsys):
     monkeypatch.setattr(_superresolve, "predict", lambda *_, **__: pytest.fail("the work"))
     section = hd.datasets.phantom(seed=1, n_genes=4, size_um=800.0)
     with caplog.at_level(logging.INFO, "hadmst_sc"), pytest.raises(pytest.fail.Exception):

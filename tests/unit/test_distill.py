@@ -155,8 +155,8 @@ def test_coexpression_is_a_correlation_that_does_not_depend_on_the_order_of_gene
     assert (np.linalg.norm(loadings, axis=1) <= 1 + 1e-6).all()
     roots = distilled.panel.roots(slice(None))
     measured = np.corrcoef(roots.T)[np.triu_indices(16, 1)]
-    told = (loadings @ loadings.T)[np.triu_indices(16, 1)]
-    assert np.corrcoef(measured, told)[0, 1] > 0.9
+    predicted = (loadings @ loadings.T)[np.triu_indices(16, 1)]
+    assert np.corrcoef(measured, predicted)[0, 1] > 0.9
     order = np.random.default_rng(0).permutation(16)
     obs = phantom.observation
     turned = replace(obs, counts=obs.counts[:, order], genes=tuple(obs.genes[i] for i in order))

@@ -18,8 +18,8 @@ from hadmst_sc.trust.gate import (
     UNKNOWN,
     Predicted,
     decide,
+    evaluated_genes,
     fit_gate,
-    judges,
     parts,
 )
 
@@ -122,10 +122,10 @@ def test_genes_that_judge_do_not_depend_on_their_order(phantom):
     many = replace(obs, counts=np.tile(obs.counts, 10), genes=tuple(f"g{i}" for i in range(60)))
     order = np.random.default_rng(0).permutation(60)
     turned = replace(many, counts=many.counts[:, order], genes=tuple(many.genes[i] for i in order))
-    chosen = [many.genes[i] for i in judges(many)]
+    chosen = [many.genes[i] for i in evaluated_genes(many)]
     assert len(chosen) == MAX_GENES == len(set(chosen))
-    assert chosen == [turned.genes[i] for i in judges(turned)]
-    assert len(judges(obs)) == 6
+    assert chosen == [turned.genes[i] for i in evaluated_genes(turned)]
+    assert len(evaluated_genes(obs)) == 6
 
 
 def test_several_are_judged_beside_the_same_closed_form(phantom):

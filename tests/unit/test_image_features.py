@@ -56,11 +56,11 @@ def test_bad_features_are_refused_with_a_remedy(phantom, features, message):
 
 def test_features_that_know_the_truth_help(phantom):
     obs, truth = phantom.observation, phantom.rate
-    told = np.log1p(truth / truth[:, obs.inside].mean(1)[:, None, None])
+    oracle = np.log1p(truth / truth[:, obs.inside].mean(1)[:, None, None])
 
     def score(features):
         maps = predict(obs, model=None, align=False, features=features).mean[:, obs.inside]
         pairs = zip(np.log1p(maps), np.log1p(truth[:, obs.inside]), strict=True)
         return np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])
 
-    assert score(told) > score(None) + 0.05
+    assert score(oracle) > score(None) + 0.05

@@ -1,4 +1,4 @@
-"""Where the image lies is weighed: known answers, and what is told of the error holds on phantoms."""
+"""Where the image lies is weighed: known answers, and the stated error holds on phantoms."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_rotations_are_weighed_around_what_was_found(moved):
     assert back.mean[0] == pytest.approx(-2.0, abs=0.7)
 
 
-def test_what_is_told_of_the_error_holds_on_sections_that_tell_much_or_little():
-    told, true = [], []
+def test_the_stated_error_holds_on_sections_with_much_or_little_evidence():
+    stated, true = [], []
     for i in range(12):
         length, angle = (0.0, 20.0, 45.0)[i % 3], 2.4 * i
         imposed = (length * np.sin(angle), length * np.cos(angle))
@@ -96,18 +96,18 @@ def test_what_is_told_of_the_error_holds_on_sections_that_tell_much_or_little():
         found = estimate_alignment(obs)
         y, x = obs.measurement.centres.astype(int).T
         left = drawn.displacement_um[:, y, x].T - found.displacement_um(obs.measurement.centres * obs.grid.bin_um)
-        told.append(found.error_um)
+        stated.append(found.error_um)
         true.append(np.sqrt((left**2).sum(1).mean()))
-    told, true = np.array(told), np.array(true)
-    assert 0.6 < np.sqrt((true**2).mean()) / np.sqrt((told**2).mean()) < 1.4
-    assert np.median(true[told <= MAX_ERROR_UM]) <= 10.0
+    stated, true = np.array(stated), np.array(true)
+    assert 0.6 < np.sqrt((true**2).mean()) / np.sqrt((stated**2).mean()) < 1.4
+    assert np.median(true[stated <= MAX_ERROR_UM]) <= 10.0
 
 
 def test_few_spots_leave_doubt_and_many_do_not(moved):
     obs = moved.observation
     few = estimate_alignment(obs.subset_spots(np.arange(len(obs.spots)) < 60))
-    turns = {"as it lies": few.score_there, "turned": -1.0}
+    turns = {"as it is": few.score_there, "turned": -1.0}
     assert few.error_um > MAX_ERROR_UM
     assert f"uncertain by about {few.error_um:.0f} µm" in doubt(turns, few)
     many = estimate_alignment(obs)
-    assert many.error_um <= MAX_ERROR_UM and doubt({"as it lies": many.score_there, "turned": -1.0}, many) is None
+    assert many.error_um <= MAX_ERROR_UM and doubt({"as it is": many.score_there, "turned": -1.0}, many) is None

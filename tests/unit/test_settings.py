@@ -1,4 +1,4 @@
-"""Settings: the key of a run is complete, what is wrong is told at once, and what is recorded is plain."""
+"""Settings: the key of a run is complete, problems are reported at once, and what is recorded is plain."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_a_new_setting_is_in_the_key_the_provenance_the_check_and_the_help_of_th
     def command(**given: object) -> None:
         seen.update(given)
 
-    told = " ".join(re.findall(r"[\w.-]+", CliRunner().invoke(app, ["--help"]).output))  # without the box
-    assert "--sharpness" in told and "Sharpness of the maps. More than this sentence is for docstrings." in told
+    shown = " ".join(re.findall(r"[\w.-]+", CliRunner().invoke(app, ["--help"]).output))  # without the box
+    assert "--sharpness" in shown and "Sharpness of the maps. More than this sentence is for docstrings." in shown
     assert CliRunner().invoke(app, ["--sharpness", "3"]).exit_code == 0 and seen["sharpness"] == 3
 
 
@@ -148,16 +148,16 @@ def test_numbers_of_numpy_are_checked_without_a_warning():
         assert number(0).is_met(np.float32(0.5)) and not number(0).is_met(np.float32(-1))
 
 
-def test_all_that_is_wrong_is_told_at_once_with_the_section_and_a_value_that_can_be_passed():
+def test_all_that_is_wrong_is_reported_at_once_with_the_section_and_a_value_that_can_be_passed():
     sdata = hd.datasets.phantom(n_genes=2, size_um=600.0)
     sdata["table"].X.data[0] = -1
     wrong = {"n_samples": 4.0, "n_jobs": True, "align": 1, "bin_um": "10", "copy": 1}
     with pytest.raises(ContractError) as raised:
         hd.tl.superresolve(sdata, "phantom_full_image", **wrong)
-    told = raised.value.problems
-    assert [sum(f"`{name}` needs" in one for one in told) for name in wrong] == [1] * len(wrong)
-    assert len(told) == len(wrong) + 1 and "tables/table" in told[-1]
-    assert all("Pass `" in one for one in told[:-1])
+    problems = raised.value.problems
+    assert [sum(f"`{name}` needs" in one for one in problems) for name in wrong] == [1] * len(wrong)
+    assert len(problems) == len(wrong) + 1 and "tables/table" in problems[-1]
+    assert all("Pass `" in one for one in problems[:-1])
 
 
 def test_an_argument_is_named_as_the_function_calls_it():

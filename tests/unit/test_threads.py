@@ -18,7 +18,7 @@ from hadmst_sc.runtime import MOST, cores, one_blas_thread, side_by_side
 @pytest.fixture(autouse=True)
 def no_bound(monkeypatch):
     """The tests themselves run with one thread each."""
-    monkeypatch.setattr(threads, "_told", lambda: MOST)
+    monkeypatch.setattr(threads, "_initial_threads", lambda: MOST)
 
 
 def blas_threads() -> list[int]:
@@ -58,14 +58,14 @@ print(side_by_side(int, "1"), cores())
 """
 
 
-@pytest.mark.parametrize("told", [None, "1"])
-def test_no_more_cores_than_a_worker_was_told_of_when_it_began(told):
+@pytest.mark.parametrize("given_threads", [None, "1"])
+def test_no_more_cores_than_a_worker_had_when_it_began(given_threads):
     """What a cluster that is started later tells its workers, in the environment of all, is not for this process."""
     # A cluster of another test has left several of these in the environment.
     given = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
-    given |= {} if told is None else {"OMP_NUM_THREADS": told}
+    given |= {} if given_threads is None else {"OMP_NUM_THREADS": given_threads}
     found = subprocess.run([sys.executable, "-c", LATER], env=given, capture_output=True, text=True, check=True).stdout
-    assert found.split() == ["[1]", told or str(cores())]
+    assert found.split() == ["[1]", given_threads or str(cores())]
 
 
 def test_blas_keeps_to_one_thread_until_the_last_is_done():

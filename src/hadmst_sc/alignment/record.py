@@ -116,7 +116,7 @@ class Alignment:
         return cls(**{key: plain(value) for key, value in record.items()})
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Text that describes what was applied."""
         if not self.applied:
             return "in place: nothing applied"

@@ -37,9 +37,9 @@ MIN_SPOTS_TURNED, MIN_SIGMAS_TURNED = 100, 3.0
 # Expected error of the position in µm above which a run warns.
 MAX_ERROR_UM = 10.0
 
-AS_IT_LIES = "as it lies"
+UNMOVED = "as it is"
 TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # functions of maps ``(f, y, x)``, by name
-    AS_IT_LIES: lambda maps: maps,
+    UNMOVED: lambda maps: maps,
     "flipped top to bottom": lambda maps: maps[:, ::-1],
     "flipped left to right": lambda maps: maps[:, :, ::-1],
     "turned by 180°": lambda maps: maps[:, ::-1, ::-1],
@@ -153,12 +153,11 @@ def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.n
     if not turns or len(obs.spots) < MIN_SPOTS_TURNED:
         return None
     best = max(turns, key=lambda name: turns[name])
-    if turns[best] <= max(found.score_there, turns[AS_IT_LIES]) + MIN_TURNED:
+    if turns[best] <= max(found.score_there, turns[UNMOVED]) + MIN_TURNED:
         return None
     values = leading_components(obs)
     here, there = (
-        loo_errors(pool(_fitted(TURNS[name](he), obs.grid.shape), obs.measurement), values)
-        for name in (AS_IT_LIES, best)
+        loo_errors(pool(_fitted(TURNS[name](he), obs.grid.shape), obs.measurement), values) for name in (UNMOVED, best)
     )
     if sigmas_less(there, here) < MIN_SIGMAS_TURNED:
         return None
@@ -175,7 +174,7 @@ def turned(obs: Observation, turns: dict[str, float], found: Alignment, he: np.n
         )
     return (
         f"{image}: needs the orientation of the spots, but predicts counts of held-out spots better if it is {best} "
-        f"(R² {turns[best]:.2f}, but {turns[AS_IT_LIES]:.2f} as it is). It was rotated or flipped by mistake, or shows "
+        f"(R² {turns[best]:.2f}, but {turns[UNMOVED]:.2f} as it is). It was rotated or flipped by mistake, or shows "
         f"another section. {remedy}, or pass `align=False` to use it as it is."
     )
 
@@ -192,11 +191,11 @@ def doubt(turns: dict[str, float], found: Alignment) -> str | None:
     """
     if not turns:
         return None
-    as_it_lies, *turned = turns.values()
+    unmoved, *turned = turns.values()
     best = max(turns, key=lambda name: turns[name])
-    if turns[best] > max(found.score_there, as_it_lies) + MIN_TURNED:
+    if turns[best] > max(found.score_there, unmoved) + MIN_TURNED:
         return (
-            f"the image predicts held-out spots better if it is {best}: R² {turns[best]:.3f}, but {as_it_lies:.3f} as "
+            f"the image predicts held-out spots better if it is {best}: R² {turns[best]:.3f}, but {unmoved:.3f} as "
             f"it is. Compare image and spots (`pl.registration`), and correct the image or its transformation."
         )
     if found.score_there <= max(turned):
@@ -226,15 +225,15 @@ def _translation(section: Agreement, none: Alignment, posterior: Posterior) -> t
     dy, dx = map(float, posterior.mean)
     nearby = replace(none, dy_um=dy, dx_um=dx)
     here, there = (section.errors(one.displacement_um(section.centres_um)) for one in (none, nearby))
-    told = replace(
+    in_place = replace(
         none,
         score_here=section.score(here),
         score_there=section.score(there),
         sigmas=(sigmas_less(there, here), 0.0, 0.0, 0.0),
         log_odds=posterior.log_odds,
     )
-    nearby = replace(told, dy_um=dy, dx_um=dx, applied=True)
-    return (nearby if posterior.log_odds > 0 else told), nearby
+    nearby = replace(in_place, dy_um=dy, dx_um=dx, applied=True)
+    return (nearby if posterior.log_odds > 0 else in_place), nearby
 
 
 def _rotation(
@@ -260,14 +259,14 @@ def _rotation(
     log_prior = turn.log_odds + turn.log_likelihood - at_angle - (turned.rotation_deg / SD_DEG) ** 2 / 2
     log_odds = there.log_evidence - shift.log_evidence + log_prior
     probable = log_odds > 0 and abs(turned.rotation_deg) < MAX_DEG
-    told = replace(
+    result = replace(
         turned if probable else found,
         log_odds_rotation=float(log_odds),
         sigmas=(found.sigmas[0], sigmas_less(errors, before), 0.0, 0.0),
     )
     if probable:
-        return replace(told, score_there=section.score(errors)), there, turn.square_error(turn.mean)
-    return told, shift, rotations(section, told, step_deg).square_error(np.zeros(1))
+        return replace(result, score_there=section.score(errors)), there, turn.square_error(turn.mean)
+    return result, shift, rotations(section, result, step_deg).square_error(np.zeros(1))
 
 
 def _field(section: Agreement, found: Alignment) -> Alignment:

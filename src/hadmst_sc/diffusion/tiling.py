@@ -34,12 +34,12 @@ def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int,
         See :func:`hadmst_sc.section.grid.windows`.
     """
     boxes = tiles(inside, core=core, halo=halo, align=align)
-    mask, missing = torch.from_numpy(inside), to_multiples(inside.shape, align)
+    mask, padding = torch.from_numpy(inside), to_multiples(inside.shape, align)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         keep = mask.to(x.device)
         x = x * keep
-        padded = functional.pad(x, missing)
+        padded = functional.pad(x, padding)
         out = torch.zeros_like(x)
         for window in boxes:
             denoised = local(window)(padded[(slice(None), *window.read)], sigma)

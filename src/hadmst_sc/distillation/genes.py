@@ -115,7 +115,7 @@ class Distilled:
         """H&E prior times the spots' shrunken ratios, interpolated log-linearly into the gaps; ``(g, active bins)``."""
         area = self.measurement.area[:, None]
         depth = self.gene_mean[genes] * area
-        expected = (self._on_active @ he.T + self._beyond[:, None]) / area * depth
+        expected = (self._active_matrix @ he.T + self._beyond[:, None]) / area * depth
         k = self.shape[genes]
         ratio = (self.panel.rates(genes) * depth + k) / (expected + k)
         return he * np.exp(self.section.spread @ np.log(ratio)).T.astype(np.float32)
@@ -126,7 +126,7 @@ class Distilled:
         return np.flatnonzero(self.section.active)
 
     @cached_property
-    def _on_active(self) -> sparse.csr_matrix:
+    def _active_matrix(self) -> sparse.csr_matrix:
         """Measurement operator of the spots on active bins."""
         return self.measurement.matrix[:, self._where].astype(np.float32)
 
@@ -138,7 +138,7 @@ class Distilled:
     @cached_property
     def _beyond(self) -> np.ndarray:
         """Area of each spot on inactive bins, where all priors are one; ``(spots,)``."""
-        return (self.measurement.area - np.asarray(self._on_active.sum(1)).ravel()).clip(min=0)
+        return (self.measurement.area - np.asarray(self._active_matrix.sum(1)).ravel()).clip(min=0)
 
     def spot_maps(self, genes: np.ndarray) -> np.ndarray:
         """Measured rates painted onto the bins under the spots, ``(len(genes), ny, nx)`` float32, zero in the gaps."""

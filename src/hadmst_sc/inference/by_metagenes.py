@@ -58,11 +58,8 @@ def landmarks(panel: Panel, without: np.ndarray | None = None) -> np.ndarray:
 
 def _maps(section: SharedSection, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean and standard deviation of some genes, ``(len(genes), ny, nx)``."""
-    gene_chunk = section.settings.batch_size
-    chunks = [genes[i : i + gene_chunk] for i in range(0, len(genes), gene_chunk)]
-    found = {int(chunk[0]): maps for chunk, maps, _ in work(section, chunks, None) if maps is not None}
-    parts = [found[int(chunk[0])] for chunk in chunks]
-    return joined(parts)[:2]
+    found = {int(chunk[0]): maps for chunk, maps, _ in work(section, genes, None) if maps is not None}
+    return joined([found[gene] for gene in genes.tolist() if gene in found])[:2]
 
 
 def _deviation(section: SharedSection, genes: np.ndarray, mean: np.ndarray, std: np.ndarray | None) -> np.ndarray:

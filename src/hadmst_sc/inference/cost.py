@@ -18,7 +18,7 @@ from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.diffusion import N_CHANNELS
 from hadmst_sc.runtime import pick_device
 from hadmst_sc.section.observation import Observation
-from hadmst_sc.trust.gate import distillations, judges
+from hadmst_sc.trust.gate import distillations, evaluated_genes
 
 UNITS = {"h": 3600, "min": 60}
 SAMPLE = 128  # edge of the map whose evaluation is timed, bins
@@ -56,7 +56,8 @@ def cost_of(
     again = distillations(len(obs.spots)) if settings.is_gated else 0
     filters = DISTILLATION * (1 + again) + REGISTRATION * bool(settings.align) + PER_GENE * n_genes
     seconds, area = filters * n_bins * _seconds_of_a_filter(), 0
-    for network in settings.networks:
+    network = settings.network
+    if network is not None:
         halo, align = network.spec.halo, network.spec.align
         inside = obs.inside[tissue_crop(obs.inside, align)]
         outer = (tile.outer for tile in tiles(inside, core=window, halo=halo, align=align))
@@ -66,7 +67,7 @@ def cost_of(
         if settings.n_metagenes is not None:
             few = settings.n_metagenes + N_LANDMARKS
             evaluations = few + N_LANDMARKS * per_gene * (draws > 0)
-        evaluations += again * (few + len(judges(obs)) * per_gene)
+        evaluations += again * (few + len(evaluated_genes(obs)) * per_gene)
         seconds += evaluations * area * _seconds_of_an_evaluation(network, device)
     stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + (draws > 0))
     memory = LIBRARIES + WINDOW * GENES * min(area, (window + 64) ** 2) / 4 + PER_BIN * n_bins

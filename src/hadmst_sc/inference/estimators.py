@@ -185,9 +185,9 @@ class ByMetagenes(Estimator):
         base, likeness = chunk.residual.base, chunk.tensor(self.likeness[chunk.genes])
         mean = chunk.section.distilled.gene_mean[chunk.genes]
         shares = chunk.tensor(self.shares[chunk.genes] / mean[:, None])
-        blend = torch.einsum("gk,kyx->gyx", shares, chunk.tensor(self.of_metagenes)).clamp(min=1e-9)
+        of_metagenes = torch.einsum("gk,kyx->gyx", shares, chunk.tensor(self.of_metagenes)).clamp(min=1e-9)
         change = torch.einsum("gl,lyx->gyx", likeness, chunk.tensor(self.change))
-        moved = base * (TO_METAGENES * (blend / base).log() + OF_OTHERS * change).exp()
+        moved = base * (TO_METAGENES * (of_metagenes / base).log() + OF_OTHERS * change).exp()
         rate = chunk.residual.decode(chunk.estimate(moved))
         expected = chunk.counts(rate).cpu().numpy()
         if self.deviation is None:

@@ -50,7 +50,7 @@ def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, setting
 
     Consistency has no effect there, and is off.
     """
-    n_draws, gene_chunk = settings.n_draws, settings.batch_size
+    n_draws = settings.n_draws
     settings = replace(settings, n_samples=0, consistency="off")
     obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # genes that the components come from
 
@@ -64,14 +64,12 @@ def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, setting
         sampling = replace(section.settings, n_samples=n_draws, keep_draws=bool(n_draws))
         sections.append(replace(section, settings=sampling))
         found = []
-        rows = np.split(np.arange(len(genes)), range(gene_chunk, len(genes), gene_chunk))
-        rows_of = {int(genes[some[0]]): some for some in rows}
         for one in sections:
             n = one.settings.n_samples
             arrays = Arrays((len(genes), *given.grid.shape), n > 0, n)
-            for chunk, maps, _ in work(one, [genes[some] for some in rows], None):
+            for chunk, maps, _ in work(one, genes, None):
                 assert maps is not None  # for types: there is no sink
-                arrays.take(rows_of[int(chunk[0])], section.crop, maps)
+                arrays.take(np.flatnonzero(np.isin(genes, chunk)), section.crop, maps)
             found.append(arrays)
         return Predicted([arrays.mean for arrays in found], found[-1].draws)
 
@@ -116,17 +114,16 @@ def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_prog
     clock["distilled"] = time.perf_counter()
     if settings.n_metagenes is not None:
         section = by_metagenes(section)
-    clock["mixed"] = time.perf_counter()
-    n, n_draws, gene_chunk = len(obs.genes), settings.n_draws, settings.batch_size
+    clock["metagenes"] = time.perf_counter()
+    n, n_draws = len(obs.genes), settings.n_draws
     arrays = None
     if into is None:
         arrays = Arrays((n, *obs.grid.shape), n_draws > 0, n_draws if settings.keep_draws else 0)
     done = dict(into.finished) if into is not None else {}
     left = np.array([gene for gene in range(n) if gene not in done], int)
-    chunks = [left[i : i + gene_chunk] for i in range(0, len(left), gene_chunk)]
     with (
         progress(n, len(done), show=show_progress_bar) as advance,
-        closing(work(section, chunks, into)) as results,  # after an error here, workers stop too
+        closing(work(section, left, into)) as results,  # after an error here, workers stop too
     ):
         for chunk, maps, facts in results:
             if arrays is not None and maps is not None:
@@ -177,6 +174,6 @@ def _provenance(
         "seconds_align": round(clock["aligned"] - clock["start"], 3),
         "seconds_gate": round(clock["gated"] - clock["aligned"], 3),
         "seconds_distill": round(clock["distilled"] - clock["gated"], 3),
-        "seconds_metagenes": round(clock["mixed"] - clock["distilled"], 3),
-        "seconds_predict": round(clock["predicted"] - clock["mixed"], 3),
+        "seconds_metagenes": round(clock["metagenes"] - clock["distilled"], 3),
+        "seconds_predict": round(clock["predicted"] - clock["metagenes"], 3),
     }

@@ -49,17 +49,18 @@ def prepare(obs: Observation, settings: Settings) -> Prepared:
     found = estimate_alignment(obs, he=he) if align else None
     if found is not None:
         turns = agreement_of_turns(obs, he=he)
-        if told := turned(obs, turns, found, he):
-            raise ContractError("image and spots do not fit", [told])
+        if problem := turned(obs, turns, found, he):
+            raise ContractError("image and spots do not fit", [problem])
         if doubted := doubt(turns, found):
             logger.warning(doubted)
     extra = None if features is None else image_features(features, obs, found if align != "spots" else None)
     if found is not None:
         given, obs = obs, align_spots(obs, found) if align == "spots" else align_image(obs, found)
         he = he if obs is given else he_features(obs)
-    learned = [one.student.read(he[:N_BASE], obs.grid.bin_um) for one in settings.networks]
-    learned += [] if extra is None else [extra]
-    return Prepared(obs, he, np.concatenate(learned) if learned else None, found)
+    maps = [] if extra is None else [extra]
+    if settings.network is not None:
+        maps.insert(0, settings.network.student.read(he[:N_BASE], obs.grid.bin_um))
+    return Prepared(obs, he, np.concatenate(maps) if maps else None, found)
 
 
 def image_features(features: ImageFeatures, obs: Observation, found: Alignment | None) -> np.ndarray:
@@ -80,8 +81,8 @@ def image_features(features: ImageFeatures, obs: Observation, found: Alignment |
         If they are not maps, or have values that are not finite.
     """
     made = features(obs.he, obs.grid.bin_um / obs.he_per_bin) if callable(features) else features
-    if told := features_problem(made):
-        raise ValueError(told)
+    if problem := features_problem(made):
+        raise ValueError(problem)
     maps = np.asarray(made, np.float32)
     shape = obs.grid.shape
     coarser = maps.shape[1] > shape[0] or maps.shape[2] > shape[1]  # then each bin is an average

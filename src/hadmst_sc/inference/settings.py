@@ -191,11 +191,6 @@ class Settings:
         return cls(**given)
 
     @property
-    def networks(self) -> list[HadmstModel]:
-        """The loaded model in a list; an empty list for the closed form."""
-        return [] if self.network is None else [self.network]
-
-    @property
     def network(self) -> HadmstModel | None:
         """The loaded model; ``None`` for the closed form."""
         assert not isinstance(self.model, str | Path), "not loaded"
@@ -292,16 +287,16 @@ def _check_model(model: str | Path, problems: Problems) -> None:
     try:
         read_card(model)
     except (OSError, ValueError) as error:
-        told = str(error)
-        if "`" not in told:  # no permission, a name too long or empty
-            told = f"`model={str(model)!r}` cannot be read: {error}. Pass `model='default'`."
-        problems.add(told, FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)
+        message = str(error)
+        if "`" not in message:  # no permission, a name too long or empty
+            message = f"`model={str(model)!r}` cannot be read: {error}. Pass `model='default'`."
+        problems.add(message, FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)
 
 
 def check_features(features: ImageFeatures | None, problems: Problems) -> None:
     """Collect a problem with feature maps; those of a callable are checked once it has returned them."""
-    if features is not None and not callable(features) and (told := features_problem(features)):
-        problems.add(told, ValueError)
+    if features is not None and not callable(features) and (problem := features_problem(features)):
+        problems.add(problem, ValueError)
 
 
 def features_problem(maps: object) -> str | None:

@@ -60,15 +60,16 @@ def _imported() -> None:
 
 
 def work(
-    section: SharedSection, chunks: Sequence[np.ndarray], into: MapSink | None
+    section: SharedSection, genes: np.ndarray, into: MapSink | None
 ) -> Generator[tuple[np.ndarray, Maps | None, Facts], None, None]:
-    """Yield each chunk of genes when it is done, in any order.
+    """Predict genes in chunks of ``batch_size``, and yield each chunk when it is done, in any order.
 
     Yields
     ------
     The genes, their maps (``None`` if they were written to ``into``), and the facts recorded for each gene.
     """
-    client, alone = section.settings.client, replace(section.settings, client=None)
+    size, client, alone = section.settings.batch_size, section.settings.client, replace(section.settings, client=None)
+    chunks = [genes[start : start + size] for start in range(0, len(genes), size)]
     if client is None:
         yield from _here(section, chunks, into)
         return

@@ -46,11 +46,11 @@ def are_single(
     if not twice:
         return True
     alike = all(frame[name].astype(str).nunique(axis=1).eq(1).all() for name in twice)
-    told = "They are copies; keep the first of each" if alike else "They differ: keep the right one, if it is the first"
+    hint = "They are copies; keep the first of each" if alike else "They differ: keep the right one, if it is the first"
     keep = "{0} = {0}.loc[:, ~({0}.columns.duplicated() & {0}.columns.isin(" + f"{twice!r}))]"
     if owner.endswith(".raw"):  # it has no setter for `var`
         call = f"raw = {owner}.to_adata(); {keep.format('raw.var')}; {owner} = raw"
     else:
         call = keep.format(f"{owner}.{kind}")
-    problems.add(f"{place}: `{kind}` needs each column once, but {twice} occur more than once. {told}: `{call}`.")
+    problems.add(f"{place}: `{kind}` needs each column once, but {twice} occur more than once. {hint}: `{call}`.")
     return False

@@ -206,8 +206,8 @@ def _meant(names: list[str], unknown: list[str], var: pd.DataFrame, code: str) -
         name: [spelt[name]] if name in spelt else difflib.get_close_matches(name, var.index.astype(str), n=3)
         for name in unknown[:5]
     }
-    told = "; ".join(f"{name!r}: close to {matches or 'none'}" for name, matches in close.items())
-    return f"{told}." if all(close.values()) else f"{told}. The table's names are like {var.index[:3].tolist()}."
+    similar = "; ".join(f"{name!r}: close to {matches or 'none'}" for name, matches in close.items())
+    return f"{similar}." if all(close.values()) else f"{similar}. The table's names are like {var.index[:3].tolist()}."
 
 
 def _lookup(spellings: Any, names: pd.Index, *, fold: bool = False) -> dict[str, str]:

@@ -23,7 +23,8 @@ def check_sdata(sdata: object) -> None:
     Raises
     ------
     TypeError
-        With code that makes a SpatialData from an AnnData, a store, a file or a Space Ranger folder.
+        If it is not a SpatialData. The message has the code that makes one from an AnnData, a store, a file or a Space
+        Ranger folder.
     """
     if isinstance(sdata, SpatialData):
         return
@@ -100,7 +101,7 @@ def check_anndata(value: object, name: str) -> None:
     Raises
     ------
     TypeError
-        With code that gets one from a SpatialData or a file.
+        If it is not an AnnData. The message has the code that gets one from a SpatialData or a file.
     """
     if isinstance(value, AnnData):
         return

@@ -24,14 +24,14 @@ def spots_of_labels(values: np.ndarray, key: str, problems: Problems) -> GeoData
         np.c_[one.reduceat(col, first), one.reduceat(row, first)] for one in (np.minimum, np.maximum)
     )  # (x, y) of the corner pixels
     size = high + 1 - low
-    across = size.mean()
-    alike = np.ptp(size) <= 1 or np.ptp(size) <= 0.1 * across  # borders are rounded to pixels
+    width = size.mean()
+    alike = np.ptp(size) <= 1 or np.ptp(size) <= 0.1 * width  # borders are rounded to pixels
     filled = n / size.prod(1)
     middle = low + size / 2
     if alike and (filled == 1).all():
-        half = across / 2
+        half = width / 2
         shapes = GeoDataFrame(geometry=shapely.box(*(middle - half).T, *(middle + half).T), index=ids.astype(np.int64))
-    elif alike and across >= DISC and (np.abs(filled - np.pi / 4) < 0.1).all():
+    elif alike and width >= DISC and (np.abs(filled - np.pi / 4) < 0.1).all():
         shapes = GeoDataFrame({"radius": np.sqrt(n.mean() / np.pi)}, geometry=shapely.points(middle), index=ids)
     else:
         problems.add(

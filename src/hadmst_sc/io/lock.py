@@ -117,7 +117,7 @@ def _acquire(file: Path, path: Path, key: str, wait: float, me: tuple[int, int])
                 return
             except filelock.Timeout as error:
                 if time.monotonic() >= ends:
-                    raise _busy(path, key, Path(lock.lock_file)) from error
+                    raise _busy_error(path, key, Path(lock.lock_file)) from error
             except (OSError, NotImplementedError) as error:
                 if not isinstance(lock, filelock.UnixFileLock) or getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
                     raise
@@ -138,7 +138,7 @@ def _without_locks(file: Path, path: Path) -> filelock.BaseFileLock:
     return filelock.SoftFileLock(instead)
 
 
-def _busy(path: Path, key: str, file: Path) -> StoreError:
+def _busy_error(path: Path, key: str, file: Path) -> StoreError:
     what, remedy = (f"`{key}` into ", ", or pass another `key_added=`") if key else ("into ", "")
     return StoreError(
         f"`sdata` needs a store with no other writer, but {_owner(file)} is writing {what}{path.name}. Two "

@@ -183,15 +183,15 @@ def _chunk_edges(image: xr.DataArray, n_rows: int) -> list[slice]:
 
 def _no_white(dtype: np.dtype, key: str, sums: _Sums, full: float | None, code: str) -> str:
     wanted = "0..65535" if dtype.kind in "iu" else "[0, 1] or [0, 255]"
-    told = f"images/{key}: {dtype} needs values in {wanted}, but has {sums.low:.4g} to {sums.high:.4g}"
+    problem = f"images/{key}: {dtype} needs values in {wanted}, but has {sums.low:.4g} to {sums.high:.4g}"
     if not sums.finite:
-        told += ", and values that are nan or infinite"
+        problem += ", and values that are nan or infinite"
         code = f"numpy.nan_to_num({code}, nan={full or sums.high}, posinf={full or sums.high}, neginf=0)"
     low = min(sums.low, 0.0)
     if full is None and sums.high > low:
         code = f"(numpy.clip(({code} - {low:.9g}) / {sums.high - low:.9g}, 0, 1) * 255).astype('uint8')"
     remedy = made_from(key, "rgb", code) if np.isfinite(sums.high) else "Pass another `image_key=`."
-    return f"{told}. The white level is needed to separate tissue from glass. {remedy}"
+    return f"{problem}. The white level is needed to separate tissue from glass. {remedy}"
 
 
 THUMBNAIL = 2000  # pixels along the longer side of the section; its square limits the total: 12 MB

@@ -86,8 +86,8 @@ class Result:
     @cached_property
     def first_key(self) -> str:
         """Name under which the result was written."""
-        told = self.sdata.tables[self.table_key].uns.get(PROVENANCE_KEY, {}).get("key_added")
-        return str(told) if told else self.region.rpartition("_bins")[0] or self.region
+        key = self.sdata.tables[self.table_key].uns.get(PROVENANCE_KEY, {}).get("key_added")
+        return str(key) if key else self.region.rpartition("_bins")[0] or self.region
 
     @cached_property
     def _suffix(self) -> str:
@@ -316,21 +316,21 @@ def again(result: Result, genes: Sequence[str] = (), **changes: Any) -> str:
     changes
         Other arguments of the call.
     """
-    told, sdata = result.record, result.sdata
-    image = result.now(str(told.get("image_key")), sdata.images)
-    table = result.now(str(told.get("table_key")), sdata.tables)
+    record, sdata = result.record, result.sdata
+    image = result.now(str(record.get("image_key")), sdata.images)
+    table = result.now(str(record.get("table_key")), sdata.tables)
     if image is None or table is None:
         return f"Run `{VERB}` again."
-    options: dict[str, Any] = {name: told.get(name) for name in NAMED} | {"table_key": table}
+    options: dict[str, Any] = {name: record.get(name) for name in NAMED} | {"table_key": table}
     options = {name: value for name, value in options.items() if value not in (None, "none", NAMED[name])}
     if not isinstance(get_table_keys(sdata.tables[table])[0], str):
         options["shapes_key"] = result.source("shapes_key", sdata)
     if len(available := systems(sdata.images[image])) > 1:
         options["coordinate_system"] = result.source("coordinate_system", available)
-    options["bin_um"] = float(told["bin_um"])
-    if told.get("registration") == "off":
+    options["bin_um"] = float(record["bin_um"])
+    if record.get("registration") == "off":
         options["align"] = False
-    if told.get("model") == "closed form" and "n_samples" not in changes:
+    if record.get("model") == "closed form" and "n_samples" not in changes:
         options["model"] = None
     key = _key(result)
     options |= {"key_added": key} if key != "superres" else {}

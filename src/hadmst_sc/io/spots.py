@@ -266,14 +266,14 @@ def scale(
 
 def _in_another_unit(given: dict[str, float]) -> str:
     """Describe sizes that no platform has, with converted values if another unit explains them."""
-    told = " and ".join(f"`{name}={one:g}`" for name, one in given.items())
+    stated = " and ".join(f"`{name}={one:g}`" for name, one in given.items())
     for unit, factor in (("metres", 1e6), ("millimetres", 1e3), ("nanometres", 1e-3)):
         if all(1 <= one * factor <= PLAUSIBLE_UM[1] for one in given.values()):
             passed = ", ".join(f"{name}={one * factor:g}" for name, one in given.items())
-            return f"{told}, passed or in the table's `uns`: these are not µm, but perhaps {unit}. Pass `{passed}`."
+            return f"{stated}, passed or in the table's `uns`: these are not µm, but perhaps {unit}. Pass `{passed}`."
     low, high = PLAUSIBLE_UM
     return (
-        f"{told}, passed or in the table's `uns`: spots need sizes of {low:g} to {high:g} µm. Pass diameter and "
+        f"{stated}, passed or in the table's `uns`: spots need sizes of {low:g} to {high:g} µm. Pass diameter and "
         f"pitch in µm, such as `spot_um=55, pitch_um=100` for Visium."
     )
 

@@ -231,8 +231,8 @@ def _without_tissue(glass: np.ndarray, near: np.ndarray, evidence: Evidence) -> 
     if not wrong.any():
         return glass
     parts, n = label(glass)
-    of_spot = [np.bincount(parts.ravel()[evidence.shares[spot].indices]) for spot in spots]
-    part = np.array([1 + int(found[1:].argmax()) for found in of_spot])
+    bins_per_part = [np.bincount(parts.ravel()[evidence.shares[spot].indices]) for spot in spots]
+    part = np.array([1 + int(found[1:].argmax()) for found in bins_per_part])
     on, against = (np.bincount(part[some], minlength=n + 1) for some in (slice(None), wrong))
     pale = (2 * against > on) & (against >= AGAINST)
     pale[np.unique(parts[~near])] = False
@@ -346,12 +346,12 @@ def _outlines(element: Any) -> Any:
 
 
 def _labels(element: Any, bins_to_own: np.ndarray, grid: Grid) -> np.ndarray:
-    values = np.asarray(levels(element)[0].data) > 0
+    labelled = np.asarray(levels(element)[0].data) > 0
     yx = grid.centres() @ bins_to_own[1::-1, 1::-1].T + bins_to_own[1::-1, 2]
     row, col = np.floor(yx + 1e-9).astype(int).T
-    on = (row >= 0) & (col >= 0) & (row < values.shape[0]) & (col < values.shape[1])
+    on = (row >= 0) & (col >= 0) & (row < labelled.shape[0]) & (col < labelled.shape[1])
     mask = np.zeros(grid.n_bins, bool)
-    mask[on] = values[row[on], col[on]]
+    mask[on] = labelled[row[on], col[on]]
     return mask.reshape(grid.shape)
 
 

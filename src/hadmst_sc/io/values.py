@@ -123,15 +123,15 @@ def transformed(counts: sparse.csr_matrix) -> Kind | None:
             return Kind(f"{name} of counts", UNDO[name])
     for name, undo in {"": lambda x: x, **inverses}.items():
         values = sparse.csr_matrix((undo(counts.data), counts.indices, counts.indptr), counts.shape)
-        told = f"{name} of normalised counts" if name else "normalised counts"
+        kind = f"{name} of normalised counts" if name else "normalised counts"
         totals = np.asarray(values.sum(1)).ravel()
         totals = totals[totals > 0]
         if len(totals) > 2 and totals.std() < SAME_TOTAL * totals.mean():
-            return Kind(f"{told} (each spot has the total {totals.mean():.4g})")
+            return Kind(f"{kind} (each spot has the total {totals.mean():.4g})")
         if (unit := _common_unit(values)) is not None:
             if not name and _is_correction(values, unit):
                 return None
-            return Kind(f"{told} (the values of a spot are whole multiples of one number)", _undo_scale(name, values))
+            return Kind(f"{kind} (the values of a spot are whole multiples of one number)", _undo_scale(name, values))
     if _scatter(counts) < COUNTING:
         return Kind("logarithms or other transformed counts (abundant genes vary less than counting noise)")
     if counts.data.max(initial=0.0) <= 1:

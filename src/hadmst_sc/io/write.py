@@ -89,7 +89,7 @@ def _check_name(key_added: str) -> None:
     if not is_element_name(key_added):
         raise ValueError(
             f"`key_added` needs letters, digits, '_', '-' and '.', not starting with '.' or '__', but is "
-            f"{key_added!r}. It becomes the name of elements. Pass `key_added='superres'`."
+            f"{key_added!r}. It is part of the names of the new elements. Pass `key_added='superres'`."
         )
 
 

@@ -38,8 +38,8 @@ class Programmes:
         if not present.any():
             present[:] = True
         self.present = np.flatnonzero(present)
-        self.told = np.flatnonzero(present & cells.visible)
-        self.untold = np.flatnonzero(present & ~cells.visible)
+        self.visible_types = np.flatnonzero(present & cells.visible)
+        self.invisible_types = np.flatnonzero(present & ~cells.visible)
         at = cells.position_um
         self.smooth = [sample(field, at) for field in _pool(rng, shape, 4, 200, 800)]
         self.hidden = [sample(field, at) for field in _pool(rng, shape, 6, 40, 600)]
@@ -48,9 +48,9 @@ class Programmes:
     def kinds(self, n_genes: int) -> tuple[str, ...]:
         """Kind of each gene, in equal numbers; if no type is visible or none invisible, the other kind is used."""
         kinds = [KINDS[i % len(KINDS)] for i in self.rng.permutation(n_genes)]
-        if not len(self.told):
+        if not len(self.visible_types):
             kinds = ["invisible" if kind == "visible" else kind for kind in kinds]
-        if not len(self.untold):
+        if not len(self.invisible_types):
             kinds = ["visible" if kind == "invisible" else kind for kind in kinds]
         return tuple(kinds)
 
@@ -72,9 +72,9 @@ class Programmes:
             case "region":
                 return self._by_region(-2)
             case "visible":
-                return background + self._of_type(self.told)
+                return background + self._of_type(self.visible_types)
             case "invisible":
-                return background + self._of_type(self.untold)
+                return background + self._of_type(self.invisible_types)
             case "gradient":
                 return np.exp(rng.uniform(0.4, 1.2) * self._field(self.smooth))
             case "sparse":

@@ -112,11 +112,11 @@ def _vessels(rng: Rng, y: np.ndarray, x: np.ndarray) -> Drawn:
     seeds = rng.uniform(0, len(y), (number, 2))
     lumen = np.array([_steps(rng, 15, 70) for _ in range(number)])
     distance, index = _nearest(seeds, y, x)
-    outside = distance - lumen[index]
+    from_lumen = distance - lumen[index]
     n = base.max() + 1
-    regions = np.where(outside < _steps(rng, 40, 140), n + 1, base) if rng.random() < 0.6 else base
-    regions = np.where(outside < _steps(rng, 12, 35), n, regions)
-    return regions, outside < 0
+    regions = np.where(from_lumen < _steps(rng, 40, 140), n + 1, base) if rng.random() < 0.6 else base
+    regions = np.where(from_lumen < _steps(rng, 12, 35), n, regions)
+    return regions, from_lumen < 0
 
 
 def _follicles(rng: Rng, y: np.ndarray, x: np.ndarray) -> Drawn:

@@ -117,5 +117,5 @@ def _draw_arrows(ax: Axes, xy_um: np.ndarray, moved_um: np.ndarray, box: Box, cm
 def _title(found: Alignment) -> str:
     """The applied correction and its gain."""
     if not found.applied:
-        return f"{found.told} (R² {found.score_here:.3f})"
-    return f"{found.told}\nleave-one-out R² {found.score_here:.3f} → {found.score_there:.3f}"
+        return f"{found.description} (R² {found.score_here:.3f})"
+    return f"{found.description}\nleave-one-out R² {found.score_here:.3f} → {found.score_there:.3f}"

@@ -99,8 +99,8 @@ class Report:
     @property
     def _verdict(self) -> str:
         n = {kind: sum(finding.severity == kind for finding in self.findings) for kind in COLOURS}
-        told = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in n.items() if count]
-        return f"{'ready' if self.ok else 'not ready'}: {', '.join(told) or 'no problems'}"
+        found = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in n.items() if count]
+        return f"{'ready' if self.ok else 'not ready'}: {', '.join(found) or 'no problems'}"
 
 
 @takes(SECTION)
@@ -147,8 +147,8 @@ def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **sectio
                 found = estimate_alignment(obs, he=he)
                 facts |= _of_alignment(found)
                 turns = agreement_of_turns(obs, he=he)
-                told = turned(obs, turns, found, he)
-                findings.append(Finding("error", told) if told else _about(found, turns))
+                problem = turned(obs, turns, found, he)
+                findings.append(Finding("error", problem) if problem else _about(found, turns))
             facts["cost"] = _cost(obs, sdata)
         except (KeyError, ValueError, WrongTypeError, MemoryError) as error:  # what superresolve would raise
             findings += [Finding("error", message) for message in _messages(error)]

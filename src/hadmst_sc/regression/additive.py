@@ -24,9 +24,9 @@ from hadmst_sc.section.measurement import Measurement, pool
 
 N_FOURIER = 192
 FOURIER_SEED = 20_261_122  # fixed: the closed form is a function of the section alone
-Mix = tuple[float, float]
-NO_HE: Mix = (0.0, 0.0)
-MIXES: tuple[Mix, ...] = ((1.0, 0.0), (0.5, 0.5), (0.2, 0.8))  # linear and Fourier shares of the H&E kernel
+Shares = tuple[float, float]  # of the linear and the Fourier part in the H&E kernel
+NO_HE: Shares = (0.0, 0.0)
+HE_SHARES: tuple[Shares, ...] = ((1.0, 0.0), (0.5, 0.5), (0.2, 0.8))
 BINS_AT_ONCE = 2**13
 RIDGES = (0.05, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
 
@@ -39,22 +39,22 @@ class Recipe:
     ----------
     kernel
         Kernel of the smooth map; ``None`` for no map.
-    mix
+    shares
         Linear and Fourier shares of the H&E kernel; :data:`NO_HE` for no H&E.
     ridge
         ``ρ``: variance of the map (of the noise if there is no map) over that of the H&E term.
     """
 
     kernel: Kernel | None
-    mix: Mix
+    shares: Shares
     ridge: float
 
 
-def recipes(*, he: bool, space: bool) -> Iterator[tuple[Kernel | None, Mix]]:
+def recipes(*, he: bool, space: bool) -> Iterator[tuple[Kernel | None, Shares]]:
     """Kernels and H&E shares that a prior may use: H&E only, space only, or any combination."""
-    for kernel, mix in product((None, *CANDIDATES) if space else (None,), (NO_HE, *MIXES) if he else (NO_HE,)):
-        if kernel is not None or mix != NO_HE:
-            yield kernel, mix
+    for kernel, shares in product((None, *CANDIDATES) if space else (None,), (NO_HE, *HE_SHARES) if he else (NO_HE,)):
+        if kernel is not None or shares != NO_HE:
+            yield kernel, shares
 
 
 class Choice:
@@ -69,7 +69,7 @@ class Choice:
 
     def offer(self, loo: np.ndarray, recipe: Recipe) -> None:
         """Use a recipe for the components that it predicts better, if the recipe is allowed."""
-        if (recipe.kernel, recipe.mix) in self.allowed:
+        if (recipe.kernel, recipe.shares) in self.allowed:
             self._take(loo, ((self.values - loo) ** 2).mean(0), [recipe] * len(self.recipe))
 
     def merge(self, other: Choice) -> None:
@@ -134,15 +134,15 @@ class HEDesign:
         """Number of regressors: the constant and both blocks."""
         return 1 + sum(block.shape[1] for block in self._at_spots)
 
-    def at_spots(self, mix: Mix) -> np.ndarray:
+    def at_spots(self, shares: Shares) -> np.ndarray:
         """Regressors at the spots, ``(spots, columns)``: the constant, then the blocks with a non-zero share."""
-        shares = [np.sqrt(share) * block for share, block in zip(mix, self._at_spots, strict=True) if share]
-        return np.concatenate([np.ones((len(self._at_spots[0]), 1)), *shares], 1)
+        blocks = [np.sqrt(share) * block for share, block in zip(shares, self._at_spots, strict=True) if share]
+        return np.concatenate([np.ones((len(self._at_spots[0]), 1)), *blocks], 1)
 
-    def unmixed(self, mix: Mix, weights: np.ndarray) -> np.ndarray:
+    def expanded(self, shares: Shares, weights: np.ndarray) -> np.ndarray:
         """Expand weights ``(columns, K)`` of :meth:`at_spots` to weights of all regressors, ``(all columns, K)``."""
         parts, first = [weights[:1]], 1
-        for share, block in zip(mix, self._at_spots, strict=True):
+        for share, block in zip(shares, self._at_spots, strict=True):
             n = block.shape[1]
             parts.append(np.sqrt(share) * weights[first : first + n] if share else np.zeros((n, weights.shape[1])))
             first += n if share else 0
@@ -235,11 +235,11 @@ class AdditiveRegression:
         of the three, then the H&E map again from features of single bins. This fourth one, the *texture*, is finer than
         the data that the weights were learnt on, so it is not an estimate.
         """
-        choices, solutions = self._choices(values), dict[tuple[Kernel | None, Mix], Solution]()
-        mixes: dict[Kernel | None, list[Mix]] = {}
-        for kernel, mix in recipes(he=True, space=True):
-            mixes.setdefault(kernel, []).append(mix)
-        fits = each_in_turn(lambda kernel, of_kernel: self._fit(kernel, of_kernel, values), mixes, mixes.values())
+        choices, solutions = self._choices(values), dict[tuple[Kernel | None, Shares], Solution]()
+        shares_of: dict[Kernel | None, list[Shares]] = {}
+        for kernel, shares in recipes(he=True, space=True):
+            shares_of.setdefault(kernel, []).append(shares)
+        fits = each_in_turn(lambda kernel, shares: self._fit(kernel, shares, values), shares_of, shares_of.values())
         for some, some_solutions in fits:
             for choice, one in zip(choices, some, strict=True):
                 choice.merge(one)
@@ -251,30 +251,30 @@ class AdditiveRegression:
         return [Choice(values, he=he, space=space) for he, space in ((True, False), (False, True), (True, True))]
 
     def _fit(
-        self, kernel: Kernel | None, mixes: list[Mix], values: np.ndarray
-    ) -> tuple[list[Choice], dict[tuple[Kernel | None, Mix], Solution]]:
+        self, kernel: Kernel | None, candidates: list[Shares], values: np.ndarray
+    ) -> tuple[list[Choice], dict[tuple[Kernel | None, Shares], Solution]]:
         """Choices among the recipes of one kernel."""
         choices, solutions = self._choices(values), {}
         root = None if kernel is None else self._precision.root(kernel)
-        for mix in mixes:
-            solution = Solution(root, self._design.at_spots(mix), values)
-            for ridge in RIDGES if mix != NO_HE else (1.0,):
+        for shares in candidates:
+            solution = Solution(root, self._design.at_spots(shares), values)
+            for ridge in RIDGES if shares != NO_HE else (1.0,):
                 loo = values - solution.errors(ridge)
                 for choice in choices:
-                    choice.offer(loo, Recipe(kernel, mix, ridge))
-            solutions[kernel, mix] = solution.forget_spots()
+                    choice.offer(loo, Recipe(kernel, shares, ridge))
+            solutions[kernel, shares] = solution.forget_spots()
         return choices, solutions
 
-    def _maps(self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Mix], Solution]) -> np.ndarray:
+    def _maps(self, choices: list[Choice], solutions: dict[tuple[Kernel | None, Shares], Solution]) -> np.ndarray:
         n = choices[0].values.shape[1]
         maps = np.empty((len(choices) + 1, n, int(self._lattice.active.sum())), np.float32)
         of_he = np.zeros((self._design.n_columns, len(choices), n))
         jobs: dict[Kernel | None, list[tuple[np.ndarray, list[int], np.ndarray]]] = {}
         for number, choice in enumerate(choices):
             for recipe, columns in choice.groups():
-                weights = solutions[recipe.kernel, recipe.mix].weights(recipe.ridge, columns)
-                of_he[:, number, columns] = self._design.unmixed(recipe.mix, weights)
-                rest = choice.values[:, columns] - self._design.at_spots(recipe.mix) @ weights
+                weights = solutions[recipe.kernel, recipe.shares].weights(recipe.ridge, columns)
+                of_he[:, number, columns] = self._design.expanded(recipe.shares, weights)
+                rest = choice.values[:, columns] - self._design.at_spots(recipe.shares) @ weights
                 jobs.setdefault(recipe.kernel, []).append((maps[number], columns, rest))
         self._design.to_bins(of_he.reshape(len(of_he), -1), out=maps[:-1].reshape(-1, maps.shape[-1]))
         self._design.to_bins(of_he[:, 0], smooth=False, out=maps[-1])

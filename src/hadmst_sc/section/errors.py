@@ -109,8 +109,8 @@ class Problems:
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - codecs and file systems raise all kinds of exceptions
-            told = f"{type(error).__name__}: {error}"
-            self.add(f"{place}: cannot be read ({told}). The store is damaged or missing. Restore it from its source.")
+            cause = f"{type(error).__name__}: {error}"
+            self.add(f"{place}: cannot be read ({cause}). The store is damaged or missing. Restore it from its source.")
 
     def raise_if_any(self) -> None:
         """Raise a single problem as its own kind, several as one :class:`~hadmst_sc.section.errors.ContractError`."""

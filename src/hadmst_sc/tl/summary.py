@@ -98,35 +98,36 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     'in place: nothing applied'
     """
     result = find_result(sdata, key_added)
-    table, told = result.table, result.provenance
+    table, provenance = result.table, result.provenance
     if missing := [column for column in COLUMNS if column not in table.var]:
         raise MissingKeyError(f"tables/{result.table_key}: `var` lacks {missing}. {again(result)}")
     genes = table.var[list(COLUMNS)]
     facts = {
-        "image": f"{result.source('image_key', sdata.images)}, {told['um_per_px']:.3g} µm per pixel",
-        "spots": f"{told['n_spots']:,} of {result.source('shapes_key', sdata)}, "
+        "image": f"{result.source('image_key', sdata.images)}, {provenance['um_per_px']:.3g} µm per pixel",
+        "spots": f"{provenance['n_spots']:,} of {result.source('shapes_key', sdata)}, "
         f"counts of {result.source('table_key', sdata.tables)}",
-        "bins": f"{table.n_obs:,} in tissue, {told['bin_um']:g} µm wide",
+        "bins": f"{table.n_obs:,} in tissue, {provenance['bin_um']:g} µm wide",
         "genes": f"{table.n_vars:,}",
-        "model": _model(told),
-        "H&E": _registration(told["registration"]),
+        "model": _model(provenance),
+        "H&E": _registration(provenance["registration"]),
         "reliability": _believed(genes),
-        "intervals": _intervals(told),
-        "made": f"{told['date']} by hadmst_sc {told['versions']['hadmst_sc']}, in {_seconds(told):.0f} s",
+        "intervals": _intervals(provenance),
+        "made": f"{provenance['date']} by hadmst_sc {provenance['versions']['hadmst_sc']}, "
+        f"in {_seconds(provenance):.0f} s",
     }
     return Summary(facts, genes.sort_values("reliability", ascending=False))
 
 
-def _model(told: Mapping[str, Any]) -> str:
-    if not told["model_sha256"]:
+def _model(provenance: Mapping[str, Any]) -> str:
+    if not provenance["model_sha256"]:
         return "closed form, no network"
-    gate = told["gate"]
+    gate = provenance["gate"]
     share = f", network share {float(gate['share']):.0%}" if isinstance(gate, Mapping) else ""
-    return f"{told['model']} ({told['model_sha256'][:8]}), {told['n_samples']} samples{share}"
+    return f"{provenance['model']} ({provenance['model_sha256'][:8]}), {provenance['n_samples']} samples{share}"
 
 
 def _registration(record: Mapping[str, Any] | str) -> str:
-    return Alignment.from_record(record).told if isinstance(record, Mapping) else "not registered"
+    return Alignment.from_record(record).description if isinstance(record, Mapping) else "not registered"
 
 
 def _believed(genes: pd.DataFrame) -> str:
@@ -136,8 +137,8 @@ def _believed(genes: pd.DataFrame) -> str:
     return f"supported by held-out spots: {', '.join(widths) or 'none'}; {helped}"
 
 
-def _intervals(told: Mapping[str, Any]) -> str:
-    record, refused = told["calibration"], doubt(told)
+def _intervals(provenance: Mapping[str, Any]) -> str:
+    record, refused = provenance["calibration"], doubt(provenance)
     if not isinstance(record, Mapping):
         return f"not calibrated: {refused}"
     before, after = (f"{float(record[name]):.0%}" for name in ("coverage_before", "coverage"))
@@ -147,5 +148,5 @@ def _intervals(told: Mapping[str, Any]) -> str:
     return f"not calibrated: {refused}; {held}" if refused else held
 
 
-def _seconds(told: Mapping[str, Any]) -> float:
-    return sum(float(value) for name, value in told.items() if name.startswith("seconds_"))
+def _seconds(provenance: Mapping[str, Any]) -> float:
+    return sum(float(value) for name, value in provenance.items() if name.startswith("seconds_"))

@@ -123,9 +123,9 @@ def superresolve(
     read = time.perf_counter()
     settings = settings.loaded()
     backed = target is not None and target.is_backed()
-    told = f"super-resolving takes {cost_of(obs, settings, backed=backed)}"
-    logger.info(told)
-    show_progress_bar = show_progress_bar and _printed(told)
+    announcement = f"super-resolving takes {cost_of(obs, settings, backed=backed)}"
+    logger.info(announcement)
+    show_progress_bar = show_progress_bar and _printed(announcement)
     with ExitStack() as stack:
         store = None
         if backed:

@@ -32,7 +32,7 @@ from hadmst_sc.train.config import BankConfig, TrainConfig
 
 MIN_SPOTS = 24  # per real section; with fewer, the held-out spots are too few to learn from
 MIN_PREVALENCE = 0.05  # share of the spots of a real section in which a gene must be detected to be trained on
-MAX_METAGENE_GENES = 600  # genes per real section from which components are computed; more only cost time
+MAX_GENES_FOR_COMPONENTS = 600  # genes per real section from which components are computed; more only cost time
 MAPS = ("priors", "spots", "target")  # per gene
 SHARED = ("coverage", "inside", "displacement", "owner", "weight")  # per section
 
@@ -191,7 +191,7 @@ def make_masked(path: Path, seed: int, section: RealSection, config: BankConfig,
 
 def _fewer_genes(obs: Observation, rng: np.random.Generator) -> Observation:
     seen = np.flatnonzero(RealSection(obs).usable)
-    kept = np.sort(rng.permutation(seen)[:MAX_METAGENE_GENES])
+    kept = np.sort(rng.permutation(seen)[:MAX_GENES_FOR_COMPONENTS])
     return replace(obs, counts=obs.counts[:, kept], genes=tuple(obs.genes[i] for i in kept))
 
 

@@ -283,7 +283,7 @@ def _built(kind: type, values: dict[str, Any], where: str, problems: list[str]) 
         problems.append(f"`{where}` needs {missing}, which it does not have. Add `{missing[0]} = ...`.")
     found = {name: _part(kind, name, values[name], where, problems) for name in known if name in values}
     if len(problems) == before and kind is OwnConfig:
-        problems += [f"`{where}`: {told}" for told in _own_contradictions(OwnConfig(**found))]
+        problems += [f"`{where}`: {problem}" for problem in _own_contradictions(OwnConfig(**found))]
     return kind(**found) if len(problems) == before else None
 
 
@@ -369,8 +369,8 @@ def _model_problems(config: TrainConfig, where: str) -> list[str]:
 
     from hadmst_sc.models import HadmstModel, ModelSpec
 
-    if told := _unknown(config.model, [one.name for one in fields(ModelSpec)], f"{where}.model"):
-        return told
+    if problem := _unknown(config.model, [one.name for one in fields(ModelSpec)], f"{where}.model"):
+        return problem
     try:
         with torch.device("meta"):
             model = HadmstModel(ModelSpec.from_dict(config.model))

@@ -175,8 +175,8 @@ def student_loss(student: HEStudent, probe: torch.nn.Module, lesson: dict[str, T
     invariance = ((flat[0] - flat[1])[:, inside].square().mean(1) / spread).mean()
     field = lesson["nuisance"].flatten()[inside]
     seen = probe((nuisance[1] - nuisance[0]).flatten(1)[:, inside].T)[:, 0]
-    told = functional.mse_loss(seen, field) / (field.var() + 1e-3)
-    return torch.stack(errors).mean(), invariance, told
+    nuisance_loss = functional.mse_loss(seen, field) / (field.var() + 1e-3)
+    return torch.stack(errors).mean(), invariance, nuisance_loss
 
 
 def draw_lesson(path: Path, crop: int, rng: np.random.Generator | None) -> dict[str, Tensor]:

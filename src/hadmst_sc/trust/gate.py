@@ -57,7 +57,7 @@ class Predicted(NamedTuple):
     draws: np.ndarray | None = None  # ``(n_samples, genes, ny, nx)``
 
 
-def judges(obs: Observation) -> np.ndarray:
+def evaluated_genes(obs: Observation) -> np.ndarray:
     """Columns of the genes that are evaluated: evenly spaced from most to least abundant, for any gene order."""
     total = obs.counts.sum(0)
     ranked = sorted(range(len(obs.genes)), key=lambda gene: (-total[gene], obs.genes[gene]))
@@ -102,7 +102,7 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
     One gate for each estimate other than the closed form, and the calibration of the samples' spread. With fewer than
     ``MIN_SPOTS`` spots, a single default gate of ``n_spots`` 0 and no calibration.
     """
-    n_spots, genes = len(obs.spots), judges(obs)
+    n_spots, genes = len(obs.spots), evaluated_genes(obs)
     if n_spots < MIN_SPOTS:
         logger.warning(
             "%d spots are too few to judge the network and its standard deviation (at least %d are needed): the "
@@ -110,16 +110,18 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
             *(n_spots, MIN_SPOTS, 100 * UNKNOWN),
         )
         return Verdict([Gate(UNKNOWN, 1.0, 0)], None)
-    hidden = [one for box in parts(obs) for one in _at_hidden(obs, genes, box, maps_of)]
-    counts = np.concatenate([one.counts for one in hidden])
+    held_out = [one for box in parts(obs) for one in _at_held_out(obs, genes, box, maps_of)]
+    counts = np.concatenate([one.counts for one in held_out])
     gates = []
-    for number in range(len(hidden[0].blends)):
-        blends = np.concatenate([one.blends[number] for one in hidden], 1)
+    for number in range(len(held_out[0].blends)):
+        blends = np.concatenate([one.blends[number] for one in held_out], 1)
         gates.append(decide(np.stack([_deviance(counts, blend) for blend in blends]), len(counts)))
-    if not gates or hidden[0].std is None:
+    if not gates or held_out[0].std is None:
         return Verdict(gates, None)
-    means = [one.blends[0][SHARES.index(gates[0].share)] for one in hidden]
-    stds = [_alike(one.std, mean, one.centres) for one, mean in zip(hidden, means, strict=True) if one.std is not None]
+    means = [one.blends[0][SHARES.index(gates[0].share)] for one in held_out]
+    stds = [
+        _alike(one.std, mean, one.centres) for one, mean in zip(held_out, means, strict=True) if one.std is not None
+    ]
     calibration = calibrate(counts, np.concatenate(means), np.concatenate(stds))
     if calibration.refused:
         logger.warning(
@@ -130,7 +132,7 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
     return Verdict(gates, calibration)
 
 
-class _Hidden(NamedTuple):
+class _HeldOut(NamedTuple):
     """Held-out spots: their counts and the predictions."""
 
     counts: np.ndarray  # (spots, genes)
@@ -139,9 +141,9 @@ class _Hidden(NamedTuple):
     centres: np.ndarray  # (spots, 2)
 
 
-def _at_hidden(
+def _at_held_out(
     obs: Observation, genes: np.ndarray, box: Box, maps_of: Callable[[Observation, np.ndarray, Box], Predicted]
-) -> Iterator[_Hidden]:
+) -> Iterator[_HeldOut]:
     """Predictions at the held-out spots of a box, fold by fold."""
     part = obs.cropped(box)
     fold = np.random.default_rng(0).permutation(len(part.spots)) % N_FOLDS
@@ -151,7 +153,7 @@ def _at_hidden(
         (closed, *others), draws = maps_of(part.subset_spots(~rows), genes, box)
         blends = [np.stack([degrade(_blend(closed, one, share), measurement) for share in SHARES]) for one in others]
         std = None if draws is None else np.std([degrade(draw, measurement) for draw in draws], axis=0, ddof=1)
-        yield _Hidden(part.counts[rows][:, genes], blends, std, measurement.centres)
+        yield _HeldOut(part.counts[rows][:, genes], blends, std, measurement.centres)
 
 
 def _alike(std: np.ndarray, mean: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -170,9 +172,9 @@ def folds_used(n_spots: int) -> int:
     return 1 if n_spots // N_FOLDS >= MANY_SPOTS else FOLDS_USED
 
 
-def decide(errors: np.ndarray, n_spots: int) -> Gate:
-    """Choose the share with the smallest relative deviance; ``errors`` are ``(len(SHARES), genes)`` deviances."""
-    relative = ((errors + 1e-9) / (errors[0] + 1e-9)).mean(1)
+def decide(deviances: np.ndarray, n_spots: int) -> Gate:
+    """Choose the share with the smallest relative deviance; ``deviances`` are ``(len(SHARES), genes)``."""
+    relative = ((deviances + 1e-9) / (deviances[0] + 1e-9)).mean(1)
     best = int(relative.argmin())
     return Gate(SHARES[best], float(relative[best]), n_spots)
 
