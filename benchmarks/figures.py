@@ -11,14 +11,13 @@ from outcomes import Results, View
 from plan import CLEAN
 
 SHOWN = {  # colour-blind safe (Okabe and Ito); ours is drawn last
-    "cubic": "#999999",
-    "kriging": "#56B4E9",
-    "ridge on H&E": "#E69F00",
-    "GP on H&E + space": "#009E73",
-    "U-Net": "#F0E442",
+    "linear": "#999999",
+    "kriging, log, soft": "#56B4E9",
+    "GP on H&E + space, log, soft, registered": "#009E73",
+    "extra trees + kriging, log, soft, registered": "#E69F00",
     "TESLA": "#CC79A7",
-    "FineST": "#0072B2",
-    "ours, no alignment": "#000000",
+    "FineST, registered": "#0072B2",
+    "ours, no registration": "#000000",
     "ours": "#D55E00",
 }
 

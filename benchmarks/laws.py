@@ -11,21 +11,24 @@ import time
 
 import numpy as np
 import records
-from cases import load_section
+from cases.case import abundant
 from frame import Measurement, Record, shown
 
+from hadmst_sc.datasets.observe import observe
+from hadmst_sc.datasets.public import load
 from hadmst_sc.distillation.genes import distill
 from hadmst_sc.section.grid import Grid
 from hadmst_sc.section.measurement import discs
 from hadmst_sc.section.observation import Observation
 
+BRAIN = "visium_mouse_brain"
 sys.path.append(str(records.ROOT / "tests" / "benchmarks"))
 from test_exactness import DRAWS, LAWS, SEED, TILED, UNTILED, Law, section
 
 
 def distill_seconds(_: Observation) -> float:
     """Closed form on the mouse brain: 2,698 spots × 200 genes."""
-    return _seconds(load_section("visium_mouse_brain", 200, 20.0))
+    return _seconds(observe(BRAIN, genes=abundant(load(BRAIN).tables["table"], 200), bin_um=20.0))
 
 
 def distill_large_seconds(_: Observation) -> float:

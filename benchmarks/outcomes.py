@@ -86,10 +86,19 @@ class Results:
                 found[cell["section"]] = np.array([np.inf if v is None else v for v in np.atleast_1d(values)], float)
         return found
 
+    def resampled(self, view: View, method: str, metric: str) -> dict[str, np.ndarray]:
+        """``(n,)`` means over genes of resampled sections, by section; empty where intervals are over sections."""
+        found = {}
+        for cell in self._cells(view, method):
+            values = cell["scores"].get(view.scale, {}).get("resampled", {}).get(metric)
+            if values is not None:
+                found[cell["section"]] = np.array(values, float)
+        return found
+
     def mean(self, view: View, method: str, metric: str) -> float:
-        """Mean over genes and sections; nan where there is none."""
-        values = list(self.scores(view, method, metric).values())
-        return float(np.concatenate(values).mean()) if values else float("nan")
+        """Mean over sections of the mean over genes; nan where there is none."""
+        values = [of_genes.mean() for of_genes in self.scores(view, method, metric).values()]
+        return float(np.mean(values)) if values else float("nan")
 
     def about(self, view: View) -> dict[str, dict[str, Any]]:
         """Facts about each section of a view."""

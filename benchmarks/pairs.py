@@ -1,7 +1,4 @@
-"""Ours minus another method, gene by gene, with an interval.
-
-Genes of one section are no independent samples of sections: where there are several sections, those are drawn anew too.
-"""
+"""Ours minus another method, with an interval over what a new user would have anew: sections, or parts of one."""
 
 from __future__ import annotations
 
@@ -9,47 +6,72 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-N_DRAWS = 2000
 LEVEL = 0.95
+LEAST_SECTIONS = 3
 
 
 class Difference(NamedTuple):
-    """Mean difference over genes and sections, its interval, and in how many genes the first was greater."""
+    """Mean of the sections' mean differences over genes, its interval, and what the interval is over.
+
+    From three sections on it is Student's over sections; else the quantiles over tiles and genes of the section, drawn
+    with replacement. Without either, ends are nan.
+    """
 
     mean: float
     low: float
     high: float
-    greater: float  # share of the genes, ties half
-    n: int
+    n_sections: int
+    n_genes: int
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval is on one side of zero, else 0."""
+        """1 or -1 where the interval is on one side of zero, else 0: undecided."""
         return int(self.low > 0) - int(self.high < 0)
 
+    @property
+    def over(self) -> str:
+        """What the interval is over, for a table."""
+        unit = f"{self.n_sections} sections" if self.n_sections >= LEAST_SECTIONS else "tiles"
+        return f"{unit} × {self.n_genes} genes"
 
-def paired(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], *, seed: int = 0) -> Difference | None:
-    """Bootstrap of ``first - second``: sections, where there are several, and genes in each are drawn with replacement.
 
-    Both are ``(genes,)`` scores by section, the same genes in the same order. Sections that one of them lacks are left
-    out, and so are genes where one is infinite. ``None`` where they have no section in common.
+def paired(
+    first: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
+    resampled: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] = ({}, {}),
+) -> Difference | None:
+    """Interval of ``first - second``.
+
+    Parameters
+    ----------
+    first, second
+        ``(genes,)`` scores by section, the same genes in the same order. Sections that one of them lacks are left out,
+        and so are genes where one is infinite.
+    resampled
+        ``(n,)`` means over genes of resampled sections, by section: the same draws for both.
+
+    Returns
+    -------
+    ``None`` where they have no section in common.
     """
-    differences = []
+    means, n_genes = [], 0
     for name in first:
         if name in second:
             with np.errstate(invalid="ignore"):
                 difference = first[name] - second[name]
             if len(difference := difference[np.isfinite(difference)]):
-                differences.append(difference)
-    if not differences:
+                means.append(difference.mean())
+                n_genes = max(n_genes, len(difference))
+    if not means:
         return None
-    rng = np.random.default_rng(seed)
-    means = np.stack([d[rng.integers(0, len(d), (N_DRAWS, len(d)))].mean(1) for d in differences], 1)
-    sizes = np.array([len(d) for d in differences], float)
-    drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), N_DRAWS) * sizes
-    values = (means * drawn).sum(1) / drawn.sum(1)
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    every = np.concatenate(differences)
-    greater = float((every > 0).mean() + (every == 0).mean() / 2)
-    return Difference(float(every.mean()), float(low), float(high), greater, len(every))
+    mean, n = float(np.mean(means)), len(means)
+    if n >= LEAST_SECTIONS:
+        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(means, ddof=1) / np.sqrt(n)
+        return Difference(mean, float(mean - half), float(mean + half), n, n_genes)
+    drawn = [resampled[0][name] - resampled[1][name] for name in first if name in resampled[0] and name in resampled[1]]
+    if not drawn:
+        return Difference(mean, float("nan"), float("nan"), n, n_genes)
+    low, high = np.quantile(np.mean(drawn, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Difference(mean, float(low), float(high), n, n_genes)

@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import sources
+
 import hadmst_sc
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,7 @@ def provenance(*, weights: str | None) -> dict[str, Any]:
     """Command, commit, machine, versions and, where used, the hash of the weights (bundled name or path)."""
     record = {
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_output(sys.argv[1:])]),
+        "code": _code_of_script(),
         "commit": _git("rev-parse", "--verify", "-q", "HEAD") or "unknown",
         # But for results: they are what is made, and a run that goes on has some of its own.
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")),
@@ -42,6 +45,12 @@ def provenance(*, weights: str | None) -> dict[str, Any]:
         path = bundled(weights) or Path(weights)
         record["weights_sha256"] = {path.name: sha256(path)}
     return record
+
+
+def _code_of_script() -> str:
+    script = Path(sys.argv[0]).resolve()
+    script = script / "__main__.py" if script.is_dir() else script
+    return sources.digest([script]) if Path(__file__).parent in script.parents else ""
 
 
 def bundled(name: str) -> Path | None:

@@ -17,7 +17,7 @@ from itertools import chain
 
 import numpy as np
 import records
-from cases import neighbours, where_known
+from cases.cells import neighbours, where_known
 from frame import Measurement, Record, Row, grouped, introduction, rounded
 from scipy import ndimage
 

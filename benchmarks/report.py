@@ -7,12 +7,12 @@ the profile. No number on them was typed.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import figures
 import numpy as np
@@ -20,12 +20,14 @@ import plan
 import records
 import scores
 from outcomes import Results, View
-from tables import BETTER, OURS, TITLES, by_method, cell, interval, made, minus, number, present
+from pairs import Difference
+from tables import BETTER, CLOSED_FORM, OURS, TITLES, by_method, cell, interval, made, minus, number, present
 
 SPREAD = ("pcc", "rmse")  # shown with ± s.d. over genes
 LEGACY = ("legacy_rmse", "legacy_pcc", "legacy_ssim")
 THIRDS = ("scarce", "middle", "abundant")
-CONTROLS = (OURS, "ours, no alignment", "ours, no H&E", "ours, H&E upside down", "cubic")
+CONTROLS = (OURS, "ours, no H&E", "ours, H&E upside down", "linear")
+DRAWS = ("covered", "covered, half as wide", "covered, twice as wide", "crps", "rank of std", "rank of mean", "power")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"`--results` needs result files, but {folder} has none. Run `hadmst-sc benchmark` first.")
     for task in dict.fromkeys(one["task"] for one in found.cells):
         (folder / f"{task}.md").write_text(task_page(found, task, declared["tasks"][task]) + "\n")
-    page = Summary(found, declared, figures.draw(found, folder)).page(options.profile)
+    planned = plan.cells(declared, options.profile)
+    page = Summary(found, declared, figures.draw(found, folder), planned).page(options.profile)
     (folder / "report.md").write_text(page + "\n")
     print(page)
 
@@ -66,7 +69,10 @@ def task_page(found: Results, task: str, declared: dict[str, Any]) -> str:
             kinds = {name: section["kinds"] for name, section in about.items()}
             if {kind for own in kinds.values() for kind in own} != {"real"}:
                 parts += ["By what drives the gene, PCC / RMSE:", _by_label(found, view, kinds)]
-            parts += ["Ours minus each, gene by gene, with 95 % intervals:", _differences(found, view)]
+            parts += [
+                "Ours minus each, with 95 % intervals over what the last column names:",
+                _differences(found, view),
+            ]
     return "\n\n".join([*parts, made(found, task)])
 
 
@@ -102,125 +108,173 @@ def _by_label(found: Results, view: View, labels: dict[str, Sequence[str]]) -> s
 
 def _differences(found: Results, view: View) -> str:
     def content(method: str, metric: str) -> str:
-        difference = minus(found, view, method, metric.removesuffix(", genes"))
-        if difference is None or not metric.endswith("genes"):
-            return interval(difference)
-        return f"{difference.greater:.0%} of {difference.n}"
+        difference = minus(found, view, method, "pcc" if metric == "over" else metric)
+        return difference.over if difference and metric == "over" else interval(difference)
 
-    columns = {"PCC": "pcc", "genes where ours is above": "pcc, genes", "RMSE": "rmse", "deviance": "deviance"}
+    columns = {"PCC": "pcc", "RMSE": "rmse", "deviance": "deviance", "over": "over"}
     return by_method([method for method in found.methods(view) if method != OURS], columns, content)
+
+
+def _median(values: Mapping[str, np.ndarray]) -> str:
+    """Median over genes, mean over sections."""
+    return f"{np.mean([np.median(of_genes) for of_genes in values.values()]):.2f}" if values else "–"
 
 
 # --- the summary ------------------------------------------------------------------------------------------------------
 
 
+class Verdict(NamedTuple):
+    """Ours against the best of the others, on one set by one score."""
+
+    view: View
+    metric: str
+    rival: str  # the best by this very score on this very set: with hindsight, which no user has
+    over_rival: Difference
+    over_closed_form: Difference | None
+
+    @property
+    def sign(self) -> int:
+        """1 where ours is better, -1 where it is worse, 0 where the interval holds zero or there is none."""
+        return self.over_rival.sign * (1 if BETTER[self.metric] is max else -1)
+
+
 @dataclass(frozen=True)
 class Summary:
-    """The page that shows wins, losses and controls; each section's table is the method that it names."""
+    """The page that shows losses, wins and controls; each section's table is the method that it names."""
 
     found: Results
     declared: dict[str, Any]
     pictures: dict[str, str]
+    planned: Sequence[plan.Cell] = ()
 
     def page(self, profile: str) -> str:
         """All sections; those that have no results are left out."""
         command = "hadmst-sc benchmark" + (f" --profile {profile}" if profile != "full" else "")
         origin = f"Written by `{command}` from the result files beside this page. {made(self.found)}"
-        parts = [f"# Benchmark, {profile} profile", origin]
+        parts = [self.freshness(), f"# Benchmark, {profile} profile", origin]
         for section in self.declared["report"]:
             if table := getattr(self, section["table"])():
                 parts += [f"## {section['title']}", section.get("text", "").strip(), table]
         return "\n\n".join(part for part in parts if part)
 
+    def freshness(self) -> str:
+        """First line of the page: what of the plan is missing, and what was made by other code or settings."""
+        known = {(c["task"], c["section"], c["point"], c["method"]): c for c in self.found.cells}
+        missing = [cell for cell in self.planned if known.get(cell.key, {}).get("status") != "done"]
+        done = [cell for cell in self.planned if known.get(cell.key, {}).get("status") == "done"]
+        stale = [cell for cell in done if known[cell.key]["settings"] != cell.settings]
+        if not missing and not stale:
+            return ""
+        tasks = ", ".join(dict.fromkeys(cell.task for cell in [*stale, *missing]))
+        return (
+            f"**Of {len(self.planned):,} cells {len(stale):,} are stale (made by other code or settings) and "
+            f"{len(missing):,} are missing; in: {tasks}.**"
+        )
+
     @cached_property
     def clean(self) -> list[View]:
-        """Undisturbed sections, but for clusters."""
-        views = [view for view in self.found.views() if view.point == plan.CLEAN]
-        return [view for view in views if view.task not in ("domains", "robustness")]
-
-    @property
-    def peers(self) -> list[str]:
-        """Published tools."""
-        return self.declared["methods"]["peers"]
+        """Undisturbed sections with maps to score, but for those of switches."""
+        apart = ("domains", "robustness", "parts", "draws", "panel")
+        return [view for view in self.found.views() if view.point == plan.CLEAN and view.task not in apart]
 
     @property
     def core(self) -> list[str]:
-        """Methods that are in every task."""
-        return [*self.declared["methods"]["core"], *self.peers]
+        """Methods of the headline: ours, and every rival on the section as it is."""
+        kinds = self.declared["methods"]
+        return [*kinds["ours"], *kinds["simple"], *kinds["rivals"], *kinds["head"], *kinds["peers"]]
 
-    def others(self, view: View) -> tuple[list[str], list[str]]:
-        """Classical methods and published tools that have scores here."""
+    def others(self, view: View) -> list[str]:
+        """Rivals that have scores here, on the section as given and as registered by ours."""
         references = {name for task in self.declared["tasks"].values() for name in task.get("references", [])}
-        every = [name for name in self.found.methods(view) if not name.startswith(OURS) and name not in references]
-        return [name for name in every if name not in self.peers], [name for name in every if name in self.peers]
+        return [name for name in self.found.methods(view) if not name.startswith(OURS) and name not in references]
 
-    def targets(self) -> str:
-        """Figures that the project set itself, beside what was measured."""
-        found, tasks = self.found, dict.fromkeys(cell["task"] for cell in self.found.cells)
-        everywhere = [m for m in self.core if all(found.done(task=task, method=m) for task in tasks)]
-        failed = {cell["method"] for cell in found.cells if cell["status"] != "done"}
-        n_peers, whole = sum(m in self.peers for m in everywhere), sum(m not in failed for m in everywhere)
-        measured = f"{len(everywhere)}, of them {n_peers} published; {whole} without a failed or skipped cell"
-        rows = [["methods on all tasks", "≥ 14, of them ≥ 2 published", measured]]
-        for point, least in self.declared.get("targets", {}).get("robustness", {}).items():
-            for group, share in self.shares_of_clean(OURS, point).items():
-                of_peers = [(m, self.shares_of_clean(m, point).get(group, np.nan)) for m in self.peers]
-                measured = ", ".join(f"{m} {s:.3f}" for m, s in of_peers if not np.isnan(s)) or "no published tool"
-                rows.append([f"PCC, {point}, {group}", f"≥ {least:.2f} of clean", f"{share:.3f} ({measured})"])
-        spots, own = self.domain_scores("spots"), self.domain_scores(OURS)
-        if own:
-            above = sum(own[name] > spots[name] for name in own if name in spots)
-            rows.append(["domain ARI above that of the spots", "≥ 4 of 5 sections", f"{above} of {len(own)}"])
-        return records.table(["", "at least", "measured"], rows)
-
-    def best_of_others(self) -> str:
-        """Ours, and the best classical and the best published method of every set."""
-        found, rows = self.found, []
-        for view in self.clean:
-            if not found.scores(view, OURS, "pcc"):
-                continue
-            cells = [view.task, view.name, f"{found.mean(view, OURS, 'pcc'):.3f}"]
-            for group in self.others(view):
-                means = {name: found.mean(view, name, "pcc") for name in group}
-                means = {name: mean for name, mean in means.items() if not np.isnan(mean)}
-                if means:
-                    name = max(means, key=means.__getitem__)
-                    cells += [f"{name} {means[name]:.3f}", interval(minus(found, view, name, "pcc"))]
-                else:
-                    cells += ["–", "–"]
-            bounds = (found.mean(view, name, "pcc") for name in ("split-half ceiling", "true rate"))
-            rows.append([*cells, number(max(bounds, key=np.nan_to_num))])
-        columns = "task|set|ours|best classical method|difference|best published|difference|ceiling"
-        return records.table(columns.split("|"), rows)
-
-    def losses(self) -> str:
-        """Every comparison whose interval lies on the wrong side of zero."""
-        rows, compared = [], 0
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """Losses first, then what is undecided, then wins."""
+        found = []
         for view in self.clean:
             for metric, better in BETTER.items():
-                for name in chain(*self.others(view)):
-                    difference = minus(self.found, view, name, metric)
-                    compared += difference is not None
-                    if difference is not None and difference.sign * (1 if better is max else -1) < 0:
-                        rows.append([view.task, view.name, TITLES[metric], name, interval(difference)])
-        intro = (
-            f"Of {compared:,} comparisons (set × score × method that is not ours), the interval of ours minus the "
-            f"other lies on the wrong side of zero in {len(rows)}:"
+                means = {name: self.found.mean(view, name, metric) for name in self.others(view)}
+                means = {name: mean for name, mean in means.items() if np.isfinite(mean)}
+                if not means:
+                    continue
+                rival = better(means, key=means.__getitem__)
+                over = minus(self.found, view, rival, metric)
+                if over is not None:
+                    found.append(Verdict(view, metric, rival, over, minus(self.found, view, CLOSED_FORM, metric)))
+        return sorted(found, key=lambda one: one.sign)
+
+    def against_the_best(self) -> str:
+        """Counts by task, then a row per set and score."""
+        words = {-1: "lost", 0: "undecided", 1: "won"}
+        counts = Counter((one.view.task, one.sign) for one in self.verdicts)
+        tasks = dict.fromkeys(one.view.task for one in self.verdicts)
+        total = [[task, *(str(counts[task, sign]) for sign in words)] for task in tasks]
+        rows = [
+            [
+                words[one.sign],
+                one.view.task,
+                one.view.name,
+                TITLES[one.metric],
+                f"{self.found.mean(one.view, OURS, one.metric):.3f}",
+                f"{one.rival} {self.found.mean(one.view, one.rival, one.metric):.3f}",
+                interval(one.over_rival),
+                interval(one.over_closed_form),
+                one.over_rival.over + self._donors(one.view),
+            ]
+            for one in self.verdicts
+        ]
+        head = ["", "task", "set", "score", "ours", "best rival", "ours minus it", "minus our closed form", "over"]
+        tables = [records.table(["task", *words.values()], total), records.table(head, rows)]
+        return "\n\n".join(tables) if rows else ""
+
+    def _donors(self, view: View) -> str:
+        sets = {one["name"]: one for one in self.declared["tasks"][view.task]["sets"]}
+        donors = sets.get(view.group, {}).get("donors")
+        return f", donors: {donors}" if donors else ""
+
+    def parts_of_the_method(self) -> str:
+        """Each part switched off: change of the scores, and whether it is shown to help anywhere on real tissue."""
+        views = self.found.views("parts")
+        switches = [name for name in dict.fromkeys(m for v in views for m in self.found.methods(v)) if name != OURS]
+        rows, helps = [], dict.fromkeys(switches, 0)
+        for name in switches:
+            for view in views:
+                changes = {metric: minus(self.found, view, OURS, metric, than=name) for metric in BETTER}
+                if changes["pcc"] is None:
+                    continue
+                if not view.group.startswith("phantoms"):
+                    worse = [BETTER[metric] is max for metric in BETTER]
+                    signs = [change.sign for change in changes.values() if change is not None]
+                    helps[name] += any(s == (-1 if better else 1) for s, better in zip(signs, worse, strict=True))
+                rows.append([name, view.name, *(interval(change) for change in changes.values()), changes["pcc"].over])
+        if not rows:
+            return ""
+        n_real = sum(not view.group.startswith("phantoms") for view in views)
+        shown = [[name, f"{n} of {n_real}" if n else "none: **not shown to help**"] for name, n in helps.items()]
+        return "\n\n".join(
+            [
+                records.table(["switch", "real sets on which ours is better without it switched"], shown),
+                records.table(["switch", "set", *(TITLES[metric] for metric in BETTER), "over"], rows),
+            ]
         )
-        table = "\n\n" + records.table(["task", "set", "score", "method", "ours minus it"], rows) if rows else " none."
-        return intro + table
+
+    def samples(self) -> str:
+        """Coverage of sums over blocks with its power, and scores of samples."""
+        rows = []
+        for view in self.found.views("draws"):
+            for name in self.found.methods(view):
+                of = {metric: self.found.scores(view, name, metric) for metric in DRAWS}
+                if any(of.values()):
+                    rows.append([view.group, view.scale, name, *(_median(values) for values in of.values())])
+        return records.table(["set", "block", "samples", *DRAWS], rows) if rows else ""
 
     def headline(self) -> str:
-        """Mean PCC of every method; hold-outs of one kind of section in one column."""
-        columns: dict[str, list[View]] = {}
-        for view in self.clean:
-            name = f"{view.task} {view.name}"
-            if view.task == "holdout":
-                name = "holdout " + view.group.rstrip("0123456789").rstrip("_C")
-            columns.setdefault(name, []).append(view)
+        """Mean PCC of every method on the section as it is; – where there is none."""
+        columns = {f"{view.task} {view.name}": view for view in self.clean}
 
-        def content(method: str, views: list[View]) -> str:
-            return number(np.mean([self.found.mean(view, method, "pcc") for view in views]))
+        def content(method: str, view: View) -> str:
+            return number(self.found.mean(view, method, "pcc"))
 
         return by_method(self.core, columns, content)
 

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import plan
 import records
+import sources
 from plan import Cell
 
 PRELOADED = ["hadmst_sc.tl", "sklearn.ensemble", "spatialdata", "joblib", "torch"]  # what takes seconds to import
@@ -65,9 +66,14 @@ def main(arguments: list[str] | None = None) -> None:
     stores = {task: Store(folder / f"{task}.jsonl") for task in dict.fromkeys(cell.task for cell in wanted)}
     pending = [cell for cell in wanted if options.fresh or not stores[cell.task].has(cell)]
     _made()
-    print(f"{len(wanted)} cells, {len(wanted) - len(pending)} of them done", flush=True)
+    n_stale = sum(cell.key in stores[cell.task].results for cell in pending)
+    print(f"{len(wanted)} cells, {len(wanted) - len(pending)} of them done, {n_stale} stale", flush=True)
     if options.list:
-        print("\n".join(" · ".join(cell.key) for cell in pending))
+        for cell in pending:
+            print(" · ".join(cell.key) + (" (stale)" if cell.key in stores[cell.task].results else ""))
+        for name, one in declared["measurements"].items():
+            if "command" in one and not up_to_date(name, one["command"]):
+                print(f"measurement {name} (stale or missing)")
         return
     started = time.monotonic()
     for number, (cell, found) in enumerate(run(pending, options.workers, options.time_limit), 1):
@@ -311,15 +317,14 @@ class Store:
 
 
 def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
-    """Run scripts with tables of their own; one whose result is there, and of these weights, is not run again.
+    """Run scripts with tables of their own; one whose result is there, of this code and weights, is not run again.
 
     Side by side they have one core each; alone they have all, as their seconds are results.
     """
     threads = dict(os.environ) if workers > 1 else {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
 
     def run_script(name: str) -> None:
-        target = records.RESULTS / f"{name}.json"
-        if not fresh and target.exists() and _of_these_weights(json.loads(target.read_text())):
+        if not fresh and up_to_date(name, scripts[name]):
             print(f"{name}: done", flush=True)
             return
         print(f"{name}: {scripts[name]}", flush=True)
@@ -329,9 +334,13 @@ def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
         list(pool.map(run_script, scripts))
 
 
-def _of_these_weights(record: dict[str, Any]) -> bool:
-    used = record["provenance"].get("weights_sha256", {})
-    return all(digest == plan.weights_sha256("default") for name, digest in used.items() if name.startswith("default."))
+def up_to_date(name: str, script: str) -> bool:
+    """Tell if the result of a measurement was made by its code and weights of today."""
+    made = records.read(records.RESULTS / f"{name}.json").get("provenance", {})
+    used = made.get("weights_sha256", {})
+    return made.get("code") == sources.digest([plan.ROOT / shlex.split(script)[0]]) and all(
+        digest == plan.weights_sha256("default") for name, digest in used.items() if name.startswith("default.")
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+PACKAGE = "hadmst_sc"
 ROOTS = (HERE.parent / "src", HERE)  # where names of modules are looked up
 
 
@@ -53,13 +54,21 @@ def _imported(file: Path) -> tuple[Path, ...]:
 def _names(tree: ast.AST) -> Iterator[str]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
+            for one in node.names:
+                yield from [one.name] if one.name != PACKAGE else _package()
         elif isinstance(node, ast.ImportFrom) and node.module:
             for one in node.names:
                 inner = f"{node.module}.{one.name}"
                 yield inner if find(inner) else node.module
         elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
             yield from _names(node)
+
+
+@cache
+def _package() -> tuple[str, ...]:
+    """All modules that numbers can depend on: the package imports its parts when they are asked for."""
+    files = (path.relative_to(ROOTS[0]).with_suffix("") for path in (ROOTS[0] / PACKAGE).rglob("*.py"))
+    return tuple(".".join(file.parts) for file in files if file.parts[1] not in ("pl", "cli"))
 
 
 @cache

@@ -10,7 +10,7 @@ import pairs
 import records
 from outcomes import Results, View
 
-OURS = "ours"
+OURS, CLOSED_FORM = "ours", "ours, closed form"
 BETTER: dict[str, Callable[..., float]] = {"pcc": max, "rmse": min, "deviance": min}
 TITLES = {
     "pcc": "PCC",
@@ -53,15 +53,18 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def interval(difference: pairs.Difference | None) -> str:
-    """``+0.012 [+0.008, +0.016]``."""
+    """``+0.012 [+0.008, +0.016]``; without an end where there is none."""
     if difference is None:
         return "–"
+    if np.isnan(difference.low):
+        return f"{difference.mean:+.3f}"
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def minus(found: Results, view: View, method: str, metric: str) -> pairs.Difference | None:
-    """Ours minus a method, gene by gene."""
-    return pairs.paired(found.scores(view, OURS, metric), found.scores(view, method, metric))
+def minus(found: Results, view: View, method: str, metric: str, than: str = OURS) -> pairs.Difference | None:
+    """Ours (or another) minus a method."""
+    drawn = (found.resampled(view, than, metric), found.resampled(view, method, metric))
+    return pairs.paired(found.scores(view, than, metric), found.scores(view, method, metric), drawn)
 
 
 def present(found: Results, view: View, metrics: Iterable[str]) -> list[str]:
