@@ -21,9 +21,10 @@ from hadmst_sc.section.grid import Grid
 from hadmst_sc.section.measurement import discs
 from hadmst_sc.section.observation import Observation
 
-BRAIN = "visium_mouse_brain"
 sys.path.append(str(records.ROOT / "tests" / "benchmarks"))
 from test_exactness import DRAWS, LAWS, SEED, TILED, UNTILED, Law, section
+
+BRAIN = "visium_mouse_brain"
 
 
 def distill_seconds(_: Observation) -> float:

@@ -338,9 +338,10 @@ def up_to_date(name: str, script: str) -> bool:
     """Tell if the result of a measurement was made by its code and weights of today."""
     made = records.read(records.RESULTS / f"{name}.json").get("provenance", {})
     used = made.get("weights_sha256", {})
-    return made.get("code") == sources.digest([plan.ROOT / shlex.split(script)[0]]) and all(
+    of_today = all(
         digest == plan.weights_sha256("default") for name, digest in used.items() if name.startswith("default.")
     )
+    return of_today and made.get("code") == sources.digest([plan.ROOT / shlex.split(script)[0]])
 
 
 if __name__ == "__main__":
