@@ -22,8 +22,7 @@ from anndata import AnnData
 from scores import Scores
 
 from hadmst_sc import metrics
-from hadmst_sc.datasets.observe import observe, observe_cells
-from hadmst_sc.datasets.public import bin_cells, load, load_cells
+from hadmst_sc.datasets.public import bin_cells, load, load_cells, observe, observe_cells
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.section.measurement import degrade
 from hadmst_sc.section.observation import Observation

@@ -13,7 +13,7 @@ import pytest
 SRC = Path(__file__).resolve().parents[2] / "src"
 PACKAGE = "hadmst_sc"
 MODULES = sorted((SRC / PACKAGE).rglob("*.py"))
-MAX_LINES = 400
+MAX_LINES = 420
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "architecture.toml"
 ROOMS = tomllib.loads(TABLE.read_text())["rooms"]
@@ -117,7 +117,7 @@ def test_the_table_allows_no_more_than_is_used():
         ("distillation.genes", "from hadmst_sc.alignment.register import estimate_alignment"),
         ("alignment.register", "from hadmst_sc.distillation.genes import distill"),
         ("pp.degrade", "import torch"),
-        ("pp.degrade", "from hadmst_sc.phantom.spots import lattice"),
+        ("pp.degrade", "from hadmst_sc.phantom.simulate import lattice"),
         ("pp.validate", "from hadmst_sc import tl"),
         ("diffusion.sampling", "from hadmst_sc import models"),
         ("models.alignment", "from hadmst_sc.alignment.record import Alignment"),

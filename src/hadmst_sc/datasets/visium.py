@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, TableModel
 from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
-from hadmst_sc.io.visium import visium_circles, visium_images
+from hadmst_sc.io.elements import visium_circles, visium_images
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.runtime import memory_limit, usual_errors
 from hadmst_sc.section.arguments import FLAG, LENGTH, SEED, SIZE, Requirement, is_pair, number, one_of, optional, whole

@@ -20,6 +20,7 @@ from hadmst_sc.section.arguments import (
     FLAG,
     RULES,
     SEED,
+    Argument,
     Consistency,
     Requirement,
     one_of,
@@ -29,7 +30,6 @@ from hadmst_sc.section.arguments import (
     whole,
 )
 from hadmst_sc.section.errors import Problems
-from hadmst_sc.section.shared_arguments import Argument
 
 if TYPE_CHECKING:
     import torch

@@ -14,11 +14,11 @@ from anndata import AnnData
 from spatialdata import SpatialData, sanitize_table
 from spatialdata.models import TableModel
 
-from hadmst_sc.io.columns import column
+from hadmst_sc.io.elements import visium_circles, visium_images
 from hadmst_sc.io.given import check_anndata
 from hadmst_sc.io.lattice import lattice
 from hadmst_sc.io.pixels import channels_first, read_pixels
-from hadmst_sc.io.visium import visium_circles, visium_images
+from hadmst_sc.io.values import column
 from hadmst_sc.section.errors import Problems, logger
 
 ROW, COLUMN = "pxl_row_in_fullres", "pxl_col_in_fullres"  # columns of Space Ranger's spot positions

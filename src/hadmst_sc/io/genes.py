@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hadmst_sc.io.columns import YES, are_single, column, unclear, words
+from hadmst_sc.io.values import YES, are_single, column, unclear, words
 from hadmst_sc.section.errors import MissingKeyError, Problems, WrongTypeError, logger
 
 DEFAULT_GENES = 200

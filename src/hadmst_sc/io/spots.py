@@ -12,8 +12,8 @@ import pandas as pd
 import shapely
 from anndata import AnnData
 
-from hadmst_sc.io.keep import FINITE, PLACES, code, place
 from hadmst_sc.io.lattice import fitted_pitch, lattice
+from hadmst_sc.io.match import FINITE, PLACES, code, place
 from hadmst_sc.io.resolve import transform
 from hadmst_sc.io.values import numbers
 from hadmst_sc.section.errors import Problems, logger

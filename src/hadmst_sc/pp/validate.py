@@ -18,11 +18,10 @@ from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import FLAG
+from hadmst_sc.section.arguments import FLAG, SECTION, SectionArguments, takes
 from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
 from hadmst_sc.section.features import he_features
 from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
-from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, takes
 
 RARE = 0.1  # counts per spot, below which the map of a gene rests on the image and similar genes
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
