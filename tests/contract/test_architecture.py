@@ -13,7 +13,7 @@ import pytest
 SRC = Path(__file__).resolve().parents[2] / "src"
 PACKAGE = "hadmst_sc"
 MODULES = sorted((SRC / PACKAGE).rglob("*.py"))
-MAX_LINES = 420
+MAX_LINES = 400
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "architecture.toml"
 ROOMS = tomllib.loads(TABLE.read_text())["rooms"]

@@ -254,11 +254,7 @@ def observe(name: str, *, genes: Sequence[str] | None = None, bin_um: float = 20
 
 
 def observe_cells(
-    name: str,
-    *,
-    choose: Callable[[AnnData], list[str]] | None = None,
-    bin_um: float = 20.0,
-    random_state: int = 0,
+    name: str, *, choose: Callable[[AnnData], list[str]] | None = None, bin_um: float = 20.0, random_state: int = 0
 ) -> tuple[Observation, np.ndarray, AnnData]:
     """Pseudo-spots from one half of the molecules of a Xenium section, and the other half in bins.
 

@@ -190,38 +190,22 @@ def phantom(
     >>> sdata["phantom_truth"].sizes["c"]
     8
     """
-    _check(
-        {
-            "seed": seed,
-            "n_genes": n_genes,
-            "size_um": size_um,
-            "bin_um": bin_um,
-            "spot_um": spot_um,
-            "pitch_um": pitch_um,
-            "he_um": he_um,
-            "style": style,
-            "depth": depth,
-            "misregistration_um": misregistration_um,
-            "rotation_deg": rotation_deg,
-            "deformation_um": deformation_um,
-            "augment": augment,
-        }
-    )
-    drawn = simulate(
-        seed,
-        size_um=size_um,
-        bin_um=bin_um,
-        spot_um=spot_um,
-        pitch_um=pitch_um,
-        he_um=he_um,
-        n_genes=n_genes,
-        style=style,
-        depth=depth,
-        misregistration_um=misregistration_um,
-        rotation_deg=rotation_deg,
-        deformation_um=deformation_um,
-        augment=augment,
-    )
+    given: dict[str, Any] = {
+        "n_genes": n_genes,
+        "size_um": size_um,
+        "bin_um": bin_um,
+        "spot_um": spot_um,
+        "pitch_um": pitch_um,
+        "he_um": he_um,
+        "style": style,
+        "depth": depth,
+        "misregistration_um": misregistration_um,
+        "rotation_deg": rotation_deg,
+        "deformation_um": deformation_um,
+        "augment": augment,
+    }
+    _check({"seed": seed} | given)
+    drawn = simulate(seed, **given)
     observation = drawn.observation
     grid = observation.grid
     sdata = as_visium("phantom", observation.he, spot_table(drawn, seed), spot_um / grid.um_per_px)

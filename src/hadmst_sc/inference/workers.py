@@ -136,18 +136,14 @@ def predict_within_memory(section: SharedSection, chunk: np.ndarray) -> Maps:
         try:
             parts.append(predict_chunk(section, chunk[:n]))
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            # torch marks that the CPU's memory ran out only in the text
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
                 raise
             section.limits.lower(n)
             torch.cuda.empty_cache()  # does nothing without CUDA
         else:
             chunk = chunk[n:]
     return parts[0] if len(parts) == 1 else joined(parts)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """True if memory ran out, of the CPU or of a device; torch marks the former only in the text."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 Task = TypeVar("Task")

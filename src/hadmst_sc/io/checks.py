@@ -54,7 +54,8 @@ def check_sizes(element: Any, image_key: str, spots: Paired, xy: np.ndarray, gri
     memory, needed = memory_limit(), PER_BIN * grid.n_bins
     too_many = needed > memory or grid.n_bins > MAX_BINS
     pixels = level.sizes["y"] * level.sizes["x"]
-    strip = 2 * level.sizes["c"] * level.dtype.itemsize * level.sizes["x"] * _rows_at_once(level)
+    rows = max(level.chunks[1]) if level.chunks else 0  # decoded together; none of an image in memory
+    strip = 2 * level.sizes["c"] * level.dtype.itemsize * level.sizes["x"] * rows
     if not too_many and pixels <= MAX_PIXELS and strip <= memory:
         return
     span = np.ptp(xy, axis=0) / (finest.sizes["x"], finest.sizes["y"])
@@ -74,11 +75,6 @@ def check_sizes(element: Any, image_key: str, spots: Paired, xy: np.ndarray, gri
         f"{needed / 1e9:,.1f} GB, {there}. Keep the part under the spots: {_crop_to_spots(element, spots, xy)}.",
         ValueError,
     )
-
-
-def _rows_at_once(level: Any) -> int:
-    """Return the number of rows of a lazy image that are decoded together; 0 for an image in memory."""
-    return max(level.chunks[1]) if level.chunks else 0
 
 
 def _nice(length: float) -> float:

@@ -58,12 +58,7 @@ def matrix_of(table: AnnData, table_key: str, layer: str | None) -> Matrix:
 
 
 def select_counts(
-    table: AnnData,
-    table_key: str,
-    rows: np.ndarray,
-    layer: str | None,
-    genes: Any,
-    problems: Problems,
+    table: AnnData, table_key: str, rows: np.ndarray, layer: str | None, genes: Any, problems: Problems
 ) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Return counts of the selected genes, ``(spots, genes)`` float32, and their names; ``None`` after a problem."""
     if layer is not None and layer not in places_of(table):
@@ -217,7 +212,7 @@ def _are_counts(
         f"{place}: needs counts (finite, non-negative, whole, at most {MOST:,.0f}), but spot "
         f"{table.obs_names[rows[row]]!r} has {values[wrong[0]]:.6g} of gene {genes[counts.indices[wrong[0]]]!r} "
         f"({span}{share}).{looks} The model assumes counting noise. "
-        f"{_remedy(table, table_key, rows, layer, kind, counts, row)}"
+        f"{_remedy(table, table_key, rows, layer, kind, counts)}"
     )
     return False
 
@@ -230,13 +225,7 @@ def _transformed(matrix: Matrix, rows: np.ndarray) -> Kind | None:
 
 
 def _remedy(
-    table: AnnData,
-    table_key: str,
-    rows: np.ndarray,
-    layer: str | None,
-    kind: Kind | None,
-    counts: sparse.csr_matrix,
-    row: int,
+    table: AnnData, table_key: str, rows: np.ndarray, layer: str | None, kind: Kind | None, counts: sparse.csr_matrix
 ) -> str:
     if other := _elsewhere(table, table_key, rows, layer):
         return other

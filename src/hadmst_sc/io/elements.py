@@ -228,11 +228,7 @@ def visium_circles(name: str, xy: np.ndarray, ids: Any, diameter: float, scales:
     """
     systems = {f"{name}_downscaled_{kind}": _scale(scale) for kind, scale in scales.items() if kind != "full"}
     return ShapesModel.parse(
-        np.asarray(xy, float),
-        geometry=0,
-        radius=diameter / 2,
-        index=ids,
-        transformations={name: Identity(), **systems},
+        np.asarray(xy, float), geometry=0, radius=diameter / 2, index=ids, transformations={name: Identity(), **systems}
     )
 
 

@@ -16,6 +16,13 @@ from hadmst_sc.io.values import NO, are_single, column, unclear, words
 from hadmst_sc.section.errors import Problems
 
 IN_TISSUE = "in_tissue"  # column of `obs`, as Space Ranger's readers name it
+# Key in `attrs` of the frame of an element that is not stored as shapes.
+KIND = "hadmst_sc_kind"
+# Parts of an element to keep, as code for shapes and for lazy points.
+FINITE = "[{at}.abs().max(axis=1, skipna=False) < float('inf')]"
+PLACES = "[~{at}.duplicated()]"
+IDS = "[~{frame}.index.duplicated()]"
+RENUMBERED = ".reset_index(drop=True)"
 _WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?")
 
 
@@ -251,14 +258,6 @@ def _unmatched(
         f"tables/{table_key}: no value of `obs[{instance_key!r}]` is in the index of {place(shapes, shapes_key)} (they "
         f"start with {ids.tolist()[0]!r} and {index.tolist()[0] if len(index) else None!r}). {remedy}"
     )
-
-
-KIND = "hadmst_sc_kind"  # key in `attrs` of the frame of an element that is not stored as shapes
-
-FINITE = "[{at}.abs().max(axis=1, skipna=False) < float('inf')]"
-PLACES = "[~{at}.duplicated()]"
-IDS = "[~{frame}.index.duplicated()]"
-RENUMBERED = ".reset_index(drop=True)"
 
 
 def place(shapes: Any, key: str) -> str:

@@ -17,6 +17,8 @@ from hadmst_sc.section.errors import MissingKeyError, Problems
 from hadmst_sc.section.observation import PROVENANCE_KEY
 
 XY = ("x", "y")
+DISC = 5  # smallest diameter in pixels at which a disc can be distinguished from a square
+TO_SPOTS = "If these are cells, sum them to spots with `hadmst_sc.pp.degrade` and `hadmst_sc.pp.add_spots`."
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,9 +230,6 @@ def choose_system(
     return best[0]
 
 
-DISC = 5  # smallest diameter in pixels at which a disc can be distinguished from a square
-
-
 def spots_of_labels(values: np.ndarray, key: str, problems: Problems) -> GeoDataFrame | None:
     """Return squares or circles in pixels of ``(y, x)`` labels, indexed by id; ``None`` after a problem."""
     row, col = np.nonzero(values)
@@ -238,7 +237,7 @@ def spots_of_labels(values: np.ndarray, key: str, problems: Problems) -> GeoData
     row, col = row[order], col[order]
     ids, first, n = np.unique(values[row, col], return_index=True, return_counts=True)
     if not len(ids):
-        problems.add(f"labels/{key}: needs the spots' ids as pixels, but all pixels are 0. {_OTHER}")
+        problems.add(f"labels/{key}: needs the spots' ids as pixels, but all pixels are 0. {TO_SPOTS}")
         return None
     low, high = (
         np.c_[one.reduceat(col, first), one.reduceat(row, first)] for one in (np.minimum, np.maximum)
@@ -256,10 +255,7 @@ def spots_of_labels(values: np.ndarray, key: str, problems: Problems) -> GeoData
     else:
         problems.add(
             f"labels/{key}: needs squares or discs of one size, but its {len(ids):,} labels have {n.min():,} to "
-            f"{n.max():,} pixels or another form. Only footprints of known size can be summed over bins. {_OTHER}"
+            f"{n.max():,} pixels or another form. Only footprints of known size can be summed over bins. {TO_SPOTS}"
         )
         return None
     return shapes
-
-
-_OTHER = "If these are cells, sum them to spots with `hadmst_sc.pp.degrade` and `hadmst_sc.pp.add_spots`."

@@ -15,7 +15,7 @@ from scipy import ndimage
 from hadmst_sc.phantom.cells import CLARITIES, KINDS, Cells, binned, draw_cells, express
 from hadmst_sc.phantom.fields import LAYOUT_UM, PX_UM, Rng, random_field, sample
 from hadmst_sc.phantom.render import render
-from hadmst_sc.phantom.tissue import HELD_OUT_STYLES, TRAIN_STYLES, Layout, draw_layout
+from hadmst_sc.phantom.tissue import HELD_OUT_STYLES, TRAIN_STYLES, draw_layout
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.grid import Grid, area_weights
 from hadmst_sc.section.measurement import Measurement, degrade, discs
@@ -138,7 +138,8 @@ def simulate(
     grid = Grid((n, n), float(bin_um), float(np.clip(np.floor(bin_um / max(PX_UM, he_um)), 1, 8)))
     spots_um, index = lattice(for_array, size_um, spot_um, pitch_um, turned=augment)
     measurement = discs(spots_um / bin_um, spot_um / bin_um, grid.shape)
-    tissue = _tissue_bins(layout, grid)
+    weights = area_weights(len(layout.tissue), grid.bin_um / LAYOUT_UM, n)
+    tissue = (weights @ (weights @ layout.tissue.astype(float)).T).T >= 0.5
     kept = working(for_array, measurement, tissue, index, augment=augment)
     measurement, spots_um, index = measurement.subset(kept), spots_um[kept], index[kept]
     inside = tissue | (measurement.coverage > 0)
@@ -188,12 +189,6 @@ def _check(size_um: float, bin_um: float, n_genes: int, depth: tuple[float, floa
         raise ValueError(f"`n_genes` needs to be at least 1, but is {n_genes}.")
     if not 0 < depth[0] <= depth[1]:
         raise ValueError(f"`depth` needs 0 < low <= high counts per spot, but is {depth}. Pass `depth=(0.15, 40)`.")
-
-
-def _tissue_bins(layout: Layout, grid: Grid) -> np.ndarray:
-    """Mask of the bins of which at least half is tissue."""
-    weights = area_weights(len(layout.tissue), grid.bin_um / LAYOUT_UM, grid.shape[0])
-    return (weights @ (weights @ layout.tissue.astype(float)).T).T >= 0.5
 
 
 def _rate(

@@ -68,7 +68,10 @@ def registration(
     section.check_he("`pl.registration`")
     section.check_spots("`pl.registration`")
     box = tissue_box(section)
-    axes = _make_axes(box, figsize) if axes is None else np.asarray(axes).ravel()
+    if axes is None:
+        ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
+        axes = plt.subplots(1, 2, figsize=figsize or (9.0, 4.0 * ratio + 1.0), layout="constrained")[1]
+    axes = np.asarray(axes).ravel()
     if axes.shape != (2,):
         raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Pass `axes=plt.subplots(1, 2)[1]`.")
     draw_he(axes[0], section, box)
@@ -95,11 +98,6 @@ def _found(section: Section, key_added: str) -> Alignment:
             f"{again(section.result, align=True)}"
         )
     return Alignment.from_record(record)
-
-
-def _make_axes(box: Box, figsize: tuple[float, float] | None) -> np.ndarray:
-    ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
-    return plt.subplots(1, 2, figsize=figsize or (9.0, 4.0 * ratio + 1.0), layout="constrained")[1]
 
 
 def _draw_arrows(ax: Axes, xy_um: np.ndarray, moved_um: np.ndarray, box: Box, cmap: str) -> Quiver:

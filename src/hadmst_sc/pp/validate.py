@@ -150,16 +150,13 @@ def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **sectio
                 findings.append(Finding("error", told) if told else _about(found, turns))
             facts["cost"] = _cost(obs, sdata)
         except (KeyError, ValueError, WrongTypeError, MemoryError) as error:  # what superresolve would raise
-            findings += [Finding("error", message) for message in _messages(error)]
+            messages = error.problems if isinstance(error, ContractError) else [str(error)]
+            findings += [Finding("error", message) for message in messages]
         except Exception as error:  # noqa: BLE001 - a report never raises
             findings.append(Finding("error", f"{type(error).__name__} in hadmst_sc, please report it: {error}"))
     findings += [Finding("warning", message) for message in heard]
     order = list(COLOURS)
     return Report(facts, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))), found)
-
-
-def _messages(error: Exception) -> list[str]:
-    return error.problems if isinstance(error, ContractError) else [str(error)]
 
 
 def _facts(obs: Observation, sdata: SpatialData) -> dict[str, Any]:

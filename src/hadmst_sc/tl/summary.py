@@ -102,6 +102,7 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     if missing := [column for column in COLUMNS if column not in table.var]:
         raise MissingKeyError(f"tables/{result.table_key}: `var` lacks {missing}. {again(result)}")
     genes = table.var[list(COLUMNS)]
+    moved, seconds = told["registration"], (float(told[name]) for name in told if name.startswith("seconds_"))
     facts = {
         "image": f"{result.source('image_key', sdata.images)}, {told['um_per_px']:.3g} µm per pixel",
         "spots": f"{told['n_spots']:,} of {result.source('shapes_key', sdata)}, "
@@ -109,10 +110,10 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
         "bins": f"{table.n_obs:,} in tissue, {told['bin_um']:g} µm wide",
         "genes": f"{table.n_vars:,}",
         "model": _model(told),
-        "H&E": _registration(told["registration"]),
+        "H&E": Alignment.from_record(moved).told if isinstance(moved, Mapping) else "not registered",
         "reliability": _believed(genes),
         "intervals": _intervals(told),
-        "made": f"{told['date']} by hadmst_sc {told['versions']['hadmst_sc']}, in {_seconds(told):.0f} s",
+        "made": f"{told['date']} by hadmst_sc {told['versions']['hadmst_sc']}, in {sum(seconds):.0f} s",
     }
     return Summary(facts, genes.sort_values("reliability", ascending=False))
 
@@ -123,10 +124,6 @@ def _model(told: Mapping[str, Any]) -> str:
     gate = told["gate"]
     share = f", network share {float(gate['share']):.0%}" if isinstance(gate, Mapping) else ""
     return f"{told['model']} ({told['model_sha256'][:8]}), {told['n_samples']} samples{share}"
-
-
-def _registration(record: Mapping[str, Any] | str) -> str:
-    return Alignment.from_record(record).told if isinstance(record, Mapping) else "not registered"
 
 
 def _believed(genes: pd.DataFrame) -> str:
@@ -145,7 +142,3 @@ def _intervals(told: Mapping[str, Any]) -> str:
     held = f"90 % intervals contain {after} of the counts at {n_spots:,} held-out spots"
     held += f" ({before} before calibration; standard deviation × {factor:.2g})"
     return f"not calibrated: {refused}; {held}" if refused else held
-
-
-def _seconds(told: Mapping[str, Any]) -> float:
-    return sum(float(value) for name, value in told.items() if name.startswith("seconds_"))
