@@ -152,10 +152,14 @@ def _holds_counts(matrix: Matrix, rows: np.ndarray) -> bool:
 
 def total_counts(table: AnnData, table_key: str, rows: np.ndarray, layer: str | None) -> np.ndarray:
     """Return ``(spots,)`` total counts over all genes, selected or not; values that are not counts are ignored."""
-    matrix = matrix_of(table, table_key, layer)
+    return np.asarray(_all_genes(matrix_of(table, table_key, layer), rows).sum(1), float).ravel()
+
+
+def _all_genes(matrix: Matrix, rows: np.ndarray) -> sparse.csr_matrix:
+    """Return the values of all genes, zero where they cannot be counts."""
     every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
     every.data[broken(every.data)] = 0
-    return np.asarray(every.sum(1), float).ravel()
+    return every
 
 
 def rows_as_csr(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> sparse.csr_matrix:
@@ -194,7 +198,7 @@ def _are_counts(
     matrix = matrix_of(table, table_key, layer)
     place = matrix.code.replace(f"sdata[{table_key!r}].", f"tables/{table_key}/", 1)
     share = f"{100 * parts.mean():.0f} % of the non-zero values are not whole"
-    kind = None if bad.any() else _transformed(matrix, rows)
+    kind = None if bad.any() else transformed(_all_genes(matrix, rows))  # few may have been selected
     if not bad.any() and kind is None:
         logger.warning(
             "%s: %s. They are used as counts corrected for ambient RNA or spot swapping; standard deviations and "
@@ -215,13 +219,6 @@ def _are_counts(
         f"{_remedy(table, table_key, rows, layer, kind, counts)}"
     )
     return False
-
-
-def _transformed(matrix: Matrix, rows: np.ndarray) -> Kind | None:
-    """Return the kind of values, judged from all genes, as few may have been selected."""
-    every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
-    every.data[broken(every.data)] = 0
-    return transformed(every)
 
 
 def _remedy(

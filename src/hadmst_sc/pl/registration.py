@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.quiver import Quiver
@@ -10,7 +9,17 @@ from spatialdata import SpatialData
 
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.io.result import again
-from hadmst_sc.pl._draw import Box, check, draw_he, draw_outline, draw_scale_bar, footprints, tissue_box
+from hadmst_sc.pl._draw import (
+    Box,
+    aspect,
+    check,
+    draw_he,
+    draw_outline,
+    draw_scale_bar,
+    footprints,
+    tissue_box,
+    two_axes,
+)
 from hadmst_sc.pl._result import Section
 
 
@@ -68,12 +77,7 @@ def registration(
     section.check_he("`pl.registration`")
     section.check_spots("`pl.registration`")
     box = tissue_box(section)
-    if axes is None:
-        ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
-        axes = plt.subplots(1, 2, figsize=figsize or (9.0, 4.0 * ratio + 1.0), layout="constrained")[1]
-    axes = np.asarray(axes).ravel()
-    if axes.shape != (2,):
-        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Pass `axes=plt.subplots(1, 2)[1]`.")
+    axes = two_axes(figsize or (9.0, 4.0 * aspect(box) + 1.0), axes)
     draw_he(axes[0], section, box)
     footprints(axes[0], section.spots, facecolor="none", edgecolor="black", linewidth=0.5)
     axes[0].set_title(f"H&E and its {len(section.spots.centres):,} spots")
