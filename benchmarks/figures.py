@@ -38,6 +38,32 @@ def draw(found: Results, folder: Path) -> dict[str, str]:
     return drawn
 
 
+def headline(rows: list[dict[str, Any]], path: Path) -> None:
+    """One line per set: PCC of ours, of the best rival, of published tools, and the ceiling."""
+    if not rows:
+        return
+    looks = {
+        "ceiling": ("|", "#000000"),
+        "TESLA": ("v", "#CC79A7"),
+        "FineST": ("^", "#0072B2"),
+        "closed form": ("s", "#56B4E9"),
+        "best rival": ("D", "#009E73"),
+        "ours": ("o", "#D55E00"),
+    }
+    figure, ((axis,),) = axes(1, size=(7.5, 0.32 * len(rows) + 1.0), beside=1.5)
+    for y, row in enumerate(reversed(rows)):
+        known = [value for value in row["values"].values() if not np.isnan(value)]
+        axis.plot([min(known), max(known)], [y, y], color="#dddddd", zorder=0)
+        for column, (marker, colour) in looks.items():
+            label = column if y == 0 else None
+            axis.scatter(row["values"][column], y, marker=marker, color=colour, s=30, label=label)
+    views = [row["verdict"].view for row in reversed(rows)]
+    axis.set_yticks(range(len(rows)), [f"{view.task}: {view.name}" for view in views], fontsize=8)
+    axis.set_xlabel("PCC of log1p counts, mean over genes")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
 def _robustness(found: Results, views: list[View], groups: list[str]) -> Any:
     kinds = list(dict.fromkeys(view.point.partition("=")[0] for view in views if view.point != CLEAN))
     figure, panels = axes(len(kinds), len(groups), **SHAPE)

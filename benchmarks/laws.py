@@ -14,8 +14,7 @@ import records
 from cases.case import abundant
 from frame import Measurement, Record, shown
 
-from hadmst_sc.datasets.observe import observe
-from hadmst_sc.datasets.public import load
+from hadmst_sc.datasets.public import load, observe
 from hadmst_sc.distillation.genes import distill
 from hadmst_sc.section.grid import Grid
 from hadmst_sc.section.measurement import discs

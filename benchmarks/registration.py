@@ -21,7 +21,7 @@ from cases.cells import neighbours, where_known
 from frame import Measurement, Record, Row, grouped, introduction, rounded
 from scipy import ndimage
 
-from hadmst_sc.alignment.posterior import USUAL
+from hadmst_sc.alignment.evidence import USUAL
 from hadmst_sc.alignment.register import (
     MAX_ERROR_UM,
     MIN_SIGMAS_FIELD,

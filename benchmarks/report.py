@@ -43,7 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     for task in dict.fromkeys(one["task"] for one in found.cells):
         (folder / f"{task}.md").write_text(task_page(found, task, declared["tasks"][task]) + "\n")
     planned = plan.cells(declared, options.profile)
-    page = Summary(found, declared, figures.draw(found, folder), planned).page(options.profile)
+    summary = Summary(found, declared, figures.draw(found, folder), planned)
+    page = summary.page(options.profile)
+    (folder / "headline.md").write_text(summary.headline_page() + "\n")
+    figures.headline(summary.one_screen, folder / "headline.png")
     (folder / "report.md").write_text(page + "\n")
     print(page)
 
@@ -233,6 +236,43 @@ class Summary:
         donors = sets.get(view.group, {}).get("donors")
         return f", donors: {donors}" if donors else ""
 
+    @cached_property
+    def one_screen(self) -> list[dict[str, Any]]:
+        """Per task and set, at the finest scale: PCC of ours, closed form, best rival, published tools and ceiling."""
+        rows, seen = [], set()
+        for one in (one for one in self.verdicts if one.metric == "pcc"):
+            place = one.view.task, one.view.group
+            finest = next(view for view in self.clean if (view.task, view.group) == place)
+            if one.view != finest or place in seen:
+                continue
+            seen.add(place)
+            names = {"ours": OURS, "closed form": CLOSED_FORM, "best rival": one.rival}
+            for peer in self.declared["methods"]["peers"]:
+                values = {name: self.found.mean(finest, name, "pcc") for name in (peer, f"{peer}, registered")}
+                names[peer] = max(values, key=lambda name, of=values: np.nan_to_num(of[name], nan=-1.0))
+            ceilings = (self.found.mean(finest, name, "pcc") for name in ("split-half ceiling", "true rate"))
+            values = {column: self.found.mean(finest, name, "pcc") for column, name in names.items()}
+            rows.append({"verdict": one, "values": values | {"ceiling": max(ceilings, key=np.nan_to_num)}})
+        return rows
+
+    def headline_page(self) -> str:
+        """The one table that people read, losses first."""
+        words = {-1: "**lost**", 0: "undecided", 1: "won"}
+        columns = list(self.one_screen[0]["values"]) if self.one_screen else []
+        rows = [
+            [
+                f"{row['verdict'].view.task}: {row['verdict'].view.name}",
+                *(number(value) for value in row["values"].values()),
+                row["verdict"].rival,
+                f"{words[row['verdict'].sign]}, {interval(row['verdict'].over_rival)}",
+                row["verdict"].over_rival.over + self._donors(row["verdict"].view),
+            ]
+            for row in self.one_screen
+        ]
+        head = ["task: set", *columns, "which rival", "ours minus the best rival", "interval over"]
+        parts = [self.freshness(), records.table(head, rows), made(self.found)]
+        return "\n\n".join(part for part in parts if part)
+
     def parts_of_the_method(self) -> str:
         """Each part switched off: change of the scores, and whether it is shown to help anywhere on real tissue."""
         views = self.found.views("parts")
@@ -240,13 +280,13 @@ class Summary:
         rows, helps = [], dict.fromkeys(switches, 0)
         for name in switches:
             for view in views:
-                changes = {metric: minus(self.found, view, OURS, metric, than=name) for metric in BETTER}
+                changes = {metric: minus(self.found, view, name, metric) for metric in BETTER}
                 if changes["pcc"] is None:
                     continue
                 if not view.group.startswith("phantoms"):
-                    worse = [BETTER[metric] is max for metric in BETTER]
+                    upward = [better is max for better in BETTER.values()]
                     signs = [change.sign for change in changes.values() if change is not None]
-                    helps[name] += any(s == (-1 if better else 1) for s, better in zip(signs, worse, strict=True))
+                    helps[name] += any(sign == (1 if up else -1) for sign, up in zip(signs, upward, strict=True))
                 rows.append([name, view.name, *(interval(change) for change in changes.values()), changes["pcc"].over])
         if not rows:
             return ""

@@ -61,10 +61,10 @@ def interval(difference: pairs.Difference | None) -> str:
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def minus(found: Results, view: View, method: str, metric: str, than: str = OURS) -> pairs.Difference | None:
-    """Ours (or another) minus a method."""
-    drawn = (found.resampled(view, than, metric), found.resampled(view, method, metric))
-    return pairs.paired(found.scores(view, than, metric), found.scores(view, method, metric), drawn)
+def minus(found: Results, view: View, method: str, metric: str) -> pairs.Difference | None:
+    """Ours minus a method."""
+    drawn = (found.resampled(view, OURS, metric), found.resampled(view, method, metric))
+    return pairs.paired(found.scores(view, OURS, metric), found.scores(view, method, metric), drawn)
 
 
 def present(found: Results, view: View, metrics: Iterable[str]) -> list[str]:

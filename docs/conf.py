@@ -19,6 +19,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 import pictures  # noqa: E402
 
+REPOSITORY = "https://github.com/hadmst-sc/hadmst-sc"
 OFFLINE = os.environ.get("DOCS_OFFLINE") == "1"
 
 project = "hadmst_sc"
@@ -106,19 +107,17 @@ def _model_card() -> str:
 
 
 def _benchmarks() -> str:
-    """Result files as sections, the report first, and their pictures where the page finds them."""
+    """One figure and one table; all other results are linked as files."""
     results = ROOT / "benchmarks" / "results"
-    report = results / "full" / "report.md"
-    tasks = sorted(path for path in results.glob("full/*.md") if path != report)
-    parts = []
-    for path in [*([report] if report.exists() else []), *sorted(results.glob("*.md")), *tasks]:
-        for picture in path.parent.glob("*.png"):
-            shutil.copy(picture, HERE / "_generated" / picture.name)
-        text = re.sub(r"^#", "##", path.read_text(), flags=re.MULTILINE)
-        text = re.sub(r"\]\((\w+\.png)\)", r"](_generated/\1)", text)
-        title = "" if text.lstrip().startswith("## ") else f"## {path.stem.replace('_', ' ')}\n\n"
-        parts.append(f"{title}{text}\n\nFrom `{path.relative_to(ROOT)}`.\n")
-    return "\n".join(parts) or "No results have been written yet.\n"
+    if not (results / "full" / "headline.md").exists():
+        return "No results have been written yet.\n"
+    shutil.copy(results / "full" / "headline.png", HERE / "_generated" / "headline.png")
+    files = [path.relative_to(ROOT) for path in [*sorted(results.glob("full/*.md")), *sorted(results.glob("*.md"))]]
+    links = [f"- [`{path.relative_to('benchmarks/results')}`]({REPOSITORY}/blob/main/{path})" for path in files]
+    text = (results / "full" / "headline.md").read_text()
+    return "\n".join(
+        ["![PCC per task and set](_generated/headline.png)\n", text, "All results, as files:\n", *links, ""]
+    )
 
 
 def _rooms(rooms: dict[str, dict[str, Any]]) -> str:

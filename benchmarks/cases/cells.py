@@ -12,8 +12,7 @@ import scores
 from anndata import AnnData
 
 from cases.case import ByScale, Case, abundant, of_maps, once
-from hadmst_sc.datasets.observe import observe, observe_cells
-from hadmst_sc.datasets.public import bin_cells, load, load_cells
+from hadmst_sc.datasets.public import bin_cells, load, load_cells, observe, observe_cells
 from hadmst_sc.section.observation import Observation, Prediction
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 
 from cases.case import ByScale, Case, abundant, once
 from cases.phantom import simulated
-from hadmst_sc.datasets.observe import observe
-from hadmst_sc.datasets.public import load
+from hadmst_sc.datasets.public import load, observe
 from hadmst_sc.section.observation import Observation, Prediction
 
 DOMAIN_SEEDS = (0, 1, 2)  # of the clustering; their mean is scored

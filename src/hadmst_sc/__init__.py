@@ -38,16 +38,16 @@ MOVED = dict(
     for pair in """
 additive=regression.additive agreement=alignment.evidence allocator=runtime
 arguments=section.arguments components=distillation.components contract=section.observation
-datasets.cells=phantom.cells datasets.fields=phantom.fields datasets.genes=phantom.genes
+datasets.cells=phantom.cells datasets.fields=phantom.fields datasets.genes=phantom.cells
 datasets.render=phantom.render datasets.section=datasets.visium datasets.simulate=phantom.simulate
-datasets.spots=phantom.spots datasets.tissue=phantom.tissue deformation=alignment.warp distill=distillation.genes
+datasets.spots=phantom.simulate datasets.tissue=phantom.tissue deformation=alignment.warp distill=distillation.genes
 expression=diffusion.denoiser features=section.features grid=section.grid io.again=io.result io.interrupts=io.lock
 io.mask=io.tissue io.problems=section.errors io.text=section.arguments io.thumbnail=io.resample
 io.untrusted=io.contents kriging=regression.kriging measurement=section.measurement
 metagenes=distillation.metagenes models.encoder=models.distillation models.hadmst=models.diffusion
 models.unet=models.local models.windows=models.local pl._arguments=pl._draw pl._section=pl._result
-place=alignment.posterior registration=alignment.register reliability=trust.reliability threads=runtime
-tl._chunk=inference.chunk tl._cluster=inference.cluster tl._device=runtime tl._estimate=inference.cost
+place=alignment.evidence registration=alignment.register reliability=trust.reliability threads=runtime
+tl._chunk=inference.chunk tl._cluster=inference.workers tl._device=runtime tl._estimate=inference.cost
 tl._features=inference.prepare tl._gate=trust.gate tl._key=inference.settings tl._memory=inference.workers
 tl._mixture=inference.by_metagenes tl._predict=inference.predict tl._prepare=inference.prepare
 tl._progress=runtime tl._quantiles=tl.quantiles tl._reliability=tl.reliability tl._section=inference.shared

@@ -21,8 +21,7 @@ import typer
 
 import hadmst_sc
 from hadmst_sc.inference.settings import SETTINGS
-from hadmst_sc.section.arguments import Consistency
-from hadmst_sc.section.shared_arguments import SECTION, Argument
+from hadmst_sc.section.arguments import SECTION, Argument, Consistency
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -156,7 +155,7 @@ def superresolve(
 ) -> None:
     """Super-resolve a section; writes image, standard deviation, labels and table to STORE, or to another store."""
     if output is not None:
-        from hadmst_sc.io.output import check_free, write_whole
+        from hadmst_sc.io.write import check_free, write_whole
 
         check_free(output, overwrite=overwrite, source=store)
     from hadmst_sc import tl
@@ -251,9 +250,8 @@ def benchmark(
 
 def _training_sections(settings: Any, folder: Path, *, public: bool = True) -> dict[str, Any]:
     """Read the real sections of a configuration before training starts; all problems are raised at once."""
-    from hadmst_sc.datasets.observe import observe, observe_cells
     from hadmst_sc.datasets.own import own_section
-    from hadmst_sc.datasets.public import cell_sections
+    from hadmst_sc.datasets.public import cell_sections, observe, observe_cells
     from hadmst_sc.section.errors import ContractError
     from hadmst_sc.train.bank import RealSection
 
@@ -289,7 +287,7 @@ def demo(
 ) -> None:
     """Generate a section, super-resolve it, and write a SpatialData store and a picture."""
     store, picture = output / "section.zarr", output / "superres.png"
-    from hadmst_sc.io.output import check_free, write_whole
+    from hadmst_sc.io.write import check_free, write_whole
 
     check_free(store, overwrite=overwrite, also=DEMO)
     if picture.exists() and not overwrite:

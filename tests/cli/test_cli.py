@@ -125,7 +125,7 @@ def test_a_folder_that_is_no_store_is_never_replaced(store, calls, tmp_path):
 def test_a_store_without_a_result_is_never_replaced(tmp_path):
     from spatialdata import SpatialData
 
-    from hadmst_sc.io.output import check_free
+    from hadmst_sc.io.write import check_free
 
     SpatialData().write(tmp_path / "empty.zarr")
     with pytest.raises(ValueError, match="holds no result"):

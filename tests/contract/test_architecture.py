@@ -117,7 +117,7 @@ def test_the_table_allows_no_more_than_is_used():
         ("distillation.genes", "from hadmst_sc.alignment.register import estimate_alignment"),
         ("alignment.register", "from hadmst_sc.distillation.genes import distill"),
         ("pp.degrade", "import torch"),
-        ("pp.degrade", "from hadmst_sc.phantom.spots import lattice"),
+        ("pp.degrade", "from hadmst_sc.phantom.simulate import lattice"),
         ("pp.validate", "from hadmst_sc import tl"),
         ("diffusion.sampling", "from hadmst_sc import models"),
         ("models.alignment", "from hadmst_sc.alignment.record import Alignment"),

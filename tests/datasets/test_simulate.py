@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hadmst_sc.phantom.cells import draw_cells
+from hadmst_sc.phantom.cells import KINDS, draw_cells, splat
 from hadmst_sc.phantom.fields import combed, enlarge, random_field, sample
-from hadmst_sc.phantom.genes import KINDS, splat
 from hadmst_sc.phantom.render import render
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.phantom.tissue import draw_layout

@@ -17,7 +17,7 @@ import torch
 
 import hadmst_sc as hd
 from hadmst_sc import tl
-from hadmst_sc.io.scheduler import computed_here
+from hadmst_sc.io.read import computed_here
 from hadmst_sc.models.weights import load_model, self_test
 from hadmst_sc.runtime import Shared, progress
 from hadmst_sc.section.errors import logger, warnings_heard

@@ -14,8 +14,8 @@ import pytest
 import spatialdata as sd
 
 import hadmst_sc as hd
-from hadmst_sc.inference import cluster as _cluster
-from hadmst_sc.inference.cluster import SETTING, Cluster
+from hadmst_sc.inference import workers as _cluster
+from hadmst_sc.inference.workers import SETTING, Cluster
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.store import scratch
 

@@ -8,10 +8,26 @@ import torch
 from hadmst_sc.distillation.genes import PRIORS
 from hadmst_sc.models import HadmstModel, ModelSpec
 from hadmst_sc.models.diffusion import N_CHANNELS, gene_channels
-from hadmst_sc.models.local import in_windows, plus_repeated, reach_of
+from hadmst_sc.models.local import in_windows, plus_repeated
 from hadmst_sc.section.features import N_BASE
 
 SPEC = ModelSpec()
+
+
+def reach_of(network: torch.nn.Module, in_channels: int, embed: int, size: int = 128) -> int:
+    """Reach in bins, measured by perturbation: largest distance at which a change of one input bin has an effect."""
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(1, in_channels, size, size, generator=generator, dtype=torch.float64)
+        embedding = torch.randn(1, embed, generator=generator, dtype=torch.float64)
+        furthest = 0
+        for centre in range(size // 2, size // 2 + 4):  # the phase within a 4-bin cell matters
+            changed = inputs.clone()
+            changed[..., centre, centre] += 1.0
+            moved = (network(changed, embedding) - network(inputs, embedding)).abs()[0, 0] > 0
+            felt = moved.nonzero()
+            furthest = max(furthest, int((felt - centre).abs().max()) if len(felt) else 0)
+    return furthest
 
 
 def randomised(seed: int = 0) -> HadmstModel:

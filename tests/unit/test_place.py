@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hadmst_sc.alignment import posterior as place
-from hadmst_sc.alignment.evidence import Agreement, Pooled, leading_components
-from hadmst_sc.alignment.posterior import USUAL, Posterior, lattice, rotations, translations
+from hadmst_sc.alignment import evidence as place
+from hadmst_sc.alignment.evidence import (
+    USUAL,
+    Agreement,
+    Pooled,
+    Posterior,
+    lattice,
+    leading_components,
+    rotations,
+    translations,
+)
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.alignment.register import MAX_ERROR_UM, doubt, estimate_alignment
 from hadmst_sc.phantom.simulate import simulate

@@ -20,9 +20,8 @@ from hadmst_sc.cli import options_of
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, arguments_of, setting
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.models.weights import load_model
-from hadmst_sc.section.arguments import number, whole
+from hadmst_sc.section.arguments import SECTION, SectionArguments, number, whole
 from hadmst_sc.section.errors import ContractError, Problems
-from hadmst_sc.section.shared_arguments import SECTION, SectionArguments
 
 FEATURES = np.zeros((2, 8, 8), np.float32)
 # Another value of every setting; a new field needs one here, else `test_every_setting_has_another_value` fails.

@@ -12,8 +12,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from hadmst_sc.alignment.evidence import Agreement, Pooled, leading_components, loo_errors, sigmas_less
-from hadmst_sc.alignment.posterior import SD_DEG, Posterior, log_likelihoods, rotations, translations
+from hadmst_sc.alignment.evidence import (
+    SD_DEG,
+    Agreement,
+    Pooled,
+    Posterior,
+    leading_components,
+    log_likelihoods,
+    loo_errors,
+    rotations,
+    sigmas_less,
+    translations,
+)
 from hadmst_sc.alignment.record import Alignment, align_image
 from hadmst_sc.alignment.warp import MAX_DEG, find_field, find_rotation, unseen_errors
 from hadmst_sc.section.features import he_features

@@ -5,13 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOME = {
-    "phantom": "visium",
-    "available": "public",
-    "load": "public",
-    "load_cells": "public",
-    "bin_cells": "public",
-}
+_HOME = {"phantom": "visium", "available": "public", "load": "public", "load_cells": "public", "bin_cells": "public"}
 __all__ = list(_HOME)
 
 

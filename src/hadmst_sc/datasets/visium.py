@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, TableModel
 from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation
 
-from hadmst_sc.io.visium import visium_circles, visium_images
+from hadmst_sc.io.elements import visium_circles, visium_images
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.runtime import memory_limit, usual_errors
 from hadmst_sc.section.arguments import FLAG, LENGTH, SEED, SIZE, Requirement, is_pair, number, one_of, optional, whole
@@ -190,38 +190,22 @@ def phantom(
     >>> sdata["phantom_truth"].sizes["c"]
     8
     """
-    _check(
-        {
-            "seed": seed,
-            "n_genes": n_genes,
-            "size_um": size_um,
-            "bin_um": bin_um,
-            "spot_um": spot_um,
-            "pitch_um": pitch_um,
-            "he_um": he_um,
-            "style": style,
-            "depth": depth,
-            "misregistration_um": misregistration_um,
-            "rotation_deg": rotation_deg,
-            "deformation_um": deformation_um,
-            "augment": augment,
-        }
-    )
-    drawn = simulate(
-        seed,
-        size_um=size_um,
-        bin_um=bin_um,
-        spot_um=spot_um,
-        pitch_um=pitch_um,
-        he_um=he_um,
-        n_genes=n_genes,
-        style=style,
-        depth=depth,
-        misregistration_um=misregistration_um,
-        rotation_deg=rotation_deg,
-        deformation_um=deformation_um,
-        augment=augment,
-    )
+    given: dict[str, Any] = {
+        "n_genes": n_genes,
+        "size_um": size_um,
+        "bin_um": bin_um,
+        "spot_um": spot_um,
+        "pitch_um": pitch_um,
+        "he_um": he_um,
+        "style": style,
+        "depth": depth,
+        "misregistration_um": misregistration_um,
+        "rotation_deg": rotation_deg,
+        "deformation_um": deformation_um,
+        "augment": augment,
+    }
+    _check({"seed": seed} | given)
+    drawn = simulate(seed, **given)
     observation = drawn.observation
     grid = observation.grid
     sdata = as_visium("phantom", observation.he, spot_table(drawn, seed), spot_um / grid.um_per_px)

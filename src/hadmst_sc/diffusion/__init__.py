@@ -4,9 +4,8 @@ The conditional diffusion model is :mod:`hadmst_sc.models.diffusion`.
 """
 
 from hadmst_sc.diffusion.consistency import Footprints, consistent
-from hadmst_sc.diffusion.denoiser import Denoiser
+from hadmst_sc.diffusion.denoiser import Denoiser, tiled, tiles, to_multiples
 from hadmst_sc.diffusion.sampling import keyed_noise, sample, sigma_schedule
-from hadmst_sc.diffusion.tiling import tiled, tiles, to_multiples
 
 __all__ = [
     "Denoiser",

@@ -9,7 +9,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -20,6 +20,7 @@ from hadmst_sc.section.arguments import (
     FLAG,
     RULES,
     SEED,
+    Argument,
     Consistency,
     Requirement,
     one_of,
@@ -29,7 +30,6 @@ from hadmst_sc.section.arguments import (
     whole,
 )
 from hadmst_sc.section.errors import Problems
-from hadmst_sc.section.shared_arguments import Argument
 
 if TYPE_CHECKING:
     import torch
@@ -58,17 +58,9 @@ def _is_device(value: Any) -> bool:
     return isinstance(value, str) or (type(value).__module__, type(value).__name__) == ("torch", "device")
 
 
-def _is_client(value: Any) -> bool:
-    return all(hasattr(value, name) for name in ("submit", "scatter", "ncores", "cancel"))
-
-
-def _is_window(value: Any) -> bool:
-    return whole(4).is_met(value) and value % 4 == 0
-
-
 MODEL = Requirement("a bundled name, a path, a loaded model or None", _is_model)
 DEVICE = Requirement("'auto' or a torch device", _is_device)
-WINDOW = Requirement("a positive multiple of 4 bins", _is_window)
+WINDOW = Requirement("a positive multiple of 4 bins", lambda value: whole(4).is_met(value) and value % 4 == 0)
 
 
 def setting(
@@ -217,9 +209,12 @@ class Settings:
             Names of the caller's arguments where they differ.
         """
         called = {one.name: (names or {}).get(one.name, one.name) for one in fields(self)}
-        checked = [one for one in fields(self) if one.metadata["requirement"] is not None]
-        values = {called[one.name]: getattr(self, one.name) for one in checked}
-        wrong = problems.check(values, {called[one.name]: _required(one) for one in checked})
+        values = {called[one.name]: getattr(self, one.name) for one in fields(self) if one.metadata["requirement"]}
+        required = {
+            called[one.name]: (one.metadata["requirement"], None if one.metadata["none_is_default"] else one.default)
+            for one in fields(self)
+        }
+        wrong = problems.check(values, required)
         if isinstance(self.model, str | Path):
             _check_model(self.model, problems)
         if "device" not in wrong:
@@ -232,8 +227,11 @@ class Settings:
                 f"Pass `n_metagenes=None`.",
                 ValueError,
             )
-        check_features(self.features, problems)
-        if self.client is not None and not _is_client(self.client):
+        # maps of a callable are checked once it has returned them
+        if self.features is not None and not callable(self.features) and (told := features_problem(self.features)):
+            problems.add(told, ValueError)
+        needed = ("submit", "scatter", "ncores", "cancel")
+        if self.client is not None and not all(hasattr(self.client, name) for name in needed):
             problems.add(
                 f"`client` needs a dask.distributed.Client, but is {shown(self.client)}. Pass `client=None`, or "
                 f"connect to the cluster with `client=distributed.Client(address)`.",
@@ -293,12 +291,6 @@ def _check_model(model: str | Path, problems: Problems) -> None:
         problems.add(message, FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)
 
 
-def check_features(features: ImageFeatures | None, problems: Problems) -> None:
-    """Collect a problem with feature maps; those of a callable are checked once it has returned them."""
-    if features is not None and not callable(features) and (problem := features_problem(features)):
-        problems.add(problem, ValueError)
-
-
 def features_problem(maps: object) -> str | None:
     """Error message for features that are not valid maps, or ``None``."""
     wanted = "`features` needs maps (features, y, x) over the extent of the image"
@@ -336,11 +328,6 @@ def run_key(obs: Observation, settings: Settings, version: str) -> str:
     section = [repr((obs.grid, obs.he_um, obs.genes, obs.spots)), *(digest(array) for array in arrays)]
     named = hashlib.sha256(repr(section).encode()).hexdigest()
     return json.dumps({"section": named, "version": version} | settings.key())
-
-
-def _required(one: Field[Any]) -> tuple[Requirement, Any]:
-    """Requirement of a setting, with a value for the remedy."""
-    return one.metadata["requirement"], None if one.metadata["none_is_default"] else one.default
 
 
 class SettingsArguments(TypedDict, total=False):

@@ -58,12 +58,7 @@ def matrix_of(table: AnnData, table_key: str, layer: str | None) -> Matrix:
 
 
 def select_counts(
-    table: AnnData,
-    table_key: str,
-    rows: np.ndarray,
-    layer: str | None,
-    genes: Any,
-    problems: Problems,
+    table: AnnData, table_key: str, rows: np.ndarray, layer: str | None, genes: Any, problems: Problems
 ) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Return counts of the selected genes, ``(spots, genes)`` float32, and their names; ``None`` after a problem."""
     if layer is not None and layer not in places_of(table):
@@ -157,10 +152,14 @@ def _holds_counts(matrix: Matrix, rows: np.ndarray) -> bool:
 
 def total_counts(table: AnnData, table_key: str, rows: np.ndarray, layer: str | None) -> np.ndarray:
     """Return ``(spots,)`` total counts over all genes, selected or not; values that are not counts are ignored."""
-    matrix = matrix_of(table, table_key, layer)
+    return np.asarray(_all_genes(matrix_of(table, table_key, layer), rows).sum(1), float).ravel()
+
+
+def _all_genes(matrix: Matrix, rows: np.ndarray) -> sparse.csr_matrix:
+    """Return the values of all genes, zero where they cannot be counts."""
     every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
     every.data[broken(every.data)] = 0
-    return np.asarray(every.sum(1), float).ravel()
+    return every
 
 
 def rows_as_csr(matrix: Any, rows: np.ndarray, columns: np.ndarray) -> sparse.csr_matrix:
@@ -199,7 +198,7 @@ def _are_counts(
     matrix = matrix_of(table, table_key, layer)
     place = matrix.code.replace(f"sdata[{table_key!r}].", f"tables/{table_key}/", 1)
     share = f"{100 * parts.mean():.0f} % of the non-zero values are not whole"
-    kind = None if bad.any() else _transformed(matrix, rows)
+    kind = None if bad.any() else transformed(_all_genes(matrix, rows))  # few may have been selected
     if not bad.any() and kind is None:
         logger.warning(
             "%s: %s. They are used as counts corrected for ambient RNA or spot swapping; standard deviations and "
@@ -217,26 +216,13 @@ def _are_counts(
         f"{place}: needs counts (finite, non-negative, whole, at most {MOST:,.0f}), but spot "
         f"{table.obs_names[rows[row]]!r} has {values[wrong[0]]:.6g} of gene {genes[counts.indices[wrong[0]]]!r} "
         f"({span}{share}).{looks} The model assumes counting noise. "
-        f"{_remedy(table, table_key, rows, layer, kind, counts, row)}"
+        f"{_remedy(table, table_key, rows, layer, kind, counts)}"
     )
     return False
 
 
-def _transformed(matrix: Matrix, rows: np.ndarray) -> Kind | None:
-    """Return the kind of values, judged from all genes, as few may have been selected."""
-    every = rows_as_csr(matrix.values, rows, gene_columns(matrix.var))
-    every.data[broken(every.data)] = 0
-    return transformed(every)
-
-
 def _remedy(
-    table: AnnData,
-    table_key: str,
-    rows: np.ndarray,
-    layer: str | None,
-    kind: Kind | None,
-    counts: sparse.csr_matrix,
-    row: int,
+    table: AnnData, table_key: str, rows: np.ndarray, layer: str | None, kind: Kind | None, counts: sparse.csr_matrix
 ) -> str:
     if other := _elsewhere(table, table_key, rows, layer):
         return other

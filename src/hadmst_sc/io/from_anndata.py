@@ -14,11 +14,11 @@ from anndata import AnnData
 from spatialdata import SpatialData, sanitize_table
 from spatialdata.models import TableModel
 
-from hadmst_sc.io.columns import column
+from hadmst_sc.io.elements import visium_circles, visium_images
 from hadmst_sc.io.given import check_anndata
 from hadmst_sc.io.lattice import lattice
 from hadmst_sc.io.pixels import channels_first, read_pixels
-from hadmst_sc.io.visium import visium_circles, visium_images
+from hadmst_sc.io.values import column
 from hadmst_sc.section.errors import Problems, logger
 
 ROW, COLUMN = "pxl_row_in_fullres", "pxl_col_in_fullres"  # columns of Space Ranger's spot positions
@@ -240,7 +240,8 @@ def _pictures(
             pixels = read_pixels(Path(image)) if isinstance(image, str | Path) else image
             found["full"] = _Picture(channels_first(pixels), scale or 1.0)
         except (ValueError, OSError) as error:
-            problems.add(f"`image` needs the H&E as an array or a file, but {_but(error)}.")
+            subject = "it " if str(error).startswith("has ") else ""
+            problems.add(f"`image` needs the H&E as an array or a file, but {subject}{error}.")
     stored = entry.get("images")
     for kind, pixels in stored.items() if isinstance(stored, Mapping) else ():
         scale = _number(entry.get("scalefactors"), f"tissue_{kind}_scalef")
@@ -259,10 +260,6 @@ def _pictures(
             f"`image={path!r}`, the file of the full-resolution H&E, or an array."
         )
     return found
-
-
-def _but(error: Exception) -> str:
-    return f"it {error}" if str(error).startswith("has ") else str(error)
 
 
 def _check_place(

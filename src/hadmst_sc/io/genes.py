@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hadmst_sc.io.columns import YES, are_single, column, unclear, words
+from hadmst_sc.io.values import YES, are_single, column, unclear, words
 from hadmst_sc.section.errors import MissingKeyError, Problems, WrongTypeError, logger
 
 DEFAULT_GENES = 200
@@ -160,20 +160,16 @@ def _names(var: pd.DataFrame, code: str, genes: Any, problems: Problems) -> list
     elif isinstance(genes, Iterable) and not isinstance(genes, str | bytes):
         items = list(genes)
         if not (items and all(isinstance(item, bool | np.bool_) for item in items)):
-            known = set(map(str, items))
-            return [str(item) for item in (items if not isinstance(genes, AnySet) else _ordered(known, var))]
+            if isinstance(genes, AnySet):  # its own order differs between processes: the table's, unknown names last
+                known = set(map(str, items))
+                items = [*(name for name in var.index if name in known), *sorted(known - set(var.index))]
+            return [str(item) for item in items]
         remedy = f"genes=list({code}.var_names[mask])"
         genes = f"a mask of {len(items)} truth values"
     problems.add(
         f"`genes` needs names, a number or None, but is {reprlib.repr(genes)}. Pass `{remedy}`.", WrongTypeError
     )
     return None
-
-
-def _ordered(names: set[str], var: pd.DataFrame) -> list[str]:
-    """Sort a set as the table, unknown names last: its own order differs between processes."""
-    known = [name for name in var.index if name in names]
-    return [*known, *sorted(names - set(known))]
 
 
 def _listed(names: Sequence[str]) -> str:

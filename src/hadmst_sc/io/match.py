@@ -1,4 +1,4 @@
-"""Match the rows of a table to the spots that they annotate."""
+"""Match the rows of a table to its spots, and write code that keeps a part of the spots."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel, get_table_keys
 
-from hadmst_sc.io.columns import NO, are_single, column, unclear, words
-from hadmst_sc.io.keep import IDS, RENUMBERED, code, place
+from hadmst_sc.io.values import NO, are_single, column, unclear, words
 from hadmst_sc.section.errors import Problems
 
 IN_TISSUE = "in_tissue"  # column of `obs`, as Space Ranger's readers name it
+# Key in `attrs` of the frame of an element that is not stored as shapes.
+KIND = "hadmst_sc_kind"
+# Parts of an element to keep, as code for shapes and for lazy points.
+FINITE = "[{at}.abs().max(axis=1, skipna=False) < float('inf')]"
+PLACES = "[~{at}.duplicated()]"
+IDS = "[~{frame}.index.duplicated()]"
+RENUMBERED = ".reset_index(drop=True)"
 _WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?")
 
 
@@ -251,4 +257,29 @@ def _unmatched(
     return (
         f"tables/{table_key}: no value of `obs[{instance_key!r}]` is in the index of {place(shapes, shapes_key)} (they "
         f"start with {ids.tolist()[0]!r} and {index.tolist()[0] if len(index) else None!r}). {remedy}"
+    )
+
+
+def place(shapes: Any, key: str) -> str:
+    """Return the path of the spots in the user's object: ``"shapes/visium"`` or ``"points/visium"``."""
+    return f"{shapes.attrs.get(KIND, 'shapes')}/{key}"
+
+
+def code(shapes: Any, key: str, part: str) -> str:
+    """Return code that replaces an element by a part of itself and keeps its transformations.
+
+    Parameters
+    ----------
+    part
+        One of the constants of this module.
+    """
+    here = f"sdata[{key!r}]"
+    if shapes.attrs.get(KIND) != "points":
+        return f"{here} = {here}{part.format(frame=here, at=f'{here}.bounds')}"
+    # A dask table has no `bounds`, and does not find duplicates across its partitions.
+    kept = "frame" + part.format(frame="frame", at="frame[['x', 'y']]")
+    return (
+        f"from spatialdata.models import PointsModel; from spatialdata.transformations import get_transformation; "
+        f"frame = {here}.compute(); {here} = PointsModel.parse({kept}, transformations=get_transformation({here}, "
+        f"get_all=True))"
     )

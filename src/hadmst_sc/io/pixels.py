@@ -1,9 +1,10 @@
-"""Read image files and arrays as pixels, channels first."""
+"""Pixels of images: read from files or arrays, with channels recognised as colours and the value of white."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -99,3 +100,81 @@ def channels_first(pixels: Any) -> Any:
         if shape[-1] == 1:
             return pixels[None, ..., 0]
     raise ValueError(f"has the shape {shape} and the type {dtype}, not (y, x), (y, x, 3 or 4) or (3 or 4, y, x)")
+
+
+COLOURS = {"red": ("r", "red"), "green": ("g", "green"), "blue": ("b", "blue")}
+CLEAR = ("a", "alpha", "opacity", "transparency")
+NEUTRAL = {"", "c", "ch", "channel", "image", "band", "rgb", "rgba", "he", "h", "e", "brightfield", "bf", "tl"}
+OVERSHOOT = 0.1  # share by which interpolated floating-point values may exceed their range
+DIMMEST = 10.0  # the white level of floating point with a maximum between 1 and this is unknown
+
+
+class Channels(NamedTuple):
+    """Positions of the red, green and blue channels, and of the opacity, if any.
+
+    Parameters
+    ----------
+    named
+        True if the colours are identified by name; otherwise the first three channels are used.
+    alpha_named
+        True if the opacity is identified by name; otherwise it is the fourth of four channels.
+    strange
+        Channel names that suggest something other than colours; empty if the colours or no channels are named.
+    """
+
+    rgb: list[int]
+    alpha: int | None
+    named: bool
+    alpha_named: bool
+    strange: list[str]
+
+
+def find_channels(image: xr.DataArray) -> Channels:
+    """Find colours by name ("r", "Red", "channel_red"), else by position."""
+    names = [str(name) for name in image.coords["c"].values] if "c" in image.coords else []
+    words = [_words(name) for name in names]
+    places = {colour: [i for i, found in enumerate(words) if found & {*known}] for colour, known in COLOURS.items()}
+    clear = [i for i, found in enumerate(words) if found & {*CLEAR}]
+    named = all(len(found) == 1 for found in places.values())
+    rgb = [found[0] for found in places.values()] if named else [0, 1, 2]
+    alpha = clear[0] if named and len(clear) == 1 and clear[0] not in rgb else None
+    alpha_named = alpha is not None
+    if not named and image.sizes["c"] == 4:
+        alpha = 3
+    strange = [name for name, found in zip(names, words, strict=True) if not named and found - NEUTRAL]
+    return Channels(rgb, alpha, named, alpha_named, strange)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+
+
+def full_scale(dtype: np.dtype, low: float, high: float) -> float | None:
+    """White level of an image; ``None`` if its values do not determine it.
+
+    Integers use the smallest bit depth from 8 to 16 that holds their maximum: images of 10, 12 or 14 bit cameras are
+    stored as 16 bit, and glass, the brightest part of an H&E, reaches at least half of the range. Floating point is in
+    [0, 1] or [0, 255], up to an overshoot.
+    """
+    if dtype.kind in "iu":
+        bits = max(8, int(high).bit_length())
+        return float(2**bits - 1) if low >= 0 and bits <= 16 else None
+    full = 1.0 if high <= 1 + OVERSHOOT else 255.0 if DIMMEST <= high <= 255 * (1 + OVERSHOOT) else None
+    return full if full is not None and low >= -OVERSHOOT * full else None
+
+
+def values_code(element: Any, key: str) -> str:
+    """Return an expression for the pixels of the finest level."""
+    if isinstance(element, xr.DataTree):
+        return f"spatialdata.get_pyramid_levels(sdata[{key!r}], n=0).values"
+    return f"sdata[{key!r}].values"
+
+
+def made_from(key: str, suffix: str, code: str) -> str:
+    """Return a sentence with code that adds a corrected copy of an image; ``code`` gives its ``(c, y, x)`` pixels."""
+    name = f"{key}_{suffix}"
+    return (
+        f"Make one: `sdata[{name!r}] = spatialdata.models.Image2DModel.parse({code}, dims=('c', 'y', 'x'), "
+        f"transformations=spatialdata.transformations.get_transformation(sdata[{key!r}], get_all=True))`, then pass "
+        f"`image_key={name!r}`."
+    )

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 import numpy as np
 from spatialdata import SpatialData
 
+from hadmst_sc.io.checks import check_sizes, keep_on_image, warn_of_doubts
 from hadmst_sc.io.counts import select_counts, total_counts
-from hadmst_sc.io.doubt import warn_of_doubts
 from hadmst_sc.io.given import check_sdata
-from hadmst_sc.io.outside import keep_on_image
 from hadmst_sc.io.resample import check_image, resample_he
 from hadmst_sc.io.resolve import Paired, levels, pair
-from hadmst_sc.io.scheduler import computed_here
-from hadmst_sc.io.size import check_sizes
 from hadmst_sc.io.spots import Footprints, Scale, footprints, overlap, scale, stated_sizes
 from hadmst_sc.io.tissue import detect_tissue, read_mask
-from hadmst_sc.runtime import usual_errors
+from hadmst_sc.runtime import Shared, usual_errors
 from hadmst_sc.section.arguments import LENGTH, SIZE, TEXT, Requirement, optional, plain
 from hadmst_sc.section.errors import Problems, logger
 from hadmst_sc.section.grid import Grid
@@ -36,6 +35,17 @@ LENGTHS: dict[str, tuple[Requirement, Any]] = {
     "pitch_um": (optional(SIZE), None),
 }
 OPTIONAL_KEYS = ("shapes_key", "coordinate_system", "layer", "tissue_key")
+OF_CLUSTERS = ("dask.distributed", "distributed")
+
+
+def _scheduler() -> AbstractContextManager[Any]:
+    """Return the Dask scheduler that computes lazy arrays while sections are read and written."""
+    chosen = dask.config.get("scheduler", None)
+    return dask.config.set(scheduler="threads") if chosen is None or chosen in OF_CLUSTERS else nullcontext()
+
+
+# A Dask client of the user would first send every image to its workers, and wait forever if there are none.
+computed_here = Shared(_scheduler)
 
 
 def _requirements(sdata: SpatialData) -> dict[str, tuple[Requirement, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from hadmst_sc.io.channels import Channels, find_channels, full_scale, made_from, values_code
+from hadmst_sc.io.pixels import Channels, find_channels, full_scale, made_from, values_code
 from hadmst_sc.io.resolve import levels, transform
 from hadmst_sc.section.errors import Problems, logger
 from hadmst_sc.section.grid import Grid, area_weights
@@ -93,7 +93,7 @@ def resample_rgb(
 ) -> np.ndarray:
     """Average an image over cells of ``step`` (y, x) pixels, to ``(3, *shape)`` uint8.
 
-    Transparent pixels become white, like glass. The white level is that of :func:`~hadmst_sc.io.channels.full_scale`;
+    Transparent pixels become white, like glass. The white level is that of :func:`~hadmst_sc.io.pixels.full_scale`;
     an unknown white level and NaN are problems.
 
     Parameters

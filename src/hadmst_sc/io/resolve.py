@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import shapely
 import xarray as xr
 from geopandas import GeoDataFrame, points_from_xy
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation, set_transformation
 
-from hadmst_sc.io.keep import KIND, place
-from hadmst_sc.io.labels import spots_of_labels
-from hadmst_sc.io.match import match, table_regions
+from hadmst_sc.io.match import KIND, match, place, table_regions
 from hadmst_sc.section.errors import MissingKeyError, Problems
 from hadmst_sc.section.observation import PROVENANCE_KEY
 
 XY = ("x", "y")
+DISC = 5  # smallest diameter in pixels at which a disc can be distinguished from a square
+TO_SPOTS = "If these are cells, sum them to spots with `hadmst_sc.pp.degrade` and `hadmst_sc.pp.add_spots`."
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,3 +228,34 @@ def choose_system(
         )
         return None
     return best[0]
+
+
+def spots_of_labels(values: np.ndarray, key: str, problems: Problems) -> GeoDataFrame | None:
+    """Return squares or circles in pixels of ``(y, x)`` labels, indexed by id; ``None`` after a problem."""
+    row, col = np.nonzero(values)
+    order = np.argsort(values[row, col], kind="stable")
+    row, col = row[order], col[order]
+    ids, first, n = np.unique(values[row, col], return_index=True, return_counts=True)
+    if not len(ids):
+        problems.add(f"labels/{key}: needs the spots' ids as pixels, but all pixels are 0. {TO_SPOTS}")
+        return None
+    low, high = (
+        np.c_[one.reduceat(col, first), one.reduceat(row, first)] for one in (np.minimum, np.maximum)
+    )  # (x, y) of the corner pixels
+    size = high + 1 - low
+    width = size.mean()
+    alike = np.ptp(size) <= 1 or np.ptp(size) <= 0.1 * width  # borders are rounded to pixels
+    filled = n / size.prod(1)
+    middle = low + size / 2
+    if alike and (filled == 1).all():
+        half = width / 2
+        shapes = GeoDataFrame(geometry=shapely.box(*(middle - half).T, *(middle + half).T), index=ids.astype(np.int64))
+    elif alike and width >= DISC and (np.abs(filled - np.pi / 4) < 0.1).all():
+        shapes = GeoDataFrame({"radius": np.sqrt(n.mean() / np.pi)}, geometry=shapely.points(middle), index=ids)
+    else:
+        problems.add(
+            f"labels/{key}: needs squares or discs of one size, but its {len(ids):,} labels have {n.min():,} to "
+            f"{n.max():,} pixels or another form. Only footprints of known size can be summed over bins. {TO_SPOTS}"
+        )
+        return None
+    return shapes

@@ -12,9 +12,9 @@ import pandas as pd
 import shapely
 from anndata import AnnData
 
-from hadmst_sc.io.keep import FINITE, PLACES, code, place
 from hadmst_sc.io.lattice import fitted_pitch, lattice
-from hadmst_sc.io.resolve import transform
+from hadmst_sc.io.match import FINITE, PLACES, code, place
+from hadmst_sc.io.resolve import TO_SPOTS, transform
 from hadmst_sc.io.values import numbers
 from hadmst_sc.section.errors import Problems, logger
 
@@ -85,12 +85,9 @@ def footprints(shapes: Any, key: str, spots_to_px: np.ndarray, problems: Problem
         return _polygons(key, geometry, spots_to_px, zoom, problems)
     problems.add(
         f"shapes/{key}: needs circles, squares or points of a lattice, but has {sorted(kinds)}. Only footprints of "
-        f"known size can be summed over bins. {_OTHER}"
+        f"known size can be summed over bins. {TO_SPOTS}"
     )
     return None
-
-
-_OTHER = "If these are cells, sum them to spots with `hadmst_sc.pp.degrade` and `hadmst_sc.pp.add_spots`."
 
 
 def _without_place(shapes: Any, key: str, problems: Problems) -> bool:
@@ -159,7 +156,7 @@ def _polygons(
         return _one_size(key, xy, 2 * zoom * np.sqrt(area / np.pi), False, problems)
     problems.add(
         f"shapes/{key}: needs circles or squares, but has other polygons. Only footprints of known size can be summed "
-        f"over bins. {_OTHER}"
+        f"over bins. {TO_SPOTS}"
     )
     return None
 
@@ -171,7 +168,7 @@ def _squares(key: str, corners: np.ndarray, problems: Problems) -> Footprints | 
     if (np.ptp(length, axis=1) > SAME * length.mean(1)).any() or (across > SAME).any():
         problems.add(
             f"shapes/{key}: needs squares, but the quadrilaterals have unequal edges or angles. Only footprints of "
-            f"known form can be summed over bins. {_OTHER}"
+            f"known form can be summed over bins. {TO_SPOTS}"
         )
         return None
     xy = corners[:, :4].mean(1)
@@ -183,7 +180,7 @@ def _squares(key: str, corners: np.ndarray, problems: Problems) -> Footprints | 
     if (np.abs(angles - mean / max(abs(mean), 1e-300)) > 4 * SAME).any():
         problems.add(
             f"shapes/{key}: needs squares of one rotation, but they are rotated by different angles. Squares of an "
-            f"array are parallel. {_OTHER}"
+            f"array are parallel. {TO_SPOTS}"
         )
         return None
     found = lattice(xy)
@@ -203,7 +200,7 @@ def _one_size(key: str, xy: np.ndarray, sizes: np.ndarray, square: bool, problem
     if np.ptp(sizes) > 2 * SAME * size:
         problems.add(
             f"shapes/{key}: needs spots of one size, but they range from {sizes.min():.4g} to {sizes.max():.4g} "
-            f"pixels. Cells and segmentations are not spots. {_OTHER}"
+            f"pixels. Cells and segmentations are not spots. {TO_SPOTS}"
         )
         return None
     return Footprints(xy, size, square)

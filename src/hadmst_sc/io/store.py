@@ -269,7 +269,9 @@ class Swap:
         for place in self.new:
             discard(self.folder / place)  # on a full disk, frees space for the steps below
         for kind in self.made:
-            _remove_empty_group(self.path / kind)
+            group = self.path / kind
+            if group.is_dir() and {one.name for one in group.iterdir()} <= {ROOT}:
+                discard(group)
         self._update_labels()
         self._update_root(lambda facts: self.before if facts == self.facts else facts)
 
@@ -346,11 +348,6 @@ def _ensure_group(group: Path, example: Path) -> None:
 
 def _is_group(folder: Path) -> bool:
     return (folder / ROOT).is_file() and (folder / ROOT).stat().st_size > 0
-
-
-def _remove_empty_group(group: Path) -> None:
-    if group.is_dir() and {one.name for one in group.iterdir()} <= {ROOT}:
-        discard(group)
 
 
 def _update_json(file: Path, change: Callable[[dict[str, Any]], None], partial: Path | None = None) -> None:

@@ -137,12 +137,7 @@ def _surely_near(away: np.ndarray) -> np.ndarray:
 
 
 def _glass(
-    he: np.ndarray,
-    grid: Grid,
-    measurement: Measurement,
-    pitch_um: float,
-    away: np.ndarray,
-    totals: np.ndarray | None,
+    he: np.ndarray, grid: Grid, measurement: Measurement, pitch_um: float, away: np.ndarray, totals: np.ndarray | None
 ) -> np.ndarray | None:
     stain, blank = _stain(he, grid)
     near = np.isfinite(away)

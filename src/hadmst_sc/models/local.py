@@ -87,22 +87,6 @@ def plus_repeated(fine: Tensor, coarse: Tensor) -> Tensor:
     return cells.reshape(fine.shape)
 
 
-def reach_of(network: nn.Module, in_channels: int, embed: int, size: int = 128) -> int:
-    """Reach in bins, measured by perturbation: largest distance at which a change of one input bin has an effect."""
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(1, in_channels, size, size, generator=generator, dtype=torch.float64)
-        embedding = torch.randn(1, embed, generator=generator, dtype=torch.float64)
-        furthest = 0
-        for centre in range(size // 2, size // 2 + 4):  # the phase within a 4-bin cell matters
-            changed = inputs.clone()
-            changed[..., centre, centre] += 1.0
-            moved = (network(changed, embedding) - network(inputs, embedding)).abs()[0, 0] > 0
-            felt = moved.nonzero()
-            furthest = max(furthest, int((felt - centre).abs().max()) if len(felt) else 0)
-    return furthest
-
-
 CORE, HALO, ALIGN = 512, 64, 4  # bins; the halo exceeds the reach of student, alignment and encoder
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft
 
+Rng = np.random.Generator
 LAYOUT_UM = 10.0  # step of the lattice on which the anatomy is drawn, independent of the bins
 PX_UM = 2.5  # pixel of the rendered image; LAYOUT_UM / PX_UM is a whole number
 
 
-def random_field(rng: np.random.Generator, shape: tuple[int, int], scale: float, *, rough: bool = False) -> np.ndarray:
+def random_field(rng: Rng, shape: tuple[int, int], scale: float, *, rough: bool = False) -> np.ndarray:
     """Stationary Gaussian field with mean zero and standard deviation one over the window.
 
     Parameters
@@ -53,7 +54,7 @@ def enlarge(field: np.ndarray, factor: int) -> np.ndarray:
     return field.astype(np.float32)
 
 
-def combed(rng: np.random.Generator, angle: np.ndarray, length: int) -> np.ndarray:
+def combed(rng: Rng, angle: np.ndarray, length: int) -> np.ndarray:
     """Texture of fibres: white noise averaged along the direction field ``angle`` (radians), unit deviation."""
     shape = angle.shape
     noise = rng.standard_normal(shape, dtype=np.float32)
@@ -67,13 +68,13 @@ def combed(rng: np.random.Generator, angle: np.ndarray, length: int) -> np.ndarr
     return total / (total.std() + 1e-6)
 
 
-def blobs(rng: np.random.Generator, shape: tuple[int, int], scale: float, share: float) -> np.ndarray:
+def blobs(rng: Rng, shape: tuple[int, int], scale: float, share: float) -> np.ndarray:
     """Patches that cover about ``share`` of the window, bool."""
     field = random_field(rng, shape, scale)
     return field > np.quantile(field, 1 - share)
 
 
-def ribbon(rng: np.random.Generator, shape: tuple[int, int], width: float) -> np.ndarray:
+def ribbon(rng: Rng, shape: tuple[int, int], width: float) -> np.ndarray:
     """Distance to a random curved line in units of ``width`` (lattice steps); below one inside folds and tears."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     y0, x0 = rng.uniform(0.15, 0.85, 2) * shape

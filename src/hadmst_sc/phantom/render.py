@@ -7,11 +7,10 @@ from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
 from hadmst_sc.phantom.cells import Cells
-from hadmst_sc.phantom.fields import LAYOUT_UM, PX_UM, blobs, combed, enlarge, random_field, ribbon, sample
+from hadmst_sc.phantom.fields import LAYOUT_UM, PX_UM, Rng, blobs, combed, enlarge, random_field, ribbon, sample
 from hadmst_sc.phantom.tissue import Layout
 from hadmst_sc.section.grid import area_weights
 
-Rng = np.random.Generator
 _SCALE = round(LAYOUT_UM / PX_UM)  # pixels per cell of the layout
 _HAEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # Ruifrok & Johnston 2001, optical density of R, G, B
 

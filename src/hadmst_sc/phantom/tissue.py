@@ -9,9 +9,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from hadmst_sc.phantom.fields import LAYOUT_UM, blobs, random_field, ribbon
+from hadmst_sc.phantom.fields import LAYOUT_UM, Rng, blobs, random_field, ribbon
 
-Rng = np.random.Generator
 Drawn = tuple[np.ndarray, np.ndarray | None]  # regions (n, n) int, voids (n, n) bool
 
 

@@ -71,15 +71,27 @@ def tissue_box(section: Section) -> Box:
     return left, right, (y[-1] + 1 + margin) * edge + y0, (y[0] - margin) * edge + y0
 
 
+def aspect(box: Box) -> float:
+    """Height over width of a panel that shows the box."""
+    return float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
+
+
 def axes_for(
     n_genes: int, n_panels: int, box: Box, figsize: tuple[float, float] | None, axes: np.ndarray | None
 ) -> np.ndarray:
     """``(genes, panels)`` Axes: the given ones, else those of a new figure with the section's aspect ratio."""
     if axes is not None:
         return _check_axes(axes, n_genes, n_panels)
-    ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
-    size = figsize or (3.4 * n_panels, 3.0 * ratio * n_genes + 0.4)
+    size = figsize or (3.4 * n_panels, 3.0 * aspect(box) * n_genes + 0.4)
     return plt.subplots(n_genes, n_panels, figsize=size, squeeze=False, layout="constrained")[1]
+
+
+def two_axes(figsize: tuple[float, float], axes: np.ndarray | None) -> np.ndarray:
+    """``(2,)`` Axes side by side: the given ones, else those of a new figure."""
+    axes = plt.subplots(1, 2, figsize=figsize, layout="constrained")[1] if axes is None else np.asarray(axes).ravel()
+    if axes.shape != (2,):
+        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Pass `axes=plt.subplots(1, 2)[1]`.")
+    return axes
 
 
 def _check_axes(axes: np.ndarray, n_genes: int, n_panels: int) -> np.ndarray:

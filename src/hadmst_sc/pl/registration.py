@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.quiver import Quiver
@@ -10,7 +9,17 @@ from spatialdata import SpatialData
 
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.io.result import again
-from hadmst_sc.pl._draw import Box, check, draw_he, draw_outline, draw_scale_bar, footprints, tissue_box
+from hadmst_sc.pl._draw import (
+    Box,
+    aspect,
+    check,
+    draw_he,
+    draw_outline,
+    draw_scale_bar,
+    footprints,
+    tissue_box,
+    two_axes,
+)
 from hadmst_sc.pl._result import Section
 
 
@@ -68,9 +77,7 @@ def registration(
     section.check_he("`pl.registration`")
     section.check_spots("`pl.registration`")
     box = tissue_box(section)
-    axes = _make_axes(box, figsize) if axes is None else np.asarray(axes).ravel()
-    if axes.shape != (2,):
-        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Pass `axes=plt.subplots(1, 2)[1]`.")
+    axes = two_axes(figsize or (9.0, 4.0 * aspect(box) + 1.0), axes)
     draw_he(axes[0], section, box)
     footprints(axes[0], section.spots, facecolor="none", edgecolor="black", linewidth=0.5)
     axes[0].set_title(f"H&E and its {len(section.spots.centres):,} spots")
@@ -95,11 +102,6 @@ def _found(section: Section, key_added: str) -> Alignment:
             f"{again(section.result, align=True)}"
         )
     return Alignment.from_record(record)
-
-
-def _make_axes(box: Box, figsize: tuple[float, float] | None) -> np.ndarray:
-    ratio = float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
-    return plt.subplots(1, 2, figsize=figsize or (9.0, 4.0 * ratio + 1.0), layout="constrained")[1]
 
 
 def _draw_arrows(ax: Axes, xy_um: np.ndarray, moved_um: np.ndarray, box: Box, cmap: str) -> Quiver:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from spatialdata import SpatialData
 
 from hadmst_sc.io.result import find_result
-from hadmst_sc.pl._draw import check
+from hadmst_sc.pl._draw import check, two_axes
 from hadmst_sc.section.arguments import printable
 from hadmst_sc.section.errors import MissingKeyError
 from hadmst_sc.section.observation import RELIABILITY
@@ -64,12 +63,7 @@ def reliability(
     check(n_genes=n_genes, figsize=figsize)
     genes = _columns(sdata, key_added).sort_values("reliability", ascending=False)
     named = genes.iloc[: int(n_genes)]
-    if axes is None:
-        size = figsize or (9.0, 2.0 + 0.18 * len(named))
-        axes = plt.subplots(1, 2, figsize=size, layout="constrained")[1]
-    axes = np.asarray(axes).ravel()
-    if axes.shape != (2,):
-        raise ValueError(f"`axes` needs two Axes, but has {axes.size}. Pass `axes=plt.subplots(1, 2)[1]`.")
+    axes = two_axes(figsize or (9.0, 2.0 + 0.18 * len(named)), axes)
     _draw_ranks(axes[0], genes)
     _draw_gains(axes[1], named)
     return axes

@@ -9,9 +9,8 @@ from spatialdata import SpatialData
 from hadmst_sc.alignment.register import Alignment, estimate_alignment
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import number
+from hadmst_sc.section.arguments import SECTION, SectionArguments, number, takes
 from hadmst_sc.section.errors import Problems
-from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, takes
 
 REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time grows with its square
 

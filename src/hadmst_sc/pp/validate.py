@@ -18,11 +18,10 @@ from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import FLAG
+from hadmst_sc.section.arguments import FLAG, SECTION, SectionArguments, takes
 from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
 from hadmst_sc.section.features import he_features
 from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
-from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, takes
 
 RARE = 0.1  # counts per spot, below which the map of a gene rests on the image and similar genes
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
@@ -151,16 +150,13 @@ def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **sectio
                 findings.append(Finding("error", problem) if problem else _about(found, turns))
             facts["cost"] = _cost(obs, sdata)
         except (KeyError, ValueError, WrongTypeError, MemoryError) as error:  # what superresolve would raise
-            findings += [Finding("error", message) for message in _messages(error)]
+            messages = error.problems if isinstance(error, ContractError) else [str(error)]
+            findings += [Finding("error", message) for message in messages]
         except Exception as error:  # noqa: BLE001 - a report never raises
             findings.append(Finding("error", f"{type(error).__name__} in hadmst_sc, please report it: {error}"))
     findings += [Finding("warning", message) for message in heard]
     order = list(COLOURS)
     return Report(facts, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))), found)
-
-
-def _messages(error: Exception) -> list[str]:
-    return error.problems if isinstance(error, ContractError) else [str(error)]
 
 
 def _facts(obs: Observation, sdata: SpatialData) -> dict[str, Any]:

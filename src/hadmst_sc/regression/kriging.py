@@ -21,11 +21,7 @@ BLOCK = 256  # spots per block, to limit memory
 ORDER_SEED = 20_261_125
 # Correlation lengths in spot pitches (80, 200 and 500 µm on Visium) as (weight, length) sums, and noise-to-signal
 # ratios.
-KERNELS: tuple[tuple[tuple[float, float], ...], ...] = (
-    ((1.0, 0.8),),
-    ((1.0, 2.0),),
-    ((0.5, 0.8), (0.5, 5.0)),
-)
+KERNELS: tuple[tuple[tuple[float, float], ...], ...] = (((1.0, 0.8),), ((1.0, 2.0),), ((0.5, 0.8), (0.5, 5.0)))
 NUGGETS = (0.1, 0.5, 2.5, 12.0)
 
 

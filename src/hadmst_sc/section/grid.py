@@ -92,10 +92,7 @@ class Window:
     def keep(self) -> tuple[slice, slice]:
         """Slices of the inner box inside the outer one."""
         dy, dx = self.inner[0] - self.outer[0], self.inner[1] - self.outer[1]
-        return (
-            slice(dy, dy + self.inner[2] - self.inner[0]),
-            slice(dx, dx + self.inner[3] - self.inner[1]),
-        )
+        return (slice(dy, dy + self.inner[2] - self.inner[0]), slice(dx, dx + self.inner[3] - self.inner[1]))
 
     def within(self, shape: tuple[int, int]) -> Window:
         """The same window with its outer box clipped to an array of this shape."""

@@ -126,17 +126,12 @@ class Observation:
     def subset_spots(self, rows: np.ndarray) -> Observation:
         """The same section with only some of its spots (index or mask), as in a hold-out; ``inside`` stays."""
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
-        return Observation(
-            self.grid,
-            self.he,
-            self.he_um,
-            self.measurement.subset(rows),
-            self.counts[rows],
-            self.genes,
-            tuple(self.spots[i] for i in rows),
-            self.inside,
-            self.source,
-            None if self.rows is None else self.rows[rows],
+        return replace(
+            self,
+            measurement=self.measurement.subset(rows),
+            counts=self.counts[rows],
+            spots=tuple(self.spots[i] for i in rows),
+            rows=None if self.rows is None else self.rows[rows],
         )
 
     def cropped(self, box: Box) -> Observation:
@@ -144,16 +139,9 @@ class Observation:
         k, measurement = self.he_per_bin, self.measurement.cropped(box)
         within = np.flatnonzero(measurement.area >= (1 - 1e-6) * self.measurement.area)
         pixels = tuple(slice(part.start * k, part.stop * k) for part in box)
-        return replace(
-            self,
-            grid=replace(self.grid, shape=measurement.shape),
-            he=self.he[(slice(None), *pixels)],
-            measurement=measurement.subset(within),
-            counts=self.counts[within],
-            spots=tuple(self.spots[i] for i in within),
-            inside=self.inside[box],
-            rows=None if self.rows is None else self.rows[within],
-        )
+        grid, he = replace(self.grid, shape=measurement.shape), self.he[(slice(None), *pixels)]
+        whole = replace(self, grid=grid, he=he, measurement=measurement, inside=self.inside[box])
+        return whole.subset_spots(within)
 
     def subset_genes(self, columns: np.ndarray) -> Observation:
         """The same section with only some of its genes (index)."""

@@ -6,10 +6,9 @@ from typing import Unpack
 
 from hadmst_sc.inference.predict import run
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
-from hadmst_sc.section.arguments import FLAG, shown
+from hadmst_sc.section.arguments import FLAG, shown, takes
 from hadmst_sc.section.errors import Problems, WrongTypeError
 from hadmst_sc.section.observation import MapSink, Observation, Prediction
-from hadmst_sc.section.shared_arguments import takes
 
 
 @takes(SETTINGS, but=("batch_size", "n_jobs"), n_samples=0)

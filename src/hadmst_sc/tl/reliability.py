@@ -15,10 +15,9 @@ from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.result import find_result
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import ELEMENT, FLAG
+from hadmst_sc.section.arguments import ELEMENT, FLAG, SECTION, SectionArguments, parted, takes
 from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 from hadmst_sc.section.observation import PROVENANCE_KEY
-from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, parted, takes
 from hadmst_sc.trust.reliability import reliability as of_genes
 
 BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres")}

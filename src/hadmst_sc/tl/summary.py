@@ -102,6 +102,8 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     if missing := [column for column in COLUMNS if column not in table.var]:
         raise MissingKeyError(f"tables/{result.table_key}: `var` lacks {missing}. {again(result)}")
     genes = table.var[list(COLUMNS)]
+    moved = provenance["registration"]
+    seconds = (float(value) for name, value in provenance.items() if name.startswith("seconds_"))
     facts = {
         "image": f"{result.source('image_key', sdata.images)}, {provenance['um_per_px']:.3g} µm per pixel",
         "spots": f"{provenance['n_spots']:,} of {result.source('shapes_key', sdata)}, "
@@ -109,11 +111,10 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
         "bins": f"{table.n_obs:,} in tissue, {provenance['bin_um']:g} µm wide",
         "genes": f"{table.n_vars:,}",
         "model": _model(provenance),
-        "H&E": _registration(provenance["registration"]),
+        "H&E": Alignment.from_record(moved).description if isinstance(moved, Mapping) else "not registered",
         "reliability": _believed(genes),
         "intervals": _intervals(provenance),
-        "made": f"{provenance['date']} by hadmst_sc {provenance['versions']['hadmst_sc']}, "
-        f"in {_seconds(provenance):.0f} s",
+        "made": f"{provenance['date']} by hadmst_sc {provenance['versions']['hadmst_sc']}, in {sum(seconds):.0f} s",
     }
     return Summary(facts, genes.sort_values("reliability", ascending=False))
 
@@ -124,10 +125,6 @@ def _model(provenance: Mapping[str, Any]) -> str:
     gate = provenance["gate"]
     share = f", network share {float(gate['share']):.0%}" if isinstance(gate, Mapping) else ""
     return f"{provenance['model']} ({provenance['model_sha256'][:8]}), {provenance['n_samples']} samples{share}"
-
-
-def _registration(record: Mapping[str, Any] | str) -> str:
-    return Alignment.from_record(record).description if isinstance(record, Mapping) else "not registered"
 
 
 def _believed(genes: pd.DataFrame) -> str:
@@ -146,7 +143,3 @@ def _intervals(provenance: Mapping[str, Any]) -> str:
     held = f"90 % intervals contain {after} of the counts at {n_spots:,} held-out spots"
     held += f" ({before} before calibration; standard deviation × {factor:.2g})"
     return f"not calibrated: {refused}; {held}" if refused else held
-
-
-def _seconds(provenance: Mapping[str, Any]) -> float:
-    return sum(float(value) for name, value in provenance.items() if name.startswith("seconds_"))

@@ -18,14 +18,12 @@ from hadmst_sc.inference.predict import run as predict
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, run_key
 from hadmst_sc.io.lock import StoreError, named
 from hadmst_sc.io.maps import MapStore
-from hadmst_sc.io.read import read_observation
-from hadmst_sc.io.scheduler import computed_here
+from hadmst_sc.io.read import computed_here, read_observation
 from hadmst_sc.io.store import claimed, scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
 from hadmst_sc.runtime import torch_threads, usual_errors
-from hadmst_sc.section.arguments import ELEMENT, FLAG
+from hadmst_sc.section.arguments import ELEMENT, FLAG, SECTION, SectionArguments, parted, takes
 from hadmst_sc.section.errors import Problems, logger
-from hadmst_sc.section.shared_arguments import SECTION, SectionArguments, parted, takes
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

@@ -152,8 +152,7 @@ def _pair(text: str, is_met: Callable[[float, float], bool]) -> Requirement:
     """Requirement of two finite numbers that satisfy ``is_met``."""
     finite = number(-inf).is_met
     return Requirement(
-        text,
-        lambda pair: isinstance(pair, tuple) and len(pair) == 2 and all(map(finite, pair)) and is_met(*pair),
+        text, lambda pair: isinstance(pair, tuple) and len(pair) == 2 and all(map(finite, pair)) and is_met(*pair)
     )
 
 
