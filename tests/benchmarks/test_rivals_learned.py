@@ -1,23 +1,36 @@
-"""Laws of the learned baselines: reproducible, never without an answer, blind to what they are to predict."""
+"""Laws of the learned rivals: reproducible, never without an answer, blind to what they are to predict."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from hadmst_sc.phantom.simulate import simulate
 
-FITS = ["nearest_neighbours", "gradient_boosting"]
-MAPS = ["joint_bilateral", "unet_regression"]
+FITS = ["nearest neighbours", "gradient boosting", "extra trees", "Poisson boosting"]
+MAPS = ["joint bilateral", "U-Net", "iStar's head, our features"]
 
 
-def method(name, **options):
-    import learned
-    from baselines import regression
+def method(name, how=""):
+    """The rival of a name; Poisson boosting alone is none, so its fitter is taken."""
+    import rivals
+    from rivals.boosting import poisson_boosting
 
-    return regression(getattr(learned, name), **options) if name in FITS else getattr(learned, name)
+    rivals.FITTERS["Poisson boosting"] = poisson_boosting
+    try:
+        return rivals.rival(name + how)
+    finally:
+        del rivals.FITTERS["Poisson boosting"]
+
+
+def fitter_of(name):
+    from rivals import FITTERS
+    from rivals.boosting import poisson_boosting
+
+    return poisson_boosting if name == "Poisson boosting" else FITTERS[name]
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +43,12 @@ def phantom():
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    """A U-Net that is trained a little, for laws that hold however long."""
-    import learned
-
-    monkeypatch.setattr(learned, "STEPS", 12)
+    """Networks that are trained a little, and fewer trees, for laws that hold however long."""
+    head = import_module("rivals.istar_head")  # the package has a function of that name
+    for module, name, few in (("unet", "STEPS", 12), ("trees", "N_TREES", 60)):
+        monkeypatch.setattr(import_module(f"rivals.{module}"), name, few)
+    monkeypatch.setattr(head, "EPOCHS", 3)
+    monkeypatch.setattr(head, "STATES", 2)
 
 
 def two_genes(y, x):
@@ -57,12 +72,12 @@ def test_twice_the_same(make_section, few_steps, name):
     assert first[1].max() == 0  # a gene without counts has an empty map
 
 
-@pytest.mark.parametrize("rule", ["none", "soft", "soft spread"])
-@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("rule", ["", ", soft", ", soft spread"])
+@pytest.mark.parametrize("link", ["", ", log"])
 @pytest.mark.parametrize("name", FITS)
-def test_regressions_take_every_link_and_rule(make_section, name, log, rule):
+def test_regressions_take_every_link_and_rule(make_section, few_steps, name, link, rule):
     obs = make_section(two_genes, noise=True)
-    maps = method(name, log=log, rule=rule)(obs)
+    maps = method(name, link + rule)(obs)
     check(obs, maps)
     assert maps[1].max() == 0
     sums = obs.measurement.matrix @ maps[0].ravel()
@@ -90,12 +105,14 @@ def test_unet_takes_a_grid_of_any_shape(make_section, few_steps):
     inside[:5] = inside[-6:] = inside[:, 34:] = False  # leaves 29 × 34 bins, and the U-Net halves twice
     kept = np.asarray(obs.measurement.matrix[:, ~inside.ravel()].sum(1)).ravel() == 0
     cut = replace(obs.subset_spots(kept), inside=inside)
-    check(cut, method("unet_regression")(cut))
+    check(cut, method("U-Net")(cut))
 
 
 @pytest.mark.parametrize("name", FITS + MAPS)
-def test_genes_that_the_image_drives_are_found(phantom, name):
+def test_genes_that_the_image_drives_are_found(phantom, monkeypatch, name):
     from hadmst_sc import metrics
+
+    monkeypatch.setattr(import_module("rivals.istar_head"), "STATES", 1)
 
     obs, truth = phantom.observation, phantom.rate
     driven = np.array([kind == "visible" for kind in phantom.kinds])
@@ -108,44 +125,48 @@ def test_genes_that_the_image_drives_are_found(phantom, name):
 
 @pytest.mark.parametrize("name", FITS)
 def test_left_out_follows_the_other_spots_and_never_the_spot_itself(make_section, monkeypatch, name):
-    import learned
-    from regression import Section
+    from rivals import boosting, neighbours, trees
+    from rivals.section import Section
 
     # What is chosen among candidates is chosen on all spots, as in the other regressions; here there is one candidate.
-    for grid, only in (("NEIGHBOURS", (5,)), ("RANKS", (2,)), ("TREES", (30,))):
-        monkeypatch.setattr(learned, grid, only)
-    section = Section.of(make_section(lambda y, x: np.array([5 + y / 10, 5 + np.sin(x / 4)]), noise=True))
-    fitter = getattr(learned, name)
+    only = {"RANKS": (2,), "TREES": (30,), "POISSON_TREES": (20,)}
+    for module, grids in ((neighbours, {"NEIGHBOURS": (5,)}), (boosting, only), (trees, {"LEAVES": (3,)})):
+        for grid, one in grids.items():
+            monkeypatch.setattr(module, grid, one)
+    # Components of several genes are those of all spots in the trees, which only choose by them: one gene has none.
+    genes = slice(1 if name == "extra trees" else None)
+    section = Section.of(make_section(lambda y, x: np.array([5 + y / 10, 5 + np.sin(x / 4)][genes]), noise=True))
+    fitter, rtol = fitter_of(name), 1e-3 if name == "extra trees" else 1e-6  # trees break ties by the last digits
     before = fitter(section).held_out
     for spot in (0, 17, 63):
         own, others = section.rates.copy(), section.rates.copy()
         own[spot] *= 10
         others[np.arange(64) != spot] *= 1.5
-        np.testing.assert_array_equal(fitter(replace(section, rates=own)).held_out[spot], before[spot])
+        np.testing.assert_allclose(fitter(replace(section, rates=own)).held_out[spot], before[spot], rtol=rtol)
         assert (fitter(replace(section, rates=others)).held_out[spot] > 1.2 * before[spot]).all()
 
 
 def test_left_out_neighbours_are_those_of_a_fit_without_the_spot(make_section, monkeypatch):
-    import learned
-    from regression import Section
+    from rivals import neighbours
+    from rivals.section import Section, features
 
-    monkeypatch.setattr(learned, "NEIGHBOURS", (1,))
+    monkeypatch.setattr(neighbours, "NEIGHBOURS", (1,))
     section = Section.of(make_section(lambda y, x: np.array([5 + y / 10]), noise=True))
-    _, spots = learned._features(section)
+    _, spots = features(section)
     apart = ((spots[:, None] - spots) ** 2).sum(2)
     np.fill_diagonal(apart, np.inf)
     expected = section.rates[apart.argmin(1)]
-    np.testing.assert_allclose(learned.nearest_neighbours(section).held_out, expected)
+    np.testing.assert_allclose(neighbours.nearest_neighbours(section).held_out, expected)
 
 
 def test_bilateral_is_a_mean_of_spots_so_it_stays_between_them(make_section):
     obs = make_section(two_genes, noise=True)
     rates = obs.counts[:, 0] / obs.measurement.area
-    found = method("joint_bilateral")(obs)[0, obs.inside]
+    found = method("joint bilateral")(obs)[0, obs.inside]
     assert rates.min() * 0.999 <= found.min() < found.max() <= rates.max() * 1.001
 
 
 def test_bilateral_widths_are_those_for_spots_left_out_so_noise_is_averaged(make_section):
     obs = make_section(lambda y, x: np.array([2 + 0 * y]), noise=True)
     rates = obs.counts[:, 0] / obs.measurement.area
-    assert method("joint_bilateral")(obs)[0, obs.inside].std() < 0.35 * rates.std()
+    assert method("joint bilateral")(obs)[0, obs.inside].std() < 0.35 * rates.std()
