@@ -1,4 +1,7 @@
-"""Extremely randomised trees from the H&E features to components of the genes (Geurts et al. 2006)."""
+"""Extremely randomised trees from the H&E features (Geurts et al. 2006).
+
+To components of the genes, by squared error; and to the counts of all genes at once, by Poisson deviance.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ SEED = 0
 N_TREES = 300
 LEAVES = (3, 8, 20)  # least spots in a leaf
 RANK = 20  # principal components of the standardised genes
+POISSON_TREES, POISSON_LEAF = 150, 8
 
 
 @shared
@@ -33,6 +37,30 @@ def extra_trees(section: Section) -> Fit:
     for i in np.unique(chosen):
         genes = chosen == i
         out[:, genes] = forests[i].predict(bins).reshape(len(bins), rank) @ loadings[:, genes] + mean[genes]
+    return Fit(out, held_out)
+
+
+@shared
+def poisson_trees(section: Section) -> Fit:
+    """Trees whose splits lower the Poisson deviance of all genes; a leaf's mean is the most likely rate."""
+    bins, spots = features(section)
+    values = np.maximum(section.rates, 0)
+    counted = values.sum(0) > 0
+    held_out, out = np.zeros_like(values), np.zeros((len(bins), values.shape[1]), np.float32)
+    if counted.any():
+        forest = ExtraTreesRegressor(
+            POISSON_TREES,
+            criterion="poisson",
+            min_samples_leaf=min(POISSON_LEAF, len(spots) // 2),
+            max_features=0.5,
+            bootstrap=True,
+            oob_score=True,
+            random_state=SEED,
+        )
+        forest.fit(spots, values[:, counted], sample_weight=section.area[:, 0])
+        shape = (-1, int(counted.sum()))
+        held_out[:, counted] = np.nan_to_num(forest.oob_prediction_.reshape(shape))
+        out[:, counted] = forest.predict(bins).reshape(shape)
     return Fit(out, held_out)
 
 

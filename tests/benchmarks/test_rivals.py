@@ -18,7 +18,7 @@ SIMPLE = [
     "ridge + kriging, soft",
     "GP on H&E + space",
     "gradient boosting + kriging, log, soft",
-    "Poisson boosting + kriging, soft",
+    "Poisson trees + kriging, soft",
     "extra trees",
     "extra trees + kriging, soft",
     "stack of three, soft",

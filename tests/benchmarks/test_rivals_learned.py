@@ -10,27 +10,27 @@ import pytest
 
 from hadmst_sc.phantom.simulate import simulate
 
-FITS = ["nearest neighbours", "gradient boosting", "extra trees", "Poisson boosting"]
+FITS = ["nearest neighbours", "gradient boosting", "extra trees", "Poisson trees"]
 MAPS = ["joint bilateral", "U-Net", "iStar's head, our features"]
 
 
 def method(name, how=""):
-    """The rival of a name; Poisson boosting alone is none, so its fitter is taken."""
+    """The rival of a name; Poisson trees alone is none, so its fitter is taken."""
     import rivals
-    from rivals.boosting import poisson_boosting
+    from rivals.trees import poisson_trees
 
-    rivals.FITTERS["Poisson boosting"] = poisson_boosting
+    rivals.FITTERS["Poisson trees"] = poisson_trees
     try:
         return rivals.rival(name + how)
     finally:
-        del rivals.FITTERS["Poisson boosting"]
+        del rivals.FITTERS["Poisson trees"]
 
 
 def fitter_of(name):
     from rivals import FITTERS
-    from rivals.boosting import poisson_boosting
+    from rivals.trees import poisson_trees
 
-    return poisson_boosting if name == "Poisson boosting" else FITTERS[name]
+    return poisson_trees if name == "Poisson trees" else FITTERS[name]
 
 
 @pytest.fixture(scope="module")
