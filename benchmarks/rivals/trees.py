@@ -14,7 +14,7 @@ SEED = 0
 N_TREES = 300
 LEAVES = (3, 8, 20)  # least spots in a leaf
 RANK = 20  # principal components of the standardised genes
-POISSON_TREES, POISSON_LEAF = 150, 8
+POISSON_TREES = 150
 
 
 @shared
@@ -42,26 +42,40 @@ def extra_trees(section: Section) -> Fit:
 
 @shared
 def poisson_trees(section: Section) -> Fit:
-    """Trees whose splits lower the Poisson deviance of all genes; a leaf's mean is the most likely rate."""
+    """Trees whose splits lower the Poisson deviance of all genes; a leaf's mean is the most likely rate.
+
+    The size of leaves is chosen per gene by the deviance at the spots that trees have not seen.
+    """
     bins, spots = features(section)
     values = np.maximum(section.rates, 0)
-    counted = values.sum(0) > 0
     held_out, out = np.zeros_like(values), np.zeros((len(bins), values.shape[1]), np.float32)
-    if counted.any():
-        forest = ExtraTreesRegressor(
-            POISSON_TREES,
-            criterion="poisson",
-            min_samples_leaf=min(POISSON_LEAF, len(spots) // 2),
-            max_features=0.5,
-            bootstrap=True,
-            oob_score=True,
-            random_state=SEED,
-        )
-        forest.fit(spots, values[:, counted], sample_weight=section.area[:, 0])
-        shape = (-1, int(counted.sum()))
-        held_out[:, counted] = np.nan_to_num(forest.oob_prediction_.reshape(shape))
-        out[:, counted] = forest.predict(bins).reshape(shape)
+    counted = np.flatnonzero(values.sum(0) > 0)
+    if not len(counted):
+        return Fit(out, held_out)
+    rates, weight = values[:, counted], section.area[:, 0]
+    leaves = [leaf for leaf in LEAVES if 2 * leaf <= len(spots)] or LEAVES[:1]
+    target = rates if len(counted) > 1 else rates[:, 0]
+    forests = [_poisson_forest(leaf).fit(spots, target, sample_weight=weight) for leaf in leaves]
+    unseen = np.stack([np.nan_to_num(forest.oob_prediction_.reshape(rates.shape)) for forest in forests])
+    deviance = ((unseen - rates * np.log(np.maximum(unseen, 1e-3))) * weight[:, None]).mean(1)
+    chosen = deviance.argmin(0)
+    held_out[:, counted] = np.take_along_axis(unseen, chosen[None, None], 0)[0]
+    for i in np.unique(chosen):
+        genes = chosen == i
+        out[:, counted[genes]] = forests[i].predict(bins).reshape(len(bins), -1)[:, genes]
     return Fit(out, held_out)
+
+
+def _poisson_forest(leaf: int) -> ExtraTreesRegressor:
+    return ExtraTreesRegressor(
+        POISSON_TREES,
+        criterion="poisson",
+        min_samples_leaf=leaf,
+        max_features=0.5,
+        bootstrap=True,
+        oob_score=True,
+        random_state=SEED,
+    )
 
 
 def _forest(leaf: int) -> ExtraTreesRegressor:
