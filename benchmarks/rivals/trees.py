@@ -21,12 +21,8 @@ def extra_trees(section: Section) -> Fit:
     mean, sd = values.mean(0), np.maximum(values.std(0), 1e-9)
     left, singular, loadings = np.linalg.svd((values - mean) / sd, full_matrices=False)
     rank = min(RANK, int((singular > 1e-6).sum()))
-    if not rank:  # every gene is the same at all spots
-        return Fit(np.tile(mean, (len(bins), 1)), np.tile(mean, (len(spots), 1)))
     components, loadings = (left * singular)[:, :rank], loadings[:rank] * sd
-    target = components if rank > 1 else components[:, 0]
-    leaves = [leaf for leaf in LEAVES if 2 * leaf <= len(spots)] or LEAVES[:1]
-    forests = [_forest(leaf).fit(spots, target) for leaf in leaves]
+    forests = [_forest(leaf).fit(spots, components) for leaf in LEAVES if 2 * leaf <= len(spots)]
     unseen = [np.nan_to_num(forest.oob_prediction_.reshape(len(spots), rank)) for forest in forests]
     chosen, held_out = best(np.stack([one @ loadings + mean for one in unseen]), values)
     out = np.empty((len(bins), values.shape[1]))
