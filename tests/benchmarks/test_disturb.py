@@ -12,8 +12,22 @@ from hadmst_sc.section.grid import Grid
 from hadmst_sc.section.measurement import discs
 from hadmst_sc.section.observation import Observation, Source
 
-NOTHING = {"misregistration_um": 0.0, "warp_um": 0.0, "counts_share": 1.0, "blur_um": 0.0, "stain": 0.0, "pitch_factor": 1}
-SOME = {"misregistration_um": 45.0, "warp_um": 20.0, "counts_share": 0.5, "blur_um": 20.0, "stain": 1.0, "pitch_factor": 2}
+NOTHING = {
+    "misregistration_um": 0.0,
+    "warp_um": 0.0,
+    "counts_share": 1.0,
+    "blur_um": 0.0,
+    "stain": 0.0,
+    "pitch_factor": 1,
+}
+SOME = {
+    "misregistration_um": 45.0,
+    "warp_um": 20.0,
+    "counts_share": 0.5,
+    "blur_um": 20.0,
+    "stain": 1.0,
+    "pitch_factor": 2,
+}
 CHANGES = {
     "misregistration_um": {"he"},
     "warp_um": {"he"},

@@ -42,8 +42,9 @@ def test_every_option_of_a_section_is_one_of_its_case(declared):
     from inspect import Parameter, signature
 
     from cases import CASES
-    from hadmst_sc.phantom.simulate import simulate
     from plan import cells
+
+    from hadmst_sc.phantom.simulate import simulate
 
     forwarded = {*signature(simulate).parameters, "markers", "published"}
     for profile in ("quick", "full"):
