@@ -69,6 +69,19 @@ def test_a_fold_does_not_change_with_the_counts_of_its_hidden_spots(section, how
     assert [f.name for f in fields(part) if not same(getattr(part, f.name), getattr(again, f.name))] == []
 
 
+def test_tissue_is_found_without_the_hidden_spots(section):
+    from cases.holdout import split
+
+    name, genes, _ = section
+    whole, parts, fold = split(name, genes, 20.0, "blocks")
+    outside = 0
+    for k, part in enumerate(parts):
+        assert part.inside[part.measurement.coverage > 0].all()
+        away = (whole.measurement.subset(np.flatnonzero(fold == k)).coverage > 0) & whole.inside
+        outside += (away & ~part.inside).sum() if part.grid == whole.grid else 1
+    assert outside > 0  # a block in a corner is too far from any spot that is left
+
+
 def test_hidden_spots_are_neither_in_the_table_nor_on_the_image(section):
     holdout = import_module("cases.holdout")
     name, _, _ = section

@@ -138,3 +138,15 @@ def test_a_gene_without_counts_in_some_tiles_breaks_nothing(recwarn):
     assert all(np.isfinite(values).all() for values in found.values())
     assert all(np.isfinite(values).all() for values in resampled(0 * predicted, truth, places).values())
     assert not recwarn.list
+
+
+def test_a_gene_without_any_counts_is_not_averaged():
+    from scores import of_counts, resampled
+
+    places, truth, predicted = alike(2)
+    truth[1] = 0
+    plain = of_counts(predicted[:1], truth[:1], np.ones(len(places), bool))
+    for name, values in resampled(predicted, truth, places).items():
+        drawn = values[values != 0]  # zero where chance drew that gene alone
+        np.testing.assert_allclose(drawn, plain[name][0], rtol=1e-5)
+        assert len(drawn) > 0.6 * len(values)
