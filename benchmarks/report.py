@@ -76,7 +76,14 @@ def task_page(found: Results, task: str, declared: dict[str, Any]) -> str:
                 "Ours minus each, with 95 % intervals over what the last column names:",
                 _differences(found, view),
             ]
-    return "\n\n".join([*parts, made(found, task)])
+    return "\n\n".join([*parts, features_of(found.methods()), made(found, task)])
+
+
+def features_of(methods: Iterable[str]) -> str:
+    """What published methods in a table know of the image."""
+    known = plan.load()["features"]
+    named = [f"{name}: {what}" for name, what in known.items() if name in methods or name == "all others"]
+    return f"Image features. {'. '.join(named)}."
 
 
 def _overview(found: Results, view: View) -> str:
@@ -270,7 +277,7 @@ class Summary:
             for row in self.one_screen
         ]
         head = ["task: set", *columns, "which rival", "ours minus the best rival", "interval over"]
-        parts = [self.freshness(), records.table(head, rows), made(self.found)]
+        parts = [self.freshness(), records.table(head, rows), features_of(self.found.methods()), made(self.found)]
         return "\n\n".join(part for part in parts if part)
 
     def parts_of_the_method(self) -> str:

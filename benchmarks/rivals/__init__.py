@@ -16,14 +16,14 @@ import numpy as np
 
 from hadmst_sc.section.observation import Observation
 from rivals.bilateral import joint_bilateral
-from rivals.boosting import gradient_boosting, poisson_boosting
+from rivals.boosting import gradient_boosting
 from rivals.gaussian import additive, and_kriging, kriging, ridge
 from rivals.interpolation import cubic, linear, nearest, zero
 from rivals.istar_head import istar_head
 from rivals.neighbours import nearest_neighbours
 from rivals.section import FLOOR, Fitter, Section, in_log, soft
 from rivals.stack import stack
-from rivals.trees import extra_trees
+from rivals.trees import extra_trees, poisson_trees
 from rivals.unet import unet_regression
 
 Maps = Callable[[Observation], np.ndarray]
@@ -42,7 +42,7 @@ FITTERS: dict[str, Fitter] = {
     "nearest neighbours": nearest_neighbours,
     "gradient boosting": gradient_boosting,
     "gradient boosting + kriging": and_kriging(gradient_boosting),
-    "Poisson boosting + kriging": and_kriging(poisson_boosting),
+    "Poisson trees + kriging": and_kriging(poisson_trees),
     "extra trees": extra_trees,
     "extra trees + kriging": and_kriging(extra_trees),
     "stack of three": stack([logarithmic(additive), logarithmic(gradient_boosting), and_kriging(extra_trees)]),

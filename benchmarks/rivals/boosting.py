@@ -1,4 +1,4 @@
-"""Gradient boosting from the H&E features: on components of the genes, and gene by gene with a Poisson loss.
+"""Gradient boosting from the H&E features: on components of the genes.
 
 Constants are the best of a few that were tried on the simulated spots of the breast crop, its truth included: what bias
 that leaves is in favour of this rival.
@@ -83,52 +83,3 @@ def gradient_boosting(section: Section) -> Fit:
         trees, rank = grid[j]
         out[:, chosen == j] = boosted.values(scores[trees], rank)[:, chosen == j]
     return Fit(out, held_out)
-
-
-# --- gene by gene, with a Poisson loss --------------------------------------------------------------------------------
-
-POISSON_TREES = (10, 20, 40, 80)
-POISSON_FOLDS = 4
-
-
-@shared
-def poisson_boosting(section: Section) -> Fit:
-    """Boosted trees per gene that minimise the Poisson deviance of its counts; their number by that, out of fold."""
-    bins, spots = features(section)
-    values, weight = np.maximum(section.rates, 0), section.area[:, 0]
-    fold = np.random.default_rng(SEED).permutation(len(values)) % POISSON_FOLDS
-    out, held_out = np.empty((len(bins), values.shape[1])), np.empty_like(values)
-    for gene, rates in enumerate(values.T):
-        staged = np.empty((len(POISSON_TREES), len(rates)))
-        for rows in (fold == i for i in np.unique(fold)):
-            booster = _poisson(POISSON_TREES[-1])
-            if not rates[~rows].any():
-                staged[:, rows] = rates.mean()
-                continue
-            booster.fit(spots[~rows], rates[~rows], sample_weight=weight[~rows])
-            for n_trees, predicted in enumerate(booster.staged_predict(spots[rows]), 1):
-                if n_trees in POISSON_TREES:
-                    staged[POISSON_TREES.index(n_trees), rows] = predicted
-        deviance = ((staged - rates * np.log(np.maximum(staged, 1e-9))) * weight).mean(1)
-        chosen = int(deviance.argmin())
-        held_out[:, gene] = staged[chosen]
-        if rates.any():
-            booster = _poisson(POISSON_TREES[chosen]).fit(spots, rates, sample_weight=weight)
-            out[:, gene] = booster.predict(bins)
-        else:
-            out[:, gene] = 0.0
-    return Fit(out, held_out)
-
-
-def _poisson(n_trees: int) -> HistGradientBoostingRegressor:
-    return HistGradientBoostingRegressor(
-        loss="poisson",
-        learning_rate=0.08,
-        max_iter=n_trees,
-        max_leaf_nodes=6,
-        min_samples_leaf=10,
-        max_bins=64,
-        l2_regularization=3.0,
-        early_stopping=False,
-        random_state=SEED,
-    )

@@ -10,27 +10,27 @@ import pytest
 
 from hadmst_sc.phantom.simulate import simulate
 
-FITS = ["nearest neighbours", "gradient boosting", "extra trees", "Poisson boosting"]
+FITS = ["nearest neighbours", "gradient boosting", "extra trees", "Poisson trees"]
 MAPS = ["joint bilateral", "U-Net", "iStar's head, our features"]
 
 
 def method(name, how=""):
-    """The rival of a name; Poisson boosting alone is none, so its fitter is taken."""
+    """The rival of a name; Poisson trees alone is none, so its fitter is taken."""
     import rivals
-    from rivals.boosting import poisson_boosting
+    from rivals.trees import poisson_trees
 
-    rivals.FITTERS["Poisson boosting"] = poisson_boosting
+    rivals.FITTERS["Poisson trees"] = poisson_trees
     try:
         return rivals.rival(name + how)
     finally:
-        del rivals.FITTERS["Poisson boosting"]
+        del rivals.FITTERS["Poisson trees"]
 
 
 def fitter_of(name):
     from rivals import FITTERS
-    from rivals.boosting import poisson_boosting
+    from rivals.trees import poisson_trees
 
-    return poisson_boosting if name == "Poisson boosting" else FITTERS[name]
+    return poisson_trees if name == "Poisson trees" else FITTERS[name]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_regressions_take_every_link_and_rule(make_section, few_steps, name, lin
     np.testing.assert_allclose(sums.sum(), obs.counts[:, 0].sum(), rtol=0.1)
 
 
-@pytest.mark.parametrize("name", [name for name in FITS + MAPS if name != "extra trees"])
+@pytest.mark.parametrize("name", FITS + MAPS)
 def test_five_spots_of_one_gene_under_a_grey_image_give_about_their_mean(make_section, few_steps, name):
     obs = make_section(lambda y, x: np.array([2 + 0 * y])).subset_spots(np.array([0, 9, 27, 40, 63]))
     grey = replace(obs, he=np.full_like(obs.he, 200))
@@ -93,7 +93,7 @@ def test_five_spots_of_one_gene_under_a_grey_image_give_about_their_mean(make_se
     np.testing.assert_allclose(method(name)(grey)[0, obs.inside], 2.0, rtol=0.05)
 
 
-@pytest.mark.parametrize("name", [name for name in FITS + MAPS if name != "extra trees"])
+@pytest.mark.parametrize("name", FITS + MAPS)
 def test_counts_of_nothing_give_maps_of_nothing(make_section, few_steps, name):
     obs = make_section(lambda y, x: np.array([0 * y]))
     assert method(name)(obs).max() == 0
@@ -129,14 +129,14 @@ def test_left_out_follows_the_other_spots_and_never_the_spot_itself(make_section
     from rivals.section import Section
 
     # What is chosen among candidates is chosen on all spots, as in the other regressions; here there is one candidate.
-    only = {"RANKS": (2,), "TREES": (30,), "POISSON_TREES": (20,)}
+    only = {"RANKS": (2,), "TREES": (30,)}
     for module, grids in ((neighbours, {"NEIGHBOURS": (5,)}), (boosting, only), (trees, {"LEAVES": (3,)})):
         for grid, one in grids.items():
             monkeypatch.setattr(module, grid, one)
     # Components of several genes are those of all spots in the trees, which only choose by them: one gene has none.
-    genes = slice(1 if name == "extra trees" else None)
+    genes = slice(1 if "trees" in name else None)
     section = Section.of(make_section(lambda y, x: np.array([5 + y / 10, 5 + np.sin(x / 4)][genes]), noise=True))
-    fitter, rtol = fitter_of(name), 0.02 if name == "extra trees" else 1e-6  # its splits tie, and digits decide
+    fitter, rtol = fitter_of(name), 0.02 if "trees" in name else 1e-6  # its splits tie, and digits decide
     before = fitter(section).held_out
     for spot in (0, 17, 63):
         own, others = section.rates.copy(), section.rates.copy()
