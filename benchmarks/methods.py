@@ -152,6 +152,12 @@ def source_files(name: str) -> list[Path]:
     return _files(named)
 
 
+def recipe(name: str) -> list[str]:
+    """What a method is put together from, where that is not told by its files alone."""
+    bare = name.removesuffix(REGISTERED)
+    return [] if name in SWITCHES or bare in peers.PEERS else rivals.recipe(bare)
+
+
 def _files(modules: list[str]) -> list[Path]:
     found = [find(module) for module in modules]
     return [path for path in found if path is not None]

@@ -99,7 +99,7 @@ def _module_of(case: str) -> str:
 def _code_of_method(method: str) -> str:
     import methods
 
-    return sources.digest(methods.source_files(method))
+    return " ".join([sources.digest(methods.source_files(method)), *methods.recipe(method)])
 
 
 @cache

@@ -81,19 +81,28 @@ def rival(name: str) -> Maps:
 
 def modules(name: str) -> set[str]:
     """Modules whose code makes the maps of a rival."""
+    return {"rivals.section", *(part.__module__ for part in _functions_of(name))}
+
+
+def recipe(name: str) -> list[str]:
+    """Names of the functions that a rival is put together from, in their order."""
+    return [f"{part.__module__}.{part.__qualname__}" for part in _functions_of(name)]
+
+
+def _functions_of(name: str) -> list[FunctionType]:
     base = name if name in DIRECT else name.split(", ")[0]
-    return {"rivals.section", *_modules(DIRECT.get(base) or FITTERS[base])}
+    return list(_functions(DIRECT.get(base) or FITTERS[base]))
 
 
-def _modules(part: Any) -> Iterator[str]:
-    """Modules of a function and of the functions that it was made from."""
+def _functions(part: Any) -> Iterator[FunctionType]:
+    """A function and the functions that it was made from."""
     if isinstance(part, partial):
         for one in (part.func, *part.args, *part.keywords.values()):
-            yield from _modules(one)
+            yield from _functions(one)
     elif isinstance(part, list | tuple):
         for one in part:
-            yield from _modules(one)
+            yield from _functions(one)
     elif isinstance(part, FunctionType):
-        yield part.__module__
+        yield part
         for cell in part.__closure__ or ():
-            yield from _modules(cell.cell_contents)
+            yield from _functions(cell.cell_contents)

@@ -6,15 +6,31 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from hadmst_sc.section.grid import Grid
 from hadmst_sc.section.measurement import discs
 from hadmst_sc.section.observation import Observation, Source
 
-NOTHING = {"misregistration_um": 0.0, "counts_share": 1.0, "blur_um": 0.0, "stain": 0.0, "pitch_factor": 1}
-SOME = {"misregistration_um": 45.0, "counts_share": 0.5, "blur_um": 20.0, "stain": 1.0, "pitch_factor": 2}
+NOTHING = {
+    "misregistration_um": 0.0,
+    "warp_um": 0.0,
+    "counts_share": 1.0,
+    "blur_um": 0.0,
+    "stain": 0.0,
+    "pitch_factor": 1,
+}
+SOME = {
+    "misregistration_um": 45.0,
+    "warp_um": 20.0,
+    "counts_share": 0.5,
+    "blur_um": 20.0,
+    "stain": 1.0,
+    "pitch_factor": 2,
+}
 CHANGES = {
     "misregistration_um": {"he"},
+    "warp_um": {"he"},
     "counts_share": {"counts"},
     "blur_um": {"he"},
     "stain": {"he"},
@@ -64,6 +80,28 @@ def test_the_image_moves_by_its_distance_towards_the_angle_and_its_edge_fills(ob
     moved = shift_image(replace(obs, he=spot), 57.0).he[0].astype(float)
     centre = (np.indices(moved.shape) * moved).sum((1, 2)) / moved.sum()
     assert 10 * (centre - 39.5) == pytest.approx([57 * np.sin(np.pi / 6), 57 * np.cos(np.pi / 6)], abs=0.5)
+
+
+@pytest.mark.parametrize("um", [10.0, 30.0])
+def test_a_bent_image_is_displaced_by_about_what_was_asked_and_smoothly(obs, um):
+    from disturb import warp_image
+
+    ramp = np.stack([*(2.5 * np.indices((80, 80)) + 25), np.zeros((80, 80))])  # brightness tells where a pixel was
+    places = warp_image(replace(obs, he=ramp.astype(np.uint8)), um).he.astype(float)
+    moved_um = (places - ramp.astype(np.uint8))[:2] / 2.5 * 10
+    inner = moved_um[:, 10:-10, 10:-10]  # where the edge of the image was not met
+    assert np.sqrt((inner**2).sum(0).mean()) == pytest.approx(um, rel=0.35)
+    assert np.sqrt((moved_um**2).sum(0).mean()) == pytest.approx(um, rel=0.3)
+    field = ndimage.gaussian_filter(inner, (0, 2, 2))
+    steps = np.abs(np.diff(field, axis=1)).max(), np.abs(np.diff(field, axis=2)).max()
+    assert max(steps) < 0.5 * 10  # µm per pixel of 10 µm: nothing folds
+    assert np.corrcoef(field[0, :-5].ravel(), field[0, 5:].ravel())[0, 1] > 0.8  # over 50 µm it changes little
+
+
+def test_an_image_bends_otherwise_with_another_seed(obs):
+    from disturb import warp_image
+
+    assert (warp_image(obs, 20.0, seed=1).he != warp_image(obs, 20.0).he).any()
 
 
 def test_thinned_counts_are_a_binomial_share(obs):

@@ -15,10 +15,10 @@ def test_every_declared_option_is_an_argument_of_its_kind():
 
     options = parser("registration", None).parse_args(["--no-real", "--phantoms", "3"])
     assert (options.no_real, options.phantoms, options.workers) == (True, 3, 1)
-    options = parser("draws", None).parse_args(["--steps", "1", "2"])
-    assert options.steps == [1, 2] and options.seeds == 2
-    options = parser("ablations", None).parse_args(["--trained", "name", "path"])
-    assert options.trained == ["name", "path"] and options.weights == "default"
+    options = parser("hidden_tissue", None).parse_args(["--sections", "one", "two"])
+    assert options.sections == ["one", "two"] and options.phantoms == 24
+    options = parser("mouse_brain", None).parse_args(["--bin-um", "10"])
+    assert options.bin_um == 10.0 and options.genes == 200
 
 
 def test_every_measurement_has_its_script_and_its_results():
@@ -35,17 +35,17 @@ def test_record_page_and_picture_are_written(tmp_path, capsys):
     from records import page
 
     toy = Measurement(
-        "draws",
+        "mouse_brain",
         "A toy.",
-        lambda options: {"results": [{"seeds": options.seeds}]},
-        lambda record: page(record, "# Toy", str(record["results"][0]["seeds"])),
+        lambda options: {"results": [{"genes": options.genes}]},
+        lambda record: page(record, "# Toy", str(record["results"][0]["genes"])),
         lambda record, path: path.write_text("picture"),
         weights=None,
     )
-    toy.main(["--seeds", "7", "--output", str(tmp_path)])
-    assert json.loads((tmp_path / "draws.json").read_text())["results"] == [{"seeds": 7}]
-    assert (tmp_path / "draws.md").read_text().startswith("# Toy\n\n7\n\nMade by `")
-    assert (tmp_path / "draws.png").read_text() == "picture"
+    toy.main(["--genes", "7", "--output", str(tmp_path)])
+    assert json.loads((tmp_path / "mouse_brain.json").read_text())["results"] == [{"genes": 7}]
+    assert (tmp_path / "mouse_brain.md").read_text().startswith("# Toy\n\n7\n\nMade by `")
+    assert (tmp_path / "mouse_brain.png").read_text() == "picture"
     assert "# Toy" in capsys.readouterr().out
 
 
@@ -71,7 +71,7 @@ def test_a_model_of_another_class_computes_the_same():
         assert all(torch.equal(a, b) for a, b in zip(plain.encode(context), made.encode(context), strict=True))
 
 
-@pytest.mark.parametrize("name", ["ablations", "draws", "registration", "trust"])
+@pytest.mark.parametrize("name", ["hidden_tissue", "laws", "mouse_brain", "registration"])
 def test_pages_follow_from_their_records_alone(name):
     module = __import__(name)
     results = ROOT / "benchmarks" / "results"

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+SWITCHED = {"parts", "draws"}  # tasks of ours alone
+
 
 @pytest.fixture(scope="module")
 def declared():
@@ -18,37 +20,105 @@ def declared():
 def test_every_name_exists(declared, profile):
     from cases import CASES
     from disturb import DISTURBANCES
-    from methods import methods
+    from methods import method
+    from peers import PEERS
     from plan import cells, weights_path
 
-    known = methods()
     references = {name for task in declared["tasks"].values() for name in task.get("references", [])}
+    made = set()
     for cell in cells(declared, profile):
-        assert cell.method in known or cell.method in references
+        assert cell.reference == (cell.method in references)
+        made |= set() if cell.reference else {cell.method}
         assert cell.case in CASES
         assert cell.disturbance is None or cell.disturbance[0] in DISTURBANCES
         assert weights_path(cell.weights).is_file()
         assert all(len(digest) == 64 for digest in cell.inputs.values())
+    for name in made:
+        assert callable(method(name))
+    assert profile == "quick" or made & PEERS.keys()
 
 
-def test_every_task_has_all_core_methods_and_two_published_ones(declared):
+def test_every_option_of_a_section_is_one_of_its_case(declared):
+    from inspect import Parameter, signature
+
+    from cases import CASES
     from plan import cells
 
-    core = set(declared["methods"]["core"]) | set(declared["methods"]["peers"])
-    assert len(core) >= 14 and len(declared["methods"]["peers"]) >= 2
+    from hadmst_sc.phantom.simulate import simulate
+
+    forwarded = {*signature(simulate).parameters, "markers", "published"}
+    for profile in ("quick", "full"):
+        for cell in cells(declared, profile):
+            parameters = signature(CASES[cell.case]).parameters
+            anything = any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())
+            assert set(cell.options) <= parameters.keys() | (forwarded if anything else set()), cell.key
+            needed = {one.name for one in parameters.values() if one.default is Parameter.empty}
+            assert needed - {"options"} <= set(cell.options), cell.key
+
+
+def test_every_task_scores_ours_beside_one_rival_of_each_family(declared):
+    from plan import cells
+
+    few = set(declared["methods"]["few"])
     by_task: dict[str, set[str]] = {}
     for cell in cells(declared, "full"):
         by_task.setdefault(cell.task, set()).add(cell.method)
-    assert all(core <= methods for methods in by_task.values())
+    for task, methods in by_task.items():
+        assert "ours" in methods or task == "draws"
+        assert few <= methods or task in SWITCHED, task
+        assert methods & set(declared["methods"]["peers"]) or task in SWITCHED, task
+        assert task not in SWITCHED or all(name.startswith("ours") for name in methods)
+
+
+def test_rivals_that_use_the_image_are_given_it_registered_too(declared):
+    from plan import cells
+
+    registered: dict[tuple[str, str], set[str]] = {}
+    plain: dict[tuple[str, str], set[str]] = {}
+    for cell in cells(declared, "full"):
+        assert not (cell.registered and (cell.ours or cell.reference)), cell.key
+        into = registered if cell.registered else plain
+        into.setdefault((cell.task, cell.group), set()).add(cell.method.removesuffix(", registered"))
+    assert {"hr_real", "hr_sim", "holdout", "blocks", "phantom", "robustness", "domains"} <= {t for t, _ in registered}
+    for place, names in registered.items():
+        assert names <= plain[place]
+        blind = {"zero", "nearest", "linear", "kriging", "kriging, log, soft"} & plain[place]
+        if place[0] == "hr_real":  # the spots move there, and that is no image
+            assert names & blind == blind - {"zero"}
+        else:
+            assert not names & blind
+        assert {"GP on H&E + space, log, soft", "extra trees + kriging, log, soft"} <= names, place
+
+
+def test_intervals_are_over_sections_where_there_are_three(declared):
+    from pairs import LEAST_SECTIONS
+    from plan import SECTIONS_OF_AN_INTERVAL, cells
+
+    assert LEAST_SECTIONS == SECTIONS_OF_AN_INTERVAL
+    sections: dict[tuple[str, str], set[str]] = {}
+    few: dict[tuple[str, str], set[bool]] = {}
+    for cell in cells(declared, "full"):
+        sections.setdefault((cell.task, cell.group), set()).add(cell.section)
+        few.setdefault((cell.task, cell.group), set()).add(cell.few)
+    assert all(few[place] == {len(names) < LEAST_SECTIONS} for place, names in sections.items())
+    assert {True, False} == {one for values in few.values() for one in values}
 
 
 def test_real_sections_are_scored_with_weights_of_the_other_tissue(declared):
     from plan import cells
 
+    for profile in ("quick", "full"):
+        for cell in cells(declared, profile):
+            if cell.inputs:
+                breast = any("breast" in file or "her2st" in file for file in cell.inputs)
+                assert cell.weights == f"training/{'brain' if breast else 'breast'}_only.safetensors", cell.key
+
+
+def test_every_section_that_is_read_has_its_files_declared(declared):
+    from plan import cells
+
     for cell in cells(declared, "full"):
-        if cell.inputs:
-            breast = any("breast" in file or "her2st" in file for file in cell.inputs)
-            assert cell.weights == f"training/{'brain' if breast else 'breast'}_only.safetensors", cell.key
+        assert cell.inputs or "seed" in cell.options, cell.key
 
 
 def test_test_phantoms_are_never_those_of_training_nor_shared_between_tasks(declared):
@@ -64,7 +134,7 @@ def test_quick_is_a_small_part_with_smaller_sections(declared):
 
     quick, full = cells(declared, "quick"), cells(declared, "full")
     assert {cell.task for cell in quick} == {cell.task for cell in full}
-    assert len(quick) < len(full) / 4
+    assert len(quick) < len(full) / 20
     assert all(cell.options.get("n_genes", 0) <= 50 for cell in quick)
 
 
