@@ -1,7 +1,7 @@
 """Perturbations that real sections suffer: ``Observation -> Observation``, the same every time.
 
 A perturbation of strength zero gives back identical arrays. Only what is perturbed changes: an image that moves leaves
-counts, spots and ``inside`` where they are. A grey and an upside-down image are controls, in :mod:`methods`.
+counts, spots and ``inside`` where they are. A grey and an upside-down image are controls, in :mod:`switches`.
 """
 
 from __future__ import annotations

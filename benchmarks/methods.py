@@ -5,122 +5,25 @@ Nobody has a private path: a method is given the observation, and what it return
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import peers
 import rivals
 from sources import find
+from switches import SWITCHES, ours
 
 from hadmst_sc.section.observation import Observation, Prediction
 
 Method = Callable[[Observation], Prediction]
-OURS, CLOSED_FORM = "ours", "ours, closed form"
 REGISTERED = ", registered"  # the same method on the section as ours registers it
-N_DRAWS = 12
-
-
-@dataclass(frozen=True)
-class Switch:
-    """Ours with something switched: options of ``tl.predict``, another section, another model."""
-
-    options: Mapping[str, Any] = field(default_factory=dict)
-    section: Callable[[Observation], Observation] = lambda obs: obs
-    model: Callable[[Any], Any] = lambda model: model
-    maps: Callable[[Prediction], Prediction] = lambda found: found
-
-
-def without_he(obs: Observation) -> Observation:
-    """The same section with a grey image."""
-    return replace(obs, he=np.full_like(obs.he, 200))
-
-
-def turned_he(obs: Observation) -> Observation:
-    """The same section with its image upside down: as much structure, in the wrong place."""
-    return replace(obs, he=np.ascontiguousarray(obs.he[:, ::-1, ::-1]))
-
-
-def no_student(model: Any) -> Any:
-    """The model, whose student has no features."""
-    model.student.features = 0
-    return model
-
-
-def no_offsets(model: Any) -> Any:
-    """The model, whose alignment says nothing."""
-    from hadmst_sc.models.local import silence
-
-    silence(model.alignment.layers[-1])
-    return model
-
-
-def no_metagenes(model: Any) -> Any:
-    """The model, which sees zeros in the place of the metagenes of a section."""
-    from hadmst_sc.distillation.components import CONTEXT
-
-    encode = model.encode
-
-    def without(context: Any, **options: Any) -> Any:
-        context = context.clone()
-        context[:, : CONTEXT.n_leading] = 0
-        return encode(context, **options)
-
-    model.encode = without
-    return model
-
-
-def first_draw(found: Prediction) -> Prediction:
-    """The first sample as if it were the estimate: it has the texture and the co-expression that a mean has not."""
-    assert found.draws is not None
-    return replace(found, mean=found.draws[0])
-
-
-def gamma_draws(found: Prediction, *, together: bool) -> Prediction:
-    """Samples of every bin's own Gamma distribution: bins independent of each other, or all at the same quantile.
-
-    What a user has who knows only ``std``. The truth lies between the two.
-    """
-    from hadmst_sc.trust.intervals import rate_quantile
-
-    assert found.std is not None
-    rng = np.random.default_rng(0)
-    shape = (1,) * found.mean.ndim if together else found.mean.shape
-    draws = [rate_quantile(found.mean, found.std, rng.uniform(size=shape)) for _ in range(N_DRAWS)]
-    calibrated = {**found.provenance, "calibration": {"factor": 1.0}}  # `std` has the factor already
-    return replace(found, draws=np.stack(draws).astype(np.float32), provenance=calibrated)
-
-
-_SAMPLES = {"n_samples": N_DRAWS, "keep_draws": True}
-SWITCHES: dict[str, Switch] = {
-    OURS: Switch(),
-    CLOSED_FORM: Switch({"model": None}),
-    "ours, one draw": Switch({"n_samples": 2, "n_steps": 1, "keep_draws": True, "gate": False}, maps=first_draw),
-    "ours, metagenes": Switch({"n_metagenes": 16}),
-    "ours, no gate": Switch({"gate": False}),
-    "ours, no registration": Switch({"align": False}),
-    "ours, no offsets": Switch(model=no_offsets),
-    "ours, no student": Switch(model=no_student),
-    "ours, no metagene context": Switch(model=no_metagenes),
-    "ours, hard consistency": Switch({"consistency": "hard"}),
-    "ours, no consistency": Switch({"consistency": "off"}),
-    "ours, no H&E": Switch(section=without_he),
-    "ours, H&E upside down": Switch(section=turned_he),
-    "ours, samples": Switch(_SAMPLES),
-    "ours, samples of 4 evaluations": Switch(_SAMPLES | {"n_steps": 4}),
-    "ours, std, bins independent": Switch({"n_samples": N_DRAWS}, maps=partial(gamma_draws, together=False)),
-    "ours, std, bins as one": Switch({"n_samples": N_DRAWS}, maps=partial(gamma_draws, together=True)),
-}
-SAMPLERS = tuple(name for name in SWITCHES if "samples" in name or "std" in name)
 
 
 def method(name: str, weights: str = "default", align: bool | str = True) -> Method:
     """The method of a name; ``weights`` (a bundled name or a path) and ``align`` of ``tl.predict`` are for ours."""
     if name in SWITCHES:
-        return partial(_ours, switch=SWITCHES[name], model=weights, align=align)
+        return partial(ours, switch=SWITCHES[name], model=weights, align=align)
     name = name.removesuffix(REGISTERED)
     maps = partial(peers.run, peers.PEERS[name]) if name in peers.PEERS else rivals.rival(name)
 
@@ -130,20 +33,10 @@ def method(name: str, weights: str = "default", align: bool | str = True) -> Met
     return predict
 
 
-def _ours(obs: Observation, *, switch: Switch, model: str, align: bool | str) -> Prediction:
-    from hadmst_sc import tl
-    from hadmst_sc.models.weights import load_model
-
-    options = {"n_samples": 0, "align": align, "model": model} | dict(switch.options)
-    if options["model"] is not None:
-        options["model"] = switch.model(load_model(options["model"]))
-    return switch.maps(tl.predict(switch.section(obs), **options))
-
-
 def source_files(name: str) -> list[Path]:
     """Files whose code makes the maps of a method; what they import is found from there."""
     if name in SWITCHES:
-        named = ["hadmst_sc.tl.predict", "methods"]
+        named = ["hadmst_sc.tl.predict", "switches"]
     elif (bare := name.removesuffix(REGISTERED)) in peers.PEERS:
         runner = [peers.HERE / peers.PEERS[bare].runner]
         return [*_files(["peers"]), *(file for file in runner if file.suffix == ".py")]

@@ -99,7 +99,8 @@ def _module_of(case: str) -> str:
 def _code_of_method(method: str) -> str:
     import methods
 
-    return " ".join([sources.digest(methods.source_files(method)), *methods.recipe(method)])
+    parts = [sources.digest(methods.source_files(method)), *methods.recipe(method)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
 @cache

@@ -94,7 +94,7 @@ def test_width_that_follows_the_error_has_rank_and_width_that_does_not_has_none(
 
 
 def test_bins_that_are_one_and_bins_that_are_independent_differ_in_sums():
-    from methods import gamma_draws
+    from switches import gamma_draws
 
     from hadmst_sc.section.grid import Grid
 

@@ -66,7 +66,7 @@ def test_signature(section, predicted, name):
 
 
 def test_every_sampler_gives_draws_and_ours_does_not(predicted):
-    from methods import N_DRAWS, SAMPLERS
+    from switches import N_DRAWS, SAMPLERS
 
     assert len(SAMPLERS) == 4
     for name in SAMPLERS:
@@ -84,7 +84,7 @@ def test_registered_is_the_same_method_and_the_section_is_what_differs(predicted
 
 
 def test_every_switch_of_ours_changes_something(predicted):
-    from methods import OURS, SAMPLERS, SWITCHES
+    from switches import OURS, SAMPLERS, SWITCHES
 
     ours = predicted(OURS).mean
     switched = [name for name in SWITCHES if name != OURS and name not in SAMPLERS]
@@ -102,7 +102,7 @@ def test_switches_are_put_back(section, predicted):
 
 
 def test_the_controls_hide_and_turn_the_image_and_nothing_else(section):
-    from methods import turned_he, without_he
+    from switches import turned_he, without_he
 
     grey, turned = without_he(section), turned_he(section)
     assert np.ptp(grey.he) == 0
