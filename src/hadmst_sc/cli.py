@@ -231,7 +231,7 @@ def benchmark(
 ) -> None:
     """Run the benchmark of a checkout and write its report (--profile quick: in minutes).
 
-    The first word may name another script of the folder: report, scale, draws, ablations, registration, laws,
+    The first word may name another script of the folder: report, scale, registration, hidden_tissue, laws,
     mouse_brain or card. Everything else is passed to the script (try NAME --help).
     """
     arguments = list(ctx.args)

@@ -103,6 +103,27 @@ def test_what_other_code_has_made_is_stale_and_is_done_again(finished, tmp_path,
     assert "of other code" not in path.read_text()
 
 
+def test_rivals_hold_when_other_code_gives_the_same_numbers_and_only_then(finished, tmp_path, capsys):
+    """``--refresh`` after a change of the code around a rival, here told by another digest of it."""
+    import run
+
+    def changed(line, **more):
+        declared, method, _ = line["settings"].split(".")
+        return line | {"settings": f"{declared}.{method}.ffffffffffff"} | more
+
+    done, sections = cells(finished)
+    first, second, *rest = (line for line in done if line["section"] == done[0]["section"] and line["method"] != "ours")
+    lines = [*sections, changed(first), changed(second, fingerprint="of another section"), *rest]
+    (tmp_path / "phantom.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.main([*"--profile quick --tasks phantom --refresh --list --output".split(), str(tmp_path), "--methods", *CHEAP])
+    shown = capsys.readouterr().out
+    assert "1 of 2 results still hold" in shown
+    again = {line["method"]: line for line in cells(tmp_path)[0] if line["section"] == done[0]["section"]}
+    assert "ffffffffffff" not in again[first["method"]]["settings"]
+    assert "ffffffffffff" in again[second["method"]]["settings"]
+    assert again[first["method"]]["scores"] == first["scores"]
+
+
 def test_other_settings_are_other_results(cell, tmp_path):
     import run
 

@@ -71,7 +71,7 @@ def test_hidden_spots_do_not_make_holes_in_pale_tissue():
 
 @pytest.mark.parametrize("name", ["visium_dlpfc_151674", "st_mob_4"])
 def test_hidden_spots_of_real_sections_lie_on_tissue(name, data_dir):
-    """Hidden before the section is read; the two hardest of thirteen (`benchmarks/hidden.py tissue` asks all)."""
+    """Hidden before the section is read; the two hardest of thirteen (`benchmarks/hidden_tissue.py` asks all)."""
     full = datasets.load(name)
     hidden = np.random.default_rng(0).permutation(full["table"].n_obs) % 4 == 0
     given = datasets.load(name)

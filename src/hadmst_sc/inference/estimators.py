@@ -31,7 +31,7 @@ HALF_PRECISION_ON = ("cuda",)
 # the network made to similar genes. Tuned at held-out spots of mouse brain and olfactory bulb; phantoms need less.
 TO_METAGENES, OF_OTHERS = 0.5, 0.5
 # Standard deviation, in bins, of the Gaussian that averages the relative variance of samples: from four samples it is
-# noisy, and intervals would be too narrow where it is low by chance. `benchmarks/trust.py` measures the coverage.
+# noisy, and intervals would be too narrow where it is low by chance. The benchmark task `draws` measures the coverage.
 SPREAD_SMOOTH = 1.5
 
 Evaluation = Callable[[Tensor, float, Tensor, Tensor, Tensor], Tensor]
