@@ -58,15 +58,24 @@ def abundant(table: AnnData, n_genes: int) -> list[str]:
     return table.var_names[seen[np.argsort(-counts[:, seen].sum(0), kind="stable")][:n_genes]].tolist()
 
 
-def of_maps(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, of_genes: Callable[..., Scores]) -> Scores:
-    """Scores of maps ``(genes, ny, nx)`` in the bins inside."""
+def of_maps(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    inside: np.ndarray,
+    of_genes: Callable[..., Scores],
+    *,
+    uses: bool = True,
+) -> Scores:
+    """Scores of maps ``(genes, ny, nx)`` in the bins inside; with ``uses`` those of what users do next, too."""
     import downstream
 
     from hadmst_sc import metrics
 
-    return of_genes(predicted, truth, inside) | {
-        "ssim": metrics.ssim(predicted, truth, inside),
+    found = of_genes(predicted, truth, inside) | {
         "coherence": scores.coherence(predicted, truth, inside),
-        "moran": downstream.moran_agreement(predicted, truth, inside),
         "resampled": scores.resampled(predicted[:, inside], truth[:, inside], np.argwhere(inside)),
     }
+    if uses:
+        found["ssim"] = metrics.ssim(predicted, truth, inside)
+        found["moran"] = downstream.moran_agreement(predicted, truth, inside)
+    return found

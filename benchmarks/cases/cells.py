@@ -71,11 +71,11 @@ def _cells(
         for edge in blocks:
             scale, whole, true = blocks_of(edge)
             predicted = scores.in_blocks(predictions[0].mean, edge)
-            here = of_maps(predicted, true, whole, scores.of_counts)
+            here = of_maps(predicted, true, whole, scores.of_counts, uses=edge == blocks[0])
             if markers:
                 types = downstream.colocalisation(predicted, true, whole, obs.genes, downstream.BREAST_MARKERS)
                 here |= {"colocalisation": types["correlation"], "colocalisation_rms": types["rms"]}
-            if published:
+            if published and edge == blocks[0]:
                 here |= {name: score_of(predicted, true, whole) for name, score_of in legacy.SCORES.items()}
             found[scale] = here
         return found

@@ -1,7 +1,8 @@
 """The head of iStar (Zhang et al. 2024) on our H&E features: no features of iStar are in it, so it is not iStar.
 
 As in its published code: four hidden layers of 256 with leaky rectifiers, an output above zero, genes between 0 and 1,
-squared error of the mean over each spot, Adam, and the median of several networks.
+squared error of the mean over each spot, and Adam. One network, where iStar takes the median of several: those would
+take a quarter of an hour per section here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hadmst_sc.section.features import he_features, standardised
 from hadmst_sc.section.observation import Observation
 from rivals.section import Section
 
-STATES, EPOCHS, LEARNING_RATE = 5, 400, 1e-4
+STATES, EPOCHS, LEARNING_RATE = 1, 400, 1e-4
 BATCH = 32  # spots
 
 

@@ -103,6 +103,13 @@ def rmse(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> np.nda
     return np.where(constant, np.where(error > _TINY, np.inf, 0.0), error / np.where(constant, 1.0, spread))
 
 
+def _around(inside: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Box of the bins inside, with a margin: beyond it both maps are 0 and no window reaches."""
+    ends = [(at[0], at[-1] + 1) for at in (np.flatnonzero(inside.any(axis)) for axis in (1, 0))]
+    rows, columns = (slice(max(first - margin, 0), last + margin) for first, last in ends)
+    return rows, columns
+
+
 def ssim(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
     """Structural similarity of log1p maps with a Gaussian window, averaged over the bins inside (Wang et al. 2004).
 
@@ -135,6 +142,7 @@ def ssim(predicted: np.ndarray, truth: np.ndarray, inside: np.ndarray, *, sigma:
             f"The window of `sigma={sigma:g}` must fit into the map. Pass `sigma={sigma / 2:g}`."
         )
     predicted, truth = (_log(x) for x in _pair(predicted, truth, inside))
+    inside = inside[_around(inside, width)]
     scores = np.empty(len(truth))
     for g, (p, t) in enumerate(zip(predicted, truth, strict=True)):
         spread = np.ptp(t)
