@@ -22,10 +22,12 @@ import hadmst_sc
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 WEIGHTS = Path(hadmst_sc.__file__).parent / "models" / "_weights" / "default.json"
-KINDS = {"phantom": "Phantoms", "hr_sim": "Simulated spots", "hr_real": "Real spots", "holdout": "Spot hold-out"}
-# Baselines by family: of the variants of a family (link, consistency) each column shows the best.
-BASELINES = ("nearest", "linear", "cubic", "kriging", "ridge on H&E", "nearest neighbours", "gradient boosting")
-BASELINES += ("ridge + kriging", "GP on H&E + space", "U-Net", "TESLA", "FineST")
+KINDS = {"phantom": "Phantoms", "hr_sim": "Simulated spots", "hr_real": "Real spots"}
+KINDS |= {"holdout": "Spot hold-out", "blocks": "Block hold-out"}
+# By family: of its variants (link, consistency, kriging of the rest, registration) each column shows the best.
+BASELINES = ("nearest", "linear", "kriging", "ridge on H&E", "ridge + kriging", "GP on H&E + space")
+BASELINES += ("nearest neighbours", "gradient boosting", "extra trees", "Poisson trees", "stack of three")
+BASELINES += ("joint bilateral", "U-Net", "iStar's head", "TESLA", "FineST")
 OURS = "ours"
 SINGLE = ("ours, closed form", OURS, "split-half ceiling")  # without variants
 # Weights of the same recipe that saw real tissue of one kind only, and are scored on the other.
@@ -139,7 +141,9 @@ def _table(found: Results, view: View, splits: set[str]) -> str:
     for weights in splits:
         title += f" Weights of the split, `training/{weights}`, which never saw this tissue."
     present = found.methods(view)
-    families = {name: [m for m in present if m == name or m.startswith(f"{name}, ")] for name in BASELINES}
+    families = {
+        name: [m for m in present if m == name or m.startswith((f"{name}, ", f"{name} +"))] for name in BASELINES
+    }
     families |= {name: [m for m in present if m == name] for name in SINGLE}
 
     def best(family: str, metric: str) -> str:
