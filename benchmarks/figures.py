@@ -15,8 +15,7 @@ SHOWN = {  # colour-blind safe (Okabe and Ito); ours is drawn last
     "kriging, log, soft": "#56B4E9",
     "GP on H&E + space, log, soft, registered": "#009E73",
     "extra trees + kriging, log, soft, registered": "#E69F00",
-    "TESLA": "#CC79A7",
-    "FineST, registered": "#0072B2",
+    "FineST": "#0072B2",
     "ours, no registration": "#000000",
     "ours": "#D55E00",
 }

@@ -191,7 +191,7 @@ class Summary:
     def core(self) -> list[str]:
         """Methods of the headline: ours, and every rival on the section as it is."""
         kinds = self.declared["methods"]
-        return [*kinds["ours"], *kinds["simple"], *kinds["rivals"], *kinds["head"], *kinds["peers"]]
+        return [*kinds["ours"], *kinds["simple"], *kinds["rivals"], *kinds["network"], *kinds["head"], *kinds["peers"]]
 
     def others(self, view: View) -> list[str]:
         """Rivals that have scores here, on the section as given and as registered by ours."""

@@ -114,25 +114,40 @@ def _chosen(cell: Cell, options: argparse.Namespace) -> bool:
 # --- one cell ---------------------------------------------------------------------------------------------------------
 
 
-def measure_cell(cell: Cell) -> dict[str, Any]:
+class _Sections:
+    """The section of some cells, as it is and as registered, read once for all of them."""
+
+    def __init__(self) -> None:
+        self._built: dict[bool, tuple[Any, str]] = {}
+
+    def of(self, cell: Cell) -> tuple[Any, str]:
+        """Case of a cell, and its fingerprint."""
+        import cases
+        from cases.case import disturbed
+        from cases.fingerprint import fingerprint
+        from cases.registered import registered
+
+        if cell.registered not in self._built:
+            if cell.registered:
+                case = registered(self.of(replace(cell, method="as it is"))[0], cell.align)
+            else:
+                case = cases.CASES[cell.case](**cell.options)
+                case = case if cell.disturbance is None else disturbed(case, *cell.disturbance)
+            self._built[cell.registered] = case, fingerprint(case)
+        return self._built[cell.registered]
+
+
+def measure_cell(cell: Cell, sections: _Sections) -> dict[str, Any]:
     """Its scores and its cost; exceptions are results too."""
-    import cases
     import methods
     import peers
-    from cases.case import disturbed
-    from cases.fingerprint import fingerprint
-    from cases.registered import registered
     from rivals import section
 
     started = time.perf_counter()
     try:
-        case = cases.CASES[cell.case](**cell.options)
-        if cell.disturbance is not None:
-            case = disturbed(case, *cell.disturbance)
-        if cell.registered:
-            case = registered(case, cell.align)
-        same = fingerprint(case, "/".join([*cell.key[:3], str(cell.registered)]))
-        if cell.method.removesuffix(methods.REGISTERED) == FINGERPRINT:
+        case, same = sections.of(cell)
+        bare = cell.method.removesuffix(methods.REGISTERED)
+        if bare == FINGERPRINT:
             return {"status": "done", "fingerprint": same, "cost": {"seconds": 0.0}}
         _forget_peak()
         started = time.perf_counter()
@@ -142,7 +157,7 @@ def measure_cell(cell: Cell) -> dict[str, Any]:
             predict = methods.method(cell.method, str(plan.weights_path(cell.weights)), cell.align)
             predicted = [predict(obs) for obs in case.given]
             seconds = time.perf_counter() - started + section.saved_seconds
-            memory = _peak_mb(of_children=cell.method.removesuffix(methods.REGISTERED) in peers.PEERS)
+            memory = _peak_mb(of_children=bare in peers.PEERS)
             for prediction in predicted:
                 if not np.isfinite(prediction.mean).all():
                     raise ValueError("the maps are not finite")
@@ -187,43 +202,100 @@ def _plain(values: Any) -> Any:
 
 
 @dataclass
-class _Running:
-    cell: Cell
+class _Host:
+    """A process that reads one section, and starts one process for each of its cells."""
+
+    cells: list[Cell]
     process: Any
-    target: Path
-    deadline: float
+    results: connection.Connection
+    shared: Path
+    done: int = 0
 
 
 def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Each cell in a process of its own, so that memory is its own and a crash is one result and no more."""
+    """Each cell in a process of its own, so that memory is its own and a crash is one result and no more.
+
+    Cells of one section come from one host, which has read it; ``workers`` hosts run side by side.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    waiting, running = list(cells), []
     unavailable = _unavailable(cells)
+    waiting: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        if reason := unavailable(cell):
+            yield cell, {"status": "skipped", "reason": reason, "cost": {"seconds": 0.0}}
+        else:
+            waiting.setdefault(cell.key[:3], []).append(cell)
+    hosts: list[_Host] = []
     with tempfile.TemporaryDirectory(prefix="hadmst-benchmark-") as scratch:
         try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    cell = waiting.pop(0)
-                    if reason := unavailable(cell):
-                        yield cell, {"status": "skipped", "reason": reason, "cost": {"seconds": 0.0}}
-                        continue
-                    target = Path(scratch) / f"{len(waiting)}.json"
-                    process = context.Process(target=_into_file, args=(cell, target, _shared(scratch, cell)))
+            while waiting or hosts:
+                while waiting and len(hosts) < workers:
+                    of_section = waiting.pop(next(iter(waiting)))
+                    shared = Path(scratch) / hashlib.sha256("/".join(of_section[0].key[:3]).encode()).hexdigest()[:12]
+                    mine, theirs = multiprocessing.Pipe(duplex=False)
+                    process = context.Process(target=_host, args=(of_section, theirs, shared, time_limit))
                     process.start()
-                    running.append(_Running(cell, process, target, time.monotonic() + time_limit))
-                if running:
-                    left = min(one.deadline for one in running) - time.monotonic()
-                    connection.wait([one.process.sentinel for one in running], timeout=max(left, 0.1))
-                for one in [one for one in running if _over(one)]:
-                    running.remove(one)
-                    yield one.cell, _result(one, time_limit)
-                    here = _shared(scratch, one.cell)
-                    if here not in {_shared(scratch, cell) for cell in [*waiting, *(one.cell for one in running)]}:
-                        shutil.rmtree(here, ignore_errors=True)
+                    theirs.close()
+                    hosts.append(_Host(of_section, process, mine, shared))
+                for ready in connection.wait([host.results for host in hosts]):
+                    host = next(host for host in hosts if host.results is ready)
+                    try:
+                        found = host.results.recv()
+                    except EOFError:  # it has ended, after its last cell or too early
+                        hosts.remove(host)
+                        host.process.join()
+                        shutil.rmtree(host.shared, ignore_errors=True)
+                        reason = f"the process that reads its section ended with {host.process.exitcode}"
+                        for cell in host.cells[host.done :]:
+                            yield cell, {"status": "failed", "reason": reason, "cost": {"seconds": 0.0}}
+                        continue
+                    host.done += 1
+                    yield host.cells[host.done - 1], found
         finally:
-            for one in running:
-                one.process.terminate()
+            for host in hosts:
+                host.process.terminate()
+            for host in hosts:
+                host.process.join()
+
+
+def _host(cells: Sequence[Cell], results: connection.Connection, shared: Path, time_limit: float) -> None:
+    """Send the result of each cell of one section, in their order."""
+    _end_what_was_started()
+    os.environ["HADMST_BENCHMARK_CACHE"] = str(shared)  # see cases/case.py and rivals/section.py
+    context, sections = multiprocessing.get_context("fork"), _Sections()  # a child has what its parent has read
+    shared.mkdir(parents=True, exist_ok=True)
+    for cell in cells:
+        with suppress(Exception):  # the cell itself tells what it died of
+            sections.of(cell)
+        target = shared / "result.json"
+        target.unlink(missing_ok=True)
+        process = context.Process(target=_into_file, args=(cell, target, sections))
+        process.start()
+        try:
+            process.join(time_limit)
+            in_time = not process.is_alive()
+        finally:
+            process.terminate()
+            process.join()
+        if not in_time:
+            found = {"status": "failed", "reason": f"not done after {time_limit:g} s", "cost": {"seconds": time_limit}}
+        elif target.exists():
+            found = json.loads(target.read_text())
+        else:
+            reason = f"its process ended with {process.exitcode}"
+            found = {"status": "failed", "reason": reason, "cost": {"seconds": 0.0}}
+        results.send(found)
+
+
+def _into_file(cell: Cell, target: Path, sections: _Sections) -> None:
+    _end_what_was_started()
+    target.write_text(json.dumps(measure_cell(cell, sections), allow_nan=False))
+
+
+def _end_what_was_started() -> None:
+    """Let what a process has started end with it: by default a peer would go on for hours."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> None:
@@ -253,36 +325,6 @@ def _unavailable(cells: Sequence[Cell]) -> Any:
         if any(cell.method.removesuffix(", registered") == name for cell in cells)
     }
     return lambda cell: reasons.get(cell.method.removesuffix(", registered")) or plan.missing_input(cell)
-
-
-def _shared(scratch: str, cell: Cell) -> Path:
-    """Folder of what the cells of one section share: it as it was read, and regressions that several methods need."""
-    name = hashlib.sha256("/".join(cell.key[:3]).encode()).hexdigest()[:12]
-    return Path(scratch) / name
-
-
-def _into_file(cell: Cell, target: Path, shared: Path) -> None:
-    # So that what a cell has started ends with it: by default nothing is cleaned up, and a peer would go on for hours.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    os.environ["HADMST_BENCHMARK_CACHE"] = str(shared)  # see cases/case.py and rivals/section.py
-    target.write_text(json.dumps(measure_cell(cell), allow_nan=False))
-
-
-def _over(one: _Running) -> bool:
-    return not one.process.is_alive() or time.monotonic() > one.deadline
-
-
-def _result(one: _Running, time_limit: float) -> dict[str, Any]:
-    cost = {"seconds": time_limit}
-    if one.process.is_alive():
-        one.process.terminate()
-        one.process.join()
-        return {"status": "failed", "reason": f"not done after {time_limit:g} s", "cost": cost}
-    one.process.join()
-    if not one.target.exists():
-        reason = f"its process ended with {one.process.exitcode}"
-        return {"status": "failed", "reason": reason, "cost": {"seconds": 0.0}}
-    return json.loads(one.target.read_text())
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

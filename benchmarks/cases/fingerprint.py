@@ -8,20 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cases.case import Case, once
+from cases.case import Case
 from hadmst_sc.section.observation import Observation, Prediction
 
 
-def fingerprint(case: Case, place: str) -> str:
-    """Digest of the sections that a method is given and of the scores of a map of random numbers.
-
-    ``place`` names the case in the cache of a run.
-    """
-    return _fingerprint(place, case)
-
-
-@once(ignore=["case"])
-def _fingerprint(place: str, case: Case) -> str:
+def fingerprint(case: Case) -> str:
+    """Digest of the sections that a method is given and of the scores of a map of random numbers."""
     found = hashlib.sha256()
     for obs in case.given:
         for part in _arrays(obs):

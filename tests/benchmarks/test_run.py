@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def test_resampled_scores_are_kept_where_intervals_need_them(cell):
 def measured(cell):
     import run
 
-    return run.measure_cell(cell)
+    return run.measure_cell(cell, run._Sections())
 
 
 def test_a_registered_cell_is_given_the_section_as_it_is_registered(cell, monkeypatch):
@@ -166,13 +167,16 @@ def test_a_registered_cell_is_given_the_section_as_it_is_registered(cell, monkey
     assert plain["scores"] == moved["scores"]  # as nothing was moved
 
 
-def test_cells_of_one_section_share_what_they_read(cell):
+def test_a_section_is_read_once_for_all_of_its_cells(cell, monkeypatch):
+    import cases
     import run
 
-    here = run._shared("scratch", cell)
-    assert here == run._shared("scratch", replace(cell, method="nearest"))
-    others = [replace(cell, section="other"), replace(cell, point="stain=1"), replace(cell, task="parts")]
-    assert here not in {run._shared("scratch", one) for one in others}
+    built, phantom = [], cases.CASES["phantom"]
+    monkeypatch.setitem(cases.CASES, "phantom", lambda **options: built.append(1) or phantom(**options))
+    sections = run._Sections()
+    for method in ("linear", "ridge on H&E", "ridge on H&E, registered"):
+        sections.of(replace(cell, method=method))
+    assert len(built) == 1
 
 
 def test_what_a_method_dies_of_is_its_result(cell):
@@ -205,7 +209,7 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(runner.__file__).parent)!r})
 import run
 
-def long(cell):
+def long(cell, sections):
     try:
         print("started", flush=True)
         time.sleep(60)
@@ -213,12 +217,33 @@ def long(cell):
         print("cleaned up", flush=True)
 
 run.measure_cell = long
-run._into_file(None, Path({str(tmp_path)!r}) / "result.json", Path({str(tmp_path)!r}) / "shared")
+run._host([None], None, Path({str(tmp_path)!r}), 60)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "started\n"
     process.terminate()
     assert process.communicate(timeout=30)[0] == "cleaned up\n"
+
+
+def test_a_crash_is_the_result_of_its_cell_and_no_other(cell, monkeypatch):
+    """A cell that takes its process with it, between two others of the same section."""
+    import run
+
+    cells = [replace(cell, method=method) for method in ("nearest", "zero", "linear")]
+    found = list(run.run(cells, workers=1, time_limit=120))
+    assert [c.method for c, _ in found] == ["nearest", "zero", "linear"]
+
+    def crash(of, sections):
+        if of.method == "zero":
+            run.os._exit(3)
+        return {"status": "done", "cost": {"seconds": 0.0}}
+
+    sent = []
+    monkeypatch.setattr(run, "measure_cell", crash)
+    with tempfile.TemporaryDirectory() as folder:
+        run._host(cells, type("To", (), {"send": staticmethod(sent.append)}), Path(folder), 120.0)
+    assert [one["status"] for one in sent] == ["done", "failed", "done"]
+    assert sent[1]["reason"] == "its process ended with 3"
 
 
 def test_a_choice_of_nothing_is_refused(tmp_path):
