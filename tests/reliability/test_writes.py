@@ -340,6 +340,7 @@ AT_ANY += [pytest.param(delay, SOME, marks=pytest.mark.exhaustive) for delay in 
 def test_an_interrupt_at_any_write_leaves_the_old_result_or_the_new_one(
     mode, delay, n_interrupts, stores, tmp_path, watch, monkeypatch
 ):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
     put, slow = zarr_files._put, threading.Event()
 
     def slowly(*given, **more):
