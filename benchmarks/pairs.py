@@ -33,6 +33,8 @@ class Difference(NamedTuple):
     @property
     def over(self) -> str:
         """What the interval is over, for a table."""
+        if self.low != self.low:  # nan
+            return f"no interval: {self.n_sections} of the set's sections done"
         unit = f"{self.n_sections} sections" if self.n_sections >= LEAST_SECTIONS else "tiles"
         return f"{unit} × {self.n_genes} genes"
 

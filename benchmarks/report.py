@@ -170,7 +170,7 @@ class Summary:
     def freshness(self) -> str:
         """First line of the page: what of the plan is missing, and what was made by other code or settings."""
         known = {(c["task"], c["section"], c["point"], c["method"]): c for c in self.found.cells}
-        missing = [cell for cell in self.planned if known.get(cell.key, {}).get("status") != "done"]
+        missing = [cell for cell in self.planned if cell.key not in known]
         done = [cell for cell in self.planned if known.get(cell.key, {}).get("status") == "done"]
         stale = [cell for cell in done if known[cell.key]["settings"] != cell.settings]
         if not missing and not stale:

@@ -76,11 +76,12 @@ def main(arguments: list[str] | None = None) -> None:
     if options.refresh:
         refresh(pending, stores, options)
         pending = [cell for cell in pending if not stores[cell.task].has(cell)]
-    n_stale = sum(cell.key in stores[cell.task].results for cell in pending)
-    print(f"{len(wanted)} cells, {len(wanted) - len(pending)} of them done, {n_stale} stale", flush=True)
+    n_done = len(wanted) - len(pending)
+    n_stale = sum(stores[cell.task].state(cell) == "stale" for cell in pending)
+    print(f"{len(wanted)} cells, {n_done} of them done, {n_stale} stale", flush=True)
     if options.list:
         for cell in pending:
-            print(" · ".join(cell.key) + (" (stale)" if cell.key in stores[cell.task].results else ""))
+            print(f"{' · '.join(cell.key)} ({stores[cell.task].state(cell)})")
         for name, one in declared["measurements"].items():
             if "command" in one and not up_to_date(name, one["command"]):
                 print(f"measurement {name} (stale or missing)")
@@ -360,6 +361,11 @@ class Store:
         """Tell if there is a result that still holds."""
         found = self.results.get(cell.key)
         return found is not None and found["status"] == "done" and found["settings"] == cell.settings
+
+    def state(self, cell: Cell) -> str:
+        """``"stale"``, what else became of a cell whose result does not hold, or ``"missing"``."""
+        status = self.results.get(cell.key, {}).get("status", "missing")
+        return "stale" if status == "done" else status
 
     def add(self, cell: Cell, found: dict[str, Any]) -> None:
         """Keep a result, on disk too."""
