@@ -170,7 +170,7 @@ class Summary:
     def freshness(self) -> str:
         """First line of the page: what of the plan is missing, and what was made by other code or settings."""
         known = {(c["task"], c["section"], c["point"], c["method"]): c for c in self.found.cells}
-        missing = [cell for cell in self.planned if cell.key not in known]
+        missing = [cell for cell in self.planned if known.get(cell.key, {}).get("status") != "done"]
         done = [cell for cell in self.planned if known.get(cell.key, {}).get("status") == "done"]
         stale = [cell for cell in done if known[cell.key]["settings"] != cell.settings]
         if not missing and not stale:
@@ -178,7 +178,7 @@ class Summary:
         tasks = ", ".join(dict.fromkeys(cell.task for cell in [*stale, *missing]))
         return (
             f"**Of {len(self.planned):,} cells {len(stale):,} are stale (made by other code or settings) and "
-            f"{len(missing):,} are missing; in: {tasks}.**"
+            f"{len(missing):,} are missing or failed; in: {tasks}.**"
         )
 
     @cached_property
