@@ -11,13 +11,13 @@ from pathlib import Path
 
 import peers
 import rivals
+from plan import REGISTERED
 from sources import find
 from switches import SWITCHES, ours
 
 from hadmst_sc.section.observation import Observation, Prediction
 
 Method = Callable[[Observation], Prediction]
-REGISTERED = ", registered"  # the same method on the section as ours registers it
 
 
 def method(name: str, weights: str = "default", align: bool | str = True) -> Method:
@@ -46,7 +46,7 @@ def source_files(name: str) -> list[Path]:
 
 
 def recipe(name: str) -> list[str]:
-    """What a method is put together from, where that is not told by its files alone."""
+    """Functions that a method is put together from; its files alone do not tell their order."""
     bare = name.removesuffix(REGISTERED)
     return [] if name in SWITCHES or bare in peers.PEERS else rivals.recipe(bare)
 

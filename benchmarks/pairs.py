@@ -32,8 +32,8 @@ class Difference(NamedTuple):
 
     @property
     def over(self) -> str:
-        """What the interval is over, for a table."""
-        if self.low != self.low:  # nan
+        """Sections, or tiles and genes, over which the interval is; for a table."""
+        if np.isnan(self.low):
             return f"no interval: {self.n_sections} of the set's sections done"
         unit = f"{self.n_sections} sections" if self.n_sections >= LEAST_SECTIONS else "tiles"
         return f"{unit} × {self.n_genes} genes"

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import sources
+from pairs import LEAST_SECTIONS
 from records import ROOT, bundled, sha256
 
 FILE = Path(__file__).with_name("benchmark.toml")
 CLEAN = "clean"
 PROFILES = ("quick", "full")
-SECTIONS_OF_AN_INTERVAL = 3  # with fewer, an interval is over tiles and genes of one section
+REGISTERED = ", registered"  # end of the name of a rival that is given the section as registered by ours
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,18 @@ class Cell:
 
     @property
     def ours(self) -> bool:
-        """Whether it is a method of ours, with whatever switched."""
+        """True for a method of ours, with or without a switch."""
         return self.method.startswith("ours")
 
     @property
     def registered(self) -> bool:
-        """Whether a rival is given the section as registered by ours."""
-        return self.method.endswith(", registered")
+        """True for a rival that is given the section as registered by ours."""
+        return self.method.endswith(REGISTERED)
+
+    @property
+    def bare(self) -> str:
+        """Name of the method, without what it is given."""
+        return self.method.removesuffix(REGISTERED)
 
     @cached_property
     def settings(self) -> str:
@@ -72,8 +78,16 @@ class Cell:
         case = _code_of(_module_of(self.case)) + (_code_of("cases.registered") if self.registered else "")
         return ".".join((declared, method, case))
 
+    def state(self, result: Mapping[str, Any] | None) -> str:
+        """State of a result of this cell: ``"fresh"``, ``"stale"``, ``"failed"``, ``"skipped"`` or ``"missing"``."""
+        if result is None:
+            return "missing"
+        if result["status"] != "done":
+            return str(result["status"])
+        return "fresh" if result["settings"] == self.settings else "stale"
+
     def only_its_case_differs(self, settings: str) -> bool:
-        """Whether a result was made by the same method with the same options, but by other code around them.
+        """Compare with the settings of a result: the same method and options, other code around them.
 
         It still holds if the method is given the same section and the same map has the same scores.
         """
@@ -150,7 +164,7 @@ def _of_task(declared: Mapping[str, Any], name: str, profile: str) -> Iterator[C
                         disturbance=disturbance,
                         weights=one.get("weights", "default"),
                         align=one.get("align", True),
-                        few=len(sections) < SECTIONS_OF_AN_INTERVAL,
+                        few=len(sections) < LEAST_SECTIONS,
                         reference=method in references,
                         inputs=inputs,
                     )
@@ -162,7 +176,7 @@ def _registered(methods: Sequence[str], align: str) -> list[str]:
 
     still = rivals.WITHOUT_IMAGE if align != "spots" else ("zero",)
     known = [name for name in methods if not name.startswith("ours") and name.split(",")[0] not in still]
-    return [f"{name}, registered" for name in known]
+    return [name + REGISTERED for name in known]
 
 
 def _sections(one: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

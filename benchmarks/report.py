@@ -80,7 +80,7 @@ def task_page(found: Results, task: str, declared: dict[str, Any]) -> str:
 
 
 def features_of(methods: Iterable[str]) -> str:
-    """What published methods in a table know of the image."""
+    """A line that says what published methods in a table know of the image."""
     known = plan.load()["features"]
     named = [f"{name}: {what}" for name, what in known.items() if name in methods or name == "all others"]
     return f"Image features. {'. '.join(named)}."
@@ -170,9 +170,9 @@ class Summary:
     def freshness(self) -> str:
         """First line of the page: what of the plan is missing, and what was made by other code or settings."""
         known = {(c["task"], c["section"], c["point"], c["method"]): c for c in self.found.cells}
-        missing = [cell for cell in self.planned if known.get(cell.key, {}).get("status") != "done"]
-        done = [cell for cell in self.planned if known.get(cell.key, {}).get("status") == "done"]
-        stale = [cell for cell in done if known[cell.key]["settings"] != cell.settings]
+        states = [(cell, cell.state(known.get(cell.key))) for cell in self.planned]
+        stale = [cell for cell, state in states if state == "stale"]
+        missing = [cell for cell, state in states if state not in ("fresh", "stale")]
         if not missing and not stale:
             return ""
         tasks = ", ".join(dict.fromkeys(cell.task for cell in [*stale, *missing]))
@@ -255,7 +255,7 @@ class Summary:
             seen.add(place)
             names = {"ours": OURS, "closed form": CLOSED_FORM, "best rival": one.rival}
             for peer in self.declared["methods"]["peers"]:
-                values = {name: self.found.mean(finest, name, "pcc") for name in (peer, f"{peer}, registered")}
+                values = {name: self.found.mean(finest, name, "pcc") for name in (peer, peer + plan.REGISTERED)}
                 names[peer] = max(values, key=lambda name, of=values: np.nan_to_num(of[name], nan=-1.0))
             ceilings = (self.found.mean(finest, name, "pcc") for name in ("split-half ceiling", "true rate"))
             values = {column: self.found.mean(finest, name, "pcc") for column, name in names.items()}

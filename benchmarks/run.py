@@ -11,7 +11,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: cells run side by side, one core each
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import resource
@@ -54,7 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--refresh",
         action="store_true",
-        help="keep stale results of rivals whose own code is the same, if today's code gives them the same section "
+        help="keep stale results of methods whose own code is the same, if today's code gives them the same section "
         "and a fixed map the same scores",
     )
     parser.add_argument("--list", action="store_true", help="show what would be run, then stop")
@@ -147,8 +146,7 @@ def measure_cell(cell: Cell, sections: _Sections) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         case, same = sections.of(cell)
-        bare = cell.method.removesuffix(methods.REGISTERED)
-        if bare == FINGERPRINT:
+        if cell.bare == FINGERPRINT:
             return {"status": "done", "fingerprint": same, "cost": {"seconds": 0.0}}
         _forget_peak()
         started = time.perf_counter()
@@ -158,7 +156,7 @@ def measure_cell(cell: Cell, sections: _Sections) -> dict[str, Any]:
             predict = methods.method(cell.method, str(plan.weights_path(cell.weights)), cell.align)
             predicted = [predict(obs) for obs in case.given]
             seconds = time.perf_counter() - started + section.saved_seconds
-            memory = _peak_mb(of_children=bare in peers.PEERS)
+            memory = _peak_mb(of_children=cell.bare in peers.PEERS)
             for prediction in predicted:
                 if not np.isfinite(prediction.mean).all():
                     raise ValueError("the maps are not finite")
@@ -233,7 +231,7 @@ def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tupl
             while waiting or hosts:
                 while waiting and len(hosts) < workers:
                     of_section = waiting.pop(next(iter(waiting)))
-                    shared = Path(scratch) / hashlib.sha256("/".join(of_section[0].key[:3]).encode()).hexdigest()[:12]
+                    shared = Path(scratch) / str(len(waiting))
                     mine, theirs = multiprocessing.Pipe(duplex=False)
                     process = context.Process(target=_host, args=(of_section, theirs, shared, time_limit))
                     process.start()
@@ -263,7 +261,7 @@ def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tupl
 def _host(cells: Sequence[Cell], results: connection.Connection, shared: Path, time_limit: float) -> None:
     """Send the result of each cell of one section, in their order."""
     _end_what_was_started()
-    os.environ["HADMST_BENCHMARK_CACHE"] = str(shared)  # see cases/case.py and rivals/section.py
+    os.environ["HADMST_BENCHMARK_CACHE"] = str(shared)  # see rivals/section.py
     context, sections = multiprocessing.get_context("fork"), _Sections()  # a child has what its parent has read
     shared.mkdir(parents=True, exist_ok=True)
     for cell in cells:
@@ -303,12 +301,10 @@ def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.N
     """Keep results whose method and options are the same, where the code around them gives the same numbers."""
     kept: dict[tuple[str, ...], list[Cell]] = {}
     for cell in stale:
-        known = stores[cell.task].results.get(cell.key, {})
-        if known.get("status") == "done" and not cell.ours and cell.only_its_case_differs(known["settings"]):
+        store = stores[cell.task]
+        if store.state(cell) == "stale" and cell.only_its_case_differs(store.results[cell.key]["settings"]):
             kept.setdefault((*cell.key[:3], str(cell.registered)), []).append(cell)
-    # `replace` keeps what tells registered cells apart: the end of the name.
-    firsts = [replace(cells[0], method=FINGERPRINT) for cells in kept.values() if not cells[0].registered]
-    firsts += [replace(cells[0], method=f"{FINGERPRINT}, registered") for cells in kept.values() if cells[0].registered]
+    firsts = [replace(one, method=one.method.replace(one.bare, FINGERPRINT)) for one, *_ in kept.values()]
     for cell, found in run(firsts, options.workers, options.time_limit):
         of_place = kept[(*cell.key[:3], str(cell.registered))]
         same = [one for one in of_place if stores[one.task].results[one.key]["fingerprint"] == found.get("fingerprint")]
@@ -321,11 +317,9 @@ def _unavailable(cells: Sequence[Cell]) -> Any:
     import peers
 
     reasons = {
-        name: peers.available(peer)
-        for name, peer in peers.PEERS.items()
-        if any(cell.method.removesuffix(", registered") == name for cell in cells)
+        name: peers.available(peer) for name, peer in peers.PEERS.items() if any(cell.bare == name for cell in cells)
     }
-    return lambda cell: reasons.get(cell.method.removesuffix(", registered")) or plan.missing_input(cell)
+    return lambda cell: reasons.get(cell.bare) or plan.missing_input(cell)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -359,13 +353,11 @@ class Store:
 
     def has(self, cell: Cell) -> bool:
         """Tell if there is a result that still holds."""
-        found = self.results.get(cell.key)
-        return found is not None and found["status"] == "done" and found["settings"] == cell.settings
+        return self.state(cell) == "fresh"
 
     def state(self, cell: Cell) -> str:
-        """``"stale"``, what else became of a cell whose result does not hold, or ``"missing"``."""
-        status = self.results.get(cell.key, {}).get("status", "missing")
-        return "stale" if status == "done" else status
+        """What is known of the result of a cell, see :meth:`plan.Cell.state`."""
+        return cell.state(self.results.get(cell.key))
 
     def add(self, cell: Cell, found: dict[str, Any]) -> None:
         """Keep a result, on disk too."""

@@ -114,6 +114,11 @@ def in_blocks(maps: np.ndarray, edge: int) -> np.ndarray:
     return maps[:, : ny * edge, : nx * edge].reshape(len(maps), ny, edge, nx, edge).sum((2, 4))
 
 
+def whole_blocks(inside: np.ndarray, edge: int) -> np.ndarray:
+    """Blocks of ``edge`` × ``edge`` bins that lie wholly inside, ``(ny // edge, nx // edge)`` bool."""
+    return in_blocks(inside[None].astype(int), edge)[0] == edge**2
+
+
 def tertiles(depth: Sequence[float]) -> np.ndarray:
     """``(genes,)`` 0, 1 or 2: the scarcest, middle and most abundant third."""
     rank = np.argsort(np.argsort(depth, kind="stable"), kind="stable")

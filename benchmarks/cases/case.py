@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import disturb
-import joblib
+import downstream
 import numpy as np
 import scores
 from anndata import AnnData
 from scores import Scores
 
+from hadmst_sc import metrics
 from hadmst_sc.section.observation import Observation, Prediction
 
 MIN_PREVALENCE = 0.05  # of the spots, for a gene to be scored
 ByScale = dict[str, Scores]
-# Every method has a process of its own; the sections that they share are read and drawn once for each run.
-CACHE = "HADMST_BENCHMARK_CACHE"
-once = joblib.Memory(os.environ.get(CACHE), verbose=0).cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +64,6 @@ def of_maps(
     uses: bool = True,
 ) -> Scores:
     """Scores of maps ``(genes, ny, nx)`` in the bins inside; with ``uses`` those of what users do next, too."""
-    import downstream
-
-    from hadmst_sc import metrics
-
     found = of_genes(predicted, truth, inside) | {
         "coherence": scores.coherence(predicted, truth, inside),
         "resampled": scores.resampled(predicted[:, inside], truth[:, inside], np.argwhere(inside)),

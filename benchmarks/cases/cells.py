@@ -11,7 +11,7 @@ import numpy as np
 import scores
 from anndata import AnnData
 
-from cases.case import ByScale, Case, abundant, of_maps, once
+from cases.case import ByScale, Case, abundant, of_maps
 from hadmst_sc.datasets.public import bin_cells, load, load_cells, observe, observe_cells
 from hadmst_sc.section.observation import Observation, Prediction
 
@@ -23,7 +23,6 @@ def simulated_spots(
     return _cells(*pseudo_spots(section, n_genes, bin_um, pitch_um), blocks, **options)
 
 
-@once
 def pseudo_spots(
     section: str, n_genes: int, bin_um: float, pitch_um: float = 100.0
 ) -> tuple[Observation, np.ndarray, AnnData]:
@@ -40,7 +39,6 @@ def real_spots(*, n_genes: int, bin_um: float, blocks: Sequence[int], **options:
     return _cells(*neighbours(n_genes, bin_um), blocks, **options)
 
 
-@once
 def neighbours(n_genes: int, bin_um: float) -> tuple[Observation, np.ndarray, AnnData]:
     """Real spots, maps of all molecules of the neighbouring section ``(genes, ny, nx)``, and its cells."""
     table, cells = load("xenium_breast_visium").tables["table"], load_cells("xenium_breast_crop")
@@ -63,8 +61,7 @@ def _cells(
 
     def blocks_of(edge: int) -> tuple[str, np.ndarray, np.ndarray]:
         """Name of the scale, which blocks lie wholly in the window, and their truth."""
-        whole = scores.in_blocks(window[None].astype(int), edge)[0] == edge**2
-        return f"{edge * obs.grid.bin_um:g} µm", whole, scores.in_blocks(truth, edge)
+        return f"{edge * obs.grid.bin_um:g} µm", scores.whole_blocks(window, edge), scores.in_blocks(truth, edge)
 
     def score(predictions: Sequence[Prediction]) -> ByScale:
         found = {}

@@ -10,7 +10,7 @@ import downstream
 import numpy as np
 import pandas as pd
 
-from cases.case import ByScale, Case, abundant, once
+from cases.case import ByScale, Case, abundant
 from cases.phantom import simulated
 from hadmst_sc.datasets.public import load, observe
 from hadmst_sc.section.observation import Observation, Prediction
@@ -19,7 +19,6 @@ DOMAIN_SEEDS = (0, 1, 2)  # of the clustering; their mean is scored
 SPOTS = "spots"
 
 
-@once
 def _annotated(section: str, n_genes: int, bin_um: float) -> tuple[Observation, pd.Series]:
     table = load(section).tables["table"]
     obs = observe(section, genes=abundant(table, n_genes), bin_um=bin_um)

@@ -73,7 +73,7 @@ def _of_blocks(
     counts: bool,
 ) -> scores.Scores:
     """Scores per gene, ``(genes,)``, of sums over blocks that lie wholly in the window."""
-    whole = scores.in_blocks(window[None].astype(int), edge)[0] == edge**2
+    whole = scores.whole_blocks(window, edge)
     mean, true = (scores.in_blocks(maps, edge)[:, whole].astype(float) for maps in (mean, truth))
     draws = np.stack([scores.in_blocks(draw, edge)[:, whole] for draw in draws]).astype(float)
     std = draws.std(0, ddof=1)

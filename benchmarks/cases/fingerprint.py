@@ -1,4 +1,4 @@
-"""What a method is given, and what a fixed map scores: where two versions of the code agree, results hold."""
+"""Fingerprints of a case: where two versions of the code agree in them, results of the one hold for the other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fingerprint(case: Case) -> str:
 
 
 def _arrays(obs: Observation) -> list[np.ndarray]:
-    """Numbers to seven digits: another machine rounds the last ones otherwise."""
+    """Arrays of an observation; places and areas to five decimals, because machines round the last ones differently."""
     matrix = obs.measurement.matrix
     measured = [matrix.data, obs.measurement.centres]
     exact = [obs.counts, obs.he, obs.inside, matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64)]

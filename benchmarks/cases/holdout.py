@@ -8,7 +8,7 @@ import numpy as np
 import scores
 from spatialdata import SpatialData
 
-from cases.case import ByScale, Case, abundant, once
+from cases.case import ByScale, Case, abundant
 from hadmst_sc.datasets.public import load
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.section.measurement import Measurement, degrade, discs
@@ -50,7 +50,6 @@ def footprints(whole: Observation, part: Observation, rows: np.ndarray) -> Measu
     return discs(centres, whole.source.spot_um / part.grid.bin_um, part.grid.shape)
 
 
-@once
 def split(
     section: str, genes: tuple[str, ...], bin_um: float, how: str = "random", n_folds: int = N_FOLDS
 ) -> tuple[Observation, tuple[Observation, ...], np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import scores
 
-from cases.case import ByScale, Case, of_maps, once
+from cases.case import ByScale, Case, of_maps
 from hadmst_sc.phantom.simulate import HELD_OUT_STYLES, TRAIN_STYLES, Phantom, simulate
 from hadmst_sc.section.observation import Prediction
 
@@ -24,7 +24,6 @@ def phantom_plan(n_seeds: int, *, first: int = FIRST_TEST_SEED, apart: int = 10_
     ]
 
 
-@once
 def simulated(seed: int, style: str, **options: Any) -> Phantom:
     """The phantom of a seed."""
     return simulate(seed, style=style, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cases.case import Case, once
+from cases.case import Case
 from hadmst_sc.alignment.record import align_image, align_spots
 from hadmst_sc.alignment.register import estimate_alignment
 from hadmst_sc.section.observation import Observation
@@ -15,7 +15,6 @@ def registered(case: Case, align: bool | str) -> Case:
     return replace(case, given=tuple(_register(obs, align) for obs in case.given))
 
 
-@once
 def _register(obs: Observation, align: bool | str) -> Observation:
     found = estimate_alignment(obs)
     return align_spots(obs, found) if align == "spots" else align_image(obs, found)

@@ -93,9 +93,8 @@ def test_rivals_that_use_the_image_are_given_it_registered_too(declared):
 
 def test_intervals_are_over_sections_where_there_are_three(declared):
     from pairs import LEAST_SECTIONS
-    from plan import SECTIONS_OF_AN_INTERVAL, cells
+    from plan import cells
 
-    assert LEAST_SECTIONS == SECTIONS_OF_AN_INTERVAL
     sections: dict[tuple[str, str], set[str]] = {}
     few: dict[tuple[str, str], set[bool]] = {}
     for cell in cells(declared, "full"):
