@@ -78,6 +78,11 @@ class Cell:
         case = _code_of(_module_of(self.case)) + (_code_of("cases.registered") if self.registered else "")
         return ".".join((declared, method, case))
 
+    @property
+    def twins(self) -> tuple[str, str]:
+        """What cells have in common that must have the same result: the method, and all that its numbers depend on."""
+        return self.method, self.settings
+
     def state(self, result: Mapping[str, Any] | None) -> str:
         """State of a result of this cell: ``"fresh"``, ``"stale"``, ``"failed"``, ``"skipped"`` or ``"missing"``."""
         if result is None:

@@ -38,6 +38,8 @@ from plan import Cell
 
 PRELOADED = ["hadmst_sc.tl", "sklearn.ensemble", "spatialdata", "joblib", "torch"]  # what takes seconds to import
 DIGITS = 4
+RESULT = ("status", "scores", "cost", "fingerprint")  # of a cell that is done
+AsGiven = dict[tuple[str, ...], dict[str, dict[str, Any]]]
 FINGERPRINT = "fingerprint"  # in place of a method: what it would be given, and what a fixed map scores
 
 
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = [cell for cell in planned if _chosen(cell, options)]
     if not wanted:
         raise SystemExit(f"`--tasks`, `--methods` and `--sections` choose nothing. Tasks: {list(declared['tasks'])}.")
-    stores = {task: Store(folder / f"{task}.jsonl") for task in dict.fromkeys(cell.task for cell in wanted)}
+    stores = {task: Store(folder / f"{task}.jsonl") for task in declared["tasks"]}
     pending = [cell for cell in wanted if options.fresh or not stores[cell.task].has(cell)]
     _made()
     if options.refresh:
@@ -86,11 +88,18 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"measurement {name} (stale or missing)")
         return
     started = time.monotonic()
-    for number, (cell, found) in enumerate(run(pending, options.workers, options.time_limit), 1):
+    firsts, done = pending, {}
+    if not options.fresh:
+        share(pending, planned, stores)
+        pending = [cell for cell in pending if not stores[cell.task].has(cell)]
+        first = {cell.twins: cell for cell in reversed(pending)}  # its twins get its result
+        firsts, done = [cell for cell in pending if first[cell.twins] is cell], results_as_given(planned, stores)
+    for number, (cell, found) in enumerate(run(firsts, options.workers, options.time_limit, done), 1):
         stores[cell.task].add(cell, found)
         outcome = found["reason"] if found["status"] != "done" else f"{found['cost']['seconds']:.1f} s"
         at = time.monotonic() - started
-        print(f"{at:6.0f} s  {number}/{len(pending)}  {' · '.join(cell.key)}: {outcome}", flush=True)
+        print(f"{at:6.0f} s  {number}/{len(firsts)}  {' · '.join(cell.key)}: {outcome}", flush=True)
+    share(pending, planned, stores)
     for store in stores.values():
         store.tidy([cell.key for cell in planned])
     if options.profile == "full" and not (options.tasks or options.methods or options.sections):
@@ -211,10 +220,13 @@ class _Host:
     done: int = 0
 
 
-def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def run(
+    cells: Sequence[Cell], workers: int, time_limit: float, done: AsGiven | None = None
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Each cell in a process of its own, so that memory is its own and a crash is one result and no more.
 
-    Cells of one section come from one host, which has read it; ``workers`` hosts run side by side.
+    Cells of one section come from one host, which has read it; ``workers`` hosts run side by side. ``done`` are results
+    of rivals on the section as given: where registration changes nothing, they are those on the section as registered.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -233,7 +245,8 @@ def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tupl
                     of_section = waiting.pop(next(iter(waiting)))
                     shared = Path(scratch) / str(len(waiting))
                     mine, theirs = multiprocessing.Pipe(duplex=False)
-                    process = context.Process(target=_host, args=(of_section, theirs, shared, time_limit))
+                    results = dict((done or {}).get(of_section[0].key[:3], {}))
+                    process = context.Process(target=_host, args=(of_section, theirs, shared, time_limit, results))
                     process.start()
                     theirs.close()
                     hosts.append(_Host(of_section, process, mine, shared))
@@ -258,33 +271,42 @@ def run(cells: Sequence[Cell], workers: int, time_limit: float) -> Iterator[tupl
                 host.process.join()
 
 
-def _host(cells: Sequence[Cell], results: connection.Connection, shared: Path, time_limit: float) -> None:
+def _host(
+    cells: Sequence[Cell], results: connection.Connection, shared: Path, time_limit: float, as_given: dict[str, Any]
+) -> None:
     """Send the result of each cell of one section, in their order."""
     _end_what_was_started()
     os.environ["HADMST_BENCHMARK_CACHE"] = str(shared)  # see rivals/section.py
-    context, sections = multiprocessing.get_context("fork"), _Sections()  # a child has what its parent has read
+    sections = _Sections()
     shared.mkdir(parents=True, exist_ok=True)
     for cell in cells:
+        unmoved = False
         with suppress(Exception):  # the cell itself tells what it died of
-            sections.of(cell)
-        target = shared / "result.json"
-        target.unlink(missing_ok=True)
-        process = context.Process(target=_into_file, args=(cell, target, sections))
-        process.start()
-        try:
-            process.join(time_limit)
-            in_time = not process.is_alive()
-        finally:
-            process.terminate()
-            process.join()
-        if not in_time:
-            found = {"status": "failed", "reason": f"not done after {time_limit:g} s", "cost": {"seconds": time_limit}}
-        elif target.exists():
-            found = json.loads(target.read_text())
-        else:
-            reason = f"its process ended with {process.exitcode}"
-            found = {"status": "failed", "reason": reason, "cost": {"seconds": 0.0}}
+            _, same = sections.of(cell)
+            unmoved = cell.registered and same == sections.of(replace(cell, method=cell.bare))[1]
+        found = as_given.get(cell.bare) if unmoved else None
+        found = found or _in_a_process(cell, shared / "result.json", sections, time_limit)
+        if found["status"] == "done" and not cell.registered:
+            as_given[cell.method] = {name: found[name] for name in RESULT if name in found}
         results.send(found)
+
+
+def _in_a_process(cell: Cell, target: Path, sections: _Sections, time_limit: float) -> dict[str, Any]:
+    """Result of a cell; its process has what this one has read."""
+    target.unlink(missing_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=_into_file, args=(cell, target, sections))
+    process.start()
+    try:
+        process.join(time_limit)
+        in_time = not process.is_alive()
+    finally:
+        process.terminate()
+        process.join()
+    if not in_time:
+        return {"status": "failed", "reason": f"not done after {time_limit:g} s", "cost": {"seconds": time_limit}}
+    if target.exists():
+        return dict(json.loads(target.read_text()))
+    return {"status": "failed", "reason": f"its process ended with {process.exitcode}", "cost": {"seconds": 0.0}}
 
 
 def _into_file(cell: Cell, target: Path, sections: _Sections) -> None:
@@ -295,6 +317,28 @@ def _into_file(cell: Cell, target: Path, sections: _Sections) -> None:
 def _end_what_was_started() -> None:
     """Let what a process has started end with it: by default a peer would go on for hours."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+def results_as_given(planned: Sequence[Cell], stores: dict[str, Store]) -> AsGiven:
+    """What is done on each section as given: its task, name and point to results by method."""
+    found: AsGiven = {}
+    for cell in planned:
+        if not cell.ours and not cell.registered and not cell.reference and stores[cell.task].has(cell):
+            line = stores[cell.task].results[cell.key]
+            found.setdefault(cell.key[:3], {})[cell.method] = {name: line[name] for name in RESULT}
+    return found
+
+
+def share(pending: Sequence[Cell], planned: Sequence[Cell], stores: dict[str, Store]) -> None:
+    """Give cells the result of a twin: the same method on the same section, declared in two tasks."""
+    wanted = {cell.twins for cell in pending}
+    twins = {cell.twins: cell for cell in planned if cell.twins in wanted and stores[cell.task].has(cell)}
+    for cell in pending:
+        twin = twins.get(cell.twins)
+        if twin is not None and not stores[cell.task].has(cell):
+            line = stores[twin.task].results[twin.key]
+            about = stores[twin.task].sections.get(twin.key[:3], {}).get("about")
+            stores[cell.task].add(cell, {"about": about} | {name: line[name] for name in RESULT}, line["made"])
 
 
 def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> None:
@@ -359,8 +403,8 @@ class Store:
         """What is known of the result of a cell, see :meth:`plan.Cell.state`."""
         return cell.state(self.results.get(cell.key))
 
-    def add(self, cell: Cell, found: dict[str, Any]) -> None:
-        """Keep a result, on disk too."""
+    def add(self, cell: Cell, found: dict[str, Any], made: dict[str, Any] | None = None) -> None:
+        """Keep a result, on disk too; ``made`` is the provenance of a result of another run."""
         place = {"task": cell.task, "group": cell.group, "section": cell.section, "point": cell.point}
         about = found.pop("about", None)
         lines = []
@@ -368,7 +412,7 @@ class Store:
             lines.append(place | {"about": about, "inputs": dict(cell.inputs)})
         if cell.ours:
             found["weights"] = {cell.weights: plan.weights_sha256(cell.weights)}
-        lines.append(place | {"method": cell.method, "settings": cell.settings} | found | {"made": _made()})
+        lines.append(place | {"method": cell.method, "settings": cell.settings} | found | {"made": made or _made()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             for line in lines:

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 CHEAP = ["linear", "kriging, log, soft", "true rate"]
@@ -217,7 +218,8 @@ def long(cell, sections):
         print("cleaned up", flush=True)
 
 run.measure_cell = long
-run._host([None], None, Path({str(tmp_path)!r}), 60)
+from types import SimpleNamespace
+run._host([SimpleNamespace(registered=False)], None, Path({str(tmp_path)!r}), 60, {{}})
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "started\n"
@@ -241,9 +243,50 @@ def test_a_crash_is_the_result_of_its_cell_and_no_other(cell, monkeypatch):
     sent = []
     monkeypatch.setattr(run, "measure_cell", crash)
     with tempfile.TemporaryDirectory() as folder:
-        run._host(cells, type("To", (), {"send": staticmethod(sent.append)}), Path(folder), 120.0)
+        run._host(cells, type("To", (), {"send": staticmethod(sent.append)}), Path(folder), 120.0, {})
     assert [one["status"] for one in sent] == ["done", "failed", "done"]
     assert sent[1]["reason"] == "its process ended with 3"
+
+
+def test_registration_that_moves_nothing_gives_the_results_as_given(cell, monkeypatch):
+    """And one that moves the image does not."""
+    import run
+    from cases import registered
+
+    cells = [replace(cell, method=method) for method in ("ridge on H&E", "ridge on H&E, registered")]
+    monkeypatch.setattr(registered, "registered", lambda case, align: case)
+    sent = []
+    to = type("To", (), {"send": staticmethod(sent.append)})
+    with tempfile.TemporaryDirectory() as folder:
+        run._host(cells, to, Path(folder), 120.0, {})
+        assert sent[1]["cost"] == sent[0]["cost"] and sent[1]["scores"] == sent[0]["scores"]
+        known = {"status": "done", "scores": {}, "cost": {}, "fingerprint": ""}
+        run._host(cells[1:], to, Path(folder), 120.0, {"ridge on H&E": known})
+        assert sent[2] == known
+
+        def moved(case, align):
+            return replace(case, given=[replace(obs, he=np.roll(obs.he, 9)) for obs in case.given])
+
+        monkeypatch.setattr(registered, "registered", moved)
+        run._host(cells[1:], to, Path(folder), 120.0, {"ridge on H&E": known})
+        assert sent[3]["status"] == "done" and sent[3] != known
+
+
+def test_a_method_on_a_section_of_two_tasks_is_run_once(cell, tmp_path):
+    import run
+
+    twin = replace(cell, task="other", group="of the other", few=cell.few)
+    unlike = replace(twin, method="nearest")
+    assert unlike.settings.split(".")[0] == twin.settings.split(".")[0]
+    links = [replace(cell, method=name) for name in ("kriging, log, soft", "kriging, soft")]
+    assert links[0].settings == links[1].settings and links[0].twins != links[1].twins
+    stores = {name: run.Store(tmp_path / f"{name}.jsonl") for name in ("phantom", "other")}
+    stores["phantom"].add(cell, one(cell), {"commit": "0000000"})
+    run.share([twin, unlike], [cell, twin, unlike], stores)
+    kept = run.Store(tmp_path / "other.jsonl")
+    assert kept.has(twin) and not kept.has(unlike)
+    assert kept.results[twin.key]["made"] == {"commit": "0000000"}
+    assert kept.sections[twin.key[:3]]["about"] == stores["phantom"].sections[cell.key[:3]]["about"]
 
 
 def test_a_choice_of_nothing_is_refused(tmp_path):
