@@ -79,6 +79,11 @@ class Cell:
         return ".".join((declared, method, case))
 
     @property
+    def place(self) -> tuple[str, ...]:
+        """What cells have in common that read the same section in the same way."""
+        return self.case, json.dumps([self.options, self.disturbance, self.align, self.few], sort_keys=True)
+
+    @property
     def twins(self) -> tuple[str, str]:
         """What cells have in common that must have the same result: the method, and all that its numbers depend on."""
         return self.method, self.settings

@@ -236,7 +236,7 @@ def run(
         if reason := unavailable(cell):
             yield cell, {"status": "skipped", "reason": reason, "cost": {"seconds": 0.0}}
         else:
-            waiting.setdefault(cell.key[:3], []).append(cell)
+            waiting.setdefault(cell.place, []).append(cell)
     hosts: list[_Host] = []
     with tempfile.TemporaryDirectory(prefix="hadmst-benchmark-") as scratch:
         try:
@@ -245,7 +245,7 @@ def run(
                     of_section = waiting.pop(next(iter(waiting)))
                     shared = Path(scratch) / str(len(waiting))
                     mine, theirs = multiprocessing.Pipe(duplex=False)
-                    results = dict((done or {}).get(of_section[0].key[:3], {}))
+                    results = dict((done or {}).get(of_section[0].place, {}))
                     process = context.Process(target=_host, args=(of_section, theirs, shared, time_limit, results))
                     process.start()
                     theirs.close()
@@ -320,12 +320,12 @@ def _end_what_was_started() -> None:
 
 
 def results_as_given(planned: Sequence[Cell], stores: dict[str, Store]) -> AsGiven:
-    """What is done on each section as given: its task, name and point to results by method."""
+    """What is done on each section as given: its place to results by method."""
     found: AsGiven = {}
     for cell in planned:
         if not cell.ours and not cell.registered and not cell.reference and stores[cell.task].has(cell):
             line = stores[cell.task].results[cell.key]
-            found.setdefault(cell.key[:3], {})[cell.method] = {name: line[name] for name in RESULT}
+            found.setdefault(cell.place, {})[cell.method] = {name: line[name] for name in RESULT}
     return found
 
 
