@@ -80,12 +80,12 @@ class Cell:
 
     @property
     def place(self) -> tuple[str, ...]:
-        """What cells have in common that read the same section in the same way."""
+        """The section, and how it is read: cells that agree in it can share one reading."""
         return self.case, json.dumps([self.options, self.disturbance, self.align, self.few], sort_keys=True)
 
     @property
-    def twins(self) -> tuple[str, str]:
-        """What cells have in common that must have the same result: the method, and all that its numbers depend on."""
+    def identity(self) -> tuple[str, str]:
+        """The method, and all that its numbers depend on: cells of two tasks that agree in it have the same result."""
         return self.method, self.settings
 
     def state(self, result: Mapping[str, Any] | None) -> str:

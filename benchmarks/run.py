@@ -38,7 +38,6 @@ from plan import Cell
 
 PRELOADED = ["hadmst_sc.tl", "sklearn.ensemble", "spatialdata", "joblib", "torch"]  # what takes seconds to import
 DIGITS = 4
-RESULT = ("status", "scores", "cost", "fingerprint")  # of a cell that is done
 AsGiven = dict[tuple[str, ...], dict[str, dict[str, Any]]]
 FINGERPRINT = "fingerprint"  # in place of a method: what it would be given, and what a fixed map scores
 
@@ -92,8 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.fresh:
         share(pending, planned, stores)
         pending = [cell for cell in pending if not stores[cell.task].has(cell)]
-        first = {cell.twins: cell for cell in reversed(pending)}  # its twins get its result
-        firsts, done = [cell for cell in pending if first[cell.twins] is cell], results_as_given(planned, stores)
+        first = {cell.identity: cell for cell in reversed(pending)}  # its twins get its result
+        firsts, done = [cell for cell in pending if first[cell.identity] is cell], results_as_given(planned, stores)
     for number, (cell, found) in enumerate(run(firsts, options.workers, options.time_limit, done), 1):
         stores[cell.task].add(cell, found)
         outcome = found["reason"] if found["status"] != "done" else f"{found['cost']['seconds']:.1f} s"
@@ -287,7 +286,7 @@ def _host(
         found = as_given.get(cell.bare) if unmoved else None
         found = found or _in_a_process(cell, shared / "result.json", sections, time_limit)
         if found["status"] == "done" and not cell.registered:
-            as_given[cell.method] = {name: found[name] for name in RESULT if name in found}
+            as_given[cell.method] = found
         results.send(found)
 
 
@@ -320,25 +319,23 @@ def _end_what_was_started() -> None:
 
 
 def results_as_given(planned: Sequence[Cell], stores: dict[str, Store]) -> AsGiven:
-    """What is done on each section as given: its place to results by method."""
+    """Results of rivals on sections as given: from the place of a cell to the method to the result."""
     found: AsGiven = {}
     for cell in planned:
         if not cell.ours and not cell.registered and not cell.reference and stores[cell.task].has(cell):
-            line = stores[cell.task].results[cell.key]
-            found.setdefault(cell.place, {})[cell.method] = {name: line[name] for name in RESULT}
+            found.setdefault(cell.place, {})[cell.method] = stores[cell.task].found(cell)
     return found
 
 
 def share(pending: Sequence[Cell], planned: Sequence[Cell], stores: dict[str, Store]) -> None:
     """Give cells the result of a twin: the same method on the same section, declared in two tasks."""
-    wanted = {cell.twins for cell in pending}
-    twins = {cell.twins: cell for cell in planned if cell.twins in wanted and stores[cell.task].has(cell)}
+    wanted = {cell.identity for cell in pending}
+    twins = {cell.identity: cell for cell in planned if cell.identity in wanted and stores[cell.task].has(cell)}
     for cell in pending:
-        twin = twins.get(cell.twins)
+        twin = twins.get(cell.identity)
         if twin is not None and not stores[cell.task].has(cell):
-            line = stores[twin.task].results[twin.key]
-            about = stores[twin.task].sections.get(twin.key[:3], {}).get("about")
-            stores[cell.task].add(cell, {"about": about} | {name: line[name] for name in RESULT}, line["made"])
+            store = stores[twin.task]
+            stores[cell.task].add(cell, store.found(twin), store.results[twin.key]["made"])
 
 
 def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> None:
@@ -402,6 +399,11 @@ class Store:
     def state(self, cell: Cell) -> str:
         """What is known of the result of a cell, see :meth:`plan.Cell.state`."""
         return cell.state(self.results.get(cell.key))
+
+    def found(self, cell: Cell) -> dict[str, Any]:
+        """Result of a cell that is done, as :meth:`add` takes it."""
+        line, about = self.results[cell.key], self.sections.get(cell.key[:3], {}).get("about")
+        return {"about": about} | {name: line[name] for name in ("status", "scores", "cost", "fingerprint")}
 
     def add(self, cell: Cell, found: dict[str, Any], made: dict[str, Any] | None = None) -> None:
         """Keep a result, on disk too; ``made`` is the provenance of a result of another run."""

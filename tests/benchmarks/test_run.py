@@ -275,11 +275,11 @@ def test_registration_that_moves_nothing_gives_the_results_as_given(cell, monkey
 def test_a_method_on_a_section_of_two_tasks_is_run_once(cell, tmp_path):
     import run
 
-    twin = replace(cell, task="other", group="of the other", few=cell.few)
+    twin = replace(cell, task="other", group="of the other")
     unlike = replace(twin, method="nearest")
     assert unlike.settings.split(".")[0] == twin.settings.split(".")[0]
     links = [replace(cell, method=name) for name in ("kriging, log, soft", "kriging, soft")]
-    assert links[0].settings == links[1].settings and links[0].twins != links[1].twins
+    assert links[0].settings == links[1].settings and links[0].identity != links[1].identity
     stores = {name: run.Store(tmp_path / f"{name}.jsonl") for name in ("phantom", "other")}
     stores["phantom"].add(cell, one(cell), {"commit": "0000000"})
     run.share([twin, unlike], [cell, twin, unlike], stores)
