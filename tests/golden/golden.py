@@ -17,7 +17,7 @@ import torch
 import hadmst_sc as hd
 from hadmst_sc.alignment.register import estimate_alignment
 from hadmst_sc.diffusion import keyed_noise
-from hadmst_sc.diffusion.denoiser import Residual, closed_form
+from hadmst_sc.diffusion.denoiser import Residual, first_closed_form
 from hadmst_sc.distillation.genes import PRIORS, distill
 from hadmst_sc.models.diffusion import gene_channels
 from hadmst_sc.models.weights import load_model
@@ -71,7 +71,7 @@ def parts_of(obs: Observation) -> dict[str, np.ndarray]:
     coverage = torch.from_numpy(distilled.measurement.coverage.clip(0, 1).astype(np.float32))
     noise = keyed_noise(obs.grid.shape, [obs.genes[gene] for gene in genes], 0, 0)
     ny, nx = _whole(obs)
-    base = closed_form(priors)[:, None]
+    base = first_closed_form(priors)[:, None]
     state, evaluated = noise[:, None] * Residual(base).scale.mean(), {}
     with torch.inference_mode():
         channels = gene_channels(priors, spots, coverage, offsets)

@@ -119,9 +119,9 @@ def test_deviance_is_zero_at_the_target_and_positive_elsewhere():
 
 def test_residual_scale_makes_errors_of_order_one(bank):
     section = bank.phantom(0)
-    from hadmst_sc.diffusion.denoiser import closed_form
+    from hadmst_sc.diffusion.denoiser import first_closed_form
 
-    base = closed_form(torch.from_numpy(section["priors"].astype(np.float32)))
+    base = first_closed_form(torch.from_numpy(section["priors"].astype(np.float32)))
     x = Residual(base).encode(torch.from_numpy(section["target"].astype(np.float32)))
     assert 0.3 < x[:, torch.from_numpy(section["inside"] > 0)].std().item() < 3
 

@@ -25,7 +25,7 @@ Denoiser = Callable[[Tensor, float], Tensor]
 the same shape."""
 
 
-def closed_form(priors: Tensor) -> Tensor:
+def first_closed_form(priors: Tensor) -> Tensor:
     """Estimate of the closed form: geometric mean of the space, joint and spread priors.
 
     Their errors differ: kriging blurs, regression on the image overshoots; a mean of logs reduces both.

@@ -2,7 +2,8 @@
 
 Counts are variance-stabilised (square root) and rotated to principal components over genes, so noise
 that genes do not share averages out and the cost does not grow with the panel. Each component is regressed on the H&E,
-on space and on both (:mod:`hadmst_sc.regression.additive`). There is no iteration and no random start.
+on space and on both (:mod:`hadmst_sc.regression.additive`). The leading ones get a second look
+(:mod:`hadmst_sc.regression.stacking`). All seeds are fixed: the result is a function of the section alone.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from scipy.spatial import cKDTree
 
 from hadmst_sc.regression.additive import AdditiveRegression, HEDesign
 from hadmst_sc.regression.kriging import Lattice
+from hadmst_sc.regression.stacking import MIN_SPOTS, N_STACKED, Inputs, Stacked, stacked
 from hadmst_sc.section.features import BASE, N_BASE, he_features, standardised
-from hadmst_sc.section.measurement import Measurement
+from hadmst_sc.section.measurement import Measurement, pool
 from hadmst_sc.section.observation import Observation
 
 MAX_COMPONENTS = 64
@@ -130,6 +132,8 @@ class Components:
         ``(4, K, active bins)`` float32 in the order of ``SOURCES``, then the texture.
     spread
         ``(active bins, spots)``: weights that interpolate values at the spots into the gaps.
+    stack
+        Second look at the leading components; ``None`` if it was not asked for or spots are too few.
     """
 
     active: np.ndarray
@@ -139,6 +143,7 @@ class Components:
     held_out: np.ndarray
     maps: np.ndarray
     spread: sparse.csr_matrix
+    stack: Stacked | None = None
 
 
 def _components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -212,6 +217,7 @@ def components(
     features: np.ndarray | None = None,
     margin: int = MARGIN,
     use_he: bool = True,
+    second_look: bool = True,
 ) -> Components:
     """Compute the components of a section; see :func:`~hadmst_sc.distillation.genes.distill` for the arguments."""
     measurement, pitch = obs.measurement, obs.measurement.pitch
@@ -226,12 +232,36 @@ def components(
     regressors = _regressors(he_maps, features if use_he else None, obs)
     regression = AdditiveRegression(HEDesign(regressors, measurement, active), measurement.centres / pitch, lattice)
     choices, maps = regression.fit(scores)  # in the order of SOURCES
+    held_out, stack = np.stack([choice.loo for choice in choices]), None
+    if second_look and len(scores) >= MIN_SPOTS and len(singular):
+        of_image = Inputs(pool(regressors, measurement), (regressors[:, active],))
+        stack = _stack(scores, singular, held_out, maps, of_image)
     return Components(
         active=active,
         context=_context(maps, singular, he_maps, active),
         bin_um=obs.grid.bin_um,
         scores=scores,
-        held_out=np.stack([choice.loo for choice in choices]),
+        held_out=held_out,
         maps=maps,
         spread=_gaussian_spread(measurement.centres / pitch, (np.argwhere(active) + 0.5) / pitch),
+        stack=stack,
     )
+
+
+def _stack(
+    scores: np.ndarray, singular: np.ndarray, held_out: np.ndarray, maps: np.ndarray, features: Inputs
+) -> Stacked:
+    """Second look at the leading components; each counts by its variance."""
+    scale = singular[:N_STACKED]
+    n = len(scale)
+    of_source = [
+        (one[:, :n] * scale, some[:n] * scale[:, None].astype(np.float32))
+        for one, some in zip(held_out, maps[: len(SOURCES)], strict=True)
+    ]
+    predictions = Inputs(
+        np.concatenate([one[:, :N_LEADING] for one, _ in of_source], 1),
+        tuple(some[:N_LEADING] for _, some in of_source),
+    )
+    first = of_source[SOURCES.index("space") :]  # not the image alone: the joint prediction knows what it knows
+    found = stacked(scores[:, :n] * scale, first, features, predictions)
+    return Stacked(found.maps / scale[:, None].astype(np.float32), found.held_out / scale)

@@ -18,6 +18,9 @@ from hadmst_sc.section.observation import Observation
 
 PRIORS = ("he", "space", "joint", "spread", "texture")
 TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
+# Share of the spots' own log-ratios in the second look's maps, and their shrinkage in units of the gene's Gamma shape.
+# Tuned at the held-out spots that `regression.stacking` was tuned at.
+OWN_SHARE, OWN_SHRINKAGE = 0.5, 2.0
 FLOOR = 0.02  # lower bound of priors, in units of the gene's mean: no gene is impossible in a bin
 
 
@@ -93,17 +96,43 @@ class Distilled:
         """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""
         genes = np.asarray(genes)
         out = np.ones((len(genes), len(PRIORS), self.section.active.size), np.float32)
-        loadings = self._loadings[:, genes].T.astype(np.float32)
-        offset = self._offset[genes, None].astype(np.float32)
 
         def decode(maps: np.ndarray, index: int) -> None:
-            rates = np.square(np.maximum(offset + loadings @ maps, 0))
-            out[:, index, self._where] = np.maximum(rates * self._total_factor(rates, genes), FLOOR)
+            out[:, index, self._where] = self._decode(maps, genes)
 
         side_by_side(decode, self.section.maps, [PRIORS.index(name) for name in (*SOURCES, "texture")])
         he = out[:, PRIORS.index("he"), self._where]
-        out[:, PRIORS.index("spread"), self._where] = self._spread_prior(genes, he)
+        out[:, PRIORS.index("spread"), self._where] = he * np.exp(self._log_ratios(genes, he))
         return out.reshape(len(genes), len(PRIORS), *self.section.active.shape)
+
+    def stacked(self, genes: np.ndarray) -> np.ndarray:
+        """Maps of some genes from the second look, ``(len(genes), ny, nx)`` float32, in units of the gene's mean.
+
+        Raises
+        ------
+        ValueError
+            If the section has no second look (``section.stack``).
+        """
+        if self.section.stack is None:
+            raise ValueError("`section.stack` is None: these components were computed without a second look.")
+        genes = np.asarray(genes)
+        leading = self.section.stack.maps
+        joint = self.section.maps[SOURCES.index("joint")]
+        rates = self._decode(np.concatenate([leading, joint[len(leading) :]]), genes)
+        rates = rates * np.exp(OWN_SHARE * self._log_ratios(genes, rates, OWN_SHRINKAGE))
+        out = np.ones((len(genes), self.section.active.size), np.float32)
+        out[:, self._where] = self._with_total(rates, genes)
+        return out.reshape(len(genes), *self.section.active.shape)
+
+    def _decode(self, maps: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """Rates ``(g, active bins)`` float32 from maps of the components ``(K, active bins)``."""
+        loadings = self._loadings[:, genes].T.astype(np.float32)
+        offset = self._offset[genes, None].astype(np.float32)
+        return self._with_total(np.square(np.maximum(offset + loadings @ maps, 0)), genes)
+
+    def _with_total(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """Rates ``(g, active bins)`` whose sum over the spots is the measured one, and that are above the floor."""
+        return np.maximum(rates * self._total_factor(rates, genes), FLOOR)
 
     def _total_factor(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Factor ``(g, 1)`` that matches the spots' total: squaring a mean of roots loses their variance."""
@@ -111,14 +140,14 @@ class Distilled:
         measured = (self.panel.rates(genes) * self.measurement.area[:, None]).sum(0)
         return (measured / np.maximum(predicted, 1e-9)).clip(0.1, 10)[:, None].astype(np.float32)
 
-    def _spread_prior(self, genes: np.ndarray, he: np.ndarray) -> np.ndarray:
-        """H&E prior times the spots' shrunken ratios, interpolated log-linearly into the gaps; ``(g, active bins)``."""
+    def _log_ratios(self, genes: np.ndarray, rates: np.ndarray, shrinkage: float = 1.0) -> np.ndarray:
+        """The spots' shrunken log-ratios to rates ``(g, active bins)``, carried into the gaps; of the same shape."""
         area = self.measurement.area[:, None]
         depth = self.gene_mean[genes] * area
-        expected = (self._active_matrix @ he.T + self._beyond[:, None]) / area * depth
-        k = self.shape[genes]
+        expected = (self._active_matrix @ rates.T + self._beyond[:, None]) / area * depth
+        k = shrinkage * self.shape[genes]
         ratio = (self.panel.rates(genes) * depth + k) / (expected + k)
-        return he * np.exp(self.section.spread @ np.log(ratio)).T.astype(np.float32)
+        return (self.section.spread @ np.log(ratio)).T.astype(np.float32)
 
     @cached_property
     def _where(self) -> np.ndarray:
@@ -154,6 +183,7 @@ def distill(
     features: np.ndarray | None = None,
     margin: int = MARGIN,
     use_he: bool = True,
+    second_look: bool = True,
 ) -> Distilled:
     """Distil a section: regress its spots on the H&E and on space.
 
@@ -170,13 +200,16 @@ def distill(
         Bins around the tissue where priors are evaluated too; the network was trained with the default.
     use_he
         False replaces every H&E feature by zero, for an estimate from the spots alone.
+    second_look
+        False leaves out :meth:`Distilled.stacked`, for those who need priors and tokens only.
 
     Returns
     -------
     Priors, context and tokens of every gene of ``obs``.
     """
     panel = Panel(obs.counts, obs.measurement)
-    return decoder(components(obs, panel, he=he, features=features, margin=margin, use_he=use_he), panel)
+    section = components(obs, panel, he=he, features=features, margin=margin, use_he=use_he, second_look=second_look)
+    return decoder(section, panel)
 
 
 def _expected(roots: np.ndarray, panel: Panel, genes: np.ndarray | slice) -> np.ndarray:

@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hadmst_sc.diffusion.denoiser import Residual, closed_form
+from hadmst_sc.diffusion.denoiser import Residual, first_closed_form
 from hadmst_sc.distillation.components import Panel
 from hadmst_sc.distillation.genes import Distilled, decoder
 from hadmst_sc.distillation.metagenes import metagenes
-from hadmst_sc.inference.estimators import ByMetagenes, ClosedForm
+from hadmst_sc.inference.estimators import ByMetagenes
 from hadmst_sc.inference.shared import SharedSection, joined
 from hadmst_sc.inference.workers import work
 from hadmst_sc.trust.gate import spaced
@@ -39,9 +39,9 @@ def by_metagenes(section: SharedSection, *, without: np.ndarray | None = None) -
     few = replace(seen, distilled=decoder(distilled.section, panel), genes=tuple(f"metagene {k}" for k in range(n)))
     maps = _maps(few, np.arange(n))[0]
     genes = landmarks(distilled.panel, without)
-    closed_form = replace(seen, estimator=ClosedForm())
-    network, closed = (_maps(one, genes)[0] for one in (seen, closed_form))
-    change = np.log(np.maximum(network, TINY) / np.maximum(closed, TINY))
+    network, closed = _maps(seen, genes)[0], _first_closed_form(section, genes).numpy()
+    closed = closed * distilled.gene_mean[genes, None, None] * section.inside
+    change = np.log(np.maximum(network, TINY) / np.maximum(closed, TINY)).astype(np.float32)
     deviation = None
     if settings.n_samples > 1:
         deviation = _deviation(section, genes, *_maps(section, genes))
@@ -66,10 +66,15 @@ def _deviation(section: SharedSection, genes: np.ndarray, mean: np.ndarray, std:
     """Convert a standard deviation of counts to model space."""
     assert std is not None  # for types: there are samples
     distilled = section.distilled
-    priors = torch.from_numpy(distilled.priors(genes)[(..., *section.crop)])
-    residual, scale = Residual(closed_form(priors)), torch.from_numpy(distilled.gene_mean[genes, None, None])
+    residual = Residual(_first_closed_form(section, genes))
+    scale = torch.from_numpy(distilled.gene_mean[genes, None, None])
     rate = torch.from_numpy(mean) / scale
     return (torch.from_numpy(std) / (residual.slope(rate) * scale)).numpy().astype(np.float32)
+
+
+def _first_closed_form(section: SharedSection, genes: np.ndarray) -> torch.Tensor:
+    """Rates ``(len(genes), ny, nx)`` of the map around which the network was trained."""
+    return first_closed_form(torch.from_numpy(section.distilled.priors(genes)[(..., *section.crop)]))
 
 
 def likeness(distilled: Distilled, genes: np.ndarray) -> np.ndarray:

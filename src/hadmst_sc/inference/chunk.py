@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hadmst_sc.diffusion import Denoiser, Footprints, consistent, keyed_noise
-from hadmst_sc.diffusion.denoiser import Residual, closed_form
+from hadmst_sc.diffusion.denoiser import Residual, first_closed_form
 from hadmst_sc.inference.shared import Maps, SharedSection
 from hadmst_sc.runtime import one_blas_thread, pick_device
 
@@ -29,11 +29,26 @@ class Chunk:
 
     def __init__(self, section: SharedSection, genes: np.ndarray, device: torch.device) -> None:
         self.section, self.genes, self.device = section, genes, device
-        distilled, crop = section.distilled, section.crop
-        self.priors = self.tensor(distilled.priors(genes)[(..., *crop)])
-        self.residual = Residual(closed_form(self.priors))
         self.inside = torch.from_numpy(section.inside).to(device)
-        self._counts_per_rate = self.tensor(distilled.gene_mean[genes])[:, None, None] * self.inside
+        self._counts_per_rate = self.tensor(section.distilled.gene_mean[genes])[:, None, None] * self.inside
+
+    @cached_property
+    def priors(self) -> Tensor:
+        """Priors ``(genes, len(PRIORS), ny, nx)``."""
+        return self.tensor(self.section.distilled.priors(self.genes)[(..., *self.section.crop)])
+
+    @cached_property
+    def residual(self) -> Residual:
+        """Model space around the first closed form, around which the network was trained."""
+        return Residual(first_closed_form(self.priors))
+
+    @cached_property
+    def closed_form(self) -> Tensor:
+        """Rates of the closed form ``(genes, ny, nx)``: of the second look; with too few spots for it, the first."""
+        distilled = self.section.distilled
+        if distilled.section.stack is None:
+            return self.residual.base
+        return self.tensor(distilled.stacked(self.genes)[(slice(None), *self.section.crop)])
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array on the device, float32."""
@@ -52,8 +67,8 @@ class Chunk:
 
     def estimate(self, rate: Tensor) -> Tensor:
         """The estimate in model space: the closed form blended with a rate, then made to agree with the counts."""
-        change = (rate / self.residual.base).clamp(min=1e-9)
-        blended = self.residual.encode(self.residual.base * change**self.section.share)
+        change = (rate / self.closed_form).clamp(min=1e-9)
+        blended = self.residual.encode(self.closed_form * change**self.section.share)
         return self.consistent(blended)
 
     def consistent(self, x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class ClosedForm(Estimator):
 
     def maps(self, chunk: Chunk) -> Maps:
         """The closed form, consistent with the counts."""
-        estimate = chunk.consistent(torch.zeros_like(chunk.residual.base))
+        estimate = chunk.consistent(chunk.residual.encode(chunk.closed_form))
         return Maps(chunk.counts(chunk.residual.decode(estimate)).cpu().numpy())
 
 
@@ -167,7 +167,7 @@ class ByMetagenes(Estimator):
     shares
         ``(genes, K)``: for each metagene, the part of its counts that belongs to each gene.
     change
-        ``(L, ny, nx)`` logarithm of network over closed form, for the landmark genes.
+        ``(L, ny, nx)`` logarithm of network over first closed form, for the landmark genes.
     deviation
         ``(L, ny, nx)`` standard deviation of their samples in model space; ``None`` without samples.
     likeness
@@ -181,7 +181,7 @@ class ByMetagenes(Estimator):
     likeness: np.ndarray
 
     def maps(self, chunk: Chunk) -> Maps:
-        """The closed form, moved towards the gene's metagenes and by the network's change of similar genes."""
+        """The first closed form, moved towards the gene's metagenes and by the network's change of similar genes."""
         base, likeness = chunk.residual.base, chunk.tensor(self.likeness[chunk.genes])
         mean = chunk.section.distilled.gene_mean[chunk.genes]
         shares = chunk.tensor(self.shares[chunk.genes] / mean[:, None])

@@ -108,7 +108,7 @@ def reliability(
 
 def _score(section: Prepared, move: Callable[[np.ndarray], np.ndarray], seed: int) -> dict[str, np.ndarray]:
     features = None if section.features is None else move(section.features)
-    return of_genes(distill(section.obs, he=move(section.he), features=features), seed=seed)
+    return of_genes(distill(section.obs, he=move(section.he), features=features, second_look=False), seed=seed)
 
 
 def _controls(section: Prepared, seed: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:

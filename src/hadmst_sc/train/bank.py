@@ -102,7 +102,7 @@ def check_sections(sections: Mapping[str, RealSection], config: TrainConfig) -> 
 
 def _distilled(obs: Observation, student: HEStudent) -> Distilled:
     maps = he_features(obs)
-    return distill(obs, he=maps, features=student.read(maps[:N_BASE], obs.grid.bin_um))
+    return distill(obs, he=maps, features=student.read(maps[:N_BASE], obs.grid.bin_um), second_look=False)
 
 
 def _common(distilled: Distilled, genes: np.ndarray, obs: Observation) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hadmst_sc.diffusion.denoiser import Residual, closed_form
+from hadmst_sc.diffusion.denoiser import Residual, first_closed_form
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.diffusion import gene_channels
 from hadmst_sc.train.data import Batch
@@ -134,7 +134,7 @@ class TrainingStep(nn.Module):
         """Encode a batch."""
         shared, offsets = self.model.encode(batch.context)
         channels = gene_channels(batch.priors, batch.spots, batch.coverage, offsets[batch.section])
-        return Inputs(shared[batch.section], channels, closed_form(batch.priors)[:, None], offsets)
+        return Inputs(shared[batch.section], channels, first_closed_form(batch.priors)[:, None], offsets)
 
     def draw(self, batch: Batch, inputs: Inputs, noise: Tensor) -> Drawn:
         """Draw two one-step samples of ``batch.drawn``; ``noise`` is the ``draw_noise`` of :meth:`forward`."""
