@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from spatialdata.transformations import get_transformation
 
 from hadmst_sc import datasets
+from hadmst_sc.datasets.public import observe_cells
 from hadmst_sc.io import read_observation
 from hadmst_sc.section.grid import Grid
 
@@ -159,3 +160,16 @@ def test_crop_cells_lie_on_the_spots_window_of_the_same_image(data_dir):
     grid = Grid.over_image((690, 560), um_per_px, 40.0)
     binned = datasets.bin_cells(cells, grid)
     assert binned.sum() == cells.X.sum()
+
+
+@pytest.mark.parametrize("pitch_um", [100.0, 50.0])
+def test_simulated_spots_are_read_with_the_pitch_that_they_were_made_with(data_dir, pitch_um):
+    name = "merfish_mouse_hippocampus"
+    if name not in datasets.available(data_dir):
+        pytest.skip(f"{name} is not in the data folder")
+    obs, truth, _ = observe_cells(
+        name, choose=lambda spots: list(spots.var_names[:2]), bin_um=10.0, spot_um=0.55 * pitch_um, pitch_um=pitch_um
+    )
+    assert obs.measurement.pitch * 10 == pytest.approx(pitch_um)
+    assert obs.measurement.diameter * 10 == pytest.approx(0.55 * pitch_um)
+    assert truth.shape[1:] == obs.grid.shape
