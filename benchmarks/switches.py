@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,26 +69,11 @@ def first_draw(found: Prediction) -> Prediction:
     return replace(found, mean=found.draws[0])
 
 
-def gamma_draws(found: Prediction, *, together: bool) -> Prediction:
-    """Samples of every bin's own Gamma distribution: bins independent of each other, or all at the same quantile.
-
-    What a user has who knows only ``std``. The truth lies between the two.
-    """
-    from hadmst_sc.trust.intervals import rate_quantile
-
-    assert found.std is not None
-    rng = np.random.default_rng(0)
-    shape = (1,) * found.mean.ndim if together else found.mean.shape
-    draws = [rate_quantile(found.mean, found.std, rng.uniform(size=shape)) for _ in range(N_DRAWS)]
-    calibrated = {**found.provenance, "calibration": {"factor": 1.0}}  # `std` has the factor already
-    return replace(found, draws=np.stack(draws).astype(np.float32), provenance=calibrated)
-
-
-_SAMPLES = {"n_samples": N_DRAWS, "keep_draws": True}
+_SAMPLES = {"n_samples": N_DRAWS}
 SWITCHES: dict[str, Switch] = {
     OURS: Switch(),
     CLOSED_FORM: Switch({"model": None}),
-    "ours, one draw": Switch({"n_samples": 2, "n_steps": 1, "keep_draws": True, "gate": False}, maps=first_draw),
+    "ours, one draw": Switch({"n_samples": 1, "gate": False}, maps=first_draw),
     "ours, metagenes": Switch({"n_metagenes": 16}),
     "ours, no gate": Switch({"gate": False}),
     "ours, no registration": Switch({"align": False}),
@@ -102,17 +86,15 @@ SWITCHES: dict[str, Switch] = {
     "ours, H&E upside down": Switch(section=turned_he),
     "ours, samples": Switch(_SAMPLES),
     "ours, samples of 4 evaluations": Switch(_SAMPLES | {"n_steps": 4}),
-    "ours, std, bins independent": Switch({"n_samples": N_DRAWS}, maps=partial(gamma_draws, together=False)),
-    "ours, std, bins as one": Switch({"n_samples": N_DRAWS}, maps=partial(gamma_draws, together=True)),
 }
-SAMPLERS = tuple(name for name in SWITCHES if "samples" in name or "std" in name)
+SAMPLERS = (OURS, *(name for name in SWITCHES if "samples" in name))
 
 
 def ours(obs: Observation, *, switch: Switch, model: str, align: bool | str) -> Prediction:
     from hadmst_sc.models.weights import load_model
     from hadmst_sc.tl.predict import predict
 
-    options = {"n_samples": 0, "align": align, "model": model} | dict(switch.options)
+    options = {"align": align, "model": model} | dict(switch.options)
     if options["model"] is not None:
         options["model"] = switch.model(load_model(options["model"]))
     return switch.maps(predict(switch.section(obs), **options))

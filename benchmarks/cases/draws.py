@@ -1,4 +1,4 @@
-"""Samples against the truth, in bins and in sums over blocks: are they as wide as they are wrong?
+"""Standard deviation and samples against the truth, in bins and in sums over blocks: as wide as they are wrong?
 
 Intervals of single bins cover whatever their width where bins hold a fraction of a count. So sums over blocks are
 judged too, and beside each coverage stands what it would be if the spread were halved or doubled: where those agree,
@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import scores
+from scipy import sparse
 from scipy.stats import spearmanr
+from switches import N_DRAWS
 
 from cases.case import ByScale, Case
 from cases.cells import pseudo_spots, where_known
@@ -20,6 +22,7 @@ from cases.phantom import simulated
 from hadmst_sc import metrics
 from hadmst_sc.section.observation import Observation, Prediction
 from hadmst_sc.trust.intervals import covered, rate_interval
+from hadmst_sc.trust.spread import Spread
 
 SEED = 0
 Covers = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -50,12 +53,8 @@ def _case(
 ) -> Case:
     def score(found: Sequence[Prediction]) -> ByScale:
         (one,) = found
-        assert one.draws is not None
-        calibration = one.provenance.get("calibration") or {}
-        factor = float(calibration.get("factor", 1.0))
-        draws = np.maximum(one.mean + factor * (one.draws - one.draws.mean(0)), 0)
         return {
-            f"{edge * obs.grid.bin_um:g} µm": _of_blocks(one.mean, draws, truth, window, edge, covers, counts=counts)
+            f"{edge * obs.grid.bin_um:g} µm": _of_blocks(one, obs, truth, window, edge, covers, counts=counts)
             for edge in blocks
         }
 
@@ -63,8 +62,8 @@ def _case(
 
 
 def _of_blocks(
-    mean: np.ndarray,
-    draws: np.ndarray,
+    one: Prediction,
+    obs: Observation,
     truth: np.ndarray,
     window: np.ndarray,
     edge: int,
@@ -73,16 +72,22 @@ def _of_blocks(
     counts: bool,
 ) -> scores.Scores:
     """Scores per gene, ``(genes,)``, of sums over blocks that lie wholly in the window."""
+    rng = np.random.default_rng(SEED)
     whole = scores.whole_blocks(window, edge)
-    mean, true = (scores.in_blocks(maps, edge)[:, whole].astype(float) for maps in (mean, truth))
-    draws = np.stack([scores.in_blocks(draw, edge)[:, whole] for draw in draws]).astype(float)
-    std = draws.std(0, ddof=1)
+    mean, true = (scores.in_blocks(maps, edge)[:, whole].astype(float) for maps in (one.mean, truth))
+    if one.draws is None:  # the law that a user is told of
+        std = _std_of_blocks(one, obs, whole, edge)
+        shape = np.square(mean / np.maximum(std, 1e-12)).clip(1e-3, 1e7)
+        draws = rng.gamma(shape, mean / shape, (N_DRAWS, *mean.shape))
+    else:
+        draws = np.stack([scores.in_blocks(draw, edge)[:, whole] for draw in one.draws]).astype(float)
+        std = draws.std(0, ddof=1)
     found = {
         name: covers(true, mean, width * std).mean(1)
         for name, width in (("covered", 1.0), ("covered, half as wide", 0.5), ("covered, twice as wide", 2.0))
     }
     # Counts are the rate and counting noise; samples are of the rate.
-    noisy = np.random.default_rng(SEED).poisson(draws).astype(float) if counts else draws
+    noisy = rng.poisson(draws).astype(float) if counts else draws
     everywhere = np.ones(true.shape[1], bool)
     error = np.abs(true - mean)
     return found | {
@@ -91,6 +96,17 @@ def _of_blocks(
         "rank of mean": _rank(mean, error),
         "power": _power(draws, true, counts=counts),
     }
+
+
+def _std_of_blocks(one: Prediction, obs: Observation, whole: np.ndarray, edge: int) -> np.ndarray:
+    """Standard deviation of the sums over some blocks, ``(genes, blocks)``, as ``tl.regions`` computes it."""
+    ny, nx = (edge * side for side in whole.shape)
+    block = np.where(whole, np.cumsum(whole).reshape(whole.shape) - 1, -1).repeat(edge, 0).repeat(edge, 1)
+    y, x = np.nonzero(block >= 0)
+    weights = sparse.csr_array((np.ones(len(y)), (block[y, x], np.arange(len(y)))))
+    spread = Spread(one.gene_stats["dispersion"], obs.measurement.pitch)
+    mean = np.asarray(one.mean, float)[:, :ny, :nx][:, y, x].T
+    return spread.of_sums(mean, weights, np.c_[y, x]).T
 
 
 def _rank(values: np.ndarray, error: np.ndarray) -> np.ndarray:

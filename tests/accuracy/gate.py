@@ -42,7 +42,7 @@ def measured(name: str, random_state: int = 0) -> dict[str, float]:
     case, options, weights = CASES[name]
     made = cases.CASES[case](**options)
     model = str(plan.weights_path(weights))
-    found = [tl.predict(obs, model=model, n_samples=0, random_state=random_state) for obs in made.given]
+    found = [tl.predict(obs, model=model, random_state=random_state) for obs in made.given]
     (scores,) = made.score(found).values()
     return {metric: float(np.mean(scores[metric])) for metric in ("pcc", "deviance")}
 

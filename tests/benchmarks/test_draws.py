@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from hadmst_sc.section.observation import Prediction
 
@@ -20,14 +21,11 @@ def law(rng):
     return mean, lambda: rng.gamma(SHAPE, mean / SHAPE)
 
 
-def made(case, obs, *, width=1.0, factor=None):
+def made(case, obs, *, width=1.0):
     """A prediction by the true law, its draws ``width`` times as far from the mean."""
     mean, draw = law(np.random.default_rng(1))
-    draws = np.array([mean + width * (draw() - mean) for _ in range(N_DRAWS)])
-    about = {} if factor is None else {"calibration": {"factor": factor}}
-    prediction = Prediction(
-        obs.grid, obs.genes, draws.mean(0), None, obs.inside, obs.measurement.coverage, {}, about, draws
-    )
+    draws = np.array([mean + width * (draw() - mean) for _ in range(N_DRAWS)]).clip(0)
+    prediction = Prediction(obs.grid, obs.genes, draws.mean(0), None, obs.inside, obs.measurement.coverage, draws=draws)
     return case.score([prediction])
 
 
@@ -75,13 +73,6 @@ def test_power_is_that_of_the_squared_width(case, section):
         assert of_scale["power"].mean() < 0.6
 
 
-def test_the_factor_of_the_calibration_is_in_the_samples_that_are_judged(case, section):
-    plain, widened = made(case, section), made(case, section, width=0.5, factor=2.0)
-    for scale, of_scale in plain.items():
-        np.testing.assert_allclose(widened[scale]["covered"], of_scale["covered"], atol=0.05)
-        np.testing.assert_allclose(widened[scale]["power"], of_scale["power"], rtol=0.05)
-
-
 def test_width_that_follows_the_error_has_rank_and_width_that_does_not_has_none():
     from cases.draws import _rank
 
@@ -93,13 +84,24 @@ def test_width_that_follows_the_error_has_rank_and_width_that_does_not_has_none(
     np.testing.assert_array_equal(_rank(np.ones((3, 4000)), error), 0)
 
 
-def test_bins_that_are_one_and_bins_that_are_independent_differ_in_sums():
-    from switches import gamma_draws
+def test_without_samples_the_sums_are_judged_by_what_regions_say(make_section):
+    """The rate is the mean, and every bin errs as the formula says for its own part: blocks share nothing."""
+    from cases.draws import _std_of_blocks
 
-    from hadmst_sc.section.grid import Grid
+    from hadmst_sc.trust.spread import OWN, SHARED, Spread
 
-    grid, mean = Grid((16, 16), 20.0, 1.0), np.full((2, 16, 16), 5.0, np.float32)
-    plain = Prediction(grid, ("a", "b"), mean, 0.4 * mean, np.ones((16, 16), bool), np.zeros((16, 16)))
-    apart, together = (gamma_draws(plain, together=one).draws.sum((2, 3)).std(0).mean() for one in (False, True))
-    assert together > 8 * apart
-    assert gamma_draws(plain, together=True).provenance["calibration"] == {"factor": 1.0}
+    obs = make_section(lambda y, x: np.ones((GENES, *y.shape)))
+    mean = law(np.random.default_rng(0))[0].astype(np.float32)
+    stats = {"dispersion": np.linspace(0.5, 2, GENES)}
+    one = Prediction(obs.grid, obs.genes, mean, None, obs.inside, obs.measurement.coverage, stats)
+    whole = np.zeros((20, 20), bool)
+    whole[3, 4] = whole[7, 1] = True
+    found = _std_of_blocks(one, obs, whole, 2)
+    y, x = np.indices((2, 2)).reshape(2, -1)
+    weights = sparse.csr_array(np.ones((1, 4)))
+    spread = Spread(stats["dispersion"], obs.measurement.pitch)
+    for column, (row, col) in enumerate(((3, 4), (7, 1))):
+        bins = mean[:, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].reshape(GENES, 4).T.astype(float)
+        expected = spread.of_sums(bins, weights, np.c_[y, x])[0]
+        np.testing.assert_allclose(found[:, column], expected)
+        assert (found[:, column] > np.sqrt(stats["dispersion"] * OWN * bins.sum(0))).all() and SHARED > 0

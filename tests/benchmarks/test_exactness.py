@@ -48,7 +48,7 @@ def section(size_um: float = 1600.0, n_genes: int = 8) -> Observation:
 
 @cache
 def drawn(obs: Observation, **settings: object) -> Prediction:
-    """Estimate and spread of the bundled network."""
+    """Estimate and samples of the bundled network."""
     return tl.predict(obs, model=model(), **DRAWS, **settings)
 
 
@@ -59,21 +59,23 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def difference(a: Prediction, b: Prediction) -> float:
-    """Difference of means and, where there are draws, standard deviations; ``b`` in the gene order of ``a``."""
+    """Difference of means and, where there are any, samples; ``b`` in the gene order of ``a``."""
     order = [b.genes.index(gene) for gene in a.genes]
     worst = relative_difference(a.mean, b.mean[order])
-    return worst if a.std is None or b.std is None else max(worst, relative_difference(a.std, b.std[order]))
+    if a.draws is None or b.draws is None:
+        return worst
+    return max(worst, *(relative_difference(one, other[order]) for one, other in zip(a.draws, b.draws, strict=True)))
 
 
 def hard_spot_sums(obs: Observation) -> float:
     """Largest relative error of the spot sums with ``consistency="hard"``."""
-    found = tl.predict(obs, model=model(), consistency="hard", n_samples=0)
+    found = tl.predict(obs, model=model(), consistency="hard")
     return float(residual(found.mean.astype(float), obs.counts, obs.measurement).max())
 
 
 def tiled_against_untiled(obs: Observation) -> float:
     """The estimate from windows against the estimate from one piece."""
-    return difference(*(tl.predict(obs, model=model(), n_samples=0, window=window) for window in (TILED, UNTILED)))
+    return difference(*(tl.predict(obs, model=model(), window=window) for window in (TILED, UNTILED)))
 
 
 def other_window(obs: Observation) -> float:

@@ -34,7 +34,7 @@ from hadmst_sc.models import HadmstModel
 _superresolve = import_module("hadmst_sc.tl.superresolve")  # the module: the package has the function of that name
 
 IMAGE = "phantom_full_image"
-SETTINGS = {"bin_um": 20.0, "n_samples": 2, "batch_size": 2, "show_progress_bar": False}
+SETTINGS = {"bin_um": 20.0, "batch_size": 2, "show_progress_bar": False}
 
 
 @pytest.fixture(scope="module")
@@ -243,8 +243,8 @@ def test_scratch_with_links_in_it_is_not_continued(backed, tmp_path, monkeypatch
 
 
 def test_an_error_before_the_first_gene_leaves_nothing(backed, tmp_path):
-    with pytest.raises(ValueError, match="n_samples"):
-        hd.tl.superresolve(backed, IMAGE, n_samples=-1)
+    with pytest.raises(ValueError, match="batch_size"):
+        hd.tl.superresolve(backed, IMAGE, batch_size=-1)
     assert [path.name for path in tmp_path.iterdir()] == ["section.zarr"]
 
 
@@ -254,7 +254,7 @@ def test_a_process_that_is_killed_can_be_continued_by_another(backed, reference,
         "from hadmst_sc.io.maps import MapStore\n"
         "write = MapStore.write\n"
         "MapStore.write = lambda *given: (write(*given), time.sleep(1))\n"  # so that there is time to kill it
-        f"hd.tl.superresolve(sd.read_zarr({str(tmp_path / 'section.zarr')!r}), {IMAGE!r}, bin_um=20, n_samples=2, "
+        f"hd.tl.superresolve(sd.read_zarr({str(tmp_path / 'section.zarr')!r}), {IMAGE!r}, bin_um=20, "
         "batch_size=1, show_progress_bar=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -343,7 +343,7 @@ def test_the_network_runs_on_the_workers_alone(template, cluster, monkeypatch):
 
     monkeypatch.setattr(HadmstModel, "network", elsewhere)
     obs = hd.io.read_observation(sd.read_zarr(template), IMAGE, bin_um=20.0)
-    made = hd.tl.predict(obs, n_samples=2, client=cluster)
+    made = hd.tl.predict(obs, client=cluster)
     assert made.provenance["gate"]["n_spots"] > 0 and made.std.any()
 
 

@@ -16,7 +16,7 @@ from hadmst_sc.section.observation import Observation
 
 IMAGE = "phantom_full_image"
 N_GENES = 96
-SETTINGS = {"bin_um": 20.0, "n_samples": 2, "n_metagenes": 8, "show_progress_bar": False}
+SETTINGS = {"bin_um": 20.0, "n_metagenes": 8, "show_progress_bar": False}
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,12 @@ def obs(phantom) -> Observation:
 
 @pytest.fixture(scope="module")
 def by_gene(obs):
-    return hd.tl.predict(obs, n_samples=4, align=False, gate=False)
+    return hd.tl.predict(obs, align=False, gate=False)
 
 
 @pytest.fixture(scope="module")
 def from_metagenes(obs):
-    return hd.tl.predict(obs, n_samples=4, align=False, gate=False, n_metagenes=16)
+    return hd.tl.predict(obs, align=False, gate=False, n_metagenes=16)
 
 
 def score(maps: np.ndarray, phantom: Phantom) -> float:
@@ -86,7 +86,7 @@ def test_held_out_spots_tell_what_it_costs(obs, caplog):
 
 def test_neither_batches_nor_the_order_of_genes_matter(obs, from_metagenes):
     order = np.random.default_rng(0).permutation(N_GENES)
-    turned = hd.tl.predict(obs.subset_genes(order), n_samples=0, align=False, gate=False, n_metagenes=16, gene_chunk=7)
+    turned = hd.tl.predict(obs.subset_genes(order), align=False, gate=False, n_metagenes=16, gene_chunk=7)
     r = metrics.pearson(turned.mean, from_metagenes.mean[order], obs.inside)
     assert r.min() > 0.999  # the factorisation starts from a decomposition whose rounding depends on the order
 
@@ -97,7 +97,7 @@ def test_neither_batches_nor_the_order_of_genes_matter(obs, from_metagenes):
         ({"n_metagenes": 1}, "`n_metagenes` needs a whole number of at least 2"),
         ({"n_metagenes": N_GENES}, "fewer than genes"),
         ({"n_metagenes": 8, "model": None}, "`n_metagenes` needs a network"),
-        ({"n_metagenes": 8, "keep_draws": True, "n_samples": 2}, "`keep_draws=True`"),
+        ({"n_metagenes": 8, "n_samples": 2}, "`n_samples=2`"),
     ],
 )
 def test_what_cannot_be_is_refused(obs, settings, message):

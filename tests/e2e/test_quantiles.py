@@ -13,7 +13,7 @@ from hadmst_sc import datasets, tl
 @pytest.fixture(scope="module")
 def solved():
     sdata = datasets.phantom(n_genes=3, size_um=800.0)
-    tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, n_samples=2, show_progress_bar=False)
+    tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, show_progress_bar=False)
     return sdata
 
 
@@ -27,16 +27,16 @@ def test_layers_are_quantiles_of_the_rate(solved):
     np.testing.assert_allclose(high[:, 0], law.ppf(0.95), rtol=1e-3, atol=1e-9)
 
 
-def test_a_spread_that_is_not_calibrated_is_said(solved, caplog):
+def test_a_doubtful_spread_is_said(solved, caplog):
     provenance = solved["superres_table"].uns["hadmst_sc"]
     kept = provenance["calibration"]
-    provenance["calibration"] = {"factor": 1.0, "refused": ""}
+    provenance["calibration"] = {"coverage": 0.9, "n_spots": 100}
     tl.quantiles(solved)
     assert not caplog.text
-    provenance["calibration"] = {"factor": 1.0, "refused": "no factor reaches 90%"}
+    provenance["calibration"] = {"coverage": 0.5, "n_spots": 100}
     tl.quantiles(solved)
     provenance["calibration"] = kept
-    assert "not calibrated, no factor reaches 90%" in caplog.text
+    assert "may be too narrow or too wide: 90% intervals hold 50% of the counts" in caplog.text
 
 
 def test_lazy_tables_get_lazy_layers(solved):
@@ -64,8 +64,8 @@ def test_bad_arguments_are_named(solved, arguments, error, match):
         tl.quantiles(solved, **arguments)
 
 
-def test_a_result_without_draws_says_how_to_get_them():
+def test_a_result_without_standard_deviation_says_how_to_get_one():
     sdata = datasets.phantom(n_genes=2, size_um=600.0)
-    tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, show_progress_bar=False)
-    with pytest.raises(KeyError, match="has no layer 'std', which needs samples"):
+    tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, with_std=False, show_progress_bar=False)
+    with pytest.raises(KeyError, match=r"has no layer 'std', because the run had `with_std=False`. Call `had"):
         tl.quantiles(sdata)

@@ -13,14 +13,14 @@ import hadmst_sc as hd
 @pytest.fixture(scope="module")
 def solved():
     sdata = hd.datasets.phantom(3, n_genes=12, size_um=1000.0, depth=(5.0, 40.0))
-    hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, n_samples=2, show_progress_bar=False)
+    hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, show_progress_bar=False)
     return sdata
 
 
 def test_it_tells_what_was_made_with_what_and_how_much_to_believe(solved):
     summary, table = hd.tl.summary(solved), solved["superres_table"]
     assert summary.facts["bins"] == f"{table.n_obs:,} in tissue, 20 µm wide"
-    assert summary.facts["model"].startswith("default (") and "2 samples" in summary.facts["model"]
+    assert summary.facts["model"].startswith("default (")
     assert f"{(table.var['finest_um'] <= 55).sum()} at 55 µm" in summary.facts["reliability"]
     assert f"helps {table.var['image_helps'].sum()} of 12 genes" in summary.facts["reliability"]
     assert summary.genes["reliability"].is_monotonic_decreasing and set(summary.genes.index) == set(table.var_names)
@@ -29,17 +29,17 @@ def test_it_tells_what_was_made_with_what_and_how_much_to_believe(solved):
 
 def test_it_tells_whether_intervals_hold(solved):
     provenance = solved["superres_table"].uns["hadmst_sc"]
-    record = {"factor": 1.7, "coverage_before": 0.6, "coverage": 0.88, "n_spots": 1200, "refused": ""}
-    held = "90 % intervals contain 88% of the counts at 1,200 held-out spots"
-    held += " (60% before calibration; standard deviation × 1.7)"
+    record = {"coverage": 0.88, "n_spots": 1200}
+    held = "90 % intervals hold 88% of the counts at 1,200 held-out spots"
     kept = provenance["calibration"]
     try:
         provenance["calibration"] = record
         assert hd.tl.summary(solved).facts["intervals"] == held
-        provenance["calibration"] = record | {"refused": "no factor reaches 90%"}
-        assert hd.tl.summary(solved).facts["intervals"] == f"not calibrated: no factor reaches 90%; {held}"
+        provenance["calibration"] = record | {"coverage": 0.6}
+        doubtful = "doubtful: 90% intervals hold 60% of the counts at held-out spots"
+        assert hd.tl.summary(solved).facts["intervals"] == doubtful
         provenance["calibration"] = "off"
-        assert hd.tl.summary(solved).facts["intervals"] == "not calibrated: no gate, or too few spots for it"
+        assert hd.tl.summary(solved).facts["intervals"].startswith("doubtful: it was made by an earlier version")
     finally:
         provenance["calibration"] = kept
 
@@ -62,6 +62,6 @@ def test_the_closed_form_says_that_it_is_one(solved):
     )
     facts = hd.tl.summary(solved, key_added="closed").facts
     assert facts["model"] == "closed form, no network" and facts["H&E"] == "not registered"
-    assert facts["intervals"] == "not calibrated: fewer than two samples"
+    assert facts["intervals"].startswith("90 % intervals hold ")
     with pytest.raises(KeyError, match="key_added='other'"):
         hd.tl.summary(solved, key_added="other")

@@ -19,7 +19,7 @@ def array(sdata, name: str) -> np.ndarray:
 
 
 def fast(sdata, **settings):
-    return hd.tl.superresolve(sdata, IMAGE, **({"n_samples": 0, "show_progress_bar": False} | settings))
+    return hd.tl.superresolve(sdata, IMAGE, **({"show_progress_bar": False} | settings))
 
 
 def test_the_result_has_the_elements_of_the_contract(solved):
@@ -72,7 +72,7 @@ def test_the_truth_is_nearer_than_with_nearest_spots(solved):
 def test_provenance_says_how_it_was_made(solved):
     made = solved.tables["superres_table"].uns["hadmst_sc"]
     assert made["image_key"] == IMAGE and made["model"] == "default" and len(made["model_sha256"]) == 64
-    assert made["bin_um"] == 10.0 and made["n_samples"] == 4 and made["random_state"] == 0
+    assert made["bin_um"] == 10.0 and made["with_std"] is True and made["random_state"] == 0
     assert made["versions"]["torch"] and made["registration"]
     assert solved.attrs["hadmst_sc"]["superres"]["model"] == "default"
 
@@ -80,8 +80,8 @@ def test_provenance_says_how_it_was_made(solved):
 def test_backed_store_holds_the_same_result_and_keeps_the_input(phantom, tmp_path):
     hd.datasets.phantom(seed=1, n_genes=4, size_um=800.0).write(tmp_path / "a.zarr")
     backed = sd.read_zarr(tmp_path / "a.zarr")
-    fast(backed, n_samples=2)
-    fast(phantom, n_samples=2)
+    fast(backed)
+    fast(phantom)
     again = sd.read_zarr(tmp_path / "a.zarr")
     for name in ("superres", "superres_std", "superres_bins"):
         np.testing.assert_array_equal(array(again, name), array(phantom, name))
@@ -93,7 +93,8 @@ def test_copy_leaves_the_object_alone(phantom):
     before = {name for _, name, _ in phantom.gen_elements()}
     new = fast(phantom, copy=True)
     assert {name for _, name, _ in phantom.gen_elements()} == before and "hadmst_sc" not in phantom.attrs
-    assert {name for _, name, _ in new.gen_elements()} == {"superres", "superres_bins", "superres_table"}
+    names = {name for _, name, _ in new.gen_elements()}
+    assert names == {"superres", "superres_std", "superres_bins", "superres_table"}
 
 
 def test_a_second_run_needs_another_name_or_overwrite(phantom):
@@ -106,10 +107,20 @@ def test_a_second_run_needs_another_name_or_overwrite(phantom):
 
 
 @pytest.mark.parametrize("consistency", ["soft", "off"])
-def test_model_none_is_the_closed_form_and_has_no_draws(phantom, consistency):
-    fast(phantom, model=None, n_samples=4, consistency=consistency)
-    assert "superres_std" not in phantom
+def test_model_none_is_the_closed_form(phantom, consistency):
+    fast(phantom, model=None, consistency=consistency)
     assert phantom.tables["superres_table"].uns["hadmst_sc"]["model"] == "closed form"
+
+
+def test_the_standard_deviation_is_that_of_the_gene_and_can_be_left_out(phantom):
+    fast(phantom)
+    table = phantom.tables["superres_table"]
+    ratio = np.asarray(table.layers["std"], float) ** 2 / np.asarray(table.X, float)
+    np.testing.assert_allclose(ratio / ratio.mean(0), 1, rtol=1e-4)  # of every gene, a multiple of its counts
+    of_gene = ratio.mean(0) / table.var["dispersion"]
+    np.testing.assert_allclose(of_gene / of_gene.mean(), 1, rtol=1e-4)
+    fast(phantom, with_std=False, key_added="lean")
+    assert "lean_std" not in phantom and "std" not in phantom.tables["lean_table"].layers
 
 
 def test_hard_consistency_returns_the_counts(phantom):
@@ -119,8 +130,7 @@ def test_hard_consistency_returns_the_counts(phantom):
 
 BAD = [
     ({"consistency": "medium"}, ValueError, "`consistency` needs one of"),
-    ({"n_samples": -1}, ValueError, "`n_samples` needs a whole number from 0 to 10,000"),
-    ({"n_steps": 0}, ValueError, "`n_steps` needs a whole number from 1 to 10,000"),
+    ({"with_std": 1}, ValueError, "`with_std` needs"),
     ({"batch_size": 0}, ValueError, "`batch_size` needs a whole number of at least 1"),
     ({"n_jobs": 0}, ValueError, "`n_jobs` needs a whole number from 1 to 1,024"),
     ({"model": "nonesuch"}, FileNotFoundError, "`model` needs a bundled name"),
@@ -150,9 +160,7 @@ def test_threads_are_restored(phantom):
 
 def test_mouse_brain_runs_end_to_end(data_dir):
     sdata = hd.datasets.load("visium_mouse_brain")
-    hd.tl.superresolve(
-        sdata, "visium_mouse_brain_full_image", genes=4, bin_um=40.0, n_samples=0, show_progress_bar=False
-    )
+    hd.tl.superresolve(sdata, "visium_mouse_brain_full_image", genes=4, bin_um=40.0, show_progress_bar=False)
     table = sdata.tables["superres_table"]
     assert table.n_vars == 4 and 12_000 < table.n_obs < 18_000
     assert np.isfinite(table.X).all()

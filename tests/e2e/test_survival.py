@@ -25,9 +25,7 @@ GENES = ["g0", "g1", "$\\frac{$"]
 def solved_section(seed: int, model: str | None = "default") -> sd.SpatialData:
     sdata = hd.datasets.phantom(seed, n_genes=3, size_um=700.0, depth=(5.0, 40.0))
     sdata["table"].var_names = GENES
-    hd.tl.superresolve(
-        sdata, IMAGE, bin_um=20.0, model=model, n_samples=2, gate=False, align=True, show_progress_bar=False
-    )
+    hd.tl.superresolve(sdata, IMAGE, bin_um=20.0, model=model, gate=False, align=True, show_progress_bar=False)
     return sdata
 
 

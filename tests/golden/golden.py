@@ -30,9 +30,9 @@ PER_MAP = 12  # values kept of a map
 REAL = "her2st_C2"
 RUNS = {
     "closed form": {"model": None},
-    "default": {"n_samples": 4},
+    "default": {"n_samples": 2},
     "hard, four steps": {"n_samples": 2, "n_steps": 4, "consistency": "hard"},
-    "metagenes": {"n_samples": 2, "n_metagenes": 4},
+    "metagenes": {"n_metagenes": 4},
     "spots moved, no gate": {"align": "spots", "gate": False},
 }
 
@@ -105,11 +105,12 @@ def numbers_of(prediction: Prediction, thin: Thin) -> dict[str, np.ndarray]:
     """Maps of a run and what it says of them."""
     record = prediction.provenance
     gate = [record["gate"]["share"], record["gate"]["deviance"]] if isinstance(record["gate"], dict) else []
-    spread = [record["calibration"]["factor"]] if isinstance(record["calibration"], dict) else []
+    spread = [record["calibration"]["coverage"]]
     stats = {name: np.asarray(column, float) for name, column in prediction.gene_stats.items()}
     return {
         "mean": thin(prediction.mean),
-        **({} if prediction.std is None else {"std": thin(prediction.std)}),
+        "std": thin(prediction.std),
+        **({} if prediction.draws is None else {"samples": thin(prediction.draws)}),
         "decided": np.array([*gate, *spread]),
         "stats": np.stack([stats[name] for name in sorted(stats)]),
     }

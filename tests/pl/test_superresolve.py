@@ -177,7 +177,7 @@ def test_errors_name_argument_found_and_remedy(result, arguments, error, words):
 
 
 def test_asking_for_std_without_draws_says_how_to_make_them(result_without_std):
-    with pytest.raises(KeyError, match="n_samples=4"):
+    with pytest.raises(KeyError, match="with_std=False"):
         hd.pl.superresolve(result_without_std, "ramp", panels=["std"])
 
 

@@ -71,5 +71,5 @@ def test_bad_arguments_are_named(result, arguments, error, match):
 
 
 def test_a_result_without_draws_says_how_to_make_them(result_without_std):
-    with pytest.raises(KeyError, match="n_samples=4"):
+    with pytest.raises(KeyError, match="with_std=False"):
         hd.pl.uncertainty(result_without_std)

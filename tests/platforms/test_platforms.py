@@ -17,7 +17,7 @@ from hadmst_sc.phantom.simulate import simulate
 spatialdata_io = pytest.importorskip("spatialdata_io")
 folders = runpy.run_path(str(Path(__file__).with_name("folders.py")))
 SIZE_UM, N_GENES = 800.0, 4
-SETTINGS = {"show_progress_bar": False, "n_samples": 0, "gate": False, "align": False}
+SETTINGS = {"show_progress_bar": False, "gate": False, "align": False}
 
 
 @pytest.fixture(scope="module")

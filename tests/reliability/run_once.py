@@ -12,7 +12,6 @@ tl.superresolve(
     sd.read_zarr(STORE),  # noqa: F821
     "phantom_full_image",
     bin_um=20.0,
-    n_samples=2,
     batch_size=1,
     overwrite=True,
     show_progress_bar=False,

@@ -23,7 +23,7 @@ from hadmst_sc.runtime import Shared, progress
 from hadmst_sc.section.errors import logger, warnings_heard
 
 IMAGE = "phantom_full_image"
-HOW = {"bin_um": 20.0, "n_samples": 2, "show_progress_bar": False}
+HOW = {"bin_um": 20.0, "show_progress_bar": False}
 
 
 def maps_of(**how) -> np.ndarray:
@@ -76,8 +76,8 @@ def test_random_states_and_threads_are_as_they_were(reference):
     before = state()
     # Other tests may have left torch with more threads; bits are promised for the same number only.
     np.testing.assert_allclose(maps_of(n_jobs=1), reference, rtol=1e-3, atol=1e-5)
-    with pytest.raises(ValueError, match="n_samples"):
-        maps_of(n_samples=-1, n_jobs=2)
+    with pytest.raises(ValueError, match="batch_size"):
+        maps_of(batch_size=-1, n_jobs=2)
     assert state() == before
 
 
@@ -187,7 +187,7 @@ from threadpoolctl import threadpool_info
 torch.set_num_threads(2)
 def run():
     sdata = hd.datasets.phantom(n_genes=3, size_um=600.0)
-    hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, n_samples=2, n_jobs=2, show_progress_bar=False)
+    hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, n_jobs=2, show_progress_bar=False)
     return np.nan_to_num(np.asarray(sdata["superres"]))
 before = run()
 environment = dict(os.environ)

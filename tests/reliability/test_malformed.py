@@ -98,7 +98,7 @@ def test_what_is_odd_gives_a_finite_result_and_leaves_the_inputs(name):
     network = name in WITH_A_NETWORK
     superresolve(
         sdata,
-        **{"genes": min(3, sdata["table"].n_vars), "n_samples": 2} if network else {"model": None, "align": False},
+        **{"genes": min(3, sdata["table"].n_vars)} if network else {"model": None, "align": False},
     )
     table = sdata["superres_table"]
     assert np.isfinite(table.X).all() and (table.X >= 0).all()

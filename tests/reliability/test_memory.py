@@ -17,7 +17,7 @@ ERRORS = {
     "device": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     "numpy": MemoryError("Unable to allocate 3.00 GiB for an array"),
 }
-SETTINGS = {"n_samples": 2, "gate": False, "align": False, "window": 128}
+SETTINGS = {"gate": False, "align": False, "window": 128}
 
 
 @pytest.fixture(scope="module")

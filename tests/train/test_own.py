@@ -144,7 +144,7 @@ def test_a_model_is_fine_tuned_from_the_bundled_one_and_superresolves(folder, tm
     assert changed and "student" not in changed
     assert max((tuned[key] - bundled[key]).abs().max() for key in tuned) < 0.05
     sdata = spatialdata.read_zarr(folder / "mine.zarr")
-    options = {"genes": 2, "bin_um": 20.0, "n_samples": 0, "gate": False, "align": False, "show_progress_bar": False}
+    options = {"genes": 2, "bin_um": 20.0, "gate": False, "align": False, "show_progress_bar": False}
     found = hd.tl.superresolve(sdata, IMAGE, model=str(weights), copy=True, **options)
     assert found["superres_table"].uns["hadmst_sc"]["model"] == "mine"
 

@@ -27,6 +27,7 @@ FEATURES = np.zeros((2, 8, 8), np.float32)
 # Another value of every setting; a new field needs one here, else `test_every_setting_has_another_value` fails.
 OTHER = {
     "model": None,
+    "with_std": False,
     "n_samples": 2,
     "n_steps": 3,
     "n_metagenes": 8,
@@ -35,7 +36,6 @@ OTHER = {
     "gate": False,
     "features": FEATURES,
     "random_state": 1,
-    "keep_draws": True,
     "device": "cpu",
     "window": 64,
     "batch_size": 2,
@@ -90,8 +90,8 @@ def test_type_checkers_know_the_arguments_as_they_are():
 
 
 def test_an_unknown_argument_is_named():
-    with pytest.raises(TypeError, match=r"superresolve\(\) .*'n_sample'. Did you mean `n_samples`\?"):
-        hd.tl.superresolve(None, "he", n_sample=3)
+    with pytest.raises(TypeError, match=r"superresolve\(\) .*'n_metagene'. Did you mean `n_metagenes`\?"):
+        hd.tl.superresolve(None, "he", n_metagene=3)
     with pytest.raises(TypeError, match=r"register\(\) missing a required argument: 'image_key'"):
         hd.pp.register(None)
 
@@ -150,7 +150,7 @@ def test_numbers_of_numpy_are_checked_without_a_warning():
 def test_all_that_is_wrong_is_reported_at_once_with_the_section_and_a_value_that_can_be_passed():
     sdata = hd.datasets.phantom(n_genes=2, size_um=600.0)
     sdata["table"].X.data[0] = -1
-    wrong = {"n_samples": 4.0, "n_jobs": True, "align": 1, "bin_um": "10", "copy": 1}
+    wrong = {"n_metagenes": 4.5, "n_jobs": True, "align": 1, "bin_um": "10", "copy": 1}
     with pytest.raises(ContractError) as raised:
         hd.tl.superresolve(sdata, "phantom_full_image", **wrong)
     problems = raised.value.problems
@@ -171,9 +171,12 @@ def test_the_provenance_holds_every_setting():
     assert made.keys() >= OTHER.keys() - {"client"} and made["random_state"] == 5 and made["align"] is False
 
 
-@pytest.mark.parametrize(("n_samples", "model", "n"), [(1, "default", 0), (2, "default", 2), (4, None, 0)])
-def test_a_deviation_needs_two_samples_of_a_network(n_samples, model, n):
-    assert Settings(n_samples=n_samples, model=model).n_draws == n
+@pytest.mark.parametrize("other", [{"model": None}, {"n_metagenes": 2}])
+def test_samples_are_of_single_genes_from_a_network(other):
+    problems = Problems("x")
+    Settings(n_samples=2, **other).check(problems)
+    with pytest.raises(ValueError, match="`n_samples=2`"):
+        problems.raise_if_any()
 
 
 @pytest.mark.parametrize(("genes", "spots", "most"), [(4, 50, 3), (50, 4, 4)])

@@ -323,8 +323,9 @@ def observe_cells(
     )
     genes = choose(spots) if choose else spots.var_names.tolist()
     sdata = as_visium("simulated", pixels, spots, spots.uns["spot_diameter_um"] / um)
-    sizes = {"spot_um": spot_um, "pitch_um": pitch_um}
-    obs = read_observation(sdata, "simulated_full_image", genes=genes, bin_um=bin_um, **sizes)
+    obs = read_observation(
+        sdata, "simulated_full_image", genes=genes, bin_um=bin_um, spot_um=spot_um, pitch_um=pitch_um
+    )
     return obs, bin_cells(rest[:, genes], obs.grid), rest
 
 

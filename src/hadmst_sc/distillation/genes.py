@@ -87,10 +87,16 @@ class Distilled:
         out[:, : len(leading)] = leading.T
         return out
 
-    def held_out(self, genes: np.ndarray | slice, source: str) -> np.ndarray:
-        """Leave-one-out predictions of the counts of some genes from one source, ``(spots, len(genes))``."""
-        roots = self._offset[genes] + self.section.held_out[SOURCES.index(source)] @ self._loadings[:, genes]
-        return _expected(roots, self.panel, genes)
+    def held_out(self, genes: np.ndarray | slice, source: str | None = None) -> np.ndarray:
+        """Leave-one-out predictions of the counts of some genes, ``(spots, len(genes))``.
+
+        From one of the sources; ``None`` = from all that is known, the second look included if there is one.
+        """
+        scores = self.section.held_out[SOURCES.index(source or "joint")]
+        if source is None and self.section.stack is not None:
+            leading = self.section.stack.held_out
+            scores = np.concatenate([leading, scores[:, leading.shape[1] :]], 1)
+        return _expected(self._offset[genes] + scores @ self._loadings[:, genes], self.panel, genes)
 
     def priors(self, genes: np.ndarray) -> np.ndarray:
         """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""

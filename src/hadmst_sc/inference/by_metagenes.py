@@ -1,8 +1,7 @@
 """Run the network on metagenes and a few landmark genes, and transfer its correction to all other genes.
 
 Two things are known about a gene that the network does not see: its shares of the metagenes, and how the network
-changed similar genes (similar depth and predictability, same places). Both correct its closed form. Samples of
-metagenes lack a gene's own variation, so the standard deviation is that of similar genes.
+changed similar genes (similar depth and predictability, same places). Both correct its closed form.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hadmst_sc.diffusion.denoiser import Residual, first_closed_form
+from hadmst_sc.diffusion.denoiser import first_closed_form
 from hadmst_sc.distillation.components import Panel
 from hadmst_sc.distillation.genes import Distilled, decoder
 from hadmst_sc.distillation.metagenes import metagenes
@@ -33,19 +32,16 @@ def by_metagenes(section: SharedSection, *, without: np.ndarray | None = None) -
     n = settings.n_metagenes
     assert n is not None  # for types: `n_metagenes` was passed
     found = metagenes(distilled.panel, n)
-    alone = replace(settings, n_samples=0, consistency="off")  # each gene gets its own consistency later
-    seen = replace(section, share=1.0, settings=alone)
+    alone = replace(settings, consistency="off")  # each gene gets its own consistency later
+    seen = replace(section, share=1.0, settings=alone, variance=None)
     panel = Panel(found.counts, distilled.measurement)
     few = replace(seen, distilled=decoder(distilled.section, panel), genes=tuple(f"metagene {k}" for k in range(n)))
-    maps = _maps(few, np.arange(n))[0]
+    maps = _maps(few, np.arange(n))
     genes = landmarks(distilled.panel, without)
-    network, closed = _maps(seen, genes)[0], _first_closed_form(section, genes).numpy()
+    network, closed = _maps(seen, genes), _first_closed_form(section, genes).numpy()
     closed = closed * distilled.gene_mean[genes, None, None] * section.inside
     change = np.log(np.maximum(network, TINY) / np.maximum(closed, TINY)).astype(np.float32)
-    deviation = None
-    if settings.n_samples > 1:
-        deviation = _deviation(section, genes, *_maps(section, genes))
-    estimator = ByMetagenes(maps, found.shares, change, deviation, likeness(distilled, genes))
+    estimator = ByMetagenes(maps, found.shares, change, likeness(distilled, genes))
     return replace(section, estimator=estimator)
 
 
@@ -56,20 +52,10 @@ def landmarks(panel: Panel, without: np.ndarray | None = None) -> np.ndarray:
     return spaced(others if len(others) else ranked, N_LANDMARKS)
 
 
-def _maps(section: SharedSection, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean and standard deviation of some genes, ``(len(genes), ny, nx)``."""
+def _maps(section: SharedSection, genes: np.ndarray) -> np.ndarray:
+    """Estimates of some genes, ``(len(genes), ny, nx)``."""
     found = {int(chunk[0]): maps for chunk, maps, _ in work(section, genes, None) if maps is not None}
-    return joined([found[gene] for gene in genes.tolist() if gene in found])[:2]
-
-
-def _deviation(section: SharedSection, genes: np.ndarray, mean: np.ndarray, std: np.ndarray | None) -> np.ndarray:
-    """Convert a standard deviation of counts to model space."""
-    assert std is not None  # for types: there are samples
-    distilled = section.distilled
-    residual = Residual(_first_closed_form(section, genes))
-    scale = torch.from_numpy(distilled.gene_mean[genes, None, None])
-    rate = torch.from_numpy(mean) / scale
-    return (torch.from_numpy(std) / (residual.slope(rate) * scale)).numpy().astype(np.float32)
+    return joined([found[gene] for gene in genes.tolist() if gene in found]).mean
 
 
 def _first_closed_form(section: SharedSection, genes: np.ndarray) -> torch.Tensor:

@@ -96,4 +96,7 @@ def predict_chunk(section: SharedSection, genes: np.ndarray) -> Maps:
     """Maps of some genes on the cropped grid, counts per bin."""
     device = pick_device(section.settings.device)
     with torch.autocast(device.type, enabled=False):  # overrides the caller's
-        return section.estimator.maps(Chunk(section, genes, device))
+        maps = section.estimator.maps(Chunk(section, genes, device))
+    if section.variance is None:
+        return maps
+    return maps._replace(std=np.sqrt(section.variance[genes, None, None].astype(np.float32) * maps.mean))

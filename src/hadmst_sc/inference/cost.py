@@ -52,7 +52,6 @@ def cost_of(
     """Cost of a run, before anything is computed; the model of ``settings`` must be loaded."""
     window, device = settings.window, pick_device(settings.device)
     n_genes, n_bins = len(obs.genes), obs.grid.n_bins
-    draws = settings.n_draws
     again = distillations(len(obs.spots)) if settings.is_gated else 0
     filters = DISTILLATION * (1 + again) + REGISTRATION * bool(settings.align) + PER_GENE * n_genes
     seconds, area = filters * n_bins * _seconds_of_a_filter(), 0
@@ -62,14 +61,14 @@ def cost_of(
         inside = obs.inside[tissue_crop(obs.inside, align)]
         outer = (tile.outer for tile in tiles(inside, core=window, halo=halo, align=align))
         area = sum((y1 - y0) * (x1 - x0) for y0, x0, y1, x1 in outer)
-        per_gene, few = 1 + draws * settings.n_steps, 0
+        per_gene, few = 1 + settings.n_samples * settings.n_steps, 0
         evaluations: float = n_genes * per_gene
         if settings.n_metagenes is not None:
             few = settings.n_metagenes + N_LANDMARKS
-            evaluations = few + N_LANDMARKS * per_gene * (draws > 0)
-        evaluations += again * (few + len(evaluated_genes(obs)) * per_gene)
+            evaluations = few
+        evaluations += again * (few + len(evaluated_genes(obs)))
         seconds += evaluations * area * _seconds_of_an_evaluation(network, device)
-    stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + (draws > 0))
+    stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + settings.with_std + settings.n_samples)
     memory = LIBRARIES + WINDOW * GENES * min(area, (window + 64) ** 2) / 4 + PER_BIN * n_bins
     memory += obs.counts.nbytes + (0 if backed else stored)
     return Cost(seconds, memory, stored if backed else 0)

@@ -30,9 +30,6 @@ HALF_PRECISION_ON = ("cuda",)
 # For a gene that the network does not see: share of the way (in the logarithm) to its metagenes, and of the change that
 # the network made to similar genes. Tuned at held-out spots of mouse brain and olfactory bulb; phantoms need less.
 TO_METAGENES, OF_OTHERS = 0.5, 0.5
-# Standard deviation, in bins, of the Gaussian that averages the relative variance of samples: from four samples it is
-# noisy, and intervals would be too narrow where it is low by chance. The benchmark task `draws` measures the coverage.
-SPREAD_SMOOTH = 1.5
 
 Evaluation = Callable[[Tensor, float, Tensor, Tensor, Tensor], Tensor]
 """Function of ``(x, sigma, condition, token, base)`` of some genes in a window; returns maps in model space."""
@@ -43,7 +40,7 @@ class Estimator(ABC):
 
     @abstractmethod
     def maps(self, chunk: Chunk) -> Maps:
-        """Mean and, if known, standard deviation, counts per bin."""
+        """Mean and, if wanted, samples, counts per bin; the standard deviation follows from the mean."""
 
     def on_cpu(self) -> Estimator:
         """Copy on the CPU, to send to a worker; it picks its own device."""
@@ -56,7 +53,7 @@ def estimator_of(network: HadmstModel | None, context: np.ndarray) -> Estimator:
 
 
 class ClosedForm(Estimator):
-    """The closed form alone; it has no standard deviation."""
+    """The closed form alone."""
 
     def maps(self, chunk: Chunk) -> Maps:
         """The closed form, consistent with the counts."""
@@ -85,7 +82,7 @@ class Network(Estimator):
         return replace(self, model=copy.deepcopy(self.model).cpu())
 
     def maps(self, chunk: Chunk) -> Maps:
-        """The estimate and, with two samples or more, the samples' standard deviation."""
+        """The estimate and, if wanted, samples."""
         residual, model, settings = chunk.residual, self.model.to(chunk.device), chunk.section.settings
         over_tissue = self._windows(chunk, model)
         nothing = torch.zeros_like(residual.base)
@@ -103,24 +100,19 @@ class Network(Estimator):
         estimate = chunk.estimate(residual.decode(over_tissue(mean)(nothing, 0.0)))
         rate = residual.decode(estimate)
         expected = chunk.counts(rate)
-        if settings.n_samples < 2:
+        if not settings.n_samples:
             return Maps(expected.cpu().numpy())
         one_step = settings.n_steps == 1
         sampler = chunk.agreed(over_tissue(draw if one_step else denoise))
-        sigmas = sigma_schedule(settings.n_steps, SIGMA_START)
-        moments, kept = RunningMoments(), []
+        sigmas, draws = sigma_schedule(settings.n_steps, SIGMA_START), []
         for number in range(settings.n_samples):
             noise = chunk.noise(number)
             if one_step:
                 x = sampler(noise, 0.0)
             else:
                 x = sample(sampler, noise, sigmas, estimate, model.spec.sigma_data)
-            drawn = chunk.counts(residual.decode(x))
-            moments.update(drawn)
-            if settings.keep_draws:
-                kept.append(drawn.cpu().numpy())
-        std = chunk.section.spread * smoothed(moments.std, expected, chunk.inside)
-        return Maps(expected.cpu().numpy(), std.cpu().numpy(), np.stack(kept) if kept else None)
+            draws.append(chunk.counts(residual.decode(x)).cpu().numpy())
+        return Maps(expected.cpu().numpy(), draws=np.stack(draws))
 
     def _windows(self, chunk: Chunk, model: HadmstModel) -> Callable[[Evaluation], Denoiser]:
         """Return a function that evaluates the network window by window over the tissue.
@@ -168,8 +160,6 @@ class ByMetagenes(Estimator):
         ``(genes, K)``: for each metagene, the part of its counts that belongs to each gene.
     change
         ``(L, ny, nx)`` logarithm of network over first closed form, for the landmark genes.
-    deviation
-        ``(L, ny, nx)`` standard deviation of their samples in model space; ``None`` without samples.
     likeness
         ``(genes, L)`` weights of the landmark genes for each gene, rows sum to one.
     """
@@ -177,7 +167,6 @@ class ByMetagenes(Estimator):
     of_metagenes: np.ndarray
     shares: np.ndarray
     change: np.ndarray
-    deviation: np.ndarray | None
     likeness: np.ndarray
 
     def maps(self, chunk: Chunk) -> Maps:
@@ -189,46 +178,4 @@ class ByMetagenes(Estimator):
         change = torch.einsum("gl,lyx->gyx", likeness, chunk.tensor(self.change))
         moved = base * (TO_METAGENES * (of_metagenes / base).log() + OF_OTHERS * change).exp()
         rate = chunk.residual.decode(chunk.estimate(moved))
-        expected = chunk.counts(rate).cpu().numpy()
-        if self.deviation is None:
-            return Maps(expected)
-        # In model space the errors of all genes have the same scale, so a gene can use those of similar genes.
-        deviation = torch.einsum("gl,lyx->gyx", likeness, chunk.tensor(self.deviation))
-        return Maps(expected, chunk.counts(deviation * chunk.residual.slope(rate)).cpu().numpy())
-
-
-class RunningMoments:
-    """Running mean and standard deviation (Welford 1962): memory does not grow with the number of samples."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.mean: Tensor | float = 0.0
-        self._squares: Tensor | float = 0.0
-
-    def update(self, values: Tensor) -> None:
-        """Add one sample."""
-        self.n += 1
-        delta = values - self.mean
-        self.mean = self.mean + delta / self.n
-        self._squares = self._squares + delta * (values - self.mean)
-
-    @property
-    def std(self) -> Tensor:
-        """Sample standard deviation (n - 1)."""
-        if self.n < 2:
-            raise ValueError(f"A standard deviation needs at least 2 samples, but there are {self.n}.")
-        return (self._squares / (self.n - 1)) ** 0.5
-
-
-def smoothed(std: Tensor, mean: Tensor, inside: Tensor) -> Tensor:
-    """Standard deviations ``(genes, ny, nx)`` whose square relative to the mean's is averaged over bins in tissue."""
-    reach = round(3 * SPREAD_SMOOTH)
-    at = torch.arange(-reach, reach + 1, device=std.device, dtype=std.dtype)
-    kernel = torch.exp(-0.5 * (at / SPREAD_SMOOTH) ** 2)
-
-    def blur(maps: Tensor) -> Tensor:
-        across = functional.conv2d(maps[:, None], kernel.reshape(1, 1, 1, -1), padding=(0, reach))
-        return functional.conv2d(across, kernel.reshape(1, 1, -1, 1), padding=(reach, 0))[:, 0]
-
-    relative = torch.where(inside & (mean > 0), std / mean.clamp(min=1e-12), 0.0) ** 2
-    return mean * (blur(relative) / blur(inside[None].to(std.dtype)).clamp(min=1e-12)).sqrt()
+        return Maps(chunk.counts(rate).cpu().numpy())

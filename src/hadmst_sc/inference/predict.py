@@ -22,8 +22,10 @@ from hadmst_sc.models.diffusion import ALIGN
 from hadmst_sc.runtime import alone_after_fork, freed_memory_kept, give_back, pick_device, progress, usual_errors
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.observation import Box, MapSink, Observation, Prediction
-from hadmst_sc.trust.gate import Gate, Predicted, Verdict, fit_gate
+from hadmst_sc.trust.gate import Gate, evaluated_genes, fit_gate
+from hadmst_sc.trust.intervals import Calibration, covered, doubt
 from hadmst_sc.trust.reliability import reliability
+from hadmst_sc.trust.spread import Spread, dispersion, excess
 
 MAX_LOSS = 0.02  # relative increase of the deviance at held-out spots by metagenes; above it, a run warns
 
@@ -45,35 +47,45 @@ def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, setti
     )
 
 
-def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> Verdict:
-    """Judge closed form, metagenes, network and the spread of its samples at held-out spots.
+def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> list[Gate]:
+    """Judge metagenes and network against the closed form at held-out spots.
 
     Consistency has no effect there, and is off.
     """
-    n_draws = settings.n_draws
     settings = replace(settings, n_samples=0, consistency="off")
     obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # genes that the components come from
 
-    def maps_of(given: Observation, genes: np.ndarray, box: Box) -> Predicted:
+    def maps_of(given: Observation, genes: np.ndarray, box: Box) -> list[np.ndarray]:
         at = (slice(None), *box)
         section = _shared(given, he[at], None if features is None else features[at], settings)
         here = replace(section.settings, client=None)  # only the network is worth sending to a worker
         sections = [replace(section, estimator=ClosedForm(), settings=here)]
         if settings.n_metagenes is not None:
             sections.append(replace(by_metagenes(section, without=genes), settings=here))
-        sampling = replace(section.settings, n_samples=n_draws, keep_draws=bool(n_draws))
-        sections.append(replace(section, settings=sampling))
+        sections.append(section)
         found = []
         for one in sections:
-            n = one.settings.n_samples
-            arrays = Arrays((len(genes), *given.grid.shape), n > 0, n)
+            arrays = Arrays((len(genes), *given.grid.shape))
             for chunk, maps, _ in work(one, genes, None):
                 assert maps is not None  # for types: there is no sink
                 arrays.take(np.flatnonzero(np.isin(genes, chunk)), section.crop, maps)
-            found.append(arrays)
-        return Predicted([arrays.mean for arrays in found], found[-1].draws)
+            found.append(arrays.mean)
+        return found
 
     return fit_gate(obs, maps_of)
+
+
+def _spread(obs: Observation, distilled: Distilled) -> tuple[Spread, Calibration]:
+    """Spread of the estimate from leave-one-out predictions; its intervals are tested on evenly spaced genes."""
+    sums = [excess(obs.counts[:, genes], distilled.held_out(genes)) for genes in distilled.panel.blocks()]
+    found = dispersion(np.concatenate(sums, 1), len(obs.spots))
+    genes = evaluated_genes(obs)
+    expected = distilled.held_out(genes)
+    within = covered(obs.counts[:, genes], expected, np.sqrt(found[genes] * expected))
+    calibration = Calibration(float(within.mean()), len(obs.spots))
+    if doubted := doubt({"calibration": calibration._asdict()}):
+        logger.warning("intervals may be too narrow or too wide: %s", doubted)
+    return Spread(found, obs.measurement.pitch), calibration
 
 
 def _metagene_loss(judged: list[Gate]) -> float | None:
@@ -103,22 +115,24 @@ def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_prog
         settings = replace(settings, device=str(pick_device(settings.device)))
     obs, he, regressors, found = prepare(obs, settings)
     clock["aligned"] = time.perf_counter()
-    verdict = Verdict([], None)
+    gates: list[Gate] = []
     if settings.is_gated:  # before the section is distilled: memory holds one distillation at a time
-        verdict = _gate(obs, he, regressors, settings)
-        _warn_of_loss(verdict.gates)
+        gates = _gate(obs, he, regressors, settings)
+        _warn_of_loss(gates)
     clock["gated"] = time.perf_counter()
     section = _shared(obs, he, regressors, settings)
-    if verdict.gates:
-        section = replace(section, share=verdict.gates[0].share, spread=verdict.spread)
+    if gates:
+        section = replace(section, share=gates[0].share)
+    spread, calibration = _spread(obs, section.distilled)
+    if settings.with_std:
+        section = replace(section, variance=spread.of_bin)
     clock["distilled"] = time.perf_counter()
     if settings.n_metagenes is not None:
         section = by_metagenes(section)
     clock["metagenes"] = time.perf_counter()
-    n, n_draws = len(obs.genes), settings.n_draws
-    arrays = None
+    n, arrays = len(obs.genes), None
     if into is None:
-        arrays = Arrays((n, *obs.grid.shape), n_draws > 0, n_draws if settings.keep_draws else 0)
+        arrays = Arrays((n, *obs.grid.shape), with_std=settings.with_std, n_samples=settings.n_samples)
     done = dict(into.finished) if into is not None else {}
     left = np.array([gene for gene in range(n) if gene not in done], int)
     with (
@@ -145,8 +159,8 @@ def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_prog
         std,
         obs.inside,
         obs.measurement.coverage.clip(0, 1).astype(np.float32),  # spots may overlap
-        _gene_stats(section.distilled, mean_misfit),
-        _provenance(settings, found, verdict, clock) | misfits,
+        _gene_stats(section.distilled, mean_misfit) | {"dispersion": spread.dispersion},
+        _provenance(settings, found, gates, calibration, clock) | misfits,
         draws,
     )
 
@@ -163,14 +177,14 @@ def _gene_stats(distilled: Distilled, spot_residual: np.ndarray) -> dict[str, np
 
 
 def _provenance(
-    settings: Settings, found: Alignment | None, verdict: Verdict, clock: dict[str, float]
+    settings: Settings, found: Alignment | None, gates: list[Gate], calibration: Calibration, clock: dict[str, float]
 ) -> dict[str, Any]:
     return settings.record() | {
         "model_sha256": settings.network.sha256 if settings.network else "",
         "registration": asdict(found) if found is not None else "off",
-        "gate": verdict.gates[0]._asdict() if verdict.gates else "off",
-        "calibration": verdict.calibration._asdict() if verdict.calibration else "off",
-        "metagene_loss": _metagene_loss(verdict.gates),
+        "gate": gates[0]._asdict() if gates else "off",
+        "calibration": calibration._asdict(),
+        "metagene_loss": _metagene_loss(gates),
         "seconds_align": round(clock["aligned"] - clock["start"], 3),
         "seconds_gate": round(clock["gated"] - clock["aligned"], 3),
         "seconds_distill": round(clock["distilled"] - clock["gated"], 3),

@@ -94,11 +94,13 @@ class Settings:
     model: str | Path | HadmstModel | None = setting(
         "default", MODEL, "A bundled name, a path to weights, a loaded model, or ``None`` for the closed form alone."
     )
+    with_std: bool = setting(
+        True, FLAG, "Also compute the standard deviation of every bin. False halves the size of the result."
+    )
     n_samples: int = setting(
-        4,
+        0,
         whole(0, MANY),
-        "Samples per gene for the standard deviation. 0 or 1 computes the mean alone, which is several times faster; "
-        "the mean never comes from samples.",
+        "Samples of the diffusion model to keep in ``draws``. Neither mean nor standard deviation come from samples.",
     )
     n_steps: int = setting(
         1,
@@ -166,9 +168,6 @@ class Settings:
     client: Any = setting(
         None, None, "A ``dask.distributed.Client`` whose workers compute the genes in chunks.", maps=False
     )
-    keep_draws: bool = setting(
-        False, FLAG, "Keep every sample in ``draws``. Takes ``n_samples`` times the memory of the mean."
-    )
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -187,11 +186,6 @@ class Settings:
         """The loaded model; ``None`` for the closed form."""
         assert not isinstance(self.model, str | Path), "not loaded"
         return self.model
-
-    @property
-    def n_draws(self) -> int:
-        """Number of samples for the standard deviation; 0 without a network, and for a single sample."""
-        return self.n_samples if self.model is not None and self.n_samples > 1 else 0
 
     @property
     def is_gated(self) -> bool:
@@ -220,11 +214,17 @@ class Settings:
         if "device" not in wrong:
             with problems.gathered(ValueError):
                 pick_device(self.device)
-        if self.n_metagenes is not None and (self.model is None or self.keep_draws is True):
-            found = "`model=None`" if self.model is None else "`keep_draws=True`"
+        if self.n_metagenes is not None and (self.model is None or self.n_samples):
+            found = "`model=None`" if self.model is None else f"`n_samples={shown(self.n_samples)}`"
             problems.add(
-                f"`n_metagenes` needs a network and keeps no samples of single genes, but {found} was passed. "
+                f"`n_metagenes` needs a network and has no samples of single genes, but {found} was passed. "
                 f"Pass `n_metagenes=None`.",
+                ValueError,
+            )
+        if self.model is None and self.n_samples:
+            problems.add(
+                f"`n_samples={shown(self.n_samples)}` needs a network, but `model=None` was passed. Pass "
+                f"`n_samples=0`.",
                 ValueError,
             )
         # maps of a callable are checked once it has returned them
@@ -249,9 +249,9 @@ class Settings:
             )
 
     def loaded(self) -> Settings:
-        """Copy with the model's weights loaded on the device; without samples for the closed form, which has none."""
+        """Copy with the model's weights loaded on the device."""
         if self.model is None:
-            return replace(self, n_samples=0)
+            return self
         from hadmst_sc.models import load_model
 
         return replace(self, model=load_model(self.model, pick_device(self.device)))
@@ -334,6 +334,7 @@ class SettingsArguments(TypedDict, total=False):
     """The settings as keyword arguments, for type checkers."""
 
     model: str | Path | HadmstModel | None
+    with_std: bool
     n_samples: int
     n_steps: int | None
     n_metagenes: int | None
@@ -347,7 +348,6 @@ class SettingsArguments(TypedDict, total=False):
     random_state: int
     n_jobs: int | None
     client: Any
-    keep_draws: bool
 
 
 def arguments_of(settings: type[Settings]) -> dict[str, Argument]:

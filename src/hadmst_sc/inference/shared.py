@@ -102,8 +102,8 @@ class SharedSection:
         Closed form, network or metagenes.
     share
         Blend of closed form (0) and estimator (1), in the logarithm.
-    spread
-        Factor of the samples' standard deviation, from held-out spots.
+    variance
+        ``(genes,)`` variance over expected counts in a bin; ``None`` without standard deviation.
     """
 
     distilled: Distilled
@@ -115,4 +115,4 @@ class SharedSection:
     limits: Limits
     estimator: Estimator
     share: float = 1.0
-    spread: float = 1.0
+    variance: np.ndarray | None = None

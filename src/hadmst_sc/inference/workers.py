@@ -36,10 +36,10 @@ Done = tuple[Maps | None, Facts]
 class Arrays:
     """All maps in memory, ``(genes, ny, nx)``; zero where nothing was written."""
 
-    def __init__(self, shape: tuple[int, int, int], with_std: bool, n_draws: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], *, with_std: bool = False, n_samples: int = 0) -> None:
         self.mean = np.zeros(shape, np.float32)
         self.std = np.zeros(shape, np.float32) if with_std else None
-        self.draws = np.zeros((n_draws, *shape), np.float32) if n_draws else None
+        self.draws = np.zeros((n_samples, *shape), np.float32) if n_samples else None
 
     def take(self, genes: np.ndarray, box: Box, maps: Maps) -> None:
         """Write maps of some genes into a box of the grid."""

@@ -147,6 +147,19 @@ class Result:
             )
         return levels(self.sdata.images[found])[0]
 
+    def maps_at_bins(self, *, std: bool = False) -> np.ndarray | da.Array:
+        """Return all genes at the bins, ``(bins, genes)``, from the image, as the table may have been normalised."""
+        image, (_, *place) = self.image(std=std), self.places
+        channels = [str(gene) for gene in image.coords["c"].values]
+        if unknown := [gene for gene in self.table.var_names if gene not in channels]:
+            raise MissingKeyError(
+                f"tables/{self.table_key}: `var_names` needs genes of images/{self.key}, but {unknown[:5]} are not. "
+                f"Names that the run wrote: {channels[:5]}. Set `var_names` back to them for this call."
+            )
+        order = [channels.index(gene) for gene in self.table.var_names]
+        values = at_bins(image.data if order == list(range(len(channels))) else image.data[order], *place)
+        return da.asarray(values) if isinstance(self.table.X, da.Array) else np.asarray(values)
+
     @cached_property
     def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of the table whose bins are on the labels, and the row and column of each bin there.
@@ -330,7 +343,7 @@ def again(result: Result, genes: Sequence[str] = (), **changes: Any) -> str:
     options["bin_um"] = float(record["bin_um"])
     if record.get("registration") == "off":
         options["align"] = False
-    if record.get("model") == "closed form" and "n_samples" not in changes:
+    if record.get("model") == "closed form":
         options["model"] = None
     key = _key(result)
     options |= {"key_added": key} if key != "superres" else {}

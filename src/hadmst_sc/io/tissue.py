@@ -317,8 +317,8 @@ def _nothing_in(element: Any, *, is_labels: bool) -> str | None:
         return "it has no pixels" if not pyramid or 0 in pyramid[0].shape else None
     if not len(element):
         return "it has no shapes"
-    outlines = _outlines(element)
-    if not (np.isfinite(outlines.area) & (outlines.area > 0)).any():
+    area = outlines(element).area
+    if not (np.isfinite(area) & (area > 0)).any():
         kinds = sorted({str(kind) for kind in element.geom_type})
         return f"its {len(element):,} shapes have no area ({', '.join(kinds)})"
     return None
@@ -335,7 +335,8 @@ def _radii(element: Any) -> np.ndarray:
     return np.where(np.isfinite(radii), radii, np.nan)
 
 
-def _outlines(element: Any) -> Any:
+def outlines(element: Any) -> Any:
+    """Return the polygons of shapes; circles are points with a radius."""
     circles = _circles(element)
     return element.geometry.where(~circles, element.geometry.buffer(np.where(circles, _radii(element), 0)))
 
@@ -352,7 +353,7 @@ def _labels(element: Any, bins_to_own: np.ndarray, grid: Grid) -> np.ndarray:
 
 def _shapes(element: Any, bins_to_own: np.ndarray, grid: Grid) -> np.ndarray:
     inverse = np.linalg.inv(bins_to_own)
-    parts = _outlines(element).affine_transform([*inverse[:2, :2].ravel(), *inverse[:2, 2]])
+    parts = outlines(element).affine_transform([*inverse[:2, :2].ravel(), *inverse[:2, 2]])
     mask = np.zeros(grid.shape, bool)
     # A collection may hold lines and points in addition to polygons, but these have no area.
     for part in parts.explode(index_parts=False).explode(index_parts=False):

@@ -105,7 +105,7 @@ class Section:
 
     @property
     def has_std(self) -> bool:
-        """True if the run drew samples."""
+        """True if the run computed a standard deviation."""
         return self.result.std_key is not None
 
     @property
@@ -123,7 +123,7 @@ class Section:
         if not self.has_std:
             raise MissingKeyError(
                 f"{what} needs {OutputNames(self.result.key).std!r}, which is not in `sdata.images`. It is written "
-                f"if the run draws samples. {again(self.result, n_samples=4)}"
+                f"unless the run has `with_std=False`. {again(self.result)}"
             )
 
     def check_he(self, what: str) -> None:

@@ -60,7 +60,7 @@ def superresolve(
         Name of the result.
     panels
         Any of ``"he"``, ``"low"``, ``"high"``, ``"std"``, in the order to draw; ``None`` draws all that ``sdata`` has
-        (``"std"`` exists only for ``n_samples > 1``, H&E and spots unless they were removed after the run).
+        (``"std"`` unless the run had ``with_std=False``, H&E and spots unless they were removed after the run).
     image_key, table_key
         Other elements of the same section to show; by default those the result was made from.
     cmap, std_cmap

@@ -28,8 +28,8 @@ def uncertainty(
     """Draw lower bound, estimate and upper bound of every bin on one scale, and the width of the interval.
 
     Expression in all three maps is supported; expression only in the upper bound is possible. The last panel is the
-    width of the interval divided by the estimate: dark bins are well known, bright bins are not. If the standard
-    deviation could not be calibrated, its title says so, and :func:`hadmst_sc.tl.summary` gives the reason.
+    width of the interval divided by the estimate: dark bins are well known, bright bins are not. If the intervals are
+    doubtful, its title says so, and :func:`hadmst_sc.tl.summary` gives the reason.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def uncertainty(
     key_added
         Name of the result.
     level
-        Level of the interval, between 0 and 1; 0.9 was calibrated at held-out spots.
+        Level of the interval, between 0 and 1; 0.9 is tested at held-out spots.
     cmap, width_cmap
         Colour maps of the counts and of the relative width.
     vmax_quantile
@@ -83,7 +83,7 @@ def uncertainty(
         add_scale(row[2], last)
         add_scale(row[3], draw_map(row[3], section, width, widest, width_cmap), "width over estimate")
     tail = (1 - level) / 2
-    width_title = f"width of {level:.0%} interval" + ("\n(not calibrated)" if doubt(section.provenance) else "")
+    width_title = f"width of {level:.0%} interval" + ("\n(doubtful)" if doubt(section.provenance) else "")
     titles = (f"{tail:.3g} quantile", "estimate", f"{1 - tail:.3g} quantile", width_title)
     finish(axes, box, [section] * 4, genes, titles)
     return axes

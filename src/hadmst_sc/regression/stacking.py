@@ -31,7 +31,7 @@ BINS_AT_ONCE = 2**13
 
 
 class Inputs(NamedTuple):
-    """What a learner sees.
+    """Inputs of a learner.
 
     ``at_spots`` is ``(spots, f)``. ``in_bins`` are one or more arrays ``(f_i, bins)``, together ``f`` rows.
     """

@@ -176,7 +176,7 @@ class Prediction:
         ``(genes, ny, nx)`` float32, expected counts per bin (the posterior mean); zero outside the tissue. A dask array
         if the maps were written to disk as they were made.
     std
-        Posterior standard deviation over samples, of the shape of ``mean``; ``None`` without samples.
+        Standard deviation of the error, of the shape of ``mean``; ``None`` if it was not wanted.
     inside
         ``(ny, nx)`` bool, in tissue.
     covered
@@ -186,7 +186,7 @@ class Prediction:
     provenance
         Parameters, versions, seeds and residuals: only str, int, float, bool, None, lists and dicts of these.
     draws
-        ``(n_samples, genes, ny, nx)`` posterior samples if requested, expected counts per bin.
+        ``(n_samples, genes, ny, nx)`` samples of the diffusion model if wanted, expected counts per bin.
     """
 
     grid: Grid

@@ -3,8 +3,9 @@
 from hadmst_sc.tl.bins_to_shapes import bins_to_shapes
 from hadmst_sc.tl.predict import predict
 from hadmst_sc.tl.quantiles import quantiles
+from hadmst_sc.tl.regions import regions
 from hadmst_sc.tl.reliability import reliability
 from hadmst_sc.tl.summary import Summary, summary
 from hadmst_sc.tl.superresolve import superresolve
 
-__all__ = ["Summary", "bins_to_shapes", "predict", "quantiles", "reliability", "summary", "superresolve"]
+__all__ = ["Summary", "bins_to_shapes", "predict", "quantiles", "regions", "reliability", "summary", "superresolve"]

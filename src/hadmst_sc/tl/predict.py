@@ -11,7 +11,7 @@ from hadmst_sc.section.errors import Problems, WrongTypeError
 from hadmst_sc.section.observation import MapSink, Observation, Prediction
 
 
-@takes(SETTINGS, but=("batch_size", "n_jobs"), n_samples=0)
+@takes(SETTINGS, but=("batch_size", "n_jobs"))
 def predict(
     obs: Observation,
     *,

@@ -8,8 +8,7 @@ import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
-from hadmst_sc.io.elements import at_bins
-from hadmst_sc.io.result import Result, again, find_result
+from hadmst_sc.io.result import again, find_result
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.errors import MissingKeyError, logger
 from hadmst_sc.trust.intervals import doubt, rate_quantile
@@ -22,9 +21,9 @@ def quantiles(
     """Add quantiles of every bin's expected counts to the table of a result, from its mean and standard deviation.
 
     The expected counts of a bin are between ``layers["q0.05"]`` and ``layers["q0.95"]`` with a probability of 90 %, on
-    average over bins and genes: the standard deviation is calibrated for this at held-out spots. If that was not
-    possible, a warning says why. Measured counts scatter more, by counting noise. The images of the result are read,
-    not ``X`` of the table, which may be normalised.
+    average over bins and genes. This is tested at held-out spots; a warning says if it does not hold there. Measured
+    counts scatter more, by counting noise. The images of the result are read, not ``X`` of the table, which may be
+    normalised. For sums over bins, see :func:`regions`.
 
     Parameters
     ----------
@@ -61,30 +60,16 @@ def quantiles(
     result = find_result(sdata, key_added)
     if result.std_key is None and "std" not in result.table.layers:
         raise MissingKeyError(
-            f"tables/{result.table_key}: has no layer 'std', which needs samples. {again(result, n_samples=4)}"
+            f"tables/{result.table_key}: has no layer 'std', because the run had `with_std=False`. {again(result)}"
         )
-    refused = doubt(result.record) if result.record else "the table has lost its provenance"
-    if refused:
-        logger.warning("the quantiles of %r may be too narrow or too wide: not calibrated, %s", key_added, refused)
+    doubted = doubt(result.record) if result.record else "the table has lost its provenance"
+    if doubted:
+        logger.warning("the quantiles of %r may be too narrow or too wide: %s", key_added, doubted)
     names = {f"{quantile:g}": f"q{quantile:g}" for quantile in quantiles}
-    mean, std = (_at_bins(result, std=which) for which in (False, True))
+    mean, std = (result.maps_at_bins(std=which) for which in (False, True))
     for quantile, layer in zip(quantiles, names.values(), strict=True):
         result.set_layer(layer, _quantile(mean, std, quantile))
     return names
-
-
-def _at_bins(result: Result, *, std: bool) -> np.ndarray | da.Array:
-    """Values of every gene at the bins, from the image, as the table may have been normalised."""
-    image, (_, *place) = result.image(std=std), result.places
-    channels = [str(gene) for gene in image.coords["c"].values]
-    if unknown := [gene for gene in result.table.var_names if gene not in channels]:
-        raise MissingKeyError(
-            f"tables/{result.table_key}: `var_names` needs genes of images/{result.key}, but {unknown[:5]} are not. "
-            f"Names that the run wrote: {channels[:5]}. Set `var_names` back to them for this call."
-        )
-    order = [channels.index(gene) for gene in result.table.var_names]
-    values = at_bins(image.data if order == list(range(len(channels))) else image.data[order], *place)
-    return da.asarray(values) if isinstance(result.table.X, da.Array) else np.asarray(values)
 
 
 def _quantile(mean: np.ndarray | da.Array, std: np.ndarray | da.Array, quantile: float) -> np.ndarray | da.Array:

@@ -124,7 +124,7 @@ def _model(provenance: Mapping[str, Any]) -> str:
         return "closed form, no network"
     gate = provenance["gate"]
     share = f", network share {float(gate['share']):.0%}" if isinstance(gate, Mapping) else ""
-    return f"{provenance['model']} ({provenance['model_sha256'][:8]}), {provenance['n_samples']} samples{share}"
+    return f"{provenance['model']} ({provenance['model_sha256'][:8]}){share}"
 
 
 def _believed(genes: pd.DataFrame) -> str:
@@ -135,11 +135,8 @@ def _believed(genes: pd.DataFrame) -> str:
 
 
 def _intervals(provenance: Mapping[str, Any]) -> str:
-    record, refused = provenance["calibration"], doubt(provenance)
-    if not isinstance(record, Mapping):
-        return f"not calibrated: {refused}"
-    before, after = (f"{float(record[name]):.0%}" for name in ("coverage_before", "coverage"))
-    factor, n_spots = float(record["factor"]), int(record["n_spots"])
-    held = f"90 % intervals contain {after} of the counts at {n_spots:,} held-out spots"
-    held += f" ({before} before calibration; standard deviation × {factor:.2g})"
-    return f"not calibrated: {refused}; {held}" if refused else held
+    record, doubted = provenance["calibration"], doubt(provenance)
+    if doubted or not isinstance(record, Mapping):
+        return f"doubtful: {doubted}"
+    held = f"90 % intervals hold {float(record['coverage']):.0%} of the counts"
+    return f"{held} at {int(record['n_spots']):,} held-out spots"

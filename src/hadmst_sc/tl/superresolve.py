@@ -42,7 +42,7 @@ class _Given(SectionArguments, SettingsArguments, total=False):
     """Keyword arguments of :func:`superresolve` that it shares with others."""
 
 
-@takes(SECTION, SETTINGS, but=("window", "keep_draws"))
+@takes(SECTION, SETTINGS, but=("window", "n_samples", "n_steps", "random_state"))
 @usual_errors
 def superresolve(
     sdata: SpatialData,
@@ -59,7 +59,7 @@ def superresolve(
     Adds to ``sdata`` (names for the default ``key_added``):
 
     - image ``superres``: ``(gene, y, x)`` float32, expected counts per bin, NaN outside the tissue;
-    - image ``superres_std``: posterior standard deviation, when ``n_samples > 1``;
+    - image ``superres_std``: standard deviation of the error, unless ``with_std=False``;
     - labels ``superres_bins``: the id of each bin in tissue;
     - table ``superres_table``: one row per bin in tissue, ready for scanpy and squidpy.
 
@@ -116,7 +116,7 @@ def superresolve(
     settings.check_metagenes(obs, problems)
     with problems.gathered(ValueError, OSError):
         sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
-        check_size(target, len(obs.genes), **sizes, with_std=settings.n_draws > 0)
+        check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)
     problems.raise_if_any()
     read = time.perf_counter()
     settings = settings.loaded()
@@ -129,7 +129,7 @@ def superresolve(
         if backed:
             key = run_key(obs, settings, _version("hadmst_sc"))
             shape = (len(obs.genes), *obs.grid.shape)
-            store = stack.enter_context(_maps_on_disk(sdata, key_added, key, shape, with_std=settings.n_draws > 0))
+            store = stack.enter_context(_maps_on_disk(sdata, key_added, key, shape, with_std=settings.with_std))
         with torch_threads(settings.n_jobs):
             prediction = predict(obs, settings, store, show_progress_bar=show_progress_bar)
         assert obs.source is not None  # read_observation always names its source

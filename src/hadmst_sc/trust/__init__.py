@@ -1,1 +1,1 @@
-"""Checks at held-out spots: blend of closed form and network, calibrated intervals, reliability of each gene."""
+"""Checks at held-out spots: blend of closed form and network, spread and intervals, reliability of each gene."""

@@ -2,13 +2,13 @@
 
 A network that was trained on other tissue can be wrong on this one, and only the section's own spots can show it. Some
 spots are held out; closed form and network predict them, for some genes; the blend that predicts best is used for the
-section. All genes share one blend, because the spots of a single gene are too few to choose one. The same spots
-calibrate the standard deviation of the samples. Large sections are evaluated on parts with as many spots as a slide.
+section. All genes share one blend, because the spots of a single gene are too few to choose one. Large sections are
+evaluated on parts with as many spots as a slide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from scipy.spatial import cKDTree
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.measurement import degrade
 from hadmst_sc.section.observation import Box, Observation
-from hadmst_sc.trust.intervals import Calibration, calibrate
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # candidate shares of the network, in log space
 UNKNOWN = 0.75  # share if there are too few spots to choose one
@@ -27,7 +26,6 @@ MANY_SPOTS = 500  # or in one fold if it has this many spots
 N_PARTS, PART_SPOTS = 2, 2500  # parts of a section with more spots than these hold, and spots of each
 MAX_GENES = 40  # genes that are evaluated: more give the same result
 MIN_SPOTS = 24  # fewer spots are too few to choose a share
-N_ALIKE = 8  # neighbouring held-out spots over which the samples' relative variance is averaged
 
 
 class Gate(NamedTuple):
@@ -36,25 +34,6 @@ class Gate(NamedTuple):
     share: float  # 0 (closed form) to 1 (network)
     deviance: float  # at held-out spots, relative to the closed form, mean over genes: below 1 is better
     n_spots: int  # held-out spots; 0 if the share is a default
-
-
-class Verdict(NamedTuple):
-    """Result of the evaluation at held-out spots."""
-
-    gates: list[Gate]  # one for each estimate other than the closed form
-    calibration: Calibration | None  # for the samples' spread; None without samples or with too few spots
-
-    @property
-    def spread(self) -> float:
-        """Factor for the standard deviation of the samples."""
-        return self.calibration.factor if self.calibration else 1.0
-
-
-class Predicted(NamedTuple):
-    """Maps of some genes, predicted without the held-out spots, ``(genes, ny, nx)`` counts per bin."""
-
-    maps: list[np.ndarray]  # the closed form first, then other estimates such as the network
-    draws: np.ndarray | None = None  # ``(n_samples, genes, ny, nx)``
 
 
 def evaluated_genes(obs: Observation) -> np.ndarray:
@@ -87,7 +66,7 @@ def distillations(n_spots: int) -> float:
     return folds_used(n_spots) * min(1.0, N_PARTS * PART_SPOTS / max(n_spots, 1))
 
 
-def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box], Predicted]) -> Verdict:
+def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box], Sequence[np.ndarray]]) -> list[Gate]:
     """Compare the closed form with other estimates at held-out spots.
 
     Parameters
@@ -95,41 +74,29 @@ def fit_gate(obs: Observation, maps_of: Callable[[Observation, np.ndarray, Box],
     obs
         The section.
     maps_of
-        Predicts some genes (columns) in a box, from an observation without the held-out spots.
+        Predicts some genes (columns) in a box, from an observation without the held-out spots: maps
+        ``(genes, ny, nx)`` in counts per bin of the closed form, then of the other estimates.
 
     Returns
     -------
-    One gate for each estimate other than the closed form, and the calibration of the samples' spread. With fewer than
-    ``MIN_SPOTS`` spots, a single default gate of ``n_spots`` 0 and no calibration.
+    One gate for each estimate other than the closed form. With fewer than ``MIN_SPOTS`` spots, a single default gate of
+    ``n_spots`` 0.
     """
     n_spots, genes = len(obs.spots), evaluated_genes(obs)
     if n_spots < MIN_SPOTS:
         logger.warning(
-            "%d spots are too few to judge the network and its standard deviation (at least %d are needed): the "
-            "estimate is a blend with %.0f%% of the network, and intervals are not calibrated",
+            "%d spots are too few to judge the network (at least %d are needed): the estimate is a blend with %.0f%% "
+            "of it",
             *(n_spots, MIN_SPOTS, 100 * UNKNOWN),
         )
-        return Verdict([Gate(UNKNOWN, 1.0, 0)], None)
+        return [Gate(UNKNOWN, 1.0, 0)]
     held_out = [one for box in parts(obs) for one in _at_held_out(obs, genes, box, maps_of)]
     counts = np.concatenate([one.counts for one in held_out])
     gates = []
     for number in range(len(held_out[0].blends)):
         blends = np.concatenate([one.blends[number] for one in held_out], 1)
         gates.append(decide(np.stack([_deviance(counts, blend) for blend in blends]), len(counts)))
-    if not gates or held_out[0].std is None:
-        return Verdict(gates, None)
-    means = [one.blends[0][SHARES.index(gates[0].share)] for one in held_out]
-    stds = [
-        _alike(one.std, mean, one.centres) for one, mean in zip(held_out, means, strict=True) if one.std is not None
-    ]
-    calibration = calibrate(counts, np.concatenate(means), np.concatenate(stds))
-    if calibration.refused:
-        logger.warning(
-            "the standard deviation could not be calibrated at %d held-out spots (%s): it is multiplied by %.2g, and "
-            "intervals may be too narrow or too wide",
-            *(calibration.n_spots, calibration.refused, calibration.factor),
-        )
-    return Verdict(gates, calibration)
+    return gates
 
 
 class _HeldOut(NamedTuple):
@@ -137,12 +104,13 @@ class _HeldOut(NamedTuple):
 
     counts: np.ndarray  # (spots, genes)
     blends: list[np.ndarray]  # (len(SHARES), spots, genes) each, from the closed form to another estimate
-    std: np.ndarray | None  # (spots, genes) standard deviation of the samples' sums
-    centres: np.ndarray  # (spots, 2)
 
 
 def _at_held_out(
-    obs: Observation, genes: np.ndarray, box: Box, maps_of: Callable[[Observation, np.ndarray, Box], Predicted]
+    obs: Observation,
+    genes: np.ndarray,
+    box: Box,
+    maps_of: Callable[[Observation, np.ndarray, Box], Sequence[np.ndarray]],
 ) -> Iterator[_HeldOut]:
     """Predictions at the held-out spots of a box, fold by fold."""
     part = obs.cropped(box)
@@ -150,19 +118,9 @@ def _at_held_out(
     for k in range(folds_used(len(part.spots))):
         rows = fold == k
         measurement = part.measurement.subset(rows)
-        (closed, *others), draws = maps_of(part.subset_spots(~rows), genes, box)
+        closed, *others = maps_of(part.subset_spots(~rows), genes, box)
         blends = [np.stack([degrade(_blend(closed, one, share), measurement) for share in SHARES]) for one in others]
-        std = None if draws is None else np.std([degrade(draw, measurement) for draw in draws], axis=0, ddof=1)
-        yield _HeldOut(part.counts[rows][:, genes], blends, std, measurement.centres)
-
-
-def _alike(std: np.ndarray, mean: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Standard deviations ``(spots, genes)`` with the relative variance averaged over neighbouring spots.
-
-    From four samples it is noisy; without averaging, the calibration factor would be too large.
-    """
-    near = cKDTree(centres).query(centres, min(N_ALIKE, len(centres)))[1].reshape(len(centres), -1)
-    return mean * np.sqrt(((std / np.maximum(mean, 1e-9)) ** 2)[near].mean(1))
+        yield _HeldOut(part.counts[rows][:, genes], blends)
 
 
 def folds_used(n_spots: int) -> int:

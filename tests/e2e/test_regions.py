@@ -1,0 +1,113 @@
+"""Totals of regions: of a column, of polygons and of circles, with intervals that know what bins share."""
+
+from __future__ import annotations
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from spatialdata.models import ShapesModel
+from spatialdata.transformations import Identity, Scale
+
+import hadmst_sc as hd
+
+
+@pytest.fixture(scope="module")
+def solved():
+    sdata = hd.datasets.phantom(n_genes=3, size_um=800.0)
+    hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, align=False, show_progress_bar=False)
+    table = sdata.tables["superres_table"]
+    sides = np.where(table.obs["array_col"] < 20, "left", "right").astype(object)
+    sides[table.obs["array_row"] < 3] = None
+    table.obs["side"] = pd.Categorical(sides, categories=["right", "left", "nowhere"])
+    return sdata
+
+
+def test_a_column_gives_the_sums_of_its_categories_in_their_order(solved):
+    table, found = solved.tables["superres_table"], hd.tl.regions(solved, "side")
+    assert found.obs_names.tolist() == ["right", "left", "nowhere"]
+    assert found.var_names.equals(table.var_names)
+    for name, row in zip(found.obs_names, found.X, strict=True):
+        bins = np.asarray(table.X)[(table.obs["side"] == name).to_numpy()]
+        np.testing.assert_allclose(row, bins.sum(0), rtol=1e-5)
+        assert found.obs.loc[name, "n_bins"] == len(bins)
+    np.testing.assert_array_equal(found.layers["std"][2], 0)
+
+
+def test_the_interval_is_around_the_total_and_relatively_narrower_than_that_of_a_bin(solved):
+    table, found = solved.tables["superres_table"], hd.tl.regions(solved, "side")[:2]
+    assert (found.layers["low"] < found.X).all() and (found.X < found.layers["high"]).all()
+    bins = np.median(np.asarray(table.layers["std"]) / np.asarray(table.X), 0)
+    assert (found.layers["std"] / found.X < 0.3 * bins).all()
+    alone = np.sqrt((np.asarray(table.layers["std"], float) ** 2)[(table.obs["side"] == "left").to_numpy()].sum(0))
+    assert (found.layers["std"][1] > alone).all()  # bins share errors
+
+
+def test_shapes_of_single_bins_give_the_table_back(solved):
+    table, name = solved.tables["superres_table"], hd.tl.bins_to_shapes(solved)
+    found = hd.tl.regions(solved, name)
+    np.testing.assert_allclose(found.X, np.asarray(table.X), rtol=1e-5)
+    np.testing.assert_allclose(found.layers["std"], np.asarray(table.layers["std"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_a_bin_on_the_border_counts_by_its_share(solved, factor):
+    """A square of 2.5 bins, in the pixels of the image or in those of another that are four times as small."""
+    px = solved.tables["superres_table"].uns["hadmst_sc"]["px_per_bin"]
+    square = shapely.affinity.scale(shapely.box(10, 10, 12.5, 12.5), px * factor, px * factor, origin=(0, 0))
+    transformations = {"phantom": Scale([1 / factor] * 2, ("x", "y")) if factor > 1 else Identity()}
+    solved.shapes["drawn"] = ShapesModel.parse(gpd.GeoDataFrame(geometry=[square]), transformations=transformations)
+    found, image = hd.tl.regions(solved, "drawn"), np.nan_to_num(np.asarray(solved["superres"].data))
+    weights = np.array([1, 1, 0.5])
+    expected = np.einsum("gyx,y,x->g", image[:, 10:13, 10:13], weights, weights)
+    np.testing.assert_allclose(found.X[0], expected, rtol=1e-4)
+    assert found.obs["n_bins"].iloc[0] == pytest.approx(6.25)
+
+
+def test_circles_are_regions(solved):
+    found = hd.tl.regions(solved, "phantom")  # the spots
+    assert found.n_obs == len(solved.shapes["phantom"])
+    area = np.pi / 4 * (55 / 20) ** 2
+    assert found.obs["n_bins"].max() == pytest.approx(area, rel=0.02)
+    counts = np.asarray(solved["table"][:, found.var_names].X.todense(), float)
+    whole = (found.obs["n_bins"] > 0.95 * area).to_numpy()
+    assert np.corrcoef(found.X[whole].ravel(), counts[whole].ravel())[0, 1] > 0.8
+
+
+def test_a_doubtful_spread_is_said(solved, caplog, monkeypatch):
+    provenance = solved["superres_table"].uns["hadmst_sc"]
+    monkeypatch.setitem(provenance, "calibration", {"coverage": 0.5, "n_spots": 100})
+    hd.tl.regions(solved, "side")
+    assert "intervals of regions may be too narrow or too wide: 90% intervals hold 50%" in caplog.text
+
+
+def test_what_cannot_be_is_refused(solved):
+    with pytest.raises(KeyError, match=r"`key='cells'` needs a column of tables/superres_table or .*to_polygons"):
+        hd.tl.regions(solved, "cells")
+    far = ShapesModel.parse(
+        gpd.GeoDataFrame(geometry=[shapely.box(-9, -9, -8, -8)]), transformations={"phantom": Identity()}
+    )
+    solved.shapes["far"] = far
+    with pytest.raises(ValueError, match=r"`key='far'` needs a region in the tissue"):
+        hd.tl.regions(solved, "far")
+    del solved.shapes["far"]
+    other = ShapesModel.parse(
+        gpd.GeoDataFrame(geometry=[shapely.box(0, 0, 9, 9)]), transformations={"other": Identity()}
+    )
+    solved.shapes["elsewhere"] = other
+    with pytest.raises(
+        KeyError, match=r"shapes/elsewhere: shares no coordinate system with the result.*set_transformation"
+    ):
+        hd.tl.regions(solved, "elsewhere")
+    del solved.shapes["elsewhere"]
+
+
+def test_a_table_without_its_dispersion_says_how_to_get_it(solved):
+    table = solved.tables["superres_table"]
+    kept = table.var.pop("dispersion")
+    try:
+        with pytest.raises(KeyError, match=r"`var` lacks 'dispersion'\. Call `hadmst_sc"):
+            hd.tl.regions(solved, "side")
+    finally:
+        table.var["dispersion"] = kept
