@@ -81,7 +81,7 @@ DEVICES = "auto, cpu, cuda, cuda:1, mps."
 Device = Annotated[str, typer.Option(help=DEVICES)]
 
 # Shared arguments that a command line cannot take, or takes in another form: type and help.
-ONLY_IN_PYTHON = ("features", "client", "window")
+ONLY_IN_PYTHON = ("features", "client", "window", "n_samples", "n_steps", "random_state")
 AS_TEXT: dict[str, tuple[Any, str]] = {
     "genes": (str | None, "a,b,c or a number: the n most informative."),
     "model": (str, "Bundled name or path; 'none' for the closed form alone."),
@@ -305,7 +305,7 @@ def demo(
     typer.echo(f"phantom         {table.n_obs} spots × {table.n_vars} genes   {perf_counter() - started:6.1f} s")
 
     started = perf_counter()
-    tl.superresolve(sdata, "phantom_full_image", random_state=seed, device=device)
+    tl.superresolve(sdata, "phantom_full_image", device=device)
     bins = sdata.tables["superres_table"]
     typer.echo(f"super-resolved  {bins.n_obs} bins × {bins.n_vars} genes   {perf_counter() - started:6.1f} s")
 

@@ -165,7 +165,7 @@ def test_a_run_cut_short_is_continued_where_it_stopped(backed, reference, monkey
     check_same(backed, reference)
 
 
-@pytest.mark.parametrize("change", [{"random_state": 1}, {"consistency": "hard"}, {"bin_um": 25.0}, {"gate": False}])
+@pytest.mark.parametrize("change", [{"align": False}, {"consistency": "hard"}, {"bin_um": 25.0}, {"gate": False}])
 def test_a_run_with_other_parameters_is_not_continued(backed, template, monkeypatch, caplog, change):
     with monkeypatch.context() as patch:
         cut_short(patch, after=2)

@@ -69,6 +69,7 @@ def make_result(std: bool = True, square: bool = False, **stated: float | str | 
         "coordinate_system": "world",
         "layer": "none",  # as a store keeps None
         "bin_um": BIN_UM,
+        "calibration": {"coverage": 0.9, "n_spots": 100},
         "um_per_px": UM_PER_PX,
         "px_per_bin": BIN_UM / UM_PER_PX,
         **stated,

@@ -24,10 +24,10 @@ def test_bounds_are_the_ends_of_the_interval_on_the_scale_of_the_estimate(result
     assert all((image.get_array().mask == ~INSIDE).all() for image in (low, mean, high))
 
 
-def test_a_spread_that_is_not_calibrated_is_said_above_the_width(result):
+def test_a_doubtful_spread_is_said_above_the_width(result):
     provenance = result["superres_table"].uns["hadmst_sc"]
-    for refused, title in (("", "width of 90% interval"), ("why", "width of 90% interval\n(not calibrated)")):
-        provenance["calibration"] = {"factor": 1.0, "refused": refused}
+    for coverage, title in ((0.9, "width of 90% interval"), (0.5, "width of 90% interval\n(doubtful)")):
+        provenance["calibration"] = {"coverage": coverage, "n_spots": 100}
         assert hd.pl.uncertainty(result, "ramp")[0, 3].get_title() == title
 
 

@@ -63,7 +63,6 @@ ARGUMENTS: dict[str, list[Any]] = {
     ],
     "device": [3, "abacus", None, "cuda:99", [], ""],
     "batch_size": [0, -1, 2.0, "4", NAN, True],
-    "random_state": [-1, 0.5, 10**30, "a", None, NAN, np.random.RandomState(0), np.random.default_rng(0), True],
     "n_jobs": [NAN, 0, True, -1, 2.5, "2", 10**9],
     "client": ["tcp://127.0.0.1:8786", 3, object()],
     "key_added": [3, None, "", "a/b", "../x", ".x", "__x", "x" * 300, ["a"], "S1_full_image", "a\0b", "a\nb"],

@@ -171,7 +171,7 @@ def as_spatialdata(
     >>> obs = hd.io.read_observation(sdata, "phantom_full_image", bin_um=20.0)
     >>> new = hd.io.as_spatialdata(sdata, hd.tl.predict(obs, model=None), obs.source)
     >>> list(new.images), list(new.labels), list(new.tables)
-    (['superres'], ['superres_bins'], ['superres_table'])
+    (['superres', 'superres_std'], ['superres_bins'], ['superres_table'])
     """
     check_sdata(sdata)
     check_size(None, *_sizes(prediction), with_std=prediction.std is not None)

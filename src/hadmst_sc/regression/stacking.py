@@ -128,8 +128,11 @@ def forest(values: np.ndarray, inputs: Inputs) -> Learned:
 
 
 def _steady(values: np.ndarray) -> np.ndarray:
-    """Values rounded to a millionth of the largest: splits of a tree often tie, and rounding errors would decide."""
-    unit = 1e-6 * max(np.abs(values).max(), 1e-12)
+    """Values rounded to about a millionth of the largest: splits of a tree often tie, and rounding would decide.
+
+    The unit is a power of two, so that sums over spots are exact in any order.
+    """
+    unit = 2.0 ** np.floor(np.log2(1e-6 * max(np.abs(values).max(), 1e-12)))
     rounded = np.round(values / unit) * unit
     return rounded.ravel() if rounded.shape[1] == 1 else rounded
 
