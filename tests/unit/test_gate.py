@@ -125,9 +125,22 @@ def test_several_are_judged_beside_the_same_closed_form(phantom):
 
 
 def test_every_gene_weighs_alike():
-    errors = np.ones((len(SHARES), 10))
-    errors[3] = 0.9
-    errors[:, 0] *= 1e6  # an abundant gene ...
-    errors[3, 0] = 1.2e6  # ... for which the others' best is wrong
+    shares = np.array(SHARES)
+    errors = np.repeat((1 + (shares - 0.75) ** 2)[:, None], 10, 1)
+    errors[:, 0] = 1e6 * (1 + shares)  # an abundant gene, for which the others' best is wrong
     gate = decide(errors, 100)
-    assert gate.share == 0.75 and gate.deviance == pytest.approx(0.93)
+    assert 0.3 < gate.share < 0.65
+
+
+@pytest.mark.parametrize(("best", "low", "high"), [(0.0, 0.0, 0.0), (0.5, 0.3, 0.5), (1.0, 0.6, 1.0)])
+def test_the_share_is_drawn_towards_the_closed_form(best, low, high):
+    """A parabola with a gain of a tenth: the penalty takes a third of the share, and less where more is gained."""
+    shares = np.array(SHARES)[:, None]
+    small, large = (decide(1 + gain * ((shares - best) ** 2 - best**2), 100) for gain in (0.1, 10.0))
+    assert low <= small.share <= high
+    assert small.share <= large.share == pytest.approx(best, abs=0.05)
+    assert large.deviance == pytest.approx(1 - 10 * best**2, abs=0.05)
+
+
+def test_shares_without_a_difference_choose_the_closed_form():
+    assert decide(np.ones((len(SHARES), 4)), 100).share == 0
