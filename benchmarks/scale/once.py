@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tiles", type=int, default=1)
     parser.add_argument("--genes", type=int, default=200)
     parser.add_argument("--metagenes", type=int)
-    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--mean", action="store_true", help="without the standard deviation")
     parser.add_argument("--bin-um", type=float, default=20.0)
     parser.add_argument("--workers", type=int, default=0, help="Dask workers of one thread; 0 computes here")
     parser.add_argument("--peer", choices=list(peers.PEERS), help="this published tool in place of ours")
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace, store: Path) -> dict[str, Any]:
             model=model,
             genes=options.genes,
             bin_um=options.bin_um,
-            n_samples=options.samples,
+            with_std=not options.mean,
             n_metagenes=options.metagenes,
             device="cpu",
             client=client,
