@@ -216,7 +216,7 @@ def test_a_switch_without_effect_is_not_shown_to_help(page):
 
 
 def test_samples_are_told_by_their_medians(page):
-    (row,) = rows(section(page, "Samples"), "breast, Xenium")
+    (row,) = rows(section(page, "Spread"), "breast, Xenium")
     assert row[:5] == ["20 µm", "ours, samples", "0.80", "0.50", "1.00"]
 
 

@@ -69,6 +69,8 @@ def test_sums_share_what_the_formula_says(grid, monkeypatch):
     np.testing.assert_allclose(one.of_sums(mean, weights, places), expected, rtol=1e-9)
     monkeypatch.setattr(spread, "MANY_BINS", 5)  # the same by a Fourier transform
     np.testing.assert_allclose(one.of_sums(mean, weights, places), expected, rtol=1e-9)
+    monkeypatch.setattr(spread, "FAR", 2.0)  # what is further away than this is not shared, or shared once more
+    np.testing.assert_allclose(one.of_sums(mean, weights, places), expected, rtol=0.2)
 
 
 def test_a_sum_over_one_bin_is_that_bin(grid):

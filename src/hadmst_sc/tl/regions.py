@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
 from anndata import AnnData
 from scipy import sparse
 from spatialdata import SpatialData
+from spatialdata.models import TableModel
 
 from hadmst_sc.io.resolve import affine, systems
 from hadmst_sc.io.result import Result, again, find_result
 from hadmst_sc.io.tissue import outlines
-from hadmst_sc.runtime import usual_errors
+from hadmst_sc.runtime import side_by_side, usual_errors
 from hadmst_sc.section.errors import MissingKeyError, logger
 from hadmst_sc.trust.intervals import doubt, rate_interval
 from hadmst_sc.trust.spread import Spread
 
 DISPERSION = "dispersion"  # column of `var` that a run writes
+GENES_AT_ONCE = 64
 
 
 @usual_errors
@@ -34,23 +35,26 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
         Holds the result. It is not changed.
     key
         Either a column of ``obs`` of the result's table, such as clusters or annotated layers, or the name of shapes,
-        such as cells or drawn regions. A bin on the border of a shape counts by its share of area.
+        such as cells or drawn regions. A bin on the border of a shape counts by its share of area: counts are taken as
+        uniform within a bin. Where shapes overlap, bins count for each.
     key_added
         Name of the result.
 
     Returns
     -------
-    A table with a row per region, in the order of the categories or shapes: ``X`` expected counts, ``layers["std"]``
-    their standard deviation, ``layers["low"]`` and ``layers["high"]`` the interval that holds the true expected counts
-    with a probability of 90 %. ``obs["n_bins"]`` is the area in bins in tissue; regions with none have zero counts.
+    A table with a row per region, in the order of the categories or shapes; that of shapes annotates them. ``X`` are
+    expected counts, also if the table of the result was normalised. ``layers["std"]`` is their standard deviation, and
+    the true expected counts are between ``layers["low"]`` and ``layers["high"]`` with a probability of 90 %.
+    ``obs["n_bins"]`` is the area of the region in tissue, in bins; without any, the values are NaN.
 
     Raises
     ------
     KeyError
         If there is no such result, column or shapes, the shapes share no coordinate system with the result, or its
-        table has lost the column ``dispersion`` of ``var``.
+        table has lost its record or the column ``dispersion`` of ``var``.
     ValueError
-        If no region holds a bin.
+        If ``key`` is a column and shapes, the column holds measurements in place of categories, two regions have one
+        name, or no region holds a bin.
 
     Examples
     --------
@@ -63,12 +67,22 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
     ((2, 4), ['high', 'low', 'std'])
     """
     result = find_result(sdata, key_added)
+    pitch = float(result.provenance["pitch_um"]) / float(result.provenance["bin_um"])
     if DISPERSION not in result.table.var:
         raise MissingKeyError(f"tables/{result.table_key}: `var` lacks {DISPERSION!r}. {again(result)}")
     rows, y, x = result.places
-    if key in result.table.obs:
+    in_column, in_shapes = (
+        isinstance(key, str) and key in result.table.obs,
+        isinstance(key, str) and key in sdata.shapes,
+    )
+    if in_column and in_shapes:
+        raise ValueError(
+            f"`key={key!r}` is a column of tables/{result.table_key} and the name of shapes. Rename one of them, such "
+            f"as by `sdata.shapes[{key + '_shapes'!r}] = sdata.shapes.pop({key!r})`."
+        )
+    if in_column:
         names, weights = _of_column(result.table.obs[key].iloc[rows])
-    elif key in sdata.shapes:
+    elif in_shapes:
         names, weights = _of_shapes(result, key, np.c_[x, y])
     else:
         raise MissingKeyError(
@@ -76,30 +90,54 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
             f"Columns: {list(result.table.obs)}; shapes: {list(sdata.shapes)}. For labels, pass shapes made by "
             f"`sdata.shapes['cells'] = spatialdata.to_polygons(sdata.labels['cells'])`."
         )
+    labels = pd.Index([str(name) for name in names])
+    if labels.has_duplicates:
+        twice = labels[labels.duplicated()].unique().tolist()[:5]
+        raise ValueError(
+            f"`key={key!r}` needs regions of different names, but has {twice} more than once. Rename them."
+        )
     if not weights.nnz:
         raise ValueError(f"`key={key!r}` needs a region in the tissue, but no bin of {result.key!r} lies in any.")
     if doubted := doubt(result.record):
         logger.warning("the intervals of regions may be too narrow or too wide: %s", doubted)
-    mean = np.asarray(result.maps_at_bins(), float)
-    pitch = float(result.provenance["pitch_um"]) / float(result.provenance["bin_um"])
-    spread = Spread(result.table.var[DISPERSION].to_numpy(float), pitch)
-    total, std = weights @ mean, spread.of_sums(mean, weights, np.c_[y, x])
+    maps, dispersion = result.maps_at_bins(), result.table.var[DISPERSION].to_numpy(float)
+    n_genes = len(dispersion)
+
+    def of_genes(start: int) -> tuple[np.ndarray, np.ndarray]:
+        genes = slice(start, start + GENES_AT_ONCE)
+        mean = np.asarray(maps[:, genes], float)
+        return weights @ mean, Spread(dispersion[genes], pitch).of_sums(mean, weights, np.c_[y, x])
+
+    totals, stds = zip(*side_by_side(of_genes, range(0, n_genes, GENES_AT_ONCE)), strict=True)
+    total, std, n_bins = np.concatenate(totals, 1), np.concatenate(stds, 1), weights.sum(1)
     low, high = rate_interval(total, std)
-    obs = pd.DataFrame({"n_bins": weights.sum(1)}, index=names)
-    return AnnData(total, obs=obs, var=result.table.var.copy(), layers={"std": std, "low": low, "high": high})
+    # The 95 % quantile of a very wide Gamma distribution is below its mean.
+    layers = {"std": std, "low": low, "high": np.maximum(high, total)}
+    for values in (total, *layers.values()):
+        values[n_bins == 0] = np.nan
+    found = AnnData(total, pd.DataFrame({"n_bins": n_bins}, index=labels), result.table.var.copy(), layers=layers)
+    if in_column:
+        return found
+    found.obs["region"], found.obs["instance_id"] = pd.Categorical([key] * len(names)), names
+    return TableModel.parse(found, region=key, region_key="region", instance_key="instance_id")
 
 
-def _of_column(values: pd.Series) -> tuple[list[str], sparse.csr_array]:
+def _of_column(values: pd.Series) -> tuple[np.ndarray, sparse.csr_array]:
     """Names of the categories, and the bins of each; missing values belong to none."""
+    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 != 0).any():
+        raise ValueError(
+            f"`key={values.name!r}` needs a column of categories, but holds measurements such as {values.iloc[0]:g}. "
+            f"Pass a column made by `pandas.cut`."
+        )
     found = values.astype("category")
     codes = found.cat.codes.to_numpy()
     inside = np.flatnonzero(codes >= 0)
     shape = (len(found.cat.categories), len(codes))
     weights = sparse.coo_array((np.ones(len(inside)), (codes[inside], inside)), shape)
-    return [str(name) for name in found.cat.categories], weights.tocsr()
+    return found.cat.categories.to_numpy(), weights.tocsr()
 
 
-def _of_shapes(result: Result, key: str, corners: np.ndarray) -> tuple[list[str], sparse.csr_array]:
+def _of_shapes(result: Result, key: str, corners: np.ndarray) -> tuple[np.ndarray, sparse.csr_array]:
     """Names of the shapes, and the share of each bin in each; ``corners`` are the low ones of the bins, ``(n, 2)``."""
     element = result.sdata.shapes[key]
     shared = [
@@ -112,11 +150,12 @@ def _of_shapes(result: Result, key: str, corners: np.ndarray) -> tuple[list[str]
             f"`spatialdata.transformations.set_transformation` with `to_coordinate_system={result.system!r}`."
         )
     to_bins = np.linalg.inv(result.to_system(shared[0])) @ affine(element, shared[0])
-    shapes = gpd.GeoSeries(outlines(element).affine_transform([*to_bins[:2, :2].ravel(), *to_bins[:2, 2]]))
+    # Outlines of segmented cells may cross themselves.
+    shapes = outlines(element).affine_transform([*to_bins[:2, :2].ravel(), *to_bins[:2, 2]]).make_valid()
     x, y = corners.T
     bins = shapely.box(x, y, x + 1, y + 1)
     shape, found = shapely.STRtree(bins).query(shapes.to_numpy(), predicate="intersects")
     area = shapely.area(shapely.intersection(shapes.to_numpy()[shape], bins[found]))
     weights = sparse.coo_array((area, (shape, found)), (len(shapes), len(bins))).tocsr()
     weights.eliminate_zeros()
-    return [str(name) for name in element.index], weights
+    return element.index.to_numpy(), weights

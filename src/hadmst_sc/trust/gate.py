@@ -1,9 +1,9 @@
 """The gate: held-out spots choose the blend of closed form and network for each section.
 
 A network that was trained on other tissue can be wrong on this one, and only the section's own spots can show it. Some
-spots are held out; closed form and network predict them, for some genes; the blend that predicts best is used for the
-section. All genes share one blend, because the spots of a single gene are too few to choose one. Large sections are
-evaluated on parts with as many spots as a slide.
+spots are held out; closed form and network predict them, for some genes; the blend that predicts best, drawn towards
+the closed form, is used for the section. All genes share one blend, because the spots of a single gene are too few to
+choose one. Large sections are evaluated on parts with as many spots as a slide.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def folds_used(n_spots: int) -> int:
 
 
 def decide(deviances: np.ndarray, n_spots: int) -> Gate:
-    """Choose the share with the smallest relative deviance; ``deviances`` are ``(len(SHARES), genes)``.
+    """Choose the share with the smallest penalised deviance; ``deviances`` are ``(len(SHARES), genes)``.
 
     The deviance is a parabola of the share, fitted to the evaluated ones, with a penalty on the share squared: the
     spots of one section are few, and the deviance at spots favours the network more than other scores do.

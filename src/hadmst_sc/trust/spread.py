@@ -25,6 +25,7 @@ from scipy.spatial.distance import cdist
 OWN, SHARED, REACH = 0.6, 1.4, 0.6
 LEAST = 0.05  # smallest dispersion: nothing is known to a twentieth of counting noise
 MANY_BINS = 1000  # above this, pairs of bins are summed by a Fourier transform
+FAR = 20.0  # reaches at which nothing is shared, to a billionth
 PRIOR_SPOTS = 10  # spots whose weight the median of all genes has in the dispersion of each
 
 
@@ -64,7 +65,8 @@ class Spread(NamedTuple):
     Parameters
     ----------
     dispersion
-        ``(genes,)`` variance over expected counts in sums over a spot.
+        ``(genes,)`` variance over expected counts in a spot that the estimate has not seen. Where it has seen the spot,
+        the two terms of the covariance add up to about 0.8 of that.
     pitch
         Distance of the spots, bins.
     """
@@ -106,9 +108,10 @@ class Spread(NamedTuple):
         reach = REACH * self.pitch
         if len(places) <= MANY_BINS:
             return np.asarray((roots * (np.exp(-cdist(places, places) / reach) @ roots)).sum(0))
-        # The same as a convolution, on the rectangle around the bins.
+        # The same as a convolution, on the rectangle around the bins and a border beyond which nothing is shared.
         y, x = (places - places.min(0)).T
-        ny, nx = (next_fast_len(2 * int(side.max()) + 1, real=True) for side in (y, x))
+        border = int(np.ceil(FAR * reach))
+        ny, nx = (next_fast_len(int(side.max()) + 1 + min(border, int(side.max())), real=True) for side in (y, x))
         dy, dx = (np.minimum(np.arange(side), side - np.arange(side)) for side in (ny, nx))
         kernel = rfft2(np.exp(-np.hypot(dy[:, None], dx) / reach))
         found = np.empty(roots.shape[1])
