@@ -99,8 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
         at = time.monotonic() - started
         print(f"{at:6.0f} s  {number}/{len(firsts)}  {' · '.join(cell.key)}: {outcome}", flush=True)
     share(pending, planned, stores)
-    for store in stores.values():
-        store.tidy([cell.key for cell in planned])
+    for task in {cell.task for cell in wanted}:  # another run may be writing the files of other tasks
+        stores[task].tidy([cell.key for cell in planned])
     if options.profile == "full" and not (options.tasks or options.methods or options.sections):
         for alone in (False, True):
             named = [(name, one) for name, one in declared["measurements"].items() if "command" in one]
