@@ -21,7 +21,7 @@ from cases.cells import pseudo_spots, where_known
 from cases.phantom import simulated
 from hadmst_sc import metrics
 from hadmst_sc.section.observation import Observation, Prediction
-from hadmst_sc.trust.intervals import covered, rate_interval
+from hadmst_sc.trust.intervals import covered, gamma_shape, rate_interval
 from hadmst_sc.trust.spread import Spread
 
 SEED = 0
@@ -77,7 +77,7 @@ def _of_blocks(
     mean, true = (scores.in_blocks(maps, edge)[:, whole].astype(float) for maps in (one.mean, truth))
     if one.draws is None:  # the law that a user is told of
         std = _std_of_blocks(one, obs, whole, edge)
-        shape = np.square(mean / np.maximum(std, 1e-12)).clip(1e-3, 1e7)
+        shape = gamma_shape(mean, std)
         draws = rng.gamma(shape, mean / shape, (N_DRAWS, *mean.shape))
     else:
         draws = np.stack([scores.in_blocks(draw, edge)[:, whole] for draw in one.draws]).astype(float)

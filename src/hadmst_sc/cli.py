@@ -81,7 +81,7 @@ DEVICES = "auto, cpu, cuda, cuda:1, mps."
 Device = Annotated[str, typer.Option(help=DEVICES)]
 
 # Shared arguments that a command line cannot take, or takes in another form: type and help.
-ONLY_IN_PYTHON = ("features", "client", "window", "n_samples", "n_steps", "random_state")
+ONLY_IN_PYTHON = ("features", "cells", "client", "window", "n_samples", "n_steps", "random_state")
 AS_TEXT: dict[str, tuple[Any, str]] = {
     "genes": (str | None, "a,b,c or a number: the n most informative."),
     "model": (str, "Bundled name or path; 'none' for the closed form alone."),
@@ -148,6 +148,7 @@ def _options(
 def superresolve(
     store: Store,
     image_key: ImageKey,
+    cells_key: Annotated[str | None, typer.Option(help="Cells or nuclei: shapes, points or labels.")] = None,
     key_added: Annotated[str, typer.Option(help="Name of the result.")] = "superres",
     output: Annotated[Path | None, typer.Option(help="Write to this store instead of into STORE.")] = None,
     overwrite: Overwrite = False,
@@ -162,7 +163,7 @@ def superresolve(
     from hadmst_sc.io import open_store
 
     started = perf_counter()
-    given |= {"key_added": key_added, "overwrite": overwrite, "copy": output is not None}
+    given |= {"cells_key": cells_key, "key_added": key_added, "overwrite": overwrite, "copy": output is not None}
     result = tl.superresolve(open_store(store), image_key, **given)
     if output is not None:
         write_whole(result, output, overwrite=overwrite)

@@ -42,6 +42,7 @@ SUPERRESOLVE = {
     "batch_size": None,
     "n_jobs": None,
     "client": None,
+    "cells_key": None,
     "key_added": "superres",
     "overwrite": False,
     "copy": False,

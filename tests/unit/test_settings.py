@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from scipy import sparse
 from typer.testing import CliRunner
 
 import hadmst_sc as hd
@@ -21,6 +22,7 @@ from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, 
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.models.weights import load_model
 from hadmst_sc.section.arguments import SECTION, SectionArguments, number, whole
+from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import ContractError, Problems
 
 FEATURES = np.zeros((2, 8, 8), np.float32)
@@ -35,6 +37,7 @@ OTHER = {
     "align": "spots",
     "gate": False,
     "features": FEATURES,
+    "cells": Cells("nuclei", np.arange(2), sparse.csr_array(np.eye(2, 64)), areal=True),
     "random_state": 1,
     "device": "cpu",
     "window": 64,
@@ -184,7 +187,7 @@ def test_metagenes_are_fewer_than_genes_and_no_more_than_spots(genes, spots, mos
     section = SimpleNamespace(genes=range(genes), spots=range(spots))
     for n, refused in ((most, False), (most + 1, True)):
         problems = Problems("")
-        Settings(n_metagenes=n).check_metagenes(section, problems)
+        Settings(n_metagenes=n).check_with(section, problems)
         assert bool(problems) == refused
 
 

@@ -72,10 +72,6 @@ class Residual:
         """Model space to rates. The inverse of :meth:`encode`; negative rates become zero."""
         return torch.expm1((self._log + x * self.scale).clamp(min=0))
 
-    def slope(self, rate: Tensor) -> Tensor:
-        """Derivative of the rate with respect to the model-space value, at ``rate``."""
-        return (1 + rate) * self.scale
-
 
 def tiled(local: Callable[[Window], Denoiser], inside: np.ndarray, *, core: int, halo: int, align: int) -> Denoiser:
     """Denoiser of the whole grid from denoisers of windows.

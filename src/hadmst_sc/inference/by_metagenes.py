@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hadmst_sc.diffusion.denoiser import first_closed_form
 from hadmst_sc.distillation.components import Panel
 from hadmst_sc.distillation.genes import Distilled, decoder
 from hadmst_sc.distillation.metagenes import metagenes
+from hadmst_sc.inference.chunk import Chunk
 from hadmst_sc.inference.estimators import ByMetagenes
 from hadmst_sc.inference.shared import SharedSection, joined
 from hadmst_sc.inference.workers import work
@@ -33,13 +33,13 @@ def by_metagenes(section: SharedSection, *, without: np.ndarray | None = None) -
     assert n is not None  # for types: `n_metagenes` was passed
     found = metagenes(distilled.panel, n)
     alone = replace(settings, consistency="off")  # each gene gets its own consistency later
-    seen = replace(section, share=1.0, settings=alone, variance=None)
+    seen = replace(section, share=1.0, settings=alone, variance=None, support=None)
     panel = Panel(found.counts, distilled.measurement)
     few = replace(seen, distilled=decoder(distilled.section, panel), genes=tuple(f"metagene {k}" for k in range(n)))
     maps = _maps(few, np.arange(n))
     genes = landmarks(distilled.panel, without)
-    network, closed = _maps(seen, genes), _first_closed_form(section, genes).numpy()
-    closed = closed * distilled.gene_mean[genes, None, None] * section.inside
+    of_landmarks = Chunk(section, genes, torch.device("cpu"))
+    network, closed = _maps(seen, genes), of_landmarks.counts(of_landmarks.residual.base).numpy()
     change = np.log(np.maximum(network, TINY) / np.maximum(closed, TINY)).astype(np.float32)
     estimator = ByMetagenes(maps, found.shares, change, likeness(distilled, genes))
     return replace(section, estimator=estimator)
@@ -56,11 +56,6 @@ def _maps(section: SharedSection, genes: np.ndarray) -> np.ndarray:
     """Estimates of some genes, ``(len(genes), ny, nx)``."""
     found = {int(chunk[0]): maps for chunk, maps, _ in work(section, genes, None) if maps is not None}
     return joined([found[gene] for gene in genes.tolist() if gene in found]).mean
-
-
-def _first_closed_form(section: SharedSection, genes: np.ndarray) -> torch.Tensor:
-    """Rates ``(len(genes), ny, nx)`` of the map around which the network was trained."""
-    return first_closed_form(torch.from_numpy(section.distilled.priors(genes)[(..., *section.crop)]))
 
 
 def likeness(distilled: Distilled, genes: np.ndarray) -> np.ndarray:

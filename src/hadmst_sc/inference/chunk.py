@@ -66,10 +66,18 @@ class Chunk:
         return consistent(denoise, self.residual, self._footprints, self.section.settings.consistency)
 
     def estimate(self, rate: Tensor) -> Tensor:
-        """The estimate in model space: the closed form blended with a rate, then made to agree with the counts."""
+        """The estimate in model space: the closed form blended with a rate, then made to agree with the counts.
+
+        Where cells are known, the blend is shifted towards them.
+        """
         change = (rate / self.closed_form).clamp(min=1e-9)
-        blended = self.residual.encode(self.closed_form * change**self.section.share)
-        return self.consistent(blended)
+        return self.consistent(self.supported(self.residual.encode(self.closed_form * change**self.section.share)))
+
+    def supported(self, x: Tensor) -> Tensor:
+        """Multiply maps in model space by the support of cells, if these are known."""
+        if self.section.support is None:
+            return x
+        return self.residual.encode(self.residual.decode(x) * self.tensor(self.section.support))
 
     def consistent(self, x: Tensor) -> Tensor:
         """Make maps in model space agree with the counts at the spots."""

@@ -57,7 +57,7 @@ class ClosedForm(Estimator):
 
     def maps(self, chunk: Chunk) -> Maps:
         """The closed form, consistent with the counts."""
-        estimate = chunk.consistent(chunk.residual.encode(chunk.closed_form))
+        estimate = chunk.consistent(chunk.supported(chunk.residual.encode(chunk.closed_form)))
         return Maps(chunk.counts(chunk.residual.decode(estimate)).cpu().numpy())
 
 
@@ -103,7 +103,8 @@ class Network(Estimator):
         if not settings.n_samples:
             return Maps(expected.cpu().numpy())
         one_step = settings.n_steps == 1
-        sampler = chunk.agreed(over_tissue(draw if one_step else denoise))
+        drawn = over_tissue(draw if one_step else denoise)
+        sampler = chunk.agreed(lambda x, sigma: chunk.supported(drawn(x, sigma)))
         sigmas, draws = sigma_schedule(settings.n_steps, SIGMA_START), []
         for number in range(settings.n_samples):
             noise = chunk.noise(number)

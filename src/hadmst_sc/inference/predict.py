@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.distillation.components import Panel
 from hadmst_sc.distillation.genes import Distilled, distill
 from hadmst_sc.inference.by_metagenes import by_metagenes
 from hadmst_sc.inference.estimators import ClosedForm, estimator_of
-from hadmst_sc.inference.prepare import prepare
+from hadmst_sc.inference.prepare import Prepared, prepare
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.inference.shared import Limits, SharedSection, tissue_crop
 from hadmst_sc.inference.workers import MISFITS, Arrays, warm_up, work
@@ -30,9 +29,10 @@ from hadmst_sc.trust.spread import Spread, dispersion, excess
 MAX_LOSS = 0.02  # relative increase of the deviance at held-out spots by metagenes; above it, a run warns
 
 
-def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> SharedSection:
-    """Distil and encode a section; ``features`` are those of the distillation network and of the user."""
-    distilled = distill(obs, he=he, features=features)
+def _shared(prepared: Prepared, settings: Settings) -> SharedSection:
+    """Distil and encode a section."""
+    obs, support = prepared.obs, prepared.support
+    distilled = distill(obs, he=prepared.he, features=prepared.features)
     give_back()  # memory that its threads have freed
     crop = tissue_crop(obs.inside, ALIGN)
     return SharedSection(
@@ -44,20 +44,21 @@ def _shared(obs: Observation, he: np.ndarray, features: np.ndarray | None, setti
         settings=settings.light(),
         limits=Limits(settings.window),
         estimator=estimator_of(settings.network, distilled.section.context[(slice(None), *crop)]),
+        support=None if support is None else support[crop],
     )
 
 
-def _gate(obs: Observation, he: np.ndarray, features: np.ndarray | None, settings: Settings) -> list[Gate]:
+def _gate(prepared: Prepared, settings: Settings) -> list[Gate]:
     """Judge metagenes and network against the closed form at held-out spots.
 
     Consistency has no effect there, and is off.
     """
     settings = replace(settings, n_samples=0, consistency="off")
+    obs = prepared.obs
     obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # genes that the components come from
 
     def maps_of(given: Observation, genes: np.ndarray, box: Box) -> list[np.ndarray]:
-        at = (slice(None), *box)
-        section = _shared(given, he[at], None if features is None else features[at], settings)
+        section = _shared(prepared.of_part(given, box), settings)
         here = replace(section.settings, client=None)  # only the network is worth sending to a worker
         sections = [replace(section, estimator=ClosedForm(), settings=here)]
         if settings.n_metagenes is not None:
@@ -113,14 +114,17 @@ def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_prog
     _importing = None if settings.client is None else warm_up(settings.client)
     if settings.client is None:  # workers pick their own device
         settings = replace(settings, device=str(pick_device(settings.device)))
-    obs, he, regressors, found = prepare(obs, settings)
+    if settings.cells is not None and settings.align is True:
+        settings = replace(settings, align="spots")  # cells lie on the image, which stays where it is
+    prepared = prepare(obs, settings)
+    obs = prepared.obs
     clock["aligned"] = time.perf_counter()
     gates: list[Gate] = []
     if settings.is_gated:  # before the section is distilled: memory holds one distillation at a time
-        gates = _gate(obs, he, regressors, settings)
+        gates = _gate(prepared, settings)
         _warn_of_loss(gates)
     clock["gated"] = time.perf_counter()
-    section = _shared(obs, he, regressors, settings)
+    section = _shared(prepared, settings)
     if gates:
         section = replace(section, share=gates[0].share)
     spread, calibration = _spread(obs, section.distilled)
@@ -160,7 +164,7 @@ def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_prog
         obs.inside,
         obs.measurement.coverage.clip(0, 1).astype(np.float32),  # spots may overlap
         _gene_stats(section.distilled, mean_misfit) | {"dispersion": spread.dispersion},
-        _provenance(settings, found, gates, calibration, clock) | misfits,
+        _provenance(settings, prepared, gates, calibration, clock) | misfits,
         draws,
     )
 
@@ -177,12 +181,14 @@ def _gene_stats(distilled: Distilled, spot_residual: np.ndarray) -> dict[str, np
 
 
 def _provenance(
-    settings: Settings, found: Alignment | None, gates: list[Gate], calibration: Calibration, clock: dict[str, float]
+    settings: Settings, prepared: Prepared, gates: list[Gate], calibration: Calibration, clock: dict[str, float]
 ) -> dict[str, Any]:
+    found, learned = prepared.found, prepared.strength
     return settings.record() | {
         "model_sha256": settings.network.sha256 if settings.network else "",
         "registration": asdict(found) if found is not None else "off",
         "gate": gates[0]._asdict() if gates else "off",
+        "strength_of_cells": learned._asdict() if learned is not None else "off",
         "calibration": calibration._asdict(),
         "metagene_loss": _metagene_loss(gates),
         "seconds_align": round(clock["aligned"] - clock["start"], 3),

@@ -1,4 +1,4 @@
-"""Before distillation: register the image to the spots, and compute its features."""
+"""Before distillation: register image and spots, compute the features of the image, and ask the spots about cells."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from skimage.transform import resize
 
 from hadmst_sc.alignment.record import Alignment, align_image, align_spots
 from hadmst_sc.alignment.register import agreement_of_turns, doubt, estimate_alignment, turned
+from hadmst_sc.distillation.cells import Strength, Support, strength
+from hadmst_sc.distillation.genes import distill
 from hadmst_sc.inference.settings import ImageFeatures, Settings, features_problem
 from hadmst_sc.section.errors import ContractError, logger
 from hadmst_sc.section.features import N_BASE, he_features
-from hadmst_sc.section.observation import Observation
+from hadmst_sc.section.observation import Box, Observation
 
 
 class Prepared(NamedTuple):
@@ -26,15 +28,32 @@ class Prepared(NamedTuple):
     he
         ``he_features(obs)``.
     features
-        ``(f, ny, nx)`` of the distillation network and of the user; ``None`` without either.
+        ``(f, ny, nx)`` of the distillation network, of the user and of cells; ``None`` without any.
     found
         Position of the H&E relative to the spots; ``None`` without registration.
+    support
+        ``(ny, nx)`` factor of the estimate in each bin, from cells; ``None`` without cells.
+    strength
+        Extent to which expression follows the cells; ``None`` without cells.
     """
 
     obs: Observation
     he: np.ndarray
     features: np.ndarray | None
     found: Alignment | None
+    support: np.ndarray | None = None
+    strength: Strength | None = None
+
+    def of_part(self, obs: Observation, box: Box) -> Prepared:
+        """The same for an observation of a box of the grid."""
+        at = (slice(None), *box)
+        features, support = self.features, self.support
+        return self._replace(
+            obs=obs,
+            he=self.he[at],
+            features=None if features is None else features[at],
+            support=None if support is None else support[box],
+        )
 
 
 def prepare(obs: Observation, settings: Settings) -> Prepared:
@@ -60,7 +79,17 @@ def prepare(obs: Observation, settings: Settings) -> Prepared:
     maps = [] if extra is None else [extra]
     if settings.network is not None:
         maps.insert(0, settings.network.student.read(he[:N_BASE], obs.grid.bin_um))
-    return Prepared(obs, he, np.concatenate(maps) if maps else None, found)
+    stacked = np.concatenate(maps) if maps else None
+    if settings.cells is None:
+        return Prepared(obs, he, stacked, found)
+    support = Support.of(settings.cells, obs.inside, obs.grid.bin_um)
+    without = distill(obs, he=he, features=stacked, second_look=False)
+    learned = strength(support.relative, obs, without)
+    if not learned.used:
+        logger.warning("the spots show no sign that expression follows %r: it is not used", settings.cells.key)
+        return Prepared(obs, he, stacked, found, strength=learned)
+    stacked = np.concatenate([*([] if stacked is None else [stacked]), support.features(obs.grid.bin_um)])
+    return Prepared(obs, he, stacked, found, support.factor(learned.used), learned)
 
 
 def image_features(features: ImageFeatures, obs: Observation, found: Alignment | None) -> np.ndarray:

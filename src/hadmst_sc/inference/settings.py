@@ -29,6 +29,7 @@ from hadmst_sc.section.arguments import (
     shown,
     whole,
 )
+from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import Problems
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _is_device(value: Any) -> bool:
 
 MODEL = Requirement("a bundled name, a path, a loaded model or None", _is_model)
 DEVICE = Requirement("'auto' or a torch device", _is_device)
+CELLS = Requirement("Cells or None", lambda value: value is None or isinstance(value, Cells))
 WINDOW = Requirement("a positive multiple of 4 bins", lambda value: whole(4).is_met(value) and value % 4 == 0)
 
 
@@ -140,6 +142,12 @@ class Settings:
         "Additional image features, such as those of a pathology model. An array ``(f, h, w)`` over the extent of the "
         "image, or a function of the image ``(3, y, x)`` uint8 and its µm per pixel that returns one. The closed form "
         "regresses on them too.",
+    )
+    cells: Cells | None = setting(
+        None,
+        CELLS,
+        "Cells or nuclei on the grid of the section. Where spots show that expression follows them, it is put there. "
+        'The spots are then registered to the image, as with ``align="spots"``.',
     )
     device: str | torch.device = setting(
         "auto", DEVICE, '``"auto"`` = cuda, mps or cpu, whichever is available first; or a torch device.', maps=False
@@ -238,8 +246,14 @@ class Settings:
                 ValueError,
             )
 
-    def check_metagenes(self, obs: Observation, problems: Problems) -> None:
-        """Collect a problem if there are more metagenes than the section allows."""
+    def check_with(self, obs: Observation, problems: Problems) -> None:
+        """Collect a problem if there are more metagenes than the section allows, or cells on another grid."""
+        if self.cells is not None and self.cells.overlap.shape[1] != obs.grid.n_bins:
+            problems.add(
+                f"`cells` needs the {obs.grid.n_bins:,} bins of `obs`, but has {self.cells.overlap.shape[1]:,}. Read "
+                f"both with the same `bin_um`.",
+                ValueError,
+            )
         most = min(len(obs.genes) - 1, len(obs.spots))
         if self.n_metagenes is not None and self.n_metagenes > most:
             problems.add(
@@ -257,8 +271,8 @@ class Settings:
         return replace(self, model=load_model(self.model, pick_device(self.device)))
 
     def light(self) -> Settings:
-        """Copy without model and features, for the work on a chunk of genes; small enough to send to a worker."""
-        return replace(self, model=None, features=None)
+        """Copy without model, features and cells, for the work on a chunk of genes; small enough for a worker."""
+        return replace(self, model=None, features=None, cells=None)
 
     def key(self) -> dict[str, Any]:
         """All settings that change the maps, as JSON; a value that cannot be compared (a callable) is new each time."""
@@ -272,6 +286,8 @@ class Settings:
             values["features"] = getattr(self.features, "__qualname__", type(self.features).__qualname__)
         elif self.features is not None:
             values["features"] = digest(self.features)
+        if self.cells is not None:
+            values["cells"] = self.cells.key
         values["device"] = str(self.device)
         return values
 
@@ -313,6 +329,8 @@ def features_problem(maps: object) -> str | None:
 
 def digest(value: Any) -> Any:
     """A value as JSON; equal values give equal JSON."""
+    if isinstance(value, Cells):
+        return digest(value.density)
     if isinstance(value, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() + repr((value.shape, value.dtype.str))
     if hasattr(value, "state_dict"):  # by content: loaded weights can be trained further
@@ -342,6 +360,7 @@ class SettingsArguments(TypedDict, total=False):
     align: bool | Literal["spots"]
     gate: bool
     features: ImageFeatures | None
+    cells: Cells | None
     device: str | torch.device
     window: int
     batch_size: int | None

@@ -104,6 +104,8 @@ class SharedSection:
         Blend of closed form (0) and estimator (1), in the logarithm.
     variance
         ``(genes,)`` variance over expected counts in a bin; ``None`` without standard deviation.
+    support
+        ``(ny, nx)`` factor of the estimate, from cells; ``None`` without cells.
     """
 
     distilled: Distilled
@@ -116,3 +118,4 @@ class SharedSection:
     estimator: Estimator
     share: float = 1.0
     variance: np.ndarray | None = None
+    support: np.ndarray | None = None

@@ -7,5 +7,16 @@ from hadmst_sc.tl.regions import regions
 from hadmst_sc.tl.reliability import reliability
 from hadmst_sc.tl.summary import Summary, summary
 from hadmst_sc.tl.superresolve import superresolve
+from hadmst_sc.tl.to_cells import to_cells
 
-__all__ = ["Summary", "bins_to_shapes", "predict", "quantiles", "regions", "reliability", "summary", "superresolve"]
+__all__ = [
+    "Summary",
+    "bins_to_shapes",
+    "predict",
+    "quantiles",
+    "regions",
+    "reliability",
+    "summary",
+    "superresolve",
+    "to_cells",
+]

@@ -66,6 +66,6 @@ def predict(
     settings.check(problems, {"batch_size": "gene_chunk"})
     problems.check({"show_progress_bar": show_progress_bar}, {"show_progress_bar": (FLAG, False)})
     problems.raise_if_any()
-    settings.check_metagenes(obs, problems)
+    settings.check_with(obs, problems)
     problems.raise_if_any()
     return run(obs, settings.loaded(), into, show_progress_bar=show_progress_bar)

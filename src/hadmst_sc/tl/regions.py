@@ -67,9 +67,7 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
     ((2, 4), ['high', 'low', 'std'])
     """
     result = find_result(sdata, key_added)
-    pitch = float(result.provenance["pitch_um"]) / float(result.provenance["bin_um"])
-    if DISPERSION not in result.table.var:
-        raise MissingKeyError(f"tables/{result.table_key}: `var` lacks {DISPERSION!r}. {again(result)}")
+    check_record(result)
     rows, y, x = result.places
     in_column, in_shapes = (
         isinstance(key, str) and key in result.table.obs,
@@ -98,8 +96,47 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
         )
     if not weights.nnz:
         raise ValueError(f"`key={key!r}` needs a region in the tissue, but no bin of {result.key!r} lies in any.")
+    found = totals(result, weights, labels)
+    if in_column:
+        return found
+    return annotating(found, key, names)
+
+
+def check_record(result: Result) -> None:
+    """Check that a result knows what totals need.
+
+    Raises
+    ------
+    KeyError
+        If its table has lost the record of its run, or the column ``dispersion`` of ``var``.
+    """
+    _ = result.provenance
+    if DISPERSION not in result.table.var:
+        raise MissingKeyError(f"tables/{result.table_key}: `var` lacks {DISPERSION!r}. {again(result)}")
+
+
+def annotating(table: AnnData, key: str, names: np.ndarray) -> AnnData:
+    """The table, as one that annotates an element whose instances have these names."""
+    table.obs["region"], table.obs["instance_id"] = pd.Categorical([key] * len(names)), names
+    return TableModel.parse(table, region=key, region_key="region", instance_key="instance_id")
+
+
+def totals(result: Result, weights: sparse.csr_array, labels: pd.Index) -> AnnData:
+    """Expected counts of weighted sums over the bins of a result, with their intervals, as :func:`regions` returns.
+
+    Parameters
+    ----------
+    result
+        The result.
+    weights
+        ``(sums, bins)`` share of each bin that belongs to each sum, bins in the order of ``result.places``.
+    labels
+        Names of the sums.
+    """
     if doubted := doubt(result.record):
-        logger.warning("the intervals of regions may be too narrow or too wide: %s", doubted)
+        logger.warning("the intervals of sums over bins may be too narrow or too wide: %s", doubted)
+    _, y, x = result.places
+    pitch = float(result.provenance["pitch_um"]) / float(result.provenance["bin_um"])
     maps, dispersion = result.maps_at_bins(), result.table.var[DISPERSION].to_numpy(float)
     n_genes = len(dispersion)
 
@@ -115,11 +152,7 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
     layers = {"std": std, "low": low, "high": np.maximum(high, total)}
     for values in (total, *layers.values()):
         values[n_bins == 0] = np.nan
-    found = AnnData(total, pd.DataFrame({"n_bins": n_bins}, index=labels), result.table.var.copy(), layers=layers)
-    if in_column:
-        return found
-    found.obs["region"], found.obs["instance_id"] = pd.Categorical([key] * len(names)), names
-    return TableModel.parse(found, region=key, region_key="region", instance_key="instance_id")
+    return AnnData(total, pd.DataFrame({"n_bins": n_bins}, index=labels), result.table.var.copy(), layers=layers)
 
 
 def _of_column(values: pd.Series) -> tuple[np.ndarray, sparse.csr_array]:

@@ -16,13 +16,14 @@ from tqdm.auto import tqdm
 from hadmst_sc.inference.cost import cost_of
 from hadmst_sc.inference.predict import run as predict
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, run_key
+from hadmst_sc.io.cells import read_cells
 from hadmst_sc.io.lock import StoreError, named
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.read import computed_here, read_observation
 from hadmst_sc.io.store import claimed, scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
 from hadmst_sc.runtime import torch_threads, usual_errors
-from hadmst_sc.section.arguments import ELEMENT, FLAG, SECTION, SectionArguments, parted, takes
+from hadmst_sc.section.arguments import ELEMENT, FLAG, SECTION, TEXT, SectionArguments, optional, parted, takes
 from hadmst_sc.section.errors import Problems, logger
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 BESIDE = {
+    "cells_key": (optional(TEXT), None),
     "key_added": (ELEMENT, "superres"),
     "overwrite": (FLAG, False),
     "copy": (FLAG, False),
@@ -42,12 +44,13 @@ class _Given(SectionArguments, SettingsArguments, total=False):
     """Keyword arguments of :func:`superresolve` that it shares with others."""
 
 
-@takes(SECTION, SETTINGS, but=("window", "n_samples", "n_steps", "random_state"))
+@takes(SECTION, SETTINGS, but=("window", "n_samples", "n_steps", "random_state", "cells"))
 @usual_errors
 def superresolve(
     sdata: SpatialData,
     image_key: str,
     *,
+    cells_key: str | None = None,
     key_added: str = "superres",
     overwrite: bool = False,
     copy: bool = False,
@@ -70,6 +73,10 @@ def superresolve(
     image_key
         The H&E image.
     {shared}
+    cells_key
+        Cells or nuclei of the image, from any segmentation: shapes, points, or labels, such as those of
+        :func:`hadmst_sc.pp.find_nuclei`. The spots decide how far expression follows them. Spots are then registered
+        to the image, as with ``align="spots"``. See :func:`to_cells`.
     key_added
         Name of the result.
     overwrite
@@ -107,13 +114,21 @@ def superresolve(
     section, chosen = parted(given, SECTION)
     settings = Settings.of(chosen)
     settings.check(problems)
-    beside = {"key_added": key_added, "overwrite": overwrite, "copy": copy, "show_progress_bar": show_progress_bar}
+    beside = {
+        "cells_key": cells_key,
+        "key_added": key_added,
+        "overwrite": overwrite,
+        "copy": copy,
+        "show_progress_bar": show_progress_bar,
+    }
     if not problems.check(beside, BESIDE) and not copy:
         with problems.gathered(ValueError, OSError):
             check_output(sdata, key_added, overwrite=overwrite)
     obs = read_observation(sdata, image_key, **section, problems=problems)
+    if cells_key is not None:
+        settings = replace(settings, cells=read_cells(sdata, cells_key, obs, problems))
     target = None if copy else sdata
-    settings.check_metagenes(obs, problems)
+    settings.check_with(obs, problems)
     with problems.gathered(ValueError, OSError):
         sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
         check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)

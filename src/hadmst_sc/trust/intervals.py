@@ -35,7 +35,7 @@ def rate_quantile(mean: np.ndarray, std: np.ndarray, quantile: float) -> np.ndar
     quantile
         Between 0 and 1.
     """
-    shape = _shape(mean, std)
+    shape = gamma_shape(mean, std)
     return special.gammaincinv(shape, quantile) * mean / shape
 
 
@@ -69,7 +69,7 @@ def covered(counts: np.ndarray, mean: np.ndarray, std: np.ndarray, level: float 
     level
         Level of the interval.
     """
-    shape = _shape(mean, std)
+    shape = gamma_shape(mean, std)
     success = shape / (shape + np.maximum(mean, 1e-12))
     below = np.where(counts > 0, special.betainc(shape, np.maximum(counts, 1), success), 0.0)
     upto = special.betainc(shape, counts + 1.0, success)
@@ -102,6 +102,6 @@ def _tails(level: float) -> tuple[float, float]:
     return (1 - level) / 2, (1 + level) / 2
 
 
-def _shape(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+def gamma_shape(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """Shape of a Gamma distribution with this mean and standard deviation."""
     return np.square(mean / np.maximum(std, 1e-12)).clip(*SHAPES)

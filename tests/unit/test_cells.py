@@ -1,0 +1,287 @@
+"""Cells: their areas on the grid are exact, the spots judge how far expression follows them, and counts are divided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import dask.dataframe as dd
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from scipy import sparse
+from spatialdata import SpatialData
+from spatialdata.models import Labels2DModel, PointsModel, ShapesModel
+from spatialdata.transformations import Affine, Identity, Scale, get_transformation, set_transformation
+
+import hadmst_sc as hd
+from hadmst_sc.distillation.cells import Support, strength
+from hadmst_sc.distillation.genes import distill
+from hadmst_sc.io.cells import cells_on_grid, overlap, read_cells
+from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.cells import Cells
+from hadmst_sc.section.errors import ContractError, MissingKeyError, Problems
+from hadmst_sc.section.measurement import degrade
+
+IMAGE = "phantom_full_image"
+QUIET = {"show_progress_bar": False, "model": None}
+
+
+@pytest.fixture(scope="module")
+def section():
+    """A phantom, its bins of 20 µm, and circles of 8 µm at the places of its cells."""
+    drawn = simulate(7, size_um=800.0, bin_um=20.0, n_genes=4, misregistration_um=0.0)
+    sdata = hd.datasets.phantom(7, size_um=800.0, n_genes=4, misregistration_um=0.0)
+    transformations = get_transformation(sdata[IMAGE], get_all=True)
+    xy = drawn.cell_um[:, ::-1] / 2.5
+    sdata["nuclei"] = ShapesModel.parse(xy, geometry=0, radius=4 / 2.5, transformations=transformations)
+    return sdata
+
+
+@pytest.fixture
+def copied(section):
+    """The same section, to be changed."""
+    parts = {kind: dict(getattr(section, kind)) for kind in ("images", "labels", "shapes", "points", "tables")}
+    return SpatialData(**parts)
+
+
+def _read(sdata, key, bin_um=20.0):
+    obs = hd.io.read_observation(sdata, IMAGE, bin_um=bin_um)
+    problems = Problems("no")
+    found = read_cells(sdata, key, obs, problems)
+    problems.raise_if_any()
+    return obs, found
+
+
+def test_areas_are_exact():
+    square, triangle = shapely.box(0.5, 0.5, 2.5, 1.5), shapely.Polygon([(3, 3), (4, 3), (3, 4)])
+    found = overlap(gpd.GeoSeries([square, triangle, shapely.box(9, 9, 12, 12)]), (5, 5)).toarray().reshape(3, 5, 5)
+    expected = np.zeros((3, 5, 5))
+    expected[0, :2, :3] = np.outer([0.5, 0.5], [0.5, 1, 0.5])
+    expected[1, 3, 3] = 0.5
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_shape_with_a_hole_and_one_that_crosses_itself():
+    ring = shapely.box(0, 0, 2, 2).difference(shapely.box(0.5, 0.5, 1.5, 1.5))
+    bow = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
+    shapes = gpd.GeoDataFrame(geometry=[ring, bow], index=["ring", "bow"])
+    found = cells_on_grid(ShapesModel.parse(shapes), "shapes", np.eye(3), (2, 2), "x")
+    np.testing.assert_allclose(found.overlap.sum(1), [3.0, 2.0])
+    assert found.ids.tolist() == ["ring", "bow"] and found.areal
+
+
+def test_circles_polygons_and_labels_of_the_same_cells_agree(copied):
+    _, circles = _read(copied, "nuclei")
+    element = copied["nuclei"]
+    transformations = get_transformation(element, get_all=True)
+    outlines = gpd.GeoDataFrame(geometry=element.geometry.buffer(element["radius"]), index=element.index)
+    copied["polygons"] = ShapesModel.parse(outlines, transformations=transformations)
+    _, polygons = _read(copied, "polygons")
+    np.testing.assert_allclose(polygons.overlap.toarray(), circles.overlap.toarray(), atol=1e-12)
+    fine = 8  # pixels of labels per pixel of the image
+    side = copied[IMAGE]["scale0"].sizes["y"] * fine
+    y, x = np.mgrid[:side, :side]
+    labels = np.zeros((side, side), np.int32)
+    centres = np.c_[element.geometry.x, element.geometry.y] * fine
+    chosen = [10, 200, 333]  # apart, so that they do not overlap
+    for number in chosen:
+        labels[np.hypot(x + 0.5 - centres[number, 0], y + 0.5 - centres[number, 1]) <= 4 / 2.5 * fine] = number + 1
+    copied["labels"] = Labels2DModel.parse(
+        labels, dims=("y", "x"), transformations={"phantom": Scale([1 / fine] * 2, axes=("x", "y"))}
+    )
+    _, found = _read(copied, "labels")
+    assert found.ids.tolist() == [number + 1 for number in chosen]
+    np.testing.assert_allclose(found.overlap.toarray(), circles.overlap[chosen].toarray(), atol=0.01)
+
+
+def test_points_count_one_in_their_bin(copied):
+    element = copied["nuclei"]
+    xy = np.c_[element.geometry.x, element.geometry.y]
+    transformations = get_transformation(element, get_all=True)
+    copied["points"] = PointsModel.parse(xy, transformations=transformations)
+    obs, found = _read(copied, "points")
+    expected = np.zeros(obs.grid.n_bins)
+    x, y = np.floor(xy * 2.5 / 20).astype(int).T
+    np.add.at(expected, y * obs.grid.shape[1] + x, 1)
+    np.testing.assert_array_equal(found.density, expected)
+    assert not found.areal
+
+
+def test_a_transformation_of_the_cells_counts(copied):
+    _, expected = _read(copied, "nuclei")
+    element = copied["nuclei"]
+    turned = element.set_geometry(gpd.points_from_xy(element.geometry.y * 2, element.geometry.x * 2), crs=None)
+    turned["radius"] = element["radius"] * 2
+    back = Affine([[0, 0.5, 0], [0.5, 0, 0], [0, 0, 1]], ("x", "y"), ("x", "y"))
+    copied["turned"] = ShapesModel.parse(pd.DataFrame(turned).pipe(gpd.GeoDataFrame), transformations={"phantom": back})
+    _, found = _read(copied, "turned")
+    np.testing.assert_allclose(found.overlap.toarray(), expected.overlap.toarray(), atol=1e-9)
+
+
+def test_cells_that_say_nothing_change_nothing():
+    obs, cells, _ = planted_section(0.0)
+    without, given = (hd.tl.predict(obs, model=None, align=False, cells=one) for one in (None, cells))
+    assert given.provenance["strength_of_cells"]["used"] == 0
+    np.testing.assert_array_equal(given.mean, without.mean)
+
+
+def planted_section(strength):
+    """A section of 12 genes that follow cells at random places, the cells, and the true rate."""
+    rng = np.random.default_rng(0)
+    drawn = simulate(3, size_um=3000.0, bin_um=20.0, n_genes=12, misregistration_um=0.0, augment=False)
+    obs, n = drawn.observation, 8000
+    where = rng.integers(0, obs.grid.n_bins, n)
+    points = sparse.coo_array((np.ones(n), (np.arange(n), where)), (n, obs.grid.n_bins)).tocsr()
+    cells = Cells("points", np.arange(n), points, areal=False)
+    rate = np.full((12, *obs.grid.shape), 8.0) * obs.inside * Support.of(cells, obs.inside, 20.0).factor(strength)
+    counts = rng.poisson(degrade(rate, obs.measurement)).astype(np.float32)
+    return replace(obs, counts=counts), cells, rate.astype(np.float32)
+
+
+@pytest.mark.parametrize("planted", [0.0, 0.4, 0.9])
+def test_the_spots_find_how_far_expression_follows_the_cells(planted):
+    obs, cells, _ = planted_section(planted)
+    relative = Support.of(cells, obs.inside, 20.0).relative
+    found = strength(relative, obs, distill(obs, second_look=False))
+    assert abs(found.measured - planted) < 0.1 and found.error < 0.1
+    assert found.used == pytest.approx(np.clip(1.8 * (found.measured - 0.12), 0, 1), abs=0.05)
+
+
+def test_with_few_spots_the_strength_is_the_usual_one(section):
+    obs, cells = _read(section, "nuclei")
+    few = obs.subset_spots(np.arange(4))
+    support = Support.of(cells, few.inside, 20.0)
+    found = strength(support.relative, few, distill(few, second_look=False))
+    assert 0.0 <= found.used <= 1.0 and np.isfinite(found.measured)
+
+
+def test_cells_and_background_are_the_map(copied):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="nuclei", **QUIET)
+    table = copied.tables["superres_table"]
+    record = table.uns["hadmst_sc"]
+    assert record["cells"] == "nuclei" and record["align"] == "spots"
+    assert 0 <= record["strength_of_cells"]["used"] <= 1
+    cells = hd.tl.to_cells(copied, "nuclei")
+    total = np.asarray(table.X, float).sum(0)
+    np.testing.assert_allclose(np.nansum(cells.X, 0) + cells.var["background"], total, rtol=1e-5)
+    assert (cells.var["background"] > 0).all()
+    assert cells.n_obs == len(copied["nuclei"])
+    known = cells[~np.isnan(cells.X[:, 0])]
+    assert (known.layers["low"] <= known.X + 1e-9).all() and (known.X <= known.layers["high"] + 1e-9).all()
+    assert known.obs["measured"].between(0, 1).all()
+    copied.tables["cells"] = cells  # annotates the circles
+    assert cells.uns["spatialdata_attrs"]["region"] == "nuclei"
+
+
+def test_cells_get_what_follows_them_and_no_more():
+    obs, cells, _ = planted_section(0.8)
+    support = Support.of(cells, obs.inside, 20.0)
+    shares = np.asarray(support.shares(cells, 0.8).sum(0)).reshape(obs.inside.shape)
+    expected = 0.8 * support.density / support.local / support.factor(0.8)
+    np.testing.assert_allclose(shares, expected * obs.inside, rtol=1e-5, atol=1e-7)
+    assert shares.max() <= 1
+
+
+def test_the_map_follows_the_cells_where_expression_does():
+    obs, cells, rate = planted_section(0.8)
+    pcc = [
+        hd.metrics.pearson(hd.tl.predict(obs, model=None, align=False, cells=one).mean, rate, obs.inside).mean()
+        for one in (None, cells)
+    ]
+    assert pcc[1] > pcc[0] + 0.4
+
+
+def test_any_other_cells_share_bins_by_area(copied):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
+    cells, regions = hd.tl.to_cells(copied, "nuclei"), hd.tl.regions(copied, "nuclei")
+    _, found = _read(copied, "nuclei")
+    alone = found.overlap @ (found.density <= 1) == found.overlap.sum(1)  # not in a bin that is more than full
+    np.testing.assert_allclose(cells.X[alone], regions.X[alone], rtol=1e-5, atol=1e-9)
+
+
+def test_points_need_a_result_that_knows_them(copied):
+    element = copied["nuclei"]
+    xy = np.c_[element.geometry.x, element.geometry.y]
+    copied["points"] = PointsModel.parse(xy, transformations=get_transformation(element, get_all=True))
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
+    with pytest.raises(ValueError, match="points have no area") as error:
+        hd.tl.to_cells(copied, "points")
+    assert "cells_key='points', overwrite=True" in str(error.value)
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="points", overwrite=True, **QUIET)  # the remedy
+    assert hd.tl.to_cells(copied, "points").n_obs == len(xy)
+
+
+def test_all_genes_of_a_bin_follow_the_same_cells_with_the_network(copied):
+    obs, cells = _read(copied, "nuclei")
+    with_cells = hd.tl.predict(obs, cells=cells)
+    assert np.isfinite(with_cells.mean).all() and (with_cells.mean >= 0).all()
+    assert isinstance(with_cells.provenance["gate"], dict)
+
+
+def test_samples_follow_the_cells_too(copied):
+    obs, cells = _read(copied, "nuclei")
+    relative = Support.of(cells, obs.inside, 20.0).relative[obs.inside]
+    drawn = [
+        hd.tl.predict(obs, cells=one, n_samples=2, gate=False, align=False).draws.mean((0, 1))[obs.inside]
+        for one in (None, cells)
+    ]
+    assert np.corrcoef(drawn[1], relative)[0, 1] > np.corrcoef(drawn[0], relative)[0, 1] + 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "kind"),
+    [
+        (lambda sdata: "none", "`cells_key='none'` is not in `sdata`", MissingKeyError),
+        (lambda sdata: _elsewhere(sdata), "shares no coordinate system", ContractError),
+        (lambda sdata: _off_the_image(sdata), "none of its 2 cells lies on", ContractError),
+        (lambda sdata: 3, "`cells_key` needs a name", ValueError),
+    ],
+)
+def test_wrong_cells_are_named_before_anything_is_computed(copied, change, message, kind):
+    key = change(copied)
+    before = set(copied.images)
+    with pytest.raises(kind, match=message):
+        hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key=key, **QUIET)
+    assert set(copied.images) == before
+
+
+def _elsewhere(sdata):
+    sdata["elsewhere"] = ShapesModel.parse(np.ones((2, 2)), geometry=0, radius=1.0, transformations={"far": Identity()})
+    return "elsewhere"
+
+
+def _off_the_image(sdata):
+    transformations = get_transformation(sdata[IMAGE], get_all=True)
+    sdata["off"] = ShapesModel.parse(-np.full((2, 2), 99.0), geometry=0, radius=1.0, transformations=transformations)
+    return "off"
+
+
+def test_the_remedy_for_cells_in_another_system(copied):
+    key = _elsewhere(copied)
+    set_transformation(copied[key], Scale([50.0, 50.0], axes=("x", "y")), to_coordinate_system="phantom")
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key=key, **QUIET)
+
+
+def test_cells_of_another_grid_are_refused(section):
+    obs, _ = _read(section, "nuclei")
+    _, cells = _read(section, "nuclei", bin_um=25.0)
+    with pytest.raises(ValueError, match="needs the 1,600 bins of `obs`, but has 1,024"):
+        hd.tl.predict(obs, model=None, cells=cells)
+
+
+def test_a_lazy_points_element_is_read(copied):
+    frame = dd.from_pandas(pd.DataFrame({"x": [10.0, 20.0], "y": [10.0, 20.0]}), npartitions=2)
+    copied["lazy"] = PointsModel.parse(frame, transformations=get_transformation(copied[IMAGE], get_all=True))
+    assert _read(copied, "lazy")[1].density.sum() == 2
+
+
+def test_to_cells_names_what_is_missing(copied):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
+    with pytest.raises(KeyError, match="needs shapes, labels or points"):
+        hd.tl.to_cells(copied, "none")
+    with pytest.raises(KeyError, match="shares no coordinate system"):
+        hd.tl.to_cells(copied, _elsewhere(copied))
+    with pytest.raises(ValueError, match="none of them lies there"):
+        hd.tl.to_cells(copied, _off_the_image(copied))
