@@ -7,11 +7,11 @@ random slide.
 from __future__ import annotations
 
 import argparse
-import time
 from unittest import mock
 
 import numpy as np
 import xarray as xr
+from frame import Measurement, Record, Row, grouped, rounded, shown
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -29,6 +29,7 @@ FIRST_SEED = 990_100
 SIZE_UM, BIN_UM = 800.0, 10.0
 WITHIN_UM = 3.0  # a nucleus is found if one lies this near
 FINE_UM = 0.5
+RESOLUTIONS_UM = (0.5, 1.0)
 NOISE = 0.02
 
 
@@ -73,38 +74,44 @@ def f1(found: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
     return precision, recall, 2 * hits / max(len(found) + len(true), 1)
 
 
-def measure(seed: int, style: str, um: float) -> dict[str, float | str]:
+def of_phantom(seed: int, style: str, um: float) -> Row:
     """Scores of one phantom at one resolution."""
     image, cells, tissue = paint(seed, style)
     obs = section(image, tissue)
     level = xr.DataArray(coarser(image, round(um / FINE_UM)), dims=("c", "y", "x"), coords={"c": ["r", "g", "b"]})
-    started = time.perf_counter()
     table = nuclei(level, um, obs, style)
-    seconds = time.perf_counter() - started
     true = cells.position_um
     at = np.minimum((true / BIN_UM).astype(int), np.array(obs.inside.shape) - 1)
     true = true[obs.inside[tuple(at.T)]]
     precision, recall, score = f1(table[["y", "x"]].to_numpy() * um, true)
-    return {
-        "style": style,
-        "um_per_px": um,
-        "nuclei": len(true),
-        "precision": precision,
-        "recall": recall,
-        "f1": score,
-        "seconds": seconds,
-    }
+    row = {"style": style, "um_per_px": um, "nuclei": len(true)}
+    return row | rounded({"precision": precision, "recall": recall, "f1": score}, 4)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
-    rows = [measure(FIRST_SEED + k, style, um) for um in (0.5, 1.0) for k, style in enumerate(STYLES)]
-    for row in rows:
-        print(row, flush=True)
-    for um in (0.5, 1.0):
-        print(um, "mean F1", np.mean([row["f1"] for row in rows if row["um_per_px"] == um]))
+def measure(options: argparse.Namespace) -> Record:
+    plan = [(um, k, style) for um in RESOLUTIONS_UM for k in range(options.seeds) for style in STYLES]
+    rows = shown(of_phantom(FIRST_SEED + 10 * k + STYLES.index(style), style, um) for um, k, style in plan)
+    return {"rows": rows}
 
+
+def render(found: Record) -> str:
+    """The page."""
+    lines = []
+    for (um, style), rows in grouped(found["rows"], "um_per_px", "style").items():
+        lines.append([f"{um:g}", style, *_means(rows)])
+    for (um,), rows in grouped(found["rows"], "um_per_px").items():
+        lines.append([f"{um:g}", "all", *_means(rows)])
+    header = ["µm per pixel", "style", "nuclei", "precision", "recall", "F1"]
+    about = f"A nucleus is found if one lies within {WITHIN_UM:g} µm; each is found once."
+    return records.page(found, "# Nuclei found in phantoms", about, records.table(header, lines))
+
+
+def _means(rows: list[Row]) -> list[str]:
+    mean = {key: float(np.mean([row[key] for row in rows])) for key in ("nuclei", "precision", "recall", "f1")}
+    return [f"{mean['nuclei']:.0f}", *(f"{mean[key]:.3f}" for key in ("precision", "recall", "f1"))]
+
+
+NUCLEI = Measurement("nuclei", __doc__, measure, render, weights=None)
 
 if __name__ == "__main__":
-    main()
+    NUCLEI.main()
