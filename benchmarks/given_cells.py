@@ -2,8 +2,8 @@
 
 On two sections the cells are known (Xenium; the truth counts their molecules at their centres, so true cells are partly
 the truth's own). They are given as they are, and as a good, a bad and a useless segmentation would give them. On two
-others nuclei are found by `pp.find_nuclei` in a rendering of the nuclear stain. Every method gets the image of the first
-two as registered to the molecules by ours, that of the others as it is.
+others nuclei are found by `pp.find_nuclei` in a rendering of the nuclear stain. Every method gets the image of the
+first two as registered to the molecules by ours, that of the others as it is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import scores
 import xarray as xr
 from cases.cells import pseudo_spots, where_known
 from frame import Measurement, Record, Row, grouped, rounded, shown
+from rivals import gaussian
 from rivals import section as of_rivals
 from scipy import sparse
 
@@ -172,7 +173,8 @@ def of_set(name: str, qualities: list[str]) -> Iterator[Row]:
     for quality, one in given(options["section"], obs, cells):
         if qualities and quality not in qualities:
             continue
-        of_rivals.he_features = with_cells(one)  # type: ignore[assignment]
+        for module in (of_rivals, gaussian):
+            module.he_features = with_cells(one)  # type: ignore[attr-defined]
         for method, predict in methods(obs, one, weights):
             made = predict()
             maps = made.mean if isinstance(made, Prediction) else made

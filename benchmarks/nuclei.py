@@ -10,6 +10,7 @@ import argparse
 from unittest import mock
 
 import numpy as np
+import records
 import xarray as xr
 from frame import Measurement, Record, Row, grouped, rounded, shown
 from scipy import ndimage

@@ -175,6 +175,7 @@ def superresolve(
 def validate(
     store: Store,
     image_key: ImageKey,
+    cells_key: Annotated[str | None, typer.Option(help="Cells or nuclei: shapes, points or labels.")] = None,
     align: Annotated[bool, typer.Option(help="Also estimate where the H&E is relative to the spots.")] = True,
     **given: Any,
 ) -> None:
@@ -182,7 +183,7 @@ def validate(
     from hadmst_sc import pp
     from hadmst_sc.io import open_store
 
-    report = pp.validate(open_store(store), image_key, align=align, **given)
+    report = pp.validate(open_store(store), image_key, cells_key=cells_key, align=align, **given)
     typer.echo(report)
     raise typer.Exit(0 if report.ok else 1)
 

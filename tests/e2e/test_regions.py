@@ -82,7 +82,7 @@ def test_a_doubtful_spread_is_said(solved, caplog, monkeypatch):
     provenance = solved["superres_table"].uns["hadmst_sc"]
     monkeypatch.setitem(provenance, "calibration", {"coverage": 0.5, "n_spots": 100})
     hd.tl.regions(solved, "side")
-    assert "intervals of regions may be too narrow or too wide: 90% intervals hold 50%" in caplog.text
+    assert "intervals of sums over bins may be too narrow or too wide: 90% intervals hold 50%" in caplog.text
 
 
 def test_what_cannot_be_is_refused(solved):

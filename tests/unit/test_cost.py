@@ -18,6 +18,7 @@ from hadmst_sc.inference.settings import Settings
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.observation import Observation
+from hadmst_sc.trust.gate import MAX_GENES
 
 _superresolve = import_module("hadmst_sc.tl.superresolve")  # the module: the package has the function of that name
 
@@ -68,7 +69,7 @@ def test_evaluations_are_counted(counted, how, expected):
 
 def test_metagenes_cost_the_same_for_any_number_of_genes(obs, counted):
     assert counted(many(obs, 300), n_metagenes=16) == pytest.approx(16 + 48)
-    assert counted(many(obs, 900), n_metagenes=16, gate=True) == pytest.approx(64 + 2 * (64 + 40))
+    assert counted(many(obs, 900), n_metagenes=16, gate=True) == pytest.approx(64 + 2 * (64 + MAX_GENES))
 
 
 def test_what_is_counted_is_what_is_done(obs, counted, monkeypatch):

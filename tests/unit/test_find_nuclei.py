@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -154,6 +155,39 @@ def test_a_wrong_name_is_refused(truth, name, message):
     sdata = section(truth[0])
     with pytest.raises(ValueError, match=message):
         hd.pp.find_nuclei(sdata, "he", key_added=name, **SCALE)
+
+
+@pytest.mark.parametrize(
+    ("move", "message"),
+    [
+        (lambda x, y: (x, y), None),
+        (lambda x, y: (x + 60 / UM, y - 40 / UM), r"displaced.* moved (30|40|50) µm down and -(50|60|70) µm right"),
+        (lambda x, y: (400 / UM - x, y), "flipped left to right"),
+        (lambda x, y: (x, SIDE_UM / UM - y), "flipped upside down"),
+    ],
+)
+def test_validate_names_cells_that_lie_elsewhere(truth, move, message):
+    sdata = section(truth[0])
+    hd.pp.find_nuclei(sdata, "he", **SCALE)
+    shapes = sdata["nuclei"]
+    xy = np.c_[move(shapes.geometry.x.to_numpy(), shapes.geometry.y.to_numpy())]
+    xy = xy if xy.shape[1] == 2 else xy.T
+    places = {"global": Identity()}
+    sdata["cells"] = ShapesModel.parse(xy, geometry=0, radius=shapes["radius"].to_numpy(), transformations=places)
+    report = hd.pp.validate(sdata, "he", cells_key="cells", align=False, **SCALE | {"bin_um": 10.0})
+    assert report.ok and report.facts["cells_on_tissue"] > 100
+    told = [finding.message for finding in report.findings if finding.message.startswith("cells")]
+    assert (told == []) if message is None else re.search(message, told[0])
+
+
+def test_validate_says_what_cells_are_like(truth):
+    sdata = section(truth[0])
+    hd.pp.find_nuclei(sdata, "he", **SCALE)
+    facts = hd.pp.validate(sdata, "he", cells_key="nuclei", align=False, **SCALE).facts
+    assert 30 < facts["median_cell_um2"] < 65
+    assert facts["cells_per_mm2"] == pytest.approx(350 / 0.19, rel=0.15)
+    report = hd.pp.validate(sdata, "he", cells_key="none", align=False, **SCALE)
+    assert not report.ok and "`cells_key='none'` is not in `sdata`" in str(report)
 
 
 def test_nuclei_go_into_a_run_and_come_out_as_cells(truth):

@@ -96,10 +96,12 @@ def find_nuclei(
 
     Examples
     --------
+    The pixels of a generated section are too coarse:
+
     >>> sdata = hd.datasets.phantom(n_genes=4, size_um=600.0)
     >>> hd.pp.find_nuclei(sdata, "phantom_full_image")
     Traceback (most recent call last):
-    ContractError: nuclei cannot be found in this image...
+    hadmst_sc.section.errors.ContractError: nuclei cannot be found in this image (1 problem): ...
     """
     check_sdata(sdata)
     problems = Problems("nuclei cannot be found in this image")

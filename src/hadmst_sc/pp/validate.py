@@ -11,19 +11,23 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 from spatialdata import SpatialData
 
+from hadmst_sc.alignment.cells import displaced
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.alignment.register import agreement_of_turns, doubt, estimate_alignment, turned
+from hadmst_sc.io.cells import read_cells
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import FLAG, SECTION, SectionArguments, takes
+from hadmst_sc.section.arguments import FLAG, SECTION, TEXT, SectionArguments, optional, takes
+from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
 from hadmst_sc.section.features import he_features
 from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
 
 RARE = 0.1  # counts per spot, below which the map of a gene rests on the image and similar genes
+ARGUMENTS = {"align": (FLAG, True), "cells_key": (optional(TEXT), None)}
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
 Severity = Literal["error", "warning", "note"]
 
@@ -104,7 +108,14 @@ class Report:
 
 @takes(SECTION)
 @usual_errors
-def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **section: Unpack[SectionArguments]) -> Report:
+def validate(
+    sdata: SpatialData,
+    image_key: str,
+    *,
+    cells_key: str | None = None,
+    align: bool = True,
+    **section: Unpack[SectionArguments],
+) -> Report:
     """Check if a section can be super-resolved, and what prevents it; ``sdata`` is not changed.
 
     These are the checks of :func:`hadmst_sc.tl.superresolve`, which raises the errors and logs the warnings. The report
@@ -117,6 +128,9 @@ def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **sectio
     image_key
         The H&E image.
     {shared}
+    cells_key
+        Cells or nuclei for ``cells_key`` of :func:`hadmst_sc.tl.superresolve`: how many, how large, how dense, and if
+        they lie where the H&E is dark.
     align
         Estimate the position of the H&E relative to the spots, as :func:`register` does; takes seconds.
 
@@ -137,12 +151,18 @@ def validate(sdata: SpatialData, image_key: str, *, align: bool = True, **sectio
     with warnings_heard() as heard:
         try:
             problems = Problems("cannot super-resolve this section")
-            problems.check({"align": align}, {"align": (FLAG, True)})
+            problems.check({"align": align, "cells_key": cells_key}, ARGUMENTS)
             obs = read_observation(sdata, image_key, **section, problems=problems)
             facts |= _facts(obs, sdata)
             findings += _doubts(obs)
+            he = he_features(obs) if align or cells_key is not None else np.zeros((1, *obs.grid.shape))
+            if cells_key is not None:
+                cells = read_cells(sdata, cells_key, obs, problems)
+                problems.raise_if_any()
+                assert cells is not None  # for types
+                facts |= _of_cells(cells, obs)
+                findings += _doubts_of_cells(cells, obs, he[0])
             if align:
-                he = he_features(obs)
                 found = estimate_alignment(obs, he=he)
                 facts |= _of_alignment(found)
                 turns = agreement_of_turns(obs, he=he)
@@ -184,6 +204,26 @@ def _facts(obs: Observation, sdata: SpatialData) -> dict[str, Any]:
         "genes_of_the_run": len(obs.genes),
         "median_counts_per_spot": float(np.median(of_spots)),
     }
+
+
+def _of_cells(cells: Cells, obs: Observation) -> dict[str, Any]:
+    um2 = obs.grid.bin_um**2
+    inside = obs.inside.ravel()
+    here = cells.overlap[:, np.flatnonzero(inside)]
+    area = np.asarray(here.sum(1)).ravel()
+    n = int((area > 0).sum())
+    facts = {"cells_on_tissue": n, "cells_per_mm2": round(n / (inside.sum() * um2) * 1e6)}
+    if cells.areal and n:
+        covered = float(np.minimum(cells.density[inside], 1).mean())
+        facts |= {"median_cell_um2": round(float(np.median(area[area > 0])) * um2, 1), "cells_cover": round(covered, 3)}
+    return facts
+
+
+def _doubts_of_cells(cells: Cells, obs: Observation, haematoxylin: np.ndarray) -> Iterator[Finding]:
+    if not np.ptp(haematoxylin[obs.inside]):
+        yield Finding("note", "the image has no contrast: it cannot tell if the cells lie on it.")
+    elif told := displaced(cells.density.reshape(obs.grid.shape), haematoxylin, obs.inside, obs.grid.bin_um):
+        yield Finding("warning", f"{cells.key}: {told}, or pass `cells_key=None`.")
 
 
 def _doubts(obs: Observation) -> Iterator[Finding]:
