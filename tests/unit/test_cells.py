@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from dataclasses import replace
 
 import dask.dataframe as dd
@@ -18,7 +20,7 @@ from spatialdata.transformations import Affine, Identity, Scale, get_transformat
 import hadmst_sc as hd
 from hadmst_sc.distillation.cells import Support, strength
 from hadmst_sc.distillation.genes import distill
-from hadmst_sc.io.cells import cells_on_grid, overlap, read_cells
+from hadmst_sc.io.cells import cells_of, on_bins, overlap
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import ContractError, MissingKeyError, Problems
@@ -49,7 +51,7 @@ def copied(section):
 def _read(sdata, key, bin_um=20.0):
     obs = hd.io.read_observation(sdata, IMAGE, bin_um=bin_um)
     problems = Problems("no")
-    found = read_cells(sdata, key, obs, problems)
+    found = cells_of(sdata, key, obs, problems)
     problems.raise_if_any()
     return obs, found
 
@@ -66,10 +68,8 @@ def test_areas_are_exact():
 def test_a_shape_with_a_hole_and_one_that_crosses_itself():
     ring = shapely.box(0, 0, 2, 2).difference(shapely.box(0.5, 0.5, 1.5, 1.5))
     bow = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
-    shapes = gpd.GeoDataFrame(geometry=[ring, bow], index=["ring", "bow"])
-    found = cells_on_grid(ShapesModel.parse(shapes), "shapes", np.eye(3), (2, 2), "x")
-    np.testing.assert_allclose(found.overlap.sum(1), [3.0, 2.0])
-    assert found.ids.tolist() == ["ring", "bow"] and found.areal
+    found = overlap(on_bins(gpd.GeoSeries([ring, bow]), np.eye(3)), (2, 2))
+    np.testing.assert_allclose(found.sum(1), [3.0, 2.0])
 
 
 def test_circles_polygons_and_labels_of_the_same_cells_agree(copied):
@@ -179,7 +179,7 @@ def test_cells_get_what_follows_them_and_no_more():
     obs, cells, _ = planted_section(0.8)
     support = Support.of(cells, obs.inside, 20.0)
     shares = np.asarray(support.shares(cells, 0.8).sum(0)).reshape(obs.inside.shape)
-    expected = 0.8 * support.density / support.local / support.factor(0.8)
+    expected = 0.8 * support.density / support.unit / support.factor(0.8)
     np.testing.assert_allclose(shares, expected * obs.inside, rtol=1e-5, atol=1e-7)
     assert shares.max() <= 1
 
@@ -208,8 +208,9 @@ def test_points_need_a_result_that_knows_them(copied):
     hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
     with pytest.raises(ValueError, match="points have no area") as error:
         hd.tl.to_cells(copied, "points")
-    assert "cells_key='points', overwrite=True" in str(error.value)
-    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="points", overwrite=True, **QUIET)  # the remedy
+    remedy = re.search(r"`(hadmst_sc\.tl\.superresolve\(.*\))`", str(error.value))
+    assert remedy and "cells_key='points'" in remedy[1] and "bin_um=20.0" in remedy[1]
+    exec(remedy[1], {"hadmst_sc": hd, "sdata": copied})
     assert hd.tl.to_cells(copied, "points").n_obs == len(xy)
 
 
@@ -233,7 +234,7 @@ def test_samples_follow_the_cells_too(copied):
 @pytest.mark.parametrize(
     ("change", "message", "kind"),
     [
-        (lambda sdata: "none", "`cells_key='none'` is not in `sdata`", MissingKeyError),
+        (lambda sdata: "none", r"`cells_key='none'` is not in `sdata\.shapes", MissingKeyError),
         (lambda sdata: _elsewhere(sdata), "shares no coordinate system", ContractError),
         (lambda sdata: _off_the_image(sdata), "none of its 2 cells lies on", ContractError),
         (lambda sdata: 3, "`cells_key` needs a name", ValueError),
@@ -279,9 +280,151 @@ def test_a_lazy_points_element_is_read(copied):
 
 def test_to_cells_names_what_is_missing(copied):
     hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
-    with pytest.raises(KeyError, match="needs shapes, labels or points"):
+    with pytest.raises(KeyError, match=r"is not in `sdata\.shapes, sdata\.labels or sdata\.points`"):
         hd.tl.to_cells(copied, "none")
-    with pytest.raises(KeyError, match="shares no coordinate system"):
+    with pytest.raises(KeyError, match="is not in"):
+        hd.tl.to_cells(copied, ["nuclei"])
+    with pytest.raises(ContractError, match="shares no coordinate system"):
         hd.tl.to_cells(copied, _elsewhere(copied))
-    with pytest.raises(ValueError, match="none of them lies there"):
+    with pytest.raises(ContractError, match="none of its 2 cells lies on"):
         hd.tl.to_cells(copied, _off_the_image(copied))
+    with pytest.raises(KeyError, match=r"`genes` needs genes of tables/superres_table, but \['no'\] are not"):
+        hd.tl.to_cells(copied, "nuclei", genes=["no"])
+
+
+def test_a_speck_alone_gets_what_its_area_gets(copied):
+    rng = np.random.default_rng(0)
+    xy = np.r_[rng.uniform([0, 0], [160, 320], (800, 2)), [[244.0, 164.0]]]
+    radius = np.r_[np.full(800, 1.6), 0.8]
+    transformations = get_transformation(copied[IMAGE], get_all=True)
+    copied["specks"] = ShapesModel.parse(xy, geometry=0, radius=radius, transformations=transformations)
+    obs, cells = _read(copied, "specks")
+    factor = Support.of(cells, obs.inside, 20.0).factor(0.5)
+    alone = np.ravel_multi_index((20, 30), obs.grid.shape)
+    assert cells.overlap[[800]].indices.tolist() == [alone]
+    assert factor.ravel()[alone] < 2
+
+
+def test_renamed_cells_are_recognised_and_changed_ones_are_told(copied, caplog):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="nuclei", **QUIET)
+    copied.tables["superres_table"].uns["hadmst_sc"]["strength_of_cells"]["used"] = 0.5
+    first = hd.tl.to_cells(copied, "nuclei")
+    copied["renamed"] = copied["nuclei"]
+    np.testing.assert_array_equal(hd.tl.to_cells(copied, "renamed").X, first.X)
+    assert "differs from what it was" not in caplog.text
+    changed = copied["nuclei"].copy()
+    changed["radius"] = changed["radius"] * 1.5
+    copied["nuclei"] = changed
+    hd.tl.to_cells(copied, "nuclei")
+    assert "'nuclei' differs from what it was when 'superres' was made" in caplog.text
+
+
+def test_pixels_of_labels_may_be_as_large_as_bins(copied):
+    labels = np.ones((100, 100), np.int32)
+    copied["coarse"] = Labels2DModel.parse(
+        labels, dims=("y", "x"), transformations={"phantom": Scale([3.2, 3.2], axes=("x", "y"))}
+    )
+    obs, found = _read(copied, "coarse", bin_um=10.0)
+    whole = found.density.reshape(obs.grid.shape)[:, : obs.grid.shape[1]]
+    assert np.abs(whole - 1).max() < 0.4 and abs(whole.mean() - 1) < 0.01
+
+
+def test_the_table_is_ready_for_scanpy_and_squidpy(copied):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="nuclei", **QUIET)
+    cells = hd.tl.to_cells(copied, "nuclei", genes=["visible_000"])
+    assert cells.n_vars == 1 and cells.X.dtype == np.float32
+    element = copied["nuclei"]
+    to_system = get_transformation(element, to_coordinate_system="phantom").to_affine_matrix(("x", "y"), ("x", "y"))
+    xy = np.c_[element.geometry.x, element.geometry.y] @ to_system[:2, :2].T + to_system[:2, 2]
+    np.testing.assert_allclose(cells.obsm["spatial"], xy, atol=1e-6)
+    copied.tables["cell_counts"] = cells
+    known = cells[cells.obs["n_bins"] > 0].copy()  # as the page says
+    assert np.isfinite(known.X).all() and len(known) > 0
+
+
+def test_a_table_too_large_is_refused(copied, monkeypatch):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
+    module = importlib.import_module("hadmst_sc.tl.to_cells")
+    monkeypatch.setattr(module, "MAX_BYTES", 2 * 16 * len(copied["nuclei"]))
+    with pytest.raises(ValueError, match="Pass `genes=` with 2 names or fewer"):
+        hd.tl.to_cells(copied, "nuclei")
+    assert hd.tl.to_cells(copied, "nuclei", genes=["visible_000"]).n_vars == 1  # the remedy
+
+
+def _duplicated(sdata):
+    element = sdata["nuclei"].copy()
+    element.index = np.arange(len(element)) // 2
+    sdata["twice"] = element
+    return "twice"
+
+
+def _unnamed(sdata):
+    element = sdata["nuclei"].copy()
+    element.index = np.arange(len(element)) + 0.5
+    sdata["floats"] = element
+    return "floats"
+
+
+def _without_radius(sdata):
+    element = sdata["nuclei"].copy()
+    element.loc[element.index[3:9], "radius"] = np.nan
+    sdata["lost"] = element
+    return "lost"
+
+
+def _mixed(sdata):
+    shapes = [*sdata["nuclei"].geometry.buffer(1.6)[:5], shapely.Point(50, 50)]
+    transformations = get_transformation(sdata[IMAGE], get_all=True)
+    sdata["mixed"] = ShapesModel.parse(gpd.GeoDataFrame(geometry=shapes), transformations=transformations)
+    return "mixed"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_duplicated, r"needs cells of different names, but has \[0, 1, 2, 3, 4\] more than once"),
+        (_unnamed, "needs whole numbers or text as names of cells, but the index is of type float64"),
+        (_without_radius, "needs circles with a positive radius, but that of 6 of"),
+        (_mixed, "needs either points or areas, but 1 of its 6 shapes are points without a radius"),
+    ],
+)
+def test_the_remedies_for_wrong_cells_work(copied, make, message):
+    key = make(copied)
+    with pytest.raises(ContractError, match=message) as error:
+        hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key=key, **QUIET)
+    (remedy,) = re.findall(r"Call `(.*)`", str(error.value))
+    exec(remedy, {"sdata": copied})
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key=key, **QUIET)
+    assert hd.tl.to_cells(copied, key).n_obs == len(copied[key])
+
+
+def test_the_singular_and_the_empty_are_named(copied):
+    shapes = gpd.GeoDataFrame(geometry=copied["nuclei"].geometry.buffer(2).values)
+    copied["flat"] = ShapesModel.parse(shapes, transformations={"phantom": Scale([0.0, 1.0], axes=("x", "y"))})
+    empty = np.zeros((10, 10), np.int32)
+    copied["empty"] = Labels2DModel.parse(empty, dims=("y", "x"), transformations={"phantom": Identity()})
+    for key, message in (("flat", "is not finite or singular"), ("empty", "it holds no cells")):
+        with pytest.raises(ContractError, match=message):
+            hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key=key, **QUIET)
+
+
+def test_only_ids_above_zero_are_cells(copied):
+    labels = np.full((320, 320), -1, np.int64)
+    labels[:100, :100] = 2**40
+    copied["odd"] = Labels2DModel.parse(
+        labels, dims=("y", "x"), transformations=get_transformation(copied[IMAGE], get_all=True)
+    )
+    assert _read(copied, "odd")[1].ids.tolist() == [2**40]
+
+
+def test_the_call_that_makes_a_result_again_knows_its_cells(copied):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="nuclei", **QUIET)
+    del copied.tables["superres_table"].var["dispersion"]
+    with pytest.raises(KeyError, match="cells_key='nuclei'"):
+        hd.tl.to_cells(copied, "nuclei")
+
+
+def test_the_result_cannot_be_its_own_cells(copied):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
+    with pytest.raises(ValueError, match="is a part of the result that `key_added='superres'` replaces"):
+        hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="superres_bins", overwrite=True, **QUIET)

@@ -161,7 +161,7 @@ def test_a_wrong_name_is_refused(truth, name, message):
     ("move", "message"),
     [
         (lambda x, y: (x, y), None),
-        (lambda x, y: (x + 60 / UM, y - 40 / UM), r"displaced.* moved (30|40|50) µm down and -(50|60|70) µm right"),
+        (lambda x, y: (x + 60 / UM, y - 40 / UM), r"displaced.* moved (30|40|50) µm down and (50|60|70) µm left"),
         (lambda x, y: (400 / UM - x, y), "flipped left to right"),
         (lambda x, y: (x, SIDE_UM / UM - y), "flipped upside down"),
     ],
@@ -187,7 +187,7 @@ def test_validate_says_what_cells_are_like(truth):
     assert 30 < facts["median_cell_um2"] < 65
     assert facts["cells_per_mm2"] == pytest.approx(350 / 0.19, rel=0.15)
     report = hd.pp.validate(sdata, "he", cells_key="none", align=False, **SCALE)
-    assert not report.ok and "`cells_key='none'` is not in `sdata`" in str(report)
+    assert not report.ok and "`cells_key='none'` is not in `sdata.shapes" in str(report)
 
 
 def test_nuclei_go_into_a_run_and_come_out_as_cells(truth):

@@ -7,7 +7,7 @@ from scipy import fft, ndimage
 
 REACH_UM = 150.0  # longest shift that is looked for
 BLUR_UM = 10.0  # smoothing of the density of cells: nuclei are dark beyond their outlines
-CLEAR = 0.1  # difference of correlations that is no chance, on a hundred bins or more
+CLEAR, SURE = 0.1, 0.25  # difference of correlations, and correlation, that are no chance on a hundred bins or more
 LEAST_UM = 10.0  # shorter shifts are not reported
 FLIPS = {"left to right": (1,), "upside down": (0,), "by half a turn": (0, 1)}
 
@@ -44,21 +44,27 @@ def displaced(density: np.ndarray, haematoxylin: np.ndarray, inside: np.ndarray,
 
     Arguments as in :func:`agreement`.
     """
+    if not np.ptp(haematoxylin[inside]):
+        return None
     found = agreement(density, haematoxylin, inside, bin_um)
     n = len(found) // 2
     here, best = float(found[n, n]), float(found.max())
     for how, axes in FLIPS.items():
         turned = float(agreement(np.flip(density, axes), haematoxylin, inside, bin_um).max())
-        if turned > max(best, here) + CLEAR:
+        if turned > max(best, here, SURE - CLEAR) + CLEAR:
             return (
                 f"cells look flipped {how}: their correlation with the haematoxylin is {here:.2f}, and {turned:.2f} "
                 f"after a flip. Correct their transformation"
             )
-    down, right = (np.array(np.unravel_index(found.argmax(), found.shape)) - n) * bin_um
-    if best > here + CLEAR and np.hypot(down, right) > LEAST_UM:
+    down, right = np.array(np.unravel_index(found.argmax(), found.shape)) - n
+    at_edge = max(abs(down), abs(right)) == n  # it may go on beyond
+    down, right = down * bin_um, right * bin_um
+    if best > max(here + CLEAR, SURE) and np.hypot(down, right) > LEAST_UM and not at_edge:
+        along_y, along_x = "down" if down >= 0 else "up", "right" if right >= 0 else "left"
+        way = f"{abs(down):.0f} µm {along_y} and {abs(right):.0f} µm {along_x}"
         return (
             f"cells look displaced: their correlation with the haematoxylin is {here:.2f}, and {best:.2f} if they are "
-            f"moved {down:.0f} µm down and {right:.0f} µm right. Correct their transformation"
+            f"moved {way}. Correct their transformation"
         )
     if here < CLEAR:
         return f"cells do not lie where the H&E is dark (correlation {here:.2f}). Check that they belong to this image"

@@ -21,7 +21,8 @@ from hadmst_sc.section.observation import Observation
 # Tuned on Xenium of breast and mouse brain with cells found well, badly and hardly at all, and on nuclei found in a
 # nuclear stain, on MERFISH of the hippocampus and Xenium of breast.
 LOCAL_UM = 30.0  # standard deviation of the local mean
-LEAST = 0.02  # of the mean density: what lies between cells counts as this much
+SPARSE = 0.3  # of the mean density: where the local mean is below, it counts as this, so that no speck takes a bin
+FACTOR = 0.02  # least factor of a bin: no bin is declared empty
 RING = 0.27  # distance of the spot from the ring around it, in diameters of a spot; nearer, little differs
 N_RING = 6
 PRIOR, PRIOR_SPREAD = 0.3, 0.3  # strength before the spots are asked, and its standard deviation
@@ -42,21 +43,21 @@ class Support(NamedTuple):
     """Where expression lies, given cells: maps ``(ny, nx)`` on a grid whose tissue is ``inside``."""
 
     density: np.ndarray  # share of each bin that cells cover, or their number
-    local: np.ndarray  # mean around the bin, with a small share for what lies between cells
-    least: float  # that share
+    local: np.ndarray  # mean around the bin
+    unit: np.ndarray  # the same, or a share of the mean over the tissue where that is larger
     inside: np.ndarray
 
     @classmethod
     def of(cls, cells: Cells, inside: np.ndarray, bin_um: float) -> Support:
         """Density and local mean of cells on a grid."""
         density = cells.density.reshape(inside.shape)
-        least = LEAST * max(float(density[inside].mean()), 1e-12)
-        return cls(density, _smooth(density, inside, LOCAL_UM / bin_um) + least, least, inside)
+        local = _smooth(density, inside, LOCAL_UM / bin_um)
+        return cls(density, local, np.maximum(local, SPARSE * max(float(density[inside].mean()), 1e-12)), inside)
 
     @property
     def relative(self) -> np.ndarray:
-        """Density over local mean; 1 outside the tissue."""
-        return np.where(self.inside, (self.density + self.least) / self.local, 1.0)
+        """Density over local mean; nearer to 1 where cells are sparse, 1 outside the tissue."""
+        return np.where(self.inside, 1 + (self.density - self.local) / self.unit, 1.0)
 
     def features(self, bin_um: float) -> np.ndarray:
         """Density at several scales, ``(len(WIDTHS_UM), ny, nx)`` float32."""
@@ -65,16 +66,17 @@ class Support(NamedTuple):
 
     def factor(self, strength: float) -> np.ndarray:
         """Factor of the estimate in each bin, float32."""
-        return (1 + strength * (self.relative - 1)).astype(np.float32)
+        return np.maximum(1 + strength * (self.relative - 1), FACTOR).astype(np.float32)
 
     def shares(self, cells: Cells, strength: float) -> sparse.csr_array:
         """Share of the counts of each bin that belongs to each cell, ``(cells, bins)``; the rest lies between cells.
 
         Counts that follow the cells are divided by their density, all others by area.
         """
-        factor = np.maximum(1 + strength * (self.relative - 1), 1e-9)
-        by_density = strength / self.local
-        by_area = (1 - strength) / np.maximum(self.density, 1) if cells.areal else 0.0
+        by_density = strength / self.unit
+        between = 1 - strength * self.local / self.unit
+        by_area = between / np.maximum(self.density, 1) if cells.areal else 0.0
+        factor = np.maximum(between + strength * self.density / self.unit, FACTOR)
         of_bin = np.where(self.inside, (by_density + by_area) / factor, 0.0).ravel()
         return (cells.overlap @ sparse.diags_array(of_bin)).tocsr()
 

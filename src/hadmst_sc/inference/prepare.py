@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.transform import resize
 
+from hadmst_sc.alignment.cells import displaced
 from hadmst_sc.alignment.record import Alignment, align_image, align_spots
 from hadmst_sc.alignment.register import agreement_of_turns, doubt, estimate_alignment, turned
 from hadmst_sc.distillation.cells import Strength, Support, strength
@@ -85,6 +86,13 @@ def prepare(obs: Observation, settings: Settings) -> Prepared:
     support = Support.of(settings.cells, obs.inside, obs.grid.bin_um)
     without = distill(obs, he=he, features=stacked, second_look=False)
     learned = strength(support.relative, obs, without)
+    if told := displaced(settings.cells.density.reshape(obs.grid.shape), he[0], obs.inside, obs.grid.bin_um):
+        logger.warning("%s: %s, or pass `cells_key=None`", settings.cells.key, told)
+    if learned.error > abs(learned.measured):
+        logger.warning(
+            "the spots are too few to tell how far expression follows %r (%.2f ± %.2f): it is taken as %.2f",
+            *(settings.cells.key, learned.measured, learned.error, learned.used),
+        )
     if not learned.used:
         logger.warning("the spots show no sign that expression follows %r: it is not used", settings.cells.key)
         return Prepared(obs, he, stacked, found, strength=learned)

@@ -287,7 +287,7 @@ class Settings:
         elif self.features is not None:
             values["features"] = digest(self.features)
         if self.cells is not None:
-            values["cells"] = self.cells.key
+            values |= {"cells": self.cells.key, "cells_digest": self.cells.digest}
         values["device"] = str(self.device)
         return values
 
@@ -330,7 +330,7 @@ def features_problem(maps: object) -> str | None:
 def digest(value: Any) -> Any:
     """A value as JSON; equal values give equal JSON."""
     if isinstance(value, Cells):
-        return digest(value.density)
+        return value.digest + digest(value.density)
     if isinstance(value, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() + repr((value.shape, value.dtype.str))
     if hasattr(value, "state_dict"):  # by content: loaded weights can be trained further

@@ -2,79 +2,172 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import shapely
 from scipy import sparse
 from spatialdata import SpatialData
 
 from hadmst_sc.io.read import computed_here
-from hadmst_sc.io.resolve import affine, levels, systems, transform
+from hadmst_sc.io.resolve import affine, invertible, levels, systems, transform
 from hadmst_sc.io.tissue import outlines
+from hadmst_sc.section.arguments import TEXT
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import Problems
 from hadmst_sc.section.observation import Observation
 
-ROWS_AT_ONCE = 1024  # rows of labels, so that memory does not grow with the image
+KINDS = ("shapes", "labels", "points")
+PIXELS_AT_ONCE = 2**23  # of labels, so that memory does not grow with the image
+FINE = 0.25  # of a bin: larger pixels of labels are divided, so that areas are right
+LARGEST_ID = 2**63 - 1
+Placed = tuple[np.ndarray, sparse.csr_array, bool, np.ndarray]  # ids, overlap, areal, centres
+
+
+def cells_of(sdata: SpatialData, cells_key: str, obs: Observation, problems: Problems) -> Cells | None:
+    """Cells of a section on the grid of its observation; ``None`` after a problem. See :func:`read_cells`."""
+    source = obs.source
+    assert source is not None  # for types: it was read from `sdata`
+    image = sdata.images[source.image_key]
+    scale = np.diag([1 / obs.grid.px_per_bin] * 2 + [1.0])
+    return read_cells(
+        sdata,
+        cells_key,
+        f"images/{source.image_key}",
+        [source.coordinate_system, *systems(image)],
+        lambda system: scale @ np.linalg.inv(affine(image, system)),
+        obs.grid.shape,
+        problems,
+    )
 
 
 @computed_here()
-def read_cells(sdata: SpatialData, cells_key: str, obs: Observation, problems: Problems) -> Cells | None:
-    """Cells of a section on its grid; ``None`` after a problem.
+def read_cells(
+    sdata: SpatialData,
+    cells_key: str,
+    frame: str,
+    available: Sequence[str],
+    to_bins: Callable[[str], np.ndarray],
+    shape: tuple[int, int],
+    problems: Problems,
+) -> Cells | None:
+    """Cells on a grid of bins; ``None`` after a problem.
 
     Parameters
     ----------
     sdata
-        Holds the cells and the image.
+        Holds the cells.
     cells_key
         Shapes (polygons, circles or points), points, or labels.
-    obs
-        The section, as read from ``sdata``.
+    frame
+        Name of the element that the grid belongs to, for messages.
+    available
+        Coordinate systems of that element, the preferred one first.
+    to_bins
+        Returns the ``(3, 3)`` affine on (x, y, 1) from one of them to bins.
+    shape
+        ``(ny, nx)`` of the grid.
     problems
-        Collects problems: a missing or ambiguous name, no shared coordinate system, no cell on the image.
+        Collects problems: of name, kind, ids, radii, transformation, or no cell on the grid.
     """
-    kinds = [kind for kind in ("shapes", "labels", "points") if cells_key in getattr(sdata, kind)]
-    if not kinds:
-        available = [*sdata.shapes, *sdata.labels, *sdata.points]
-        problems.missing("cells_key", cells_key, "sdata", available)
+    if not TEXT.is_met(cells_key) or not any(cells_key in getattr(sdata, kind) for kind in KINDS):
+        where = "sdata.shapes, sdata.labels or sdata.points"
+        problems.missing("cells_key", cells_key, where, [name for kind in KINDS for name in getattr(sdata, kind)])
         return None
-    source = obs.source
-    assert source is not None  # for types: it was read from `sdata`
-    element, image = getattr(sdata, kinds[0])[cells_key], sdata.images[source.image_key]
-    shared = [name for name in (source.coordinate_system, *systems(image)) if name in systems(element)]
+    kind = next(kind for kind in KINDS if cells_key in getattr(sdata, kind))
+    element = getattr(sdata, kind)[cells_key]
+    told = f"`cells_key={cells_key!r}`"
+    shared = [name for name in available if name in systems(element)]
     if not shared:
         problems.add(
-            f"`cells_key={cells_key!r}` shares no coordinate system with images/{source.image_key}: it has "
-            f"{list(systems(element))}, the image {list(systems(image))}. Call "
-            f"`spatialdata.transformations.set_transformation` with "
-            f"`to_coordinate_system={source.coordinate_system!r}`."
+            f"{told} shares no coordinate system with {frame}: it has {list(systems(element))}, {frame} has "
+            f"{list(dict.fromkeys(available))}. Call `spatialdata.transformations.set_transformation(sdata"
+            f"[{cells_key!r}], transformation, {available[0]!r})` with the transformation of the cells to that system."
         )
         return None
-    scale = np.diag([1 / obs.grid.px_per_bin] * 2 + [1.0])
-    to_bins = scale @ np.linalg.inv(affine(image, shared[0])) @ affine(element, shared[0])
-    found = cells_on_grid(element, kinds[0], to_bins, obs.grid.shape, cells_key)
-    if not found.overlap.nnz:
+    matrix = affine(element, shared[0])
+    if not invertible(matrix):
         problems.add(
-            f"`cells_key={cells_key!r}`: none of its {len(found.ids):,} cells lies on images/{source.image_key}. Check "
-            f"its transformation to {shared[0]!r}, or pass `cells_key=None`."
+            f"{told}: its transformation to {shared[0]!r} is not finite or singular: {matrix[:2].tolist()}. Correct it."
         )
+        return None
+    if wrong := _wrong(element, kind, cells_key):
+        problems.add(f"{told} {wrong}")
+        return None
+    of_kind = {"shapes": _of_shapes, "labels": _of_labels, "points": _of_points}[kind]
+    found = Cells(cells_key, *of_kind(element, to_bins(shared[0]) @ matrix, shape), digest=_digest(element, kind))
+    if not len(found.ids) or not found.overlap.nnz:
+        cause = f"none of its {len(found.ids):,} cells lies on {frame}. Check its transformation to {shared[0]!r}"
+        problems.add(f"{told}: {cause if len(found.ids) else 'it holds no cells. Pass other ones'}.")
         return None
     return found
 
 
-def cells_on_grid(element: Any, kind: str, to_bins: np.ndarray, shape: tuple[int, int], key: str) -> Cells:
-    """Cells of an element on a grid; ``to_bins`` is the ``(3, 3)`` affine from its coordinates (x, y, 1) to bins."""
+def _wrong(element: Any, kind: str, key: str) -> str | None:
+    """Describe cells that cannot be used, with a remedy; ``None`` if they can."""
     if kind == "labels":
-        return Cells(key, *_of_labels(levels(element)[0], to_bins, shape), areal=True)
+        return None
+    ids = element.index.compute() if kind == "points" else element.index
+    remedy = f"Call `sdata[{key!r}].index = range(len(sdata[{key!r}]))`."
     if kind == "points":
-        points = element[["x", "y"]].compute()
-        return Cells(key, points.index.to_numpy(), _of_points(points.to_numpy(float), to_bins, shape), areal=False)
-    shapes = outlines(element)
+        remedy = f"Call `sdata[{key!r}] = sdata[{key!r}].reset_index(drop=True)`, with its partitions as one."
+    if ids.has_duplicates:
+        twice = ids[ids.duplicated()].unique().tolist()[:5]
+        return f"needs cells of different names, but has {twice} more than once. {remedy}"
+    if isinstance(ids, pd.MultiIndex) or not (
+        pd.api.types.is_integer_dtype(ids) or all(isinstance(one, str) for one in ids)
+    ):
+        return f"needs whole numbers or text as names of cells, but the index is of type {ids.dtype}. {remedy}"
+    if kind == "points":
+        return None
+    if "radius" in element:
+        bad = ~(pd.to_numeric(element["radius"], errors="coerce") > 0) & (element.geom_type == "Point")
+        if bad.any():
+            return (
+                f"needs circles with a positive radius, but that of {bad.sum():,} of {len(element):,} is not, such as "
+                f"{element['radius'][bad].iloc[0]!r}. "
+                f"Call `sdata[{key!r}] = sdata[{key!r}][sdata[{key!r}].radius > 0]`."
+            )
+    without = int((outlines(element).geom_type == "Point").sum())
+    if 0 < without < len(element):
+        return (
+            f"needs either points or areas, but {without:,} of its {len(element):,} shapes are points without a "
+            f"radius. "
+            f"Call `sdata[{key!r}] = sdata[{key!r}][sdata[{key!r}].geom_type != 'Point']`."
+        )
+    return None
+
+
+def _digest(element: Any, kind: str) -> str:
+    if kind == "labels":
+        level = levels(element)[0]
+        values = [np.array(level.shape), np.asarray(level.data[:: max(1, level.shape[0] // 64)]).astype(np.int64)]
+    elif kind == "points":
+        values = [element[["x", "y"]].compute().to_numpy(float)]
+    else:
+        values = [np.asarray(element.bounds, float), np.asarray(element.get("radius", 0.0), float)]
+    digest = hashlib.sha256()
+    for one in values:
+        digest.update(np.ascontiguousarray(one).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _of_shapes(element: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> Placed:
+    ids, shapes = element.index.to_numpy(), outlines(element)
+    middle = shapes.centroid
+    centres = transform(to_bins, np.c_[middle.x, middle.y])
     if (shapes.geom_type == "Point").any():
-        xy = np.c_[shapes.centroid.x, shapes.centroid.y]
-        return Cells(key, element.index.to_numpy(), _of_points(xy, to_bins, shape), areal=False)
-    return Cells(key, element.index.to_numpy(), overlap(on_bins(shapes, to_bins), shape), areal=True)
+        return ids, _at(centres, shape), False, centres
+    return ids, overlap(on_bins(shapes, to_bins), shape), True, centres
+
+
+def _of_points(element: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> Placed:
+    points = element[["x", "y"]].compute()
+    centres = transform(to_bins, points.to_numpy(float))
+    return points.index.to_numpy(), _at(centres, shape), False, centres
 
 
 def on_bins(shapes: Any, to_bins: np.ndarray) -> Any:
@@ -101,26 +194,39 @@ def overlap(shapes: Any, shape: tuple[int, int]) -> sparse.csr_array:
     return found
 
 
-def _of_points(xy: np.ndarray, to_bins: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-    x, y = np.floor(transform(to_bins, xy)).T
+def _at(centres: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
+    x, y = np.floor(centres).T
     on = (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
     where = (y[on] * shape[1] + x[on]).astype(int)
-    return sparse.coo_array((np.ones(on.sum()), (np.flatnonzero(on), where)), (len(xy), shape[0] * shape[1])).tocsr()
+    return sparse.coo_array((np.ones(on.sum()), (np.flatnonzero(on), where)), (len(x), shape[0] * shape[1])).tocsr()
 
 
-def _of_labels(labels: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, sparse.csr_array]:
-    """Ids, and share of each bin by counting pixels; bins are several pixels wide."""
-    found: list[np.ndarray] = []  # of each part: label, bin, number of pixels
-    for start in range(0, len(labels), ROWS_AT_ONCE):
-        values = np.asarray(labels.data[start : start + ROWS_AT_ONCE])
-        row, column = np.nonzero(values)
-        x, y = np.floor(transform(to_bins, np.c_[column, row + start] + 0.5)).T
-        on = (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
-        pairs = np.c_[values[row[on], column[on]].astype(np.int64), (y[on] * shape[1] + x[on]).astype(np.int64)]
-        pairs, times = np.unique(pairs, axis=0, return_counts=True)
-        found.append(np.c_[pairs, times])
-    label, bins, n = np.concatenate(found).T
-    names, cell = np.unique(label, return_inverse=True)
-    pixel = abs(np.linalg.det(to_bins[:2, :2]))  # area in bins
-    values = n * pixel
-    return names, sparse.coo_array((values, (cell, bins)), (len(names), shape[0] * shape[1])).tocsr()
+def _of_labels(element: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> Placed:
+    """By counting pixels; pixels wider than ``FINE`` bins are divided."""
+    labels = levels(element)[0]
+    n_bins, pixel = shape[0] * shape[1], abs(np.linalg.det(to_bins[:2, :2]))
+    parts = int(np.ceil(np.sqrt(pixel) / FINE - 1e-9))
+    steps = (np.arange(parts) + 0.5) / parts
+    rows = max(1, PIXELS_AT_ONCE // (labels.shape[1] * parts**2))
+    found: list[np.ndarray] = []  # of each part: id, bin, area, and sums of x and y
+    for start in range(0, labels.shape[0], rows):
+        values = np.asarray(labels.data[start : start + rows])
+        row, column = np.nonzero((values > 0) & (values <= LARGEST_ID))
+        ids, position = np.unique(values[row, column].astype(np.int64), return_inverse=True)
+        for dy in steps:
+            for dx in steps:
+                xy = transform(to_bins, np.c_[column + dx, row + start + dy])
+                x, y = np.floor(xy).astype(int).T
+                on = (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
+                key, where, n = np.unique(
+                    position[on] * n_bins + y[on] * shape[1] + x[on], return_inverse=True, return_counts=True
+                )
+                sums = [np.bincount(where, xy[on, axis], len(key)) for axis in (0, 1)]
+                found.append(np.stack([ids[key // n_bins], key % n_bins, n, *sums]).T)
+    of_parts = np.concatenate([np.zeros((0, 5)), *found])
+    names, cell = np.unique(of_parts[:, 0].astype(np.int64), return_inverse=True)
+    n = of_parts[:, 2]
+    sums = [np.bincount(cell, of_parts[:, k], len(names)) for k in (3, 4)]
+    centres = np.stack(sums, 1) / np.maximum(np.bincount(cell, n, len(names)), 1)[:, None]
+    area = sparse.coo_array((n * pixel / parts**2, (cell, of_parts[:, 1].astype(int))), (len(names), n_bins))
+    return names, area.tocsr(), True, centres

@@ -343,6 +343,8 @@ def again(result: Result, genes: Sequence[str] = (), **changes: Any) -> str:
     options["bin_um"] = float(record["bin_um"])
     if record.get("registration") == "off":
         options["align"] = False
+    if isinstance(record.get("strength_of_cells"), Mapping) and (cells := result.now(str(record["cells"]), sdata)):
+        options["cells_key"] = cells
     if record.get("model") == "closed form":
         options["model"] = None
     key = _key(result)

@@ -14,7 +14,7 @@ from spatialdata import SpatialData
 from hadmst_sc.alignment.cells import displaced
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.alignment.register import agreement_of_turns, doubt, estimate_alignment, turned
-from hadmst_sc.io.cells import read_cells
+from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.read import read_observation
@@ -157,7 +157,7 @@ def validate(
             findings += _doubts(obs)
             he = he_features(obs) if align or cells_key is not None else np.zeros((1, *obs.grid.shape))
             if cells_key is not None:
-                cells = read_cells(sdata, cells_key, obs, problems)
+                cells = cells_of(sdata, cells_key, obs, problems)
                 problems.raise_if_any()
                 assert cells is not None  # for types
                 facts |= _of_cells(cells, obs)

@@ -23,12 +23,18 @@ class Cells:
         points have no area, and count one in their bin.
     areal
         True if cells have an area.
+    centres
+        ``(cells, 2)`` as (x, y), in bins; NaN for an empty shape. ``None`` if they are not known.
+    digest
+        Digest of the element, to recognise it under another name.
     """
 
     key: str
     ids: np.ndarray
     overlap: sparse.csr_array
     areal: bool
+    centres: np.ndarray | None = None
+    digest: str = ""
 
     @property
     def density(self) -> np.ndarray:

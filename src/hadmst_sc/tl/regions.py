@@ -121,7 +121,13 @@ def annotating(table: AnnData, key: str, names: np.ndarray) -> AnnData:
     return TableModel.parse(table, region=key, region_key="region", instance_key="instance_id")
 
 
-def totals(result: Result, weights: sparse.csr_array, labels: pd.Index) -> AnnData:
+def totals(
+    result: Result,
+    weights: sparse.csr_array,
+    labels: pd.Index,
+    columns: np.ndarray | None = None,
+    dtype: type = np.float64,
+) -> AnnData:
     """Expected counts of weighted sums over the bins of a result, with their intervals, as :func:`regions` returns.
 
     Parameters
@@ -132,27 +138,33 @@ def totals(result: Result, weights: sparse.csr_array, labels: pd.Index) -> AnnDa
         ``(sums, bins)`` share of each bin that belongs to each sum, bins in the order of ``result.places``.
     labels
         Names of the sums.
+    columns
+        Columns of the table; ``None`` = all.
+    dtype
+        Of the values.
     """
     if doubted := doubt(result.record):
         logger.warning("the intervals of sums over bins may be too narrow or too wide: %s", doubted)
     _, y, x = result.places
     pitch = float(result.provenance["pitch_um"]) / float(result.provenance["bin_um"])
-    maps, dispersion = result.maps_at_bins(), result.table.var[DISPERSION].to_numpy(float)
-    n_genes = len(dispersion)
+    columns = np.arange(result.table.n_vars) if columns is None else columns
+    maps, var = result.maps_at_bins(), result.table.var.iloc[columns]
+    dispersion, n_genes = var[DISPERSION].to_numpy(float), len(columns)
 
     def of_genes(start: int) -> tuple[np.ndarray, np.ndarray]:
         genes = slice(start, start + GENES_AT_ONCE)
-        mean = np.asarray(maps[:, genes], float)
-        return weights @ mean, Spread(dispersion[genes], pitch).of_sums(mean, weights, np.c_[y, x])
+        mean = np.asarray(maps[:, columns[genes]], float)
+        std = Spread(dispersion[genes], pitch).of_sums(mean, weights, np.c_[y, x])
+        return (weights @ mean).astype(dtype), std.astype(dtype)
 
     totals, stds = zip(*side_by_side(of_genes, range(0, n_genes, GENES_AT_ONCE)), strict=True)
     total, std, n_bins = np.concatenate(totals, 1), np.concatenate(stds, 1), weights.sum(1)
     low, high = rate_interval(total, std)
     # The 95 % quantile of a very wide Gamma distribution is below its mean.
-    layers = {"std": std, "low": low, "high": np.maximum(high, total)}
+    layers = {"std": std, "low": low.astype(dtype), "high": np.maximum(high, total).astype(dtype)}
     for values in (total, *layers.values()):
         values[n_bins == 0] = np.nan
-    return AnnData(total, pd.DataFrame({"n_bins": n_bins}, index=labels), result.table.var.copy(), layers=layers)
+    return AnnData(total, pd.DataFrame({"n_bins": n_bins}, index=labels), var.copy(), layers=layers)
 
 
 def _of_column(values: pd.Series) -> tuple[np.ndarray, sparse.csr_array]:

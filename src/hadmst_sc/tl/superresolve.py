@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 from hadmst_sc.inference.cost import cost_of
 from hadmst_sc.inference.predict import run as predict
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, run_key
-from hadmst_sc.io.cells import read_cells
+from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.lock import StoreError, named
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.read import computed_here, read_observation
-from hadmst_sc.io.store import claimed, scratch
+from hadmst_sc.io.store import claimed, kinds_of, scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
 from hadmst_sc.runtime import torch_threads, usual_errors
 from hadmst_sc.section.arguments import ELEMENT, FLAG, SECTION, TEXT, SectionArguments, optional, parted, takes
@@ -125,8 +125,14 @@ def superresolve(
         with problems.gathered(ValueError, OSError):
             check_output(sdata, key_added, overwrite=overwrite)
     obs = read_observation(sdata, image_key, **section, problems=problems)
-    if cells_key is not None:
-        settings = replace(settings, cells=read_cells(sdata, cells_key, obs, problems))
+    if cells_key is not None and cells_key in kinds_of(str(key_added)):
+        problems.add(
+            f"`cells_key={cells_key!r}` is a part of the result that `key_added={key_added!r}` replaces. Pass another "
+            f"`key_added`, such as {key_added + '_cells'!r}.",
+            ValueError,
+        )
+    elif cells_key is not None:
+        settings = replace(settings, cells=cells_of(sdata, cells_key, obs, problems))
     target = None if copy else sdata
     settings.check_with(obs, problems)
     with problems.gathered(ValueError, OSError):

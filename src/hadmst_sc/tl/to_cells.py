@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,19 +10,23 @@ from anndata import AnnData
 from spatialdata import SpatialData
 
 from hadmst_sc.distillation.cells import Support
-from hadmst_sc.io.cells import cells_on_grid
-from hadmst_sc.io.resolve import affine, systems
-from hadmst_sc.io.result import Result, find_result
+from hadmst_sc.io.cells import read_cells
+from hadmst_sc.io.resolve import systems, transform
+from hadmst_sc.io.result import Result, again, find_result
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.cells import Cells
-from hadmst_sc.section.errors import MissingKeyError, logger
+from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 from hadmst_sc.tl.regions import annotating, check_record, totals
 
 BACKGROUND = "background"  # column of `var`
+MAX_BYTES = 4 * 2**30  # of the table
+LAYERS = 4  # estimate, standard deviation, two bounds
 
 
 @usual_errors
-def to_cells(sdata: SpatialData, cells_key: str, *, key_added: str = "superres") -> AnnData:
+def to_cells(
+    sdata: SpatialData, cells_key: str, *, genes: Sequence[str] | None = None, key_added: str = "superres"
+) -> AnnData:
     """Expected counts of every gene in each cell, with 90 % intervals.
 
     Counts of a bin that follow the cells (see ``cells_key`` of :func:`superresolve`) are divided between the cells of
@@ -36,23 +40,29 @@ def to_cells(sdata: SpatialData, cells_key: str, *, key_added: str = "superres")
     cells_key
         Shapes (polygons, circles or points), points, or labels. If they are not those that the result was made with,
         all counts are spread evenly; points have no area then, and are refused.
+    genes
+        Names of genes of the result; ``None`` = all.
     key_added
         Name of the result.
 
     Returns
     -------
     A table with a row per cell, in the order of the element, which it annotates. ``X`` are expected counts, and
-    ``layers`` hold ``std``, ``low`` and ``high`` as in :func:`regions`. ``obs["n_bins"]`` is the share of bins that
-    belongs to the cell, ``obs["measured"]`` the part of that under spots; cells outside the tissue have NaN. Cells and
+    ``layers`` hold ``std``, ``low`` and ``high`` as in :func:`regions`; cells outside the tissue have NaN.
+    ``obs["n_bins"]`` is the share of bins whose counts the cell gets, and ``obs["measured"]`` how much of that lies
+    under spots. ``obsm["spatial"]`` are centres in the coordinate system of the result. Cells and
     ``var["background"]`` add up to the map.
 
     Raises
     ------
     KeyError
-        If there is no such result or element, they share no coordinate system, or the table of the result has lost its
-        record or the column ``dispersion`` of ``var``.
+        If there is no such result, element or gene, they share no coordinate system, or the table of the result has
+        lost its record or the column ``dispersion`` of ``var``.
     ValueError
-        If no cell lies in the tissue, or cells are points that the result was not made with.
+        If no cell lies in the tissue, cells are points that the result was not made with, or the table would be larger
+        than 4 GB.
+    ContractError
+        If the cells cannot be read.
 
     Examples
     --------
@@ -69,49 +79,87 @@ def to_cells(sdata: SpatialData, cells_key: str, *, key_added: str = "superres")
     """
     result = find_result(sdata, key_added)
     check_record(result)
-    cells, inside = _cells(result, cells_key)
-    known = str(result.provenance.get("cells")) == cells_key
-    strength = float(result.provenance["strength_of_cells"]["used"]) if known else 0.0
-    if not known and not cells.areal:
+    columns = _columns(result, genes)
+    inside = np.asarray(result.labels.data) > 0
+    cells, system = _cells(result, cells_key, inside.shape)
+    strength = _strength(result, cells)
+    size = LAYERS * 4 * len(cells.ids) * len(columns)
+    if size > MAX_BYTES:
+        fewer = max(1, len(columns) * MAX_BYTES // size)
         raise ValueError(
-            f"`cells_key={cells_key!r}`: points have no area, and {result.key!r} was made without them. Call "
-            f"`hd.tl.superresolve(sdata, image_key, cells_key={cells_key!r}, overwrite=True)`."
+            f"`genes`: {len(columns):,} genes of {len(cells.ids):,} cells would be a table of {size / 2**30:.0f} GB, "
+            f"and at most {MAX_BYTES / 2**30:.0f} GB are made at once. Pass `genes=` with {fewer:,} names or fewer."
         )
-    if not known:
-        logger.info("%r was made without %r: counts are taken as uniform within a bin", result.key, cells_key)
-    rows, y, x = result.places
-    support = Support.of(cells, inside, float(result.provenance["bin_um"]))
-    weights = support.shares(cells, strength)[:, y * inside.shape[1] + x].tocsr()
     if not cells.density.reshape(inside.shape)[inside].any():
         raise ValueError(f"`cells_key={cells_key!r}` needs a cell in the tissue, but none of them lies there.")
-    if not weights.nnz:
-        logger.warning("the spots show no sign that expression follows %r: all counts lie between them", cells_key)
-    found = totals(result, weights, pd.Index([str(name) for name in cells.ids]))
+    rows, y, x = result.places
+    support = Support.of(cells, inside, float(result.provenance["bin_um"]))
+    bins = y * inside.shape[1] + x
+    weights = support.shares(cells, strength)[:, bins].tocsr()
+    found = totals(result, weights, pd.Index([str(name) for name in cells.ids]), columns, dtype=np.float32)
+    in_tissue = np.asarray(cells.overlap[:, bins].sum(1)).ravel() > 0
+    for values in (found.X, *found.layers.values()):
+        values[in_tissue & np.isnan(values[:, 0])] = 0  # points that get nothing
     n_bins = found.obs["n_bins"].to_numpy()
     covered = result.table.obs["covered"].to_numpy(float)[rows]
     found.obs["measured"] = np.where(n_bins > 0, weights @ covered / np.maximum(n_bins, 1e-12), np.nan)
-    left = np.asarray(result.maps_at_bins(), float).sum(0) - np.nansum(np.asarray(found.X), 0)
-    found.var[BACKGROUND] = left
+    whole = np.asarray(result.maps_at_bins()[:, columns], float).sum(0)
+    found.var[BACKGROUND] = whole - np.nansum(np.asarray(found.X, float), 0)
+    assert cells.centres is not None  # for types: they were read
+    found.obsm["spatial"] = transform(result.to_system(system), cells.centres)
     return annotating(found, cells_key, cells.ids)
 
 
-def _cells(result: Result, key: str) -> tuple[Cells, np.ndarray]:
-    """Cells on the grid of a result, and its tissue ``(ny, nx)``."""
-    sdata: Any = result.sdata
-    kind = next((one for one in ("shapes", "labels", "points") if key in getattr(sdata, one)), None)
-    if kind is None:
+def _columns(result: Result, genes: Sequence[str] | None) -> np.ndarray:
+    """Columns of some genes in the table of a result."""
+    names = result.table.var_names
+    if genes is None:
+        return np.arange(len(names))
+    wanted = [genes] if isinstance(genes, str) else list(genes)
+    if unknown := [name for name in wanted if name not in names]:
         raise MissingKeyError(
-            f"`cells_key={key!r}` needs shapes, labels or points, but is none of them. Available: "
-            f"{[*sdata.shapes, *sdata.labels, *sdata.points]}."
+            f"`genes` needs genes of tables/{result.table_key}, but {unknown[:5]} are not. "
+            f"It has {list(names[:5])}, ..."
         )
-    element, bins = getattr(sdata, kind)[key], sdata.labels[result.region]
-    shared = [name for name in (result.system, *systems(bins)) if name in systems(element)]
-    if not shared:
-        raise MissingKeyError(
-            f"{kind}/{key}: shares no coordinate system with the result. It has {list(systems(element))}, the result "
-            f"{list(systems(bins))}. Call `spatialdata.transformations.set_transformation` with "
-            f"`to_coordinate_system={result.system!r}`."
+    return np.asarray(names.get_indexer(wanted))
+
+
+def _cells(result: Result, key: str, shape: tuple[int, int]) -> tuple[Cells, str]:
+    """Cells on the grid of a result, and the coordinate system of their centres."""
+    problems = Problems("counts of these cells cannot be given")
+    available = [result.system, *systems(result.sdata.labels[result.region])]
+    found = read_cells(
+        result.sdata,
+        key,
+        f"labels/{result.region}",
+        available,
+        lambda system: np.linalg.inv(result.to_system(system)),
+        shape,
+        problems,
+    )
+    problems.raise_if_any()
+    assert found is not None  # for types
+    return found, available[0]
+
+
+def _strength(result: Result, cells: Cells) -> float:
+    """Extent to which counts follow these cells: that of the run, or 0 if they are others."""
+    record, learned = result.provenance, result.provenance.get("strength_of_cells")
+    if isinstance(learned, Mapping):
+        same = record.get("cells_digest") == cells.digest
+        named = result.now(str(record["cells"]), [cells.key]) == cells.key
+        if named and not same:
+            logger.warning(
+                "%r differs from what it was when %r was made (cropped, or changed): its counts follow the strength "
+                "that was learned then",
+                *(cells.key, result.key),
+            )
+        if named or same:
+            return float(learned["used"])
+    if not cells.areal:
+        raise ValueError(
+            f"`cells_key={cells.key!r}`: points have no area, and {result.key!r} was made without them. "
+            f"{again(result, cells_key=cells.key)}"
         )
-    inside = np.asarray(result.labels.data) > 0
-    to_bins = np.linalg.inv(result.to_system(shared[0])) @ affine(element, shared[0])
-    return cells_on_grid(element, kind, to_bins, inside.shape, key), inside
+    logger.info("%r was made without %r: counts are taken as uniform within a bin", result.key, cells.key)
+    return 0.0

@@ -10,7 +10,6 @@ samples of the diffusion) tells better where the error is large.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from scipy.spatial.distance import cdist
 # and of 50 µm; `benchmarks/benchmark.toml`, task `draws`.
 OWN, SHARED, REACH = 0.6, 1.4, 0.6
 LEAST = 0.05  # smallest dispersion: nothing is known to a twentieth of counting noise
+FEW_BINS, MANY_PAIRS = 16, 100_000  # sums of few bins are computed together, so many pairs of bins at a time
 MANY_BINS = 1000  # above this, pairs of bins are summed by a Fourier transform
 FAR = 20.0  # reaches at which nothing is shared, to a billionth
 PRIOR_SPOTS = 10  # spots whose weight the median of all genes has in the dispersion of each
@@ -96,12 +96,30 @@ class Spread(NamedTuple):
         ``(sums, genes)``.
         """
         shared = np.zeros((weights.shape[0], mean.shape[1]))
-        for number, (start, stop) in enumerate(pairwise(weights.indptr)):
+        n_bins = np.diff(weights.indptr)
+        small = np.flatnonzero((n_bins > 0) & (n_bins <= FEW_BINS))
+        for some in np.array_split(small, 1 + (n_bins[small] ** 2).sum() // MANY_PAIRS):
+            shared[some] = self._of_few(weights[some], mean, places)
+        for number in np.flatnonzero(n_bins > FEW_BINS):
+            start, stop = weights.indptr[number : number + 2]
             bins = weights.indices[start:stop]
             roots = weights.data[start:stop, None] * np.sqrt(np.maximum(mean[bins], 0.0))
             shared[number] = self._shared(roots, places[bins])
         own = weights @ np.maximum(mean, 0.0)
         return np.sqrt(self.dispersion * (OWN * own + SHARED / self.pitch**2 * shared))
+
+    def _of_few(self, weights: sparse.csr_array, mean: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """As :meth:`_shared`, for many sums of a few bins each, ``(sums, genes)``."""
+        n = np.diff(weights.indptr)
+        first = np.repeat(np.arange(weights.nnz), np.repeat(n, n))
+        number = np.arange(len(first)) - np.repeat(np.cumsum(n**2) - n**2, n**2)
+        second = np.repeat(weights.indptr[:-1], n**2) + number % np.repeat(n, n**2)
+        one, two = weights.indices[first], weights.indices[second]
+        near = np.exp(-np.hypot(*(places[one] - places[two]).T) / (REACH * self.pitch))
+        factor = weights.data[first] * weights.data[second] * near
+        sums = sparse.csr_array((factor, np.arange(len(first)), np.r_[0, np.cumsum(n**2)]), (len(n), len(first)))
+        roots = np.sqrt(np.maximum(mean, 0.0))
+        return np.asarray(sums @ (roots[one] * roots[two]))
 
     def _shared(self, roots: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Sum over all pairs of bins of the product of their roots ``(bins, genes)`` and of what the two share."""
