@@ -234,7 +234,7 @@ def benchmark(
     """Run the benchmark of a checkout and write its report (--profile quick: in minutes).
 
     The first word may name another script of the folder: report, scale, registration, hidden_tissue, laws,
-    mouse_brain or card. Everything else is passed to the script (try NAME --help).
+    mouse_brain, given_cells, nuclei or card. Everything else is passed to the script (try NAME --help).
     """
     arguments = list(ctx.args)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
