@@ -130,8 +130,8 @@ def test_cells_that_say_nothing_change_nothing():
 def planted_section(strength):
     """A section of 12 genes that follow cells at random places, the cells, and the true rate."""
     rng = np.random.default_rng(0)
-    drawn = simulate(3, size_um=3000.0, bin_um=20.0, n_genes=12, misregistration_um=0.0, augment=False)
-    obs, n = drawn.observation, 8000
+    drawn = simulate(3, size_um=2000.0, bin_um=20.0, n_genes=12, misregistration_um=0.0, augment=False)
+    obs, n = drawn.observation, 3600
     where = rng.integers(0, obs.grid.n_bins, n)
     points = sparse.coo_array((np.ones(n), (np.arange(n), where)), (n, obs.grid.n_bins)).tocsr()
     cells = Cells("points", np.arange(n), points, areal=False)
