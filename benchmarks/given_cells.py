@@ -48,7 +48,7 @@ NONE = "none"
 
 
 class Quality(NamedTuple):
-    """How a segmentation errs."""
+    """Errors of a segmentation."""
 
     missed: float = 0.0
     false: float = 0.0

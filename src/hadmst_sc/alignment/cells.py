@@ -1,4 +1,4 @@
-"""Where cells lie relative to the H&E: nuclei are where the haematoxylin is dark."""
+"""Position of cells relative to the H&E: nuclei are where the haematoxylin is dark."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Strength(NamedTuple):
 
 
 class Support(NamedTuple):
-    """Where expression lies, given cells: maps ``(ny, nx)`` on a grid whose tissue is ``inside``."""
+    """Density of cells and what follows from it, as maps ``(ny, nx)`` on a grid whose tissue is ``inside``."""
 
     density: np.ndarray  # share of each bin that cells cover, or their number
     local: np.ndarray  # mean around the bin

@@ -23,9 +23,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the network that are evaluated
 # Pull of the share towards the closed form: relative deviance that a share of one must gain for its own sake. Tuned at
 # held-out spots of five sections, and on three whose cells are known: a quarter to a half was best on all but one.
 PULL = 0.03
-UNKNOWN = (
-    0.75  # share if there are too few spots to choose one: then there is no second look, and the network helps more
-)
+# Share if there are too few spots to choose one: then there is no second look, and the network helps more.
+UNKNOWN = 0.75
 N_FOLDS, FOLDS_USED = 4, 2  # a quarter of the spots is held out at a time, as in our benchmarks, in two folds,
 MANY_SPOTS = 500  # or in one fold if it has this many spots
 N_PARTS, PART_SPOTS = 2, 2500  # parts of a section with more spots than these hold, and spots of each
