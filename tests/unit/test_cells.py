@@ -120,9 +120,10 @@ def test_a_transformation_of_the_cells_counts(copied):
     np.testing.assert_allclose(found.overlap.toarray(), expected.overlap.toarray(), atol=1e-9)
 
 
-def test_cells_that_say_nothing_change_nothing():
+def test_cells_that_say_nothing_change_nothing(caplog):
     obs, cells, _ = planted_section(0.0)
     without, given = (hd.tl.predict(obs, model=None, align=False, cells=one) for one in (None, cells))
+    assert "no sign that expression follows" in caplog.text and "too few to tell" not in caplog.text
     assert given.provenance["strength_of_cells"]["used"] == 0
     np.testing.assert_array_equal(given.mean, without.mean)
 

@@ -76,8 +76,7 @@ class Support(NamedTuple):
         by_density = strength / self.unit
         between = 1 - strength * self.local / self.unit
         by_area = between / np.maximum(self.density, 1) if cells.areal else 0.0
-        factor = np.maximum(between + strength * self.density / self.unit, FACTOR)
-        of_bin = np.where(self.inside, (by_density + by_area) / factor, 0.0).ravel()
+        of_bin = np.where(self.inside, (by_density + by_area) / self.factor(strength), 0.0).ravel()
         return (cells.overlap @ sparse.diags_array(of_bin)).tocsr()
 
 

@@ -88,14 +88,14 @@ def prepare(obs: Observation, settings: Settings) -> Prepared:
     learned = strength(support.relative, obs, without)
     if told := displaced(settings.cells.density.reshape(obs.grid.shape), he[0], obs.inside, obs.grid.bin_um):
         logger.warning("%s: %s, or pass `cells_key=None`", settings.cells.key, told)
+    if not learned.used:
+        logger.warning("the spots show no sign that expression follows %r: it is not used", settings.cells.key)
+        return Prepared(obs, he, stacked, found, strength=learned)
     if learned.error > abs(learned.measured):
         logger.warning(
             "the spots are too few to tell how far expression follows %r (%.2f ± %.2f): it is taken as %.2f",
             *(settings.cells.key, learned.measured, learned.error, learned.used),
         )
-    if not learned.used:
-        logger.warning("the spots show no sign that expression follows %r: it is not used", settings.cells.key)
-        return Prepared(obs, he, stacked, found, strength=learned)
     stacked = np.concatenate([*([] if stacked is None else [stacked]), support.features(obs.grid.bin_um)])
     return Prepared(obs, he, stacked, found, support.factor(learned.used), learned)
 
