@@ -18,8 +18,10 @@ from spatialdata.models import Labels2DModel, PointsModel, ShapesModel
 from spatialdata.transformations import Affine, Identity, Scale, get_transformation, set_transformation
 
 import hadmst_sc as hd
-from hadmst_sc.distillation.cells import Support, strength
+from hadmst_sc.distillation.cells import Strength, Support, strength
 from hadmst_sc.distillation.genes import distill
+from hadmst_sc.inference.prepare import prepare
+from hadmst_sc.inference.settings import Settings
 from hadmst_sc.io.cells import cells_of, on_bins, overlap
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.cells import Cells
@@ -120,12 +122,24 @@ def test_a_transformation_of_the_cells_counts(copied):
     np.testing.assert_allclose(found.overlap.toarray(), expected.overlap.toarray(), atol=1e-9)
 
 
-def test_cells_that_say_nothing_change_nothing(caplog):
+def test_cells_that_say_nothing_change_nothing():
     obs, cells, _ = planted_section(0.0)
     without, given = (hd.tl.predict(obs, model=None, align=False, cells=one) for one in (None, cells))
-    assert "no sign that expression follows" in caplog.text and "too few to tell" not in caplog.text
     assert given.provenance["strength_of_cells"]["used"] == 0
     np.testing.assert_array_equal(given.mean, without.mean)
+
+
+def test_one_warning_says_what_became_of_the_cells(caplog, monkeypatch):
+    obs, cells, _ = planted_section(0.0)
+    settings = Settings(model=None, align=False, cells=cells)
+    for learned, told, untold in (
+        (Strength(0.0, -0.2, 0.3), "no sign that expression follows", "too few to tell"),
+        (Strength(0.2, 0.1, 0.3), "too few to tell", "no sign that expression follows"),
+    ):
+        caplog.clear()
+        monkeypatch.setattr("hadmst_sc.inference.prepare.strength", lambda *_, learned=learned: learned)
+        prepare(obs, settings)
+        assert told in caplog.text and untold not in caplog.text
 
 
 def planted_section(strength):
