@@ -3,13 +3,20 @@
 On two sections the cells are known (Xenium; the truth counts their molecules at their centres, so true cells are partly
 the truth's own). They are given as they are, and as a good, a bad and a useless segmentation would give them. On two
 others nuclei are found by `pp.find_nuclei` in a rendering of the nuclear stain. Every method gets the image of the
-first two as registered to the molecules by ours, that of the others as it is.
+first two as registered to the molecules by ours, that of the others as it is. F1 of types: cells are called by the
+markers of `breast_markers.toml` and `brain_markers.toml`, by their true counts and by their estimated ones; "nearest
+spot" gives each cell the counts of the nearest spot.
+
+The last table has held-out spots of five sections, with and without nuclei found in their H&E: spots of 100 µm do not
+show what lies within them, so it says if nuclei do harm.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,20 +26,28 @@ import records
 import rivals
 import scores
 import xarray as xr
+from cases.case import abundant
 from cases.cells import pseudo_spots, where_known
+from cases.holdout import N_FOLDS, folds, footprints, hide
 from frame import Measurement, Record, Row, grouped, rounded, shown
 from rivals import gaussian
 from rivals import section as of_rivals
 from scipy import sparse
+from scipy.spatial import cKDTree
+from sklearn.metrics import f1_score
 
-from hadmst_sc import metrics
+from hadmst_sc import metrics, pp, tl
 from hadmst_sc.alignment.record import align_image
 from hadmst_sc.alignment.register import estimate_alignment
-from hadmst_sc.datasets.public import image_of_cells
+from hadmst_sc.datasets.public import image_of_cells, load
 from hadmst_sc.distillation.cells import LOCAL_UM, Support
+from hadmst_sc.io.cells import cells_of
+from hadmst_sc.io.read import read_observation
 from hadmst_sc.pp.find_nuclei import nuclei
 from hadmst_sc.section.cells import Cells
+from hadmst_sc.section.errors import Problems
 from hadmst_sc.section.features import he_features
+from hadmst_sc.section.measurement import degrade
 from hadmst_sc.section.observation import Observation, Prediction
 
 SEED = 0
@@ -45,6 +60,17 @@ RIVALS = (
 )
 FIXED = "ours without cells × density"
 NONE = "none"
+NEAREST_SPOT = "nearest spot"
+MARKERS: dict[str, dict[str, list[str]]] = {
+    section: tomllib.loads(Path(__file__).with_name(file).read_text())
+    for section, file in (
+        ("xenium_breast_crop", "breast_markers.toml"),
+        ("xenium_mouse_brain", "brain_markers.toml"),
+    )
+}
+CLEAR = 3  # counts of markers that a cell needs to have a true type
+HELD_OUT = "held-out spots"
+SECTIONS = ("her2st_C2", "her2st_C3", "her2st_C4", "her2st_C5", "her2st_C6")
 
 
 class Quality(NamedTuple):
@@ -121,7 +147,6 @@ def given(name: str, obs: Observation, cells: Any) -> Iterator[tuple[str, Cells 
 
 def methods(obs: Observation, cells: Cells | None, weights: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Every method by its name; maps ``(genes, ny, nx)``, with the strength that ours learned."""
-    from hadmst_sc import tl
 
     def ours(model: str | None) -> Any:
         return tl.predict(obs, model=model, cells=cells, align=False)
@@ -153,12 +178,27 @@ def with_cells(cells: Cells | None) -> Callable[[Observation], np.ndarray]:
     return features
 
 
-def per_cell(maps: np.ndarray, cells: Cells, obs: Observation, strength: float, true: np.ndarray) -> float:
-    """PCC of the counts of cells, mean over genes, for cells in the tissue."""
+def per_cell(maps: np.ndarray, cells: Cells, obs: Observation, strength: float) -> np.ndarray:
+    """Estimated counts ``(cells, genes)``."""
     shares = Support.of(cells, obs.inside, obs.grid.bin_um).shares(cells, strength)
-    inside = np.asarray(shares.sum(1)).ravel() > 0
-    found = (shares @ maps.reshape(len(maps), -1).T)[inside]
-    return float(metrics.pearson(found.T, true[inside].T, np.ones(inside.sum(), bool)).mean())
+    return np.asarray(shares @ maps.reshape(len(maps), -1).T)
+
+
+def of_cells(found: np.ndarray, true: np.ndarray, genes: Sequence[str], markers: Mapping[str, Sequence[str]]) -> Row:
+    """PCC of counts ``(cells, genes)``, mean over genes, and macro F1 of the types that cells are called."""
+    pcc = float(metrics.pearson(found.T, true.T, np.ones(len(true), bool)).mean())
+    columns = [[i for i, gene in enumerate(genes) if gene in set(names)] for names in markers.values()]
+    columns = [own for own in columns if own]
+    clear = true[:, [i for own in columns for i in own]].sum(1) >= CLEAR
+    predicted, types = (called(counts, columns)[clear] for counts in (found, true))
+    return {"of_cells": round(pcc, 4), "f1": round(float(f1_score(types, predicted, average="macro")), 4)}
+
+
+def called(counts: np.ndarray, columns: Sequence[Sequence[int]]) -> np.ndarray:
+    """Type of each cell: that whose markers stand out most, in standard deviations over cells, of log1p counts."""
+    values = np.log1p(1e2 * counts / np.maximum(counts.sum(1, keepdims=True), 1e-12))
+    scores = np.stack([values[:, own].mean(1) for own in columns], 1)
+    return ((scores - scores.mean(0)) / np.maximum(scores.std(0), 1e-12)).argmax(1)
 
 
 def of_set(name: str, qualities: list[str]) -> Iterator[Row]:
@@ -169,7 +209,15 @@ def of_set(name: str, qualities: list[str]) -> Iterator[Row]:
     if "nucleus_area" in cells.obs:  # cells lie with the molecules, not with the image
         obs = align_image(obs, estimate_alignment(obs))
     window = where_known(obs, cells)
-    in_cells = np.asarray(cells[:, list(obs.genes)].X.todense(), float) if hasattr(cells.X, "todense") else None
+    in_cells, markers = None, MARKERS.get(options["section"], {})
+    if markers:  # truth of cells, of those in the tissue
+        in_cells = np.asarray(cells[:, list(obs.genes)].X.todense(), float)
+        true_cells = dict(given(options["section"], obs, cells))["true"]
+        known = np.asarray(true_cells.overlap[:, obs.inside.ravel()].sum(1)).ravel() > 0
+        xy = cells.obsm["spatial"][known] * obs.grid.um_per_px / obs.grid.bin_um
+        nearest = cKDTree(obs.measurement.centres[:, ::-1]).query(xy)[1]
+        row = {"set": name, "cells": "true", "method": NEAREST_SPOT}
+        yield row | of_cells(obs.counts[nearest].astype(float), in_cells[known], obs.genes, markers)
     for quality, one in given(options["section"], obs, cells):
         if qualities and quality not in qualities:
             continue
@@ -188,17 +236,46 @@ def of_set(name: str, qualities: list[str]) -> Iterator[Row]:
             if isinstance(made, Prediction) and one is not None:
                 strength = float(made.provenance["strength_of_cells"]["used"])
                 row["strength"] = round(strength, 3)
-            if quality == "true" and in_cells is not None:
-                row["of_cells"] = round(per_cell(maps, one, obs, strength, in_cells), 4)
-            if quality == NONE and in_cells is not None and "nucleus_area" in cells.obs:
-                true_cells = dict(given(options["section"], obs, cells))["true"]
-                row["of_cells"] = round(per_cell(maps, true_cells, obs, 0.0, in_cells), 4)
+            if in_cells is not None and quality in (NONE, "true"):
+                row |= of_cells(per_cell(maps, true_cells, obs, strength)[known], in_cells[known], obs.genes, markers)
             yield row
 
 
+def of_held_out(section: str) -> Iterator[Row]:
+    """Scores at held-out spots of a section, with and without nuclei of its H&E."""
+    image, sdata = f"{section}_full_image", load(section)
+    pp.find_nuclei(sdata, image)
+    table = sdata.tables["table"]
+    genes = abundant(table, 200)
+    whole = read_observation(sdata, image, genes=genes, bin_um=20.0)
+    rows = table.obs_names.get_indexer(list(whole.spots))
+    fold = folds(len(rows))
+    predicted = {NONE: np.zeros(whole.counts.shape), "found": np.zeros(whole.counts.shape)}
+    strengths = []
+    for k in range(N_FOLDS):
+        hidden = np.isin(np.arange(table.n_obs), rows[fold == k])
+        part = hide(sdata, hidden)
+        part["nuclei"] = sdata["nuclei"]
+        obs = read_observation(part, image, genes=genes, bin_um=20.0)
+        cells = cells_of(part, "nuclei", obs, Problems("these nuclei cannot be read"))
+        for quality, one in ((NONE, None), ("found", cells)):
+            made = tl.predict(obs, model=str(plan.weights_path(BRAIN)), cells=one, align="spots")
+            predicted[quality][fold == k] = degrade(made.mean, footprints(whole, obs, np.flatnonzero(fold == k)))
+            if one is not None:
+                strengths.append(float(made.provenance["strength_of_cells"]["used"]))
+    for quality, counts in predicted.items():
+        found = scores.of_counts(counts.T, whole.counts.T, np.ones(len(rows), bool))
+        row: Row = {"set": HELD_OUT, "section": section, "cells": quality, "method": "ours"}
+        row |= rounded({key: np.mean(found[key]) for key in ("pcc", "rmse", "deviance")}, 4)
+        row["genes"] = np.round(found["pcc"], 4).tolist()
+        yield row | ({"strength": round(float(np.mean(strengths)), 3)} if quality == "found" else {})
+
+
 def measure(options: argparse.Namespace) -> Record:
-    names = options.sets or list(SETS)
-    rows = [row for name in names for row in shown_briefly(of_set(name, options.qualities))]
+    names = options.sets or [*SETS, HELD_OUT]
+    rows = [row for name in names if name in SETS for row in shown_briefly(of_set(name, options.qualities))]
+    if HELD_OUT in names:
+        rows += [row for section in SECTIONS for row in shown_briefly(of_held_out(section))]
     return {"rows": rows, "local_um": LOCAL_UM}
 
 
@@ -215,30 +292,58 @@ def render(found: Record) -> str:
     """The page."""
     tables = []
     for (name,), of_name in grouped(found["rows"], "set").items():
-        lines = []
-        for (quality,), of_quality in grouped(of_name, "cells").items():
-            best = max((one for one in of_quality if not one["method"].startswith("ours")), key=lambda one: one["pcc"])
-            for one in of_quality:
-                difference = pairs.paired(
-                    {name: np.array(one["genes"])},
-                    {name: np.array(best["genes"])},
-                    ({name: np.array(one["resampled"])}, {name: np.array(best["resampled"])}),
-                )
-                assert difference is not None
-                apart = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-                lines.append(
-                    [
-                        quality,
-                        one["method"],
-                        *(f"{one[key]:.3f}" for key in ("pcc", "rmse", "deviance")),
-                        "" if one is best else apart,
-                        f"{one['strength']:.2f}" if "strength" in one else "",
-                        f"{one['of_cells']:.3f}" if "of_cells" in one else "",
-                    ]
-                )
-        header = ["cells", "method", "PCC", "RMSE", "deviance", "PCC minus best rival", "strength", "PCC of cells"]
-        tables += [f"## {name}", records.table(header, lines)]
+        table = held_out_table(of_name) if name == HELD_OUT else set_table(of_name)
+        tables += [f"## {name}", table]
     return records.page(found, "# Maps where cells are given", __doc__ or "", *tables)
+
+
+def set_table(rows: list[Row]) -> str:
+    """Methods of a set by the segmentation that they were given."""
+    lines = []
+    for (quality,), of_quality in grouped(rows, "cells").items():
+        maps = [one for one in of_quality if "pcc" in one]
+        best = max((one for one in maps if not one["method"].startswith("ours")), key=lambda one: one["pcc"])
+        for one in of_quality:
+            lines.append(
+                [
+                    quality,
+                    one["method"],
+                    *(f"{one[key]:.3f}" if key in one else "" for key in ("pcc", "rmse", "deviance")),
+                    "" if one is best or one not in maps else apart({"": one}, {"": best}),
+                    f"{one['strength']:.2f}" if "strength" in one else "",
+                    *(f"{one[key]:.3f}" if key in one else "" for key in ("of_cells", "f1")),
+                ]
+            )
+    header = ["cells", "method", "PCC", "RMSE", "deviance", "PCC minus best rival", "strength"]
+    return records.table([*header, "PCC of cells", "F1 of types"], lines)
+
+
+def held_out_table(rows: list[Row]) -> str:
+    """Held-out spots of each section, with nuclei and without, and the difference over sections."""
+    lines = [
+        [
+            one["section"],
+            one["cells"],
+            *(f"{one[key]:.3f}" for key in ("pcc", "rmse", "deviance")),
+            f"{one['strength']:.2f}" if "strength" in one else "",
+        ]
+        for one in rows
+    ]
+    found, none = ({one["section"]: one for one in rows if one["cells"] == quality} for quality in ("found", NONE))
+    difference = f"PCC with nuclei minus PCC without, {len(found)} sections: {apart(found, none)}."
+    return records.table(["section", "nuclei", "PCC", "RMSE", "deviance", "strength"], lines) + f"\n\n{difference}"
+
+
+def apart(first: Mapping[str, Row], second: Mapping[str, Row]) -> str:
+    """Difference of PCC with its interval; over sections, or over tiles and genes where there is one."""
+
+    def of(rows: Mapping[str, Row], key: str) -> dict[str, np.ndarray]:
+        return {name: np.array(row[key]) for name, row in rows.items() if key in row}
+
+    again = (of(first, "resampled"), of(second, "resampled"))
+    difference = pairs.paired(of(first, "genes"), of(second, "genes"), again)
+    assert difference is not None
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 CELLS = Measurement("given_cells", __doc__, measure, render, weights=None)
