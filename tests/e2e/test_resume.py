@@ -1,4 +1,4 @@
-"""A resumed run repeats no stage that took long, and gives the same bits; what was kept is never trusted blindly."""
+"""A resumed run repeats no stage that took long, and gives the same bits; Ctrl-C says what is kept."""
 
 from __future__ import annotations
 
@@ -137,35 +137,13 @@ def test_a_run_interrupted_before_the_genes_repeats_only_what_was_not_finished(
     check_identical(sdata, whole)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one byte", "foreign", "empty"])
-def test_a_damaged_or_foreign_stage_is_ignored_with_a_warning(store, whole, calls, caplog, damage):
+def test_a_damaged_stage_is_computed_again_and_the_others_are_not(store, whole, calls, caplog):
     file = scratch(store, "superres") / "stages" / "distilled.npz"
-    content = file.read_bytes()
-    if damage == "truncated":
-        file.write_bytes(content[: len(content) // 2])
-    elif damage == "one byte":
-        middle = len(content) // 2
-        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif damage == "foreign":
-        with np.load(file) as stored:
-            arrays = dict(stored)
-        np.savez(file, **arrays | {"described": str(arrays["described"]).replace('"key": "', '"key": "x')})
-    else:
-        file.write_bytes(b"")
+    file.write_bytes(file.read_bytes()[:-1000])
     sdata = run(store)
     assert "distilled.npz is ignored, and computed again" in caplog.text
-    assert "distillation" in calls and "registration" not in calls and "gate" not in calls
+    assert calls == ["features of the image", "distillation"]
     check_identical(sdata, whole)
-
-
-def test_a_stage_that_cannot_be_written_stops_nothing(template, whole, tmp_path, monkeypatch, caplog):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("hadmst_sc.inference.kept.np.savez", full)
-    store = shutil.copytree(template, tmp_path / "section.zarr")
-    check_identical(run(store), whole)
-    assert "cannot be written" in caplog.text
 
 
 def test_metagenes_are_not_computed_again(template, calls, tmp_path, monkeypatch):
@@ -185,16 +163,6 @@ def test_a_check_and_the_run_after_it_register_once(template, whole, calls, tmp_
     sdata = run(store)
     assert calls.count("registration") == 1 and report.alignment.applied
     check_identical(sdata, whole)
-
-
-def test_a_section_with_other_counts_is_registered_again(template, calls, tmp_path):
-    sdata = sd.read_zarr(shutil.copytree(template, tmp_path / "section.zarr"))
-    hd.pp.validate(sdata, IMAGE, bin_um=20.0)
-    sdata["table"].X = sdata["table"].X * 2
-    hd.pp.validate(sdata, IMAGE, bin_um=20.0)
-    hd.pp.validate(sdata, IMAGE, bin_um=25.0)
-    assert calls.count("registration") == 3
-    assert len(prepare_module._last) == 1
 
 
 def test_ctrl_c_says_what_is_kept_and_where(template, tmp_path, monkeypatch, capsys):

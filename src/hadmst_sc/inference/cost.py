@@ -24,7 +24,7 @@ GENES = 4
 PER_GENE, WRITING = 17, 4
 # Peak bytes, fitted to sections of 60,000 to two million bins: libraries, per bin of a network window, per bin.
 LIBRARIES, WINDOW, PER_BIN = 0.5e9, 3000, 4000
-KEPT = 1300  # bytes per bin of a distilled section on disk
+KEPT = 1500  # bytes per bin of a distilled section on disk, at most
 
 
 class Cost(NamedTuple):

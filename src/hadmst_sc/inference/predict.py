@@ -30,8 +30,6 @@ from hadmst_sc.trust.reliability import reliability
 from hadmst_sc.trust.spread import Spread, dispersion, excess
 
 MAX_LOSS = 0.02  # relative increase of the deviance at held-out spots by metagenes; above it, a run warns
-
-
 SECONDS = ("align", "gate", "distill", "metagenes", "predict")  # stages whose seconds are recorded
 
 

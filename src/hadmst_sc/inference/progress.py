@@ -88,7 +88,7 @@ class Progress:
 
     def shorten(self, stage: str, share: float) -> None:
         """Only a share of a stage is left to do: an earlier run has done the rest."""
-        self._plan[stage] = share * self._plan.get(stage, 0.0)
+        self._plan = self._plan | {stage: share * self._plan.get(stage, 0.0)}  # a new one, as a thread reads it
 
     def at(self, stage: str, share: float = 0.0, text: str = "") -> None:
         """A stage begins, or a share of it is done; the text is shown in place of its name."""

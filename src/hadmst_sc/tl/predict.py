@@ -73,5 +73,5 @@ def predict(
     settings = settings.loaded()
     with Progress(show=show_progress_bar) as progress:
         if show_progress_bar:
-            progress.plan(cost_of(obs, settings, backed=into is not None).stages)
+            progress.plan(cost_of(obs, settings, backed=into is not None).stages | {"write": 0.0})
         return run(obs, settings, into, progress)
