@@ -19,7 +19,7 @@ import hadmst_sc as hd
 from hadmst_sc import tl
 from hadmst_sc.io.read import computed_here
 from hadmst_sc.models.weights import load_model, self_test
-from hadmst_sc.runtime import Shared, progress
+from hadmst_sc.runtime import Shared
 from hadmst_sc.section.errors import logger, warnings_heard
 
 IMAGE = "phantom_full_image"
@@ -160,23 +160,6 @@ def test_the_callers_scheduler_is_kept():
             with computed_here():
                 assert dask.config.get("scheduler") == ("synchronous" if chosen == "synchronous" else "threads")
             assert dask.config.get("scheduler") == chosen
-
-
-class Broken:
-    """A stream to which nothing can be written."""
-
-    def write(self, text):
-        raise OSError("No space left on device")
-
-    flush = write
-
-
-@pytest.mark.parametrize("stream", [None, Broken()], ids=["none", "full"])
-def test_a_bar_that_cannot_be_written_stops_nothing(monkeypatch, stream):
-    monkeypatch.setattr(sys, "stderr", stream)
-    with progress(3, 0, show=True) as advance:
-        for _ in range(3):
-            advance(1)
 
 
 FORKED = """

@@ -13,7 +13,7 @@ import torch
 
 import hadmst_sc as hd
 from hadmst_sc.inference import cost as _estimate
-from hadmst_sc.inference.cost import Cost, cost_of
+from hadmst_sc.inference.cost import KEPT, Cost, cost_of
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.phantom.simulate import simulate
@@ -38,7 +38,7 @@ def network() -> HadmstModel:
 @pytest.fixture
 def counted(obs, network, monkeypatch):
     """Evaluations of the network, in units of one gene's."""
-    monkeypatch.setattr(_estimate, "_seconds_of_a_filter", lambda: 0.0)
+    monkeypatch.setattr(_estimate, "seconds_of", lambda *_: 0.0)
     monkeypatch.setattr(_estimate, "_seconds_of_an_evaluation", lambda *_: 1.0)
 
     def count(observation: Observation = obs, **how) -> float:
@@ -88,7 +88,9 @@ def test_memory_grows_with_genes_only_where_there_is_no_store(obs, network):
     assert memory(400, backed=True).memory < 1.01 * memory(6, backed=True).memory
     assert memory(4000, backed=False).memory > 1.1 * memory(6, backed=False).memory
     assert memory(6, backed=False).disk == 0
-    assert memory(400, backed=True).disk == 2 * 4 * 400 * (obs.grid.n_bins + obs.inside.sum())
+    assert memory(400, backed=True).disk == (
+        2 * 4 * 400 * (obs.grid.n_bins + obs.inside.sum()) + KEPT * obs.grid.n_bins
+    )
 
 
 def test_seconds_are_of_the_right_size(obs, network):
@@ -103,8 +105,8 @@ def test_seconds_are_of_the_right_size(obs, network):
     ("seconds", "text"), [(42.3, "about 42 s"), (119, "about 119 s"), (610, "about 10 min"), (9000, "about 2 h")]
 )
 def test_it_reads_as_a_person_would_say_it(seconds, text):
-    assert str(Cost(seconds, 1.84e9, 0)) == f"{text}, 1.8 GB of memory"
-    assert str(Cost(seconds, 1.84e9, 2.5e9)).endswith(", at most 2.5 GB of disk")
+    assert str(Cost({"predict": seconds}, 1.84e9, 0)) == f"{text}, 1.8 GB of memory"
+    assert str(Cost({"predict": seconds}, 1.84e9, 2.5e9)).endswith(", at most 2.5 GB of disk")
 
 
 def test_it_is_announced_before_anything_is_done(monkeypatch, caplog, capsys):

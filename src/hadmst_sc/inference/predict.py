@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hadmst_sc.distillation.components import Panel
-from hadmst_sc.distillation.genes import Distilled, distill
+from hadmst_sc.alignment.record import Alignment, align_spots
+from hadmst_sc.distillation.cells import Strength
+from hadmst_sc.distillation.components import Components, Panel, components
+from hadmst_sc.distillation.genes import Distilled, decoder
 from hadmst_sc.inference.by_metagenes import by_metagenes
-from hadmst_sc.inference.estimators import ClosedForm, estimator_of
+from hadmst_sc.inference.estimators import ByMetagenes, ClosedForm, estimator_of
+from hadmst_sc.inference.kept import Kept, packed, unpacked
 from hadmst_sc.inference.prepare import Prepared, prepare
+from hadmst_sc.inference.progress import Progress
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.inference.shared import Limits, SharedSection, tissue_crop
 from hadmst_sc.inference.workers import MISFITS, Arrays, warm_up, work
 from hadmst_sc.models.diffusion import ALIGN
-from hadmst_sc.runtime import alone_after_fork, freed_memory_kept, give_back, pick_device, progress, usual_errors
+from hadmst_sc.runtime import alone_after_fork, freed_memory_kept, give_back, pick_device, usual_errors
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.observation import Box, MapSink, Observation, Prediction
 from hadmst_sc.trust.gate import Gate, evaluated_genes, fit_gate
@@ -27,13 +30,63 @@ from hadmst_sc.trust.reliability import reliability
 from hadmst_sc.trust.spread import Spread, dispersion, excess
 
 MAX_LOSS = 0.02  # relative increase of the deviance at held-out spots by metagenes; above it, a run warns
+SECONDS = ("align", "gate", "distill", "metagenes", "predict")  # stages whose seconds are recorded
 
 
-def _shared(prepared: Prepared, settings: Settings) -> SharedSection:
-    """Distil and encode a section."""
-    obs, support = prepared.obs, prepared.support
-    distilled = distill(obs, he=prepared.he, features=prepared.features)
+class _Before(NamedTuple):
+    """What is known before the genes; with the section, all that they need."""
+
+    obs: Observation
+    components: Components
+    found: Alignment | None
+    gates: list[Gate]
+    strength: Strength | None
+    support: np.ndarray | None
+
+
+def _before(obs: Observation, settings: Settings, kept: Kept, progress: Progress) -> _Before:
+    """Register, judge the network and distil, unless all of this is kept."""
+
+    def facts() -> dict[str, Any]:
+        prepared = prepare(obs, settings, kept)
+        gates: list[Gate] = []
+        if settings.is_gated:  # before the section is distilled: memory holds one distillation at a time
+            progress.at("gate")
+            gates = kept("gate", lambda: {"gates": _gate(prepared, settings)})["gates"]
+        progress.at("distill")
+        return {
+            "found": None if prepared.found is None else asdict(prepared.found),
+            "gates": gates,
+            "strength": prepared.strength,
+            "support": prepared.support,
+        } | packed(_distil(prepared))
+
+    known = kept("distilled", facts)
+    found, strength = known["found"], known["strength"]
+    found = None if found is None else Alignment.from_record(found)
+    if found is not None and settings.align == "spots":
+        obs = align_spots(obs, found)
+    return _Before(
+        obs,
+        unpacked(known),
+        found,
+        [Gate(*gate) for gate in known["gates"]],
+        None if strength is None else Strength(*strength),
+        known["support"],
+    )
+
+
+def _distil(prepared: Prepared) -> Components:
+    obs = prepared.obs
+    panel = Panel(obs.counts, obs.measurement)
+    found = components(obs, panel, he=prepared.he, features=prepared.features)
     give_back()  # memory that its threads have freed
+    return found
+
+
+def _shared(obs: Observation, found: Components, support: np.ndarray | None, settings: Settings) -> SharedSection:
+    """Encode a distilled section."""
+    distilled = decoder(found, Panel(obs.counts, obs.measurement))
     crop = tissue_crop(obs.inside, ALIGN)
     return SharedSection(
         distilled=distilled,
@@ -43,7 +96,7 @@ def _shared(prepared: Prepared, settings: Settings) -> SharedSection:
         measurement=obs.measurement.cropped(crop),
         settings=settings.light(),
         limits=Limits(settings.window),
-        estimator=estimator_of(settings.network, distilled.section.context[(slice(None), *crop)]),
+        estimator=estimator_of(settings.network, found.context[(slice(None), *crop)]),
         support=None if support is None else support[crop],
     )
 
@@ -58,7 +111,8 @@ def _gate(prepared: Prepared, settings: Settings) -> list[Gate]:
     obs = obs.subset_genes(Panel(obs.counts, obs.measurement).basis())  # genes that the components come from
 
     def maps_of(given: Observation, genes: np.ndarray, box: Box) -> list[np.ndarray]:
-        section = _shared(prepared.of_part(given, box), settings)
+        part = prepared.of_part(given, box)
+        section = _shared(part.obs, _distil(part), part.support, settings)
         here = replace(section.settings, client=None)  # only the network is worth sending to a worker
         sections = [replace(section, estimator=ClosedForm(), settings=here)]
         if settings.n_metagenes is not None:
@@ -106,9 +160,10 @@ def _warn_of_loss(judged: list[Gate]) -> None:
 
 @freed_memory_kept()
 @usual_errors
-def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_progress_bar: bool) -> Prediction:
+def run(
+    obs: Observation, settings: Settings, into: MapSink | None, progress: Progress, kept: Kept | None = None
+) -> Prediction:
     """Predict an observation, with checked settings and loaded weights; see ``tl.predict``."""
-    clock = {"start": time.perf_counter()}
     alone_after_fork()
     # Kept until the end: Dask cancels tasks without a reference.
     _importing = None if settings.client is None else warm_up(settings.client)
@@ -116,46 +171,48 @@ def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_prog
         settings = replace(settings, device=str(pick_device(settings.device)))
     if settings.cells is not None and settings.align is True:
         settings = replace(settings, align="spots")  # cells lie on the image, which stays where it is
-    prepared = prepare(obs, settings)
-    obs = prepared.obs
-    clock["aligned"] = time.perf_counter()
-    gates: list[Gate] = []
-    if settings.is_gated:  # before the section is distilled: memory holds one distillation at a time
-        gates = _gate(prepared, settings)
-        _warn_of_loss(gates)
-    clock["gated"] = time.perf_counter()
-    section = _shared(prepared, settings)
+    n, kept = len(obs.genes), kept or Kept()
+    done = dict(into.finished) if into is not None else {}
+    left = np.array([gene for gene in range(n) if gene not in done], int)
+    progress.shorten("predict", len(left) / n)
+    for stage in SECONDS[:3] * ("distilled" in kept):
+        progress.shorten(stage, 0.0)
+    progress.at("align")
+    before = _before(obs, settings, kept, progress)
+    obs, gates = before.obs, before.gates
+    _warn_of_loss(gates)
+    section = _shared(obs, before.components, before.support, settings)
     if gates:
         section = replace(section, share=gates[0].share)
     spread, calibration = _spread(obs, section.distilled)
     if settings.with_std:
         section = replace(section, variance=spread.of_bin)
-    clock["distilled"] = time.perf_counter()
     if settings.n_metagenes is not None:
-        section = by_metagenes(section)
-    clock["metagenes"] = time.perf_counter()
-    n, arrays = len(obs.genes), None
+        progress.at("metagenes")
+        section = replace(
+            section, estimator=ByMetagenes(**kept("metagenes", lambda: vars(by_metagenes(section).estimator)))
+        )
+    arrays = None
     if into is None:
         arrays = Arrays((n, *obs.grid.shape), with_std=settings.with_std, n_samples=settings.n_samples)
-    done = dict(into.finished) if into is not None else {}
-    left = np.array([gene for gene in range(n) if gene not in done], int)
-    with (
-        progress(n, len(done), show=show_progress_bar) as advance,
-        closing(work(section, left, into)) as results,  # after an error here, workers stop too
-    ):
+    progress.at("predict", text=f"predicting {len(done)} of {n} genes")
+    with closing(work(section, left, into)) as results:  # after an error here, workers stop too
         for chunk, maps, facts in results:
             if arrays is not None and maps is not None:
                 arrays.take(chunk, section.crop, maps)
             done |= facts
-            advance(len(chunk))
-    clock["predicted"] = time.perf_counter()
+            progress.at("predict", 1 - (n - len(done)) / len(left), f"predicting {len(done)} of {n} genes")
+    progress.at("write")
     if into is not None:
         mean, std, draws = *into.maps(), None
     else:
         assert arrays is not None  # for types
         mean, std, draws = arrays.mean, arrays.std, arrays.draws
     mean_misfit, max_misfit = (np.array([done[gene][name] for gene in range(n)]) for name in MISFITS)
-    misfits = {"max_spot_residual": float(max_misfit.max()), "mean_spot_residual": float(mean_misfit.mean())}
+    provenance = _provenance(settings, before, calibration) | {
+        "max_spot_residual": float(max_misfit.max()),
+        "mean_spot_residual": float(mean_misfit.mean()),
+    }
     return Prediction(
         obs.grid,
         obs.genes,
@@ -164,7 +221,7 @@ def run(obs: Observation, settings: Settings, into: MapSink | None, *, show_prog
         obs.inside,
         obs.measurement.coverage.clip(0, 1).astype(np.float32),  # spots may overlap
         _gene_stats(section.distilled, mean_misfit) | {"dispersion": spread.dispersion},
-        _provenance(settings, prepared, gates, calibration, clock) | misfits,
+        provenance | {f"seconds_{stage}": round(progress.seconds.get(stage, 0.0), 3) for stage in SECONDS},
         draws,
     )
 
@@ -180,10 +237,8 @@ def _gene_stats(distilled: Distilled, spot_residual: np.ndarray) -> dict[str, np
     }
 
 
-def _provenance(
-    settings: Settings, prepared: Prepared, gates: list[Gate], calibration: Calibration, clock: dict[str, float]
-) -> dict[str, Any]:
-    found, learned = prepared.found, prepared.strength
+def _provenance(settings: Settings, before: _Before, calibration: Calibration) -> dict[str, Any]:
+    found, gates, learned = before.found, before.gates, before.strength
     return settings.record() | {
         "model_sha256": settings.network.sha256 if settings.network else "",
         "registration": asdict(found) if found is not None else "off",
@@ -191,9 +246,4 @@ def _provenance(
         "strength_of_cells": learned._asdict() if learned is not None else "off",
         "calibration": calibration._asdict(),
         "metagene_loss": _metagene_loss(gates),
-        "seconds_align": round(clock["aligned"] - clock["start"], 3),
-        "seconds_gate": round(clock["gated"] - clock["aligned"], 3),
-        "seconds_distill": round(clock["distilled"] - clock["gated"], 3),
-        "seconds_metagenes": round(clock["metagenes"] - clock["distilled"], 3),
-        "seconds_predict": round(clock["predicted"] - clock["metagenes"], 3),
     }

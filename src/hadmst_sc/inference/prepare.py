@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -13,7 +14,8 @@ from hadmst_sc.alignment.record import Alignment, align_image, align_spots
 from hadmst_sc.alignment.register import agreement_of_turns, doubt, estimate_alignment, turned
 from hadmst_sc.distillation.cells import Strength, Support, strength
 from hadmst_sc.distillation.genes import distill
-from hadmst_sc.inference.settings import ImageFeatures, Settings, features_problem
+from hadmst_sc.inference.kept import Kept
+from hadmst_sc.inference.settings import ImageFeatures, Settings, features_problem, section_key
 from hadmst_sc.section.errors import ContractError, logger
 from hadmst_sc.section.features import N_BASE, he_features
 from hadmst_sc.section.observation import Box, Observation
@@ -57,7 +59,24 @@ class Prepared(NamedTuple):
         )
 
 
-def prepare(obs: Observation, settings: Settings) -> Prepared:
+_last: dict[str, dict[str, Any]] = {}  # registration of the last section of this process, by the key of the section
+
+
+def registration(obs: Observation, he: np.ndarray) -> dict[str, Any]:
+    """Where the H&E lies (``found``), and how well it predicts held-out spots in each orientation (``turns``).
+
+    The last section is remembered, so that a check of a section and the run after it register it once.
+    """
+    key = section_key(obs)
+    known = _last.get(key)
+    if known is None:
+        known = {"found": asdict(estimate_alignment(obs, he=he)), "turns": agreement_of_turns(obs, he=he)}
+        _last.clear()
+        _last[key] = known
+    return known
+
+
+def prepare(obs: Observation, settings: Settings, kept: Kept | None = None) -> Prepared:
     """Register image and spots unless ``settings.align`` is false, and compute the image features.
 
     Raises
@@ -65,10 +84,10 @@ def prepare(obs: Observation, settings: Settings) -> Prepared:
     ContractError
         If the image is rotated or flipped relative to the spots.
     """
-    he, align, features = he_features(obs), settings.align, settings.features
-    found = estimate_alignment(obs, he=he) if align else None
-    if found is not None:
-        turns = agreement_of_turns(obs, he=he)
+    he, align, features, found = he_features(obs), settings.align, settings.features, None
+    if align:
+        known = (kept or Kept())("registration", lambda: registration(obs, he))
+        found, turns = Alignment.from_record(known["found"]), known["turns"]
         if problem := turned(obs, turns, found, he):
             raise ContractError("image and spots do not fit", [problem])
         if doubted := doubt(turns, found):

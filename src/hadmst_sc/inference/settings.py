@@ -341,11 +341,15 @@ def digest(value: Any) -> Any:
 
 def run_key(obs: Observation, settings: Settings, version: str) -> str:
     """Key of a run as one string: section, settings that change the maps, and version of the package."""
+    return json.dumps({"section": section_key(obs), "version": version} | settings.key())
+
+
+def section_key(obs: Observation) -> str:
+    """Digest of all that a section holds; equal sections have equal digests."""
     matrix = obs.measurement.matrix
     arrays = (obs.he, obs.counts, obs.inside, matrix.data, matrix.indices, matrix.indptr, obs.measurement.centres)
     section = [repr((obs.grid, obs.he_um, obs.genes, obs.spots)), *(digest(array) for array in arrays)]
-    named = hashlib.sha256(repr(section).encode()).hexdigest()
-    return json.dumps({"section": named, "version": version} | settings.key())
+    return hashlib.sha256(repr(section).encode()).hexdigest()
 
 
 class SettingsArguments(TypedDict, total=False):

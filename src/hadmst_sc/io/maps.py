@@ -22,7 +22,7 @@ from hadmst_sc.io.lock import interrupts_held, wait_for_zarr
 from hadmst_sc.section.errors import logger
 from hadmst_sc.section.observation import Box, Facts
 
-RUN, MAPS, DONE = "run.json", "maps.zarr", "done"
+RUN, MAPS, DONE, STAGES = "run.json", "maps.zarr", "done", "stages"
 EDGE = 1024  # bins along the side of a chunk
 # Fields of an array's metadata that determine how its files are read.
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
@@ -76,6 +76,11 @@ class MapStore:
             finally:
                 discard(partial)
         return self
+
+    @property
+    def stages(self) -> Path:
+        """Folder for the stages before the genes; it is removed with the maps."""
+        return self.path / STAGES
 
     def _key(self) -> str | None:
         """Return the key of the run in this folder; None if there is none, or the folder was not made by a run."""

@@ -7,9 +7,10 @@ from typing import Unpack
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment.register import Alignment, estimate_alignment
+from hadmst_sc.inference.progress import REGISTRATION, Progress, seconds_of
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import SECTION, SectionArguments, number, takes
+from hadmst_sc.section.arguments import FLAG, SECTION, SectionArguments, number, takes
 from hadmst_sc.section.errors import Problems
 
 REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time grows with its square
@@ -18,7 +19,12 @@ REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time g
 @takes(SECTION)
 @usual_errors
 def register(
-    sdata: SpatialData, image_key: str, *, max_um: float = 60.0, **section: Unpack[SectionArguments]
+    sdata: SpatialData,
+    image_key: str,
+    *,
+    max_um: float = 60.0,
+    show_progress_bar: bool = True,
+    **section: Unpack[SectionArguments],
 ) -> Alignment:
     """Estimate how far the H&E is off its spots; ``sdata`` is not changed.
 
@@ -36,6 +42,8 @@ def register(
     {shared}
     max_um
         Longest translation that can be found, µm.
+    show_progress_bar
+        Show a progress bar if it takes longer than a second.
 
     Returns
     -------
@@ -58,6 +66,11 @@ def register(
     True
     """
     problems = Problems("cannot register this section")
-    problems.check({"max_um": max_um}, {"max_um": (REACH, 60.0)})
-    obs = read_observation(sdata, image_key, **section, problems=problems)
-    return estimate_alignment(obs, max_um=max_um)
+    given = {"max_um": max_um, "show_progress_bar": show_progress_bar}
+    problems.check(given, {"max_um": (REACH, 60.0), "show_progress_bar": (FLAG, True)})
+    with Progress(show=show_progress_bar) as progress:
+        progress.at("read")
+        obs = read_observation(sdata, image_key, **section, problems=problems)
+        progress.plan({"align": seconds_of(REGISTRATION, obs)})
+        progress.at("align")
+        return estimate_alignment(obs, max_um=max_um)

@@ -13,7 +13,9 @@ from spatialdata import SpatialData
 
 from hadmst_sc.alignment.cells import displaced
 from hadmst_sc.alignment.record import Alignment
-from hadmst_sc.alignment.register import agreement_of_turns, doubt, estimate_alignment, turned
+from hadmst_sc.alignment.register import doubt, turned
+from hadmst_sc.inference.prepare import registration
+from hadmst_sc.inference.progress import REGISTRATION, Progress, seconds_of
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
@@ -27,7 +29,7 @@ from hadmst_sc.section.features import he_features
 from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
 
 RARE = 0.1  # counts per spot, below which the map of a gene rests on the image and similar genes
-ARGUMENTS = {"align": (FLAG, True), "cells_key": (optional(TEXT), None)}
+ARGUMENTS = {"align": (FLAG, True), "cells_key": (optional(TEXT), None), "show_progress_bar": (FLAG, True)}
 COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
 Severity = Literal["error", "warning", "note"]
 
@@ -114,6 +116,7 @@ def validate(
     *,
     cells_key: str | None = None,
     align: bool = True,
+    show_progress_bar: bool = True,
     **section: Unpack[SectionArguments],
 ) -> Report:
     """Check if a section can be super-resolved, and what prevents it; ``sdata`` is not changed.
@@ -132,7 +135,10 @@ def validate(
         Cells or nuclei for ``cells_key`` of :func:`hadmst_sc.tl.superresolve`: how many, how large, how dense, and if
         they lie where the H&E is dark.
     align
-        Estimate the position of the H&E relative to the spots, as :func:`register` does; takes seconds.
+        Estimate the position of the H&E relative to the spots, as :func:`register` does; takes seconds. A run on the
+        same section in this session takes it from here.
+    show_progress_bar
+        Show a progress bar if it takes longer than a second.
 
     Returns
     -------
@@ -148,10 +154,12 @@ def validate(
     findings: list[Finding] = []
     facts: dict[str, Any] = {}
     found = None
-    with warnings_heard() as heard:
+    with warnings_heard() as heard, Progress(show=show_progress_bar) as progress:
         try:
+            progress.at("read")
             problems = Problems("cannot super-resolve this section")
-            problems.check({"align": align, "cells_key": cells_key}, ARGUMENTS)
+            given = {"align": align, "cells_key": cells_key, "show_progress_bar": show_progress_bar}
+            problems.check(given, ARGUMENTS)
             obs = read_observation(sdata, image_key, **section, problems=problems)
             facts |= _facts(obs, sdata)
             findings += _doubts(obs)
@@ -163,9 +171,11 @@ def validate(
                 facts |= _of_cells(cells, obs)
                 findings += _doubts_of_cells(cells, obs, he[0])
             if align:
-                found = estimate_alignment(obs, he=he)
+                progress.plan({"align": seconds_of(REGISTRATION, obs)})
+                progress.at("align")
+                known = registration(obs, he)
+                found, turns = Alignment.from_record(known["found"]), known["turns"]
                 facts |= _of_alignment(found)
-                turns = agreement_of_turns(obs, he=he)
                 problem = turned(obs, turns, found, he)
                 findings.append(Finding("error", problem) if problem else _about(found, turns))
             facts["cost"] = _cost(obs, sdata)

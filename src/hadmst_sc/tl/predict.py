@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from hadmst_sc.inference.cost import cost_of
 from hadmst_sc.inference.predict import run
+from hadmst_sc.inference.progress import Progress
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
 from hadmst_sc.section.arguments import FLAG, shown, takes
 from hadmst_sc.section.errors import Problems, WrongTypeError
@@ -36,7 +38,7 @@ def predict(
         Receives the maps as they are computed; genes that it has from an earlier run are skipped. ``None`` keeps the
         maps in memory.
     show_progress_bar
-        Show a progress bar over genes.
+        Show a progress bar with the time left.
 
     Returns
     -------
@@ -68,4 +70,8 @@ def predict(
     problems.raise_if_any()
     settings.check_with(obs, problems)
     problems.raise_if_any()
-    return run(obs, settings.loaded(), into, show_progress_bar=show_progress_bar)
+    settings = settings.loaded()
+    with Progress(show=show_progress_bar) as progress:
+        if show_progress_bar:
+            progress.plan(cost_of(obs, settings, backed=into is not None).stages | {"write": 0.0})
+        return run(obs, settings, into, progress)

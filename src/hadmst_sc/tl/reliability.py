@@ -11,6 +11,7 @@ from spatialdata import SpatialData
 
 from hadmst_sc.distillation.genes import distill
 from hadmst_sc.inference.prepare import Prepared, prepare
+from hadmst_sc.inference.progress import DISTILLATION, REGISTRATION, Progress, seconds_of
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.result import find_result
@@ -20,7 +21,7 @@ from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 from hadmst_sc.section.observation import PROVENANCE_KEY
 from hadmst_sc.trust.reliability import reliability as of_genes
 
-BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres")}
+BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres"), "show_progress_bar": (FLAG, True)}
 
 
 class _Given(SectionArguments, SettingsArguments, total=False):
@@ -42,7 +43,13 @@ MEANINGS = {
 @takes(SECTION, {name: SETTINGS[name] for name in USED} | MEANINGS)
 @usual_errors
 def reliability(
-    sdata: SpatialData, image_key: str, *, controls: bool = False, key_added: str = "superres", **given: Unpack[_Given]
+    sdata: SpatialData,
+    image_key: str,
+    *,
+    controls: bool = False,
+    key_added: str = "superres",
+    show_progress_bar: bool = True,
+    **given: Unpack[_Given],
 ) -> pd.DataFrame:
     """Score the reliability of genes: each spot is predicted from all others and the image, and compared to its counts.
 
@@ -61,6 +68,8 @@ def reliability(
         ``image_helps`` is chance. A warning appears if the true image helps no more genes.
     key_added
         Name of the result whose table receives the columns.
+    show_progress_bar
+        Show a progress bar if it takes longer than a second.
 
     Returns
     -------
@@ -85,23 +94,32 @@ def reliability(
     keys, chosen = parted(given, SECTION)
     settings = Settings.of(chosen)
     settings.check(problems)
-    problems.check({"controls": controls, "key_added": key_added}, BESIDE)
-    obs = read_observation(sdata, image_key, **keys, problems=problems)
-    section = prepare(obs, settings.loaded())
-    random_state = settings.random_state
-    found = pd.DataFrame(_score(section, lambda maps: maps, random_state), index=list(obs.genes))
-    helped = {"image": float(found["image_helps"].mean())}
-    if controls:
-        for name, move in _controls(section, random_state).items():
-            control = _score(section, move, random_state)
-            found[f"reliability_{name}"], found[f"image_helps_{name}"] = control["reliability"], control["image_helps"]
-            helped[name] = float(control["image_helps"].mean())
-        if helped["image"] <= max(helped["shuffled"], helped["shifted"]):
-            logger.warning(
-                "the image helps %.0f %% of the genes, and no fewer (%.0f %%, %.0f %%) when it is shuffled or shifted: "
-                "it adds nothing to the spots. See `pp.validate`",
-                *(100 * helped[name] for name in ("image", "shuffled", "shifted")),
-            )
+    beside = {"controls": controls, "key_added": key_added, "show_progress_bar": show_progress_bar}
+    problems.check(beside, BESIDE)
+    with Progress(show=show_progress_bar) as progress:
+        progress.at("read")
+        obs = read_observation(sdata, image_key, **keys, problems=problems)
+        score = seconds_of(DISTILLATION / 2, obs) * (1 + 2 * controls)
+        progress.plan({"align": seconds_of(REGISTRATION * bool(settings.align), obs), "score": score})
+        progress.at("align")
+        section, random_state = prepare(obs, settings.loaded()), settings.random_state
+        progress.at("score")
+        found = pd.DataFrame(_score(section, lambda maps: maps, random_state), index=list(obs.genes))
+        helped = {"image": float(found["image_helps"].mean())}
+        if controls:
+            for name, move in _controls(section, random_state).items():
+                control = _score(section, move, random_state)
+                found[f"reliability_{name}"], found[f"image_helps_{name}"] = (
+                    control["reliability"],
+                    control["image_helps"],
+                )
+                helped[name] = float(control["image_helps"].mean())
+            if helped["image"] <= max(helped["shuffled"], helped["shifted"]):
+                logger.warning(
+                    "the image helps %.0f %% of the genes, and no fewer (%.0f %%, %.0f %%) when it is shuffled or "
+                    "shifted: it adds nothing to the spots. See `pp.validate`",
+                    *(100 * helped[name] for name in ("image", "shuffled", "shifted")),
+                )
     _record(sdata, key_added, found, helped)
     return found
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -11,10 +9,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Unpack
 
-from tqdm.auto import tqdm
-
 from hadmst_sc.inference.cost import cost_of
+from hadmst_sc.inference.kept import Kept
 from hadmst_sc.inference.predict import run as predict
+from hadmst_sc.inference.progress import Progress, say
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, run_key
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.lock import StoreError, named
@@ -84,7 +82,7 @@ def superresolve(
     copy
         Return the new elements as a new object and leave ``sdata`` unchanged.
     show_progress_bar
-        Show a progress bar over genes.
+        Show a progress bar with the current stage and the time left; in a log file, a line every 30 s.
 
     Returns
     -------
@@ -109,7 +107,6 @@ def superresolve(
     >>> sdata.tables["superres_table"].layers["std"].shape[1]
     4
     """
-    started = time.perf_counter()
     problems = Problems("cannot super-resolve this section")
     section, chosen = parted(given, SECTION)
     settings = Settings.of(chosen)
@@ -124,54 +121,58 @@ def superresolve(
     if not problems.check(beside, BESIDE) and not copy:
         with problems.gathered(ValueError, OSError):
             check_output(sdata, key_added, overwrite=overwrite)
-    obs = read_observation(sdata, image_key, **section, problems=problems)
-    if cells_key is not None and cells_key in kinds_of(str(key_added)):
-        problems.add(
-            f"`cells_key={cells_key!r}` is a part of the result that `key_added={key_added!r}` replaces. Pass another "
-            f"`key_added`, such as {key_added + '_cells'!r}.",
-            ValueError,
-        )
-    elif cells_key is not None:
-        settings = replace(settings, cells=cells_of(sdata, cells_key, obs, problems))
     target = None if copy else sdata
-    settings.check_with(obs, problems)
-    with problems.gathered(ValueError, OSError):
-        sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
-        check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)
-    problems.raise_if_any()
-    read = time.perf_counter()
-    settings = settings.loaded()
-    backed = target is not None and target.is_backed()
-    announcement = f"super-resolving takes {cost_of(obs, settings, backed=backed)}"
-    logger.info(announcement)
-    show_progress_bar = show_progress_bar and _printed(announcement)
-    with ExitStack() as stack:
-        store = None
-        if backed:
-            key = run_key(obs, settings, _version("hadmst_sc"))
-            shape = (len(obs.genes), *obs.grid.shape)
-            store = stack.enter_context(_maps_on_disk(sdata, key_added, key, shape, with_std=settings.with_std))
-        with torch_threads(settings.n_jobs):
-            prediction = predict(obs, settings, store, show_progress_bar=show_progress_bar)
-        assert obs.source is not None  # read_observation always names its source
-        facts = {
-            **{key: value for key, value in asdict(obs.source).items() if value is not None},
-            "bin_um": obs.grid.bin_um,
-            "px_per_bin": obs.grid.px_per_bin,
-            "um_per_px": obs.grid.um_per_px,
-            "he_um": obs.he_um,
-            "n_spots": len(obs.spots),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds_read": round(read - started, 3),
-            "versions": {name: _version(name) for name in VERSIONS},
-        }
-        stats = prediction.gene_stats | {"spot_counts": obs.counts.sum(0, dtype=float)}
-        prediction = replace(prediction, gene_stats=stats, provenance=facts | prediction.provenance)
-        if copy:
-            return as_spatialdata(sdata, prediction, obs.source, key_added)
-        with computed_here():
-            write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
-        return None
+    with _told_if_interrupted(target, key_added), Progress(show=show_progress_bar) as progress:
+        progress.at("read")
+        obs = read_observation(sdata, image_key, **section, problems=problems)
+        if cells_key is not None and cells_key in kinds_of(str(key_added)):
+            problems.add(
+                f"`cells_key={cells_key!r}` is a part of the result that `key_added={key_added!r}` replaces. Pass "
+                f"another `key_added`, such as {key_added + '_cells'!r}.",
+                ValueError,
+            )
+        elif cells_key is not None:
+            settings = replace(settings, cells=cells_of(sdata, cells_key, obs, problems))
+        settings.check_with(obs, problems)
+        with problems.gathered(ValueError, OSError):
+            sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
+            check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)
+        problems.raise_if_any()
+        settings = settings.loaded()
+        backed = target is not None and target.is_backed()
+        cost = cost_of(obs, settings, backed=backed)
+        announcement = f"super-resolving takes {cost}"
+        logger.info(announcement)
+        say(announcement)
+        progress.plan(cost.stages)
+        with ExitStack() as stack:
+            store = kept = None
+            if backed:
+                key = run_key(obs, settings, _version("hadmst_sc"))
+                shape = (len(obs.genes), *obs.grid.shape)
+                store = stack.enter_context(_maps_on_disk(sdata, key_added, key, shape, with_std=settings.with_std))
+                kept = Kept(store.stages, key)
+            with torch_threads(settings.n_jobs):
+                prediction = predict(obs, settings, store, progress, kept)
+            assert obs.source is not None  # read_observation always names its source
+            facts = {
+                **{key: value for key, value in asdict(obs.source).items() if value is not None},
+                "bin_um": obs.grid.bin_um,
+                "px_per_bin": obs.grid.px_per_bin,
+                "um_per_px": obs.grid.um_per_px,
+                "he_um": obs.he_um,
+                "n_spots": len(obs.spots),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds_read": round(progress.seconds["read"], 3),
+                "versions": {name: _version(name) for name in VERSIONS},
+            }
+            stats = prediction.gene_stats | {"spot_counts": obs.counts.sum(0, dtype=float)}
+            prediction = replace(prediction, gene_stats=stats, provenance=facts | prediction.provenance)
+            if copy:
+                return as_spatialdata(sdata, prediction, obs.source, key_added)
+            with computed_here():
+                write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
+            return None
 
 
 @contextmanager
@@ -186,19 +187,35 @@ def _maps_on_disk(
             with named(sdata.path):
                 yield store
         except BaseException as error:
-            if isinstance(error, StoreError) or not store.finished:  # not without disk space or store
-                store.remove()
+            stopped = not isinstance(error, Exception)  # by the user, who may go on: also without a gene
+            if isinstance(error, StoreError) or not (store.finished or (stopped and store.stages.is_dir())):
+                store.remove()  # not without disk space or store
             raise
 
 
-def _printed(text: str) -> bool:
-    """Print to stderr; True if that worked, as it may be closed, or ``None`` without a console."""
+@contextmanager
+def _told_if_interrupted(target: SpatialData | None, key_added: str) -> Iterator[None]:
+    """After Ctrl-C, say in one line what is kept, and how to go on."""
     try:
-        if sys.stderr is not None:
-            tqdm.write(text, file=sys.stderr)
-    except (OSError, ValueError):
-        return False
-    return sys.stderr is not None
+        yield
+    except KeyboardInterrupt:
+        path = None if target is None else target.path
+        folder = None if path is None else scratch(path, key_added)
+        if folder is not None and folder.is_dir():
+            n = len(MapStore(folder).finished)
+            say(
+                f"interrupted: finished stages and {n} finished gene{'s' * (n != 1)} are kept in {folder}. The same "
+                f"call resumes from there; to give up, delete that folder."
+            )
+        elif folder is not None:
+            say("interrupted: nothing is kept, because no stage was finished.")
+        else:
+            say(
+                "interrupted: nothing is kept, because the result was not going to a store. Runs on a section that was "
+                "read from a store can be resumed: `sdata.write('section.zarr'); "
+                "sdata = spatialdata.read_zarr('section.zarr')`."
+            )
+        raise
 
 
 def _version(name: str) -> str:
