@@ -81,7 +81,7 @@ DEVICES = "auto, cpu, cuda, cuda:1, mps."
 Device = Annotated[str, typer.Option(help=DEVICES)]
 
 # Shared arguments that a command line cannot take, or takes in another form: type and help.
-ONLY_IN_PYTHON = ("features", "cells", "client", "window", "n_samples", "n_steps", "random_state")
+ONLY_IN_PYTHON = ("features", "cells", "client", "window", "n_samples", "n_steps", "n_genes", "random_state")
 AS_TEXT: dict[str, tuple[Any, str]] = {
     "genes": (str | None, "a,b,c or a number: the n most informative."),
     "model": (str, "Bundled name or path; 'none' for the closed form alone."),

@@ -53,7 +53,7 @@ def cost_of(
 ) -> Cost:
     """Cost of a run, before anything is computed; the model of ``settings`` must be loaded."""
     window, device = settings.window, pick_device(settings.device)
-    n_genes, n_bins = len(obs.genes), obs.grid.n_bins
+    n_genes, n_bins = settings.n_genes or len(obs.genes), obs.grid.n_bins
     again = distillations(len(obs.spots)) if settings.is_gated else 0
     of_map = seconds_of(1, obs)
     stages = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from hadmst_sc.alignment.record import Alignment, align_spots
 from hadmst_sc.distillation.cells import Strength
-from hadmst_sc.distillation.components import Components, Panel, components
+from hadmst_sc.distillation.components import MAX_BASIS, Components, Panel, components
 from hadmst_sc.distillation.genes import Distilled, decoder
 from hadmst_sc.inference.by_metagenes import by_metagenes
 from hadmst_sc.inference.estimators import ByMetagenes, ClosedForm, estimator_of
@@ -171,7 +171,7 @@ def run(
         settings = replace(settings, device=str(pick_device(settings.device)))
     if settings.cells is not None and settings.align is True:
         settings = replace(settings, align="spots")  # cells lie on the image, which stays where it is
-    n, kept = len(obs.genes), kept or Kept()
+    n, kept = settings.n_genes or len(obs.genes), kept or Kept()
     done = dict(into.finished) if into is not None else {}
     left = np.array([gene for gene in range(n) if gene not in done], int)
     progress.shorten("predict", len(left) / n)
@@ -209,31 +209,31 @@ def run(
         assert arrays is not None  # for types
         mean, std, draws = arrays.mean, arrays.std, arrays.draws
     mean_misfit, max_misfit = (np.array([done[gene][name] for gene in range(n)]) for name in MISFITS)
+    stats = _gene_stats(section.distilled) | {"dispersion": spread.dispersion}
     provenance = _provenance(settings, before, calibration) | {
         "max_spot_residual": float(max_misfit.max()),
         "mean_spot_residual": float(mean_misfit.mean()),
     }
     return Prediction(
         obs.grid,
-        obs.genes,
+        obs.genes[:n],
         mean,
         std,
         obs.inside,
         obs.measurement.coverage.clip(0, 1).astype(np.float32),  # spots may overlap
-        _gene_stats(section.distilled, mean_misfit) | {"dispersion": spread.dispersion},
+        {name: values[:n] for name, values in stats.items()} | {"spot_residual": mean_misfit},
         provenance | {f"seconds_{stage}": round(progress.seconds.get(stage, 0.0), 3) for stage in SECONDS},
         draws,
     )
 
 
-def _gene_stats(distilled: Distilled, spot_residual: np.ndarray) -> dict[str, np.ndarray]:
+def _gene_stats(distilled: Distilled) -> dict[str, np.ndarray]:
     he, space, joint = distilled.r2
     return reliability(distilled) | {
         "loo_r2_he": he,
         "loo_r2_space": space,
         "loo_r2": joint,
         "mean_counts_per_bin": distilled.gene_mean,
-        "spot_residual": spot_residual,
     }
 
 
@@ -246,4 +246,5 @@ def _provenance(settings: Settings, before: _Before, calibration: Calibration) -
         "strength_of_cells": learned._asdict() if learned is not None else "off",
         "calibration": calibration._asdict(),
         "metagene_loss": _metagene_loss(gates),
+        "n_genes_of_components": min(len(before.obs.genes), MAX_BASIS),
     }

@@ -110,6 +110,12 @@ class Settings:
         "Network evaluations per sample. ``None`` = 1, the distilled sampler; 2 or more sample the diffusion.",
         none_is_default=True,
     )
+    n_genes: int | None = setting(
+        None,
+        optional(whole(1)),
+        "Number of genes to predict, from the first; ``None`` = all. The components of the section come from all genes "
+        "of ``obs``.",
+    )
     n_metagenes: int | None = setting(
         None,
         optional(whole(2)),
@@ -247,14 +253,20 @@ class Settings:
             )
 
     def check_with(self, obs: Observation, problems: Problems) -> None:
-        """Collect a problem if there are more metagenes than the section allows, or cells on another grid."""
+        """Collect problems: more genes or metagenes than the section allows, cells on another grid."""
         if self.cells is not None and self.cells.overlap.shape[1] != obs.grid.n_bins:
             problems.add(
                 f"`cells` needs the {obs.grid.n_bins:,} bins of `obs`, but has {self.cells.overlap.shape[1]:,}. Read "
                 f"both with the same `bin_um`.",
                 ValueError,
             )
-        most = min(len(obs.genes) - 1, len(obs.spots))
+        if self.n_genes is not None and self.n_genes > len(obs.genes):
+            problems.add(
+                f"`n_genes` needs at most the {len(obs.genes)} genes of `obs`, but is {self.n_genes}. Pass "
+                f"`n_genes=None`.",
+                ValueError,
+            )
+        most = min((self.n_genes or len(obs.genes)) - 1, len(obs.spots))
         if self.n_metagenes is not None and self.n_metagenes > most:
             problems.add(
                 f"`n_metagenes` needs a whole number from 2 to {most} (fewer than genes, no more than spots), but is "
@@ -359,6 +371,7 @@ class SettingsArguments(TypedDict, total=False):
     with_std: bool
     n_samples: int
     n_steps: int | None
+    n_genes: int | None
     n_metagenes: int | None
     consistency: Consistency
     align: bool | Literal["spots"]

@@ -8,6 +8,7 @@ from spatialdata import SpatialData
 
 from hadmst_sc.alignment.register import Alignment, estimate_alignment
 from hadmst_sc.inference.progress import REGISTRATION, Progress, seconds_of
+from hadmst_sc.io.panel import with_other_genes
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.arguments import FLAG, SECTION, SectionArguments, number, takes
@@ -70,7 +71,7 @@ def register(
     problems.check(given, {"max_um": (REACH, 60.0), "show_progress_bar": (FLAG, True)})
     with Progress(show=show_progress_bar) as progress:
         progress.at("read")
-        obs = read_observation(sdata, image_key, **section, problems=problems)
+        obs = with_other_genes(sdata, read_observation(sdata, image_key, **section, problems=problems))
         progress.plan({"align": seconds_of(REGISTRATION, obs)})
         progress.at("align")
         return estimate_alignment(obs, max_um=max_um)

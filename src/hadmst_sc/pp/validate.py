@@ -19,6 +19,7 @@ from hadmst_sc.inference.progress import REGISTRATION, Progress, seconds_of
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
+from hadmst_sc.io.panel import with_other_genes
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.runtime import usual_errors
@@ -173,10 +174,11 @@ def validate(
             if align:
                 progress.plan({"align": seconds_of(REGISTRATION, obs)})
                 progress.at("align")
-                known = registration(obs, he)
+                whole = with_other_genes(sdata, obs)  # as in a run
+                known = registration(whole, he)
                 found, turns = Alignment.from_record(known["found"]), known["turns"]
                 facts |= _of_alignment(found)
-                problem = turned(obs, turns, found, he)
+                problem = turned(whole, turns, found, he)
                 findings.append(Finding("error", problem) if problem else _about(found, turns))
             facts["cost"] = _cost(obs, sdata)
         except (KeyError, ValueError, WrongTypeError, MemoryError) as error:  # what superresolve would raise

@@ -13,6 +13,7 @@ from hadmst_sc.distillation.genes import distill
 from hadmst_sc.inference.prepare import Prepared, prepare
 from hadmst_sc.inference.progress import DISTILLATION, REGISTRATION, Progress, seconds_of
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
+from hadmst_sc.io.panel import with_other_genes
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.result import find_result
 from hadmst_sc.runtime import usual_errors
@@ -98,17 +99,19 @@ def reliability(
     problems.check(beside, BESIDE)
     with Progress(show=show_progress_bar) as progress:
         progress.at("read")
-        obs = read_observation(sdata, image_key, **keys, problems=problems)
+        asked = read_observation(sdata, image_key, **keys, problems=problems)
+        obs = with_other_genes(sdata, asked)
         score = seconds_of(DISTILLATION / 2, obs) * (1 + 2 * controls)
         progress.plan({"align": seconds_of(REGISTRATION * bool(settings.align), obs), "score": score})
         progress.at("align")
         section, random_state = prepare(obs, settings.loaded()), settings.random_state
         progress.at("score")
-        found = pd.DataFrame(_score(section, lambda maps: maps, random_state), index=list(obs.genes))
+        n = len(asked.genes)
+        found = pd.DataFrame(_score(section, lambda maps: maps, random_state, n), index=list(asked.genes))
         helped = {"image": float(found["image_helps"].mean())}
         if controls:
             for name, move in _controls(section, random_state).items():
-                control = _score(section, move, random_state)
+                control = _score(section, move, random_state, n)
                 found[f"reliability_{name}"], found[f"image_helps_{name}"] = (
                     control["reliability"],
                     control["image_helps"],
@@ -124,9 +127,11 @@ def reliability(
     return found
 
 
-def _score(section: Prepared, move: Callable[[np.ndarray], np.ndarray], seed: int) -> dict[str, np.ndarray]:
+def _score(section: Prepared, move: Callable[[np.ndarray], np.ndarray], seed: int, n: int) -> dict[str, np.ndarray]:
+    """Reliability of the first ``n`` genes with moved image maps."""
     features = None if section.features is None else move(section.features)
-    return of_genes(distill(section.obs, he=move(section.he), features=features, second_look=False), seed=seed)
+    found = of_genes(distill(section.obs, he=move(section.he), features=features, second_look=False), seed=seed)
+    return {name: values[:n] for name, values in found.items()}
 
 
 def _controls(section: Prepared, seed: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:

@@ -17,6 +17,7 @@ from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, 
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.lock import StoreError, named
 from hadmst_sc.io.maps import MapStore
+from hadmst_sc.io.panel import with_other_genes
 from hadmst_sc.io.read import computed_here, read_observation
 from hadmst_sc.io.store import claimed, kinds_of, scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
@@ -42,7 +43,7 @@ class _Given(SectionArguments, SettingsArguments, total=False):
     """Keyword arguments of :func:`superresolve` that it shares with others."""
 
 
-@takes(SECTION, SETTINGS, but=("window", "n_samples", "n_steps", "random_state", "cells"))
+@takes(SECTION, SETTINGS, but=("window", "n_samples", "n_steps", "n_genes", "random_state", "cells"))
 @usual_errors
 def superresolve(
     sdata: SpatialData,
@@ -138,9 +139,10 @@ def superresolve(
             sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
             check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)
         problems.raise_if_any()
-        settings = settings.loaded()
+        settings = replace(settings.loaded(), n_genes=len(obs.genes))
+        whole = with_other_genes(sdata, obs)
         backed = target is not None and target.is_backed()
-        cost = cost_of(obs, settings, backed=backed)
+        cost = cost_of(whole, settings, backed=backed)
         announcement = f"super-resolving takes {cost}"
         logger.info(announcement)
         say(announcement)
@@ -148,12 +150,12 @@ def superresolve(
         with ExitStack() as stack:
             store = kept = None
             if backed:
-                key = run_key(obs, settings, _version("hadmst_sc"))
+                key = run_key(whole, settings, _version("hadmst_sc"))
                 shape = (len(obs.genes), *obs.grid.shape)
                 store = stack.enter_context(_maps_on_disk(sdata, key_added, key, shape, with_std=settings.with_std))
                 kept = Kept(store.stages, key)
             with torch_threads(settings.n_jobs):
-                prediction = predict(obs, settings, store, progress, kept)
+                prediction = predict(whole, settings, store, progress, kept)
             assert obs.source is not None  # read_observation always names its source
             facts = {
                 **{key: value for key, value in asdict(obs.source).items() if value is not None},
