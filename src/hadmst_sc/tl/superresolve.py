@@ -138,6 +138,7 @@ def superresolve(
             sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
             check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)
         problems.raise_if_any()
+        progress.at("cost")
         settings = settings.loaded()
         backed = target is not None and target.is_backed()
         cost = cost_of(obs, settings, backed=backed)
