@@ -23,6 +23,7 @@ from hadmst_sc.section.observation import Observation
 
 STAGES = {  # in the order of a run
     "read": "reading the section",
+    "cost": "estimating the time",
     "align": "registering the image",
     "gate": "judging the network",
     "distill": "distilling the section",

@@ -139,8 +139,9 @@ def superresolve(
             sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
             check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)
         problems.raise_if_any()
-        settings = replace(settings.loaded(), n_genes=len(obs.genes))
         whole = with_other_genes(sdata, obs)
+        progress.at("cost")
+        settings = replace(settings.loaded(), n_genes=len(obs.genes))
         backed = target is not None and target.is_backed()
         cost = cost_of(whole, settings, backed=backed)
         announcement = f"super-resolving takes {cost}"
