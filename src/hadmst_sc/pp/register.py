@@ -7,18 +7,19 @@ from typing import Unpack
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment.register import Alignment, estimate_alignment
-from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.abundances import read_spots
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import SECTION, SectionArguments, number, takes
+from hadmst_sc.section.abundances import SPOTS, SpotsArguments
+from hadmst_sc.section.arguments import number, takes
 from hadmst_sc.section.errors import Problems
 
 REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time grows with its square
 
 
-@takes(SECTION)
+@takes(SPOTS)
 @usual_errors
 def register(
-    sdata: SpatialData, image_key: str, *, max_um: float = 60.0, **section: Unpack[SectionArguments]
+    sdata: SpatialData, image_key: str, *, max_um: float = 60.0, **section: Unpack[SpotsArguments]
 ) -> Alignment:
     """Estimate how far the H&E is off its spots; ``sdata`` is not changed.
 
@@ -59,5 +60,5 @@ def register(
     """
     problems = Problems("cannot register this section")
     problems.check({"max_um": max_um}, {"max_um": (REACH, 60.0)})
-    obs = read_observation(sdata, image_key, **section, problems=problems)
+    obs = read_spots(sdata, image_key, **section, problems=problems)
     return estimate_alignment(obs, max_um=max_um)

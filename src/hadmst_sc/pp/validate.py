@@ -14,13 +14,14 @@ from spatialdata import SpatialData
 from hadmst_sc.alignment.cells import displaced
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.alignment.register import agreement_of_turns, doubt, estimate_alignment, turned
+from hadmst_sc.io.abundances import abundances_of, read_spots
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
-from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import FLAG, SECTION, TEXT, SectionArguments, optional, takes
+from hadmst_sc.section.abundances import SPOTS, SpotsArguments
+from hadmst_sc.section.arguments import FLAG, TEXT, optional, takes
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
 from hadmst_sc.section.features import he_features
@@ -106,7 +107,7 @@ class Report:
         return f"{'ready' if self.ok else 'not ready'}: {', '.join(found) or 'no problems'}"
 
 
-@takes(SECTION)
+@takes(SPOTS)
 @usual_errors
 def validate(
     sdata: SpatialData,
@@ -114,7 +115,7 @@ def validate(
     *,
     cells_key: str | None = None,
     align: bool = True,
-    **section: Unpack[SectionArguments],
+    **section: Unpack[SpotsArguments],
 ) -> Report:
     """Check if a section can be super-resolved, and what prevents it; ``sdata`` is not changed.
 
@@ -152,8 +153,8 @@ def validate(
         try:
             problems = Problems("cannot super-resolve this section")
             problems.check({"align": align, "cells_key": cells_key}, ARGUMENTS)
-            obs = read_observation(sdata, image_key, **section, problems=problems)
-            facts |= _facts(obs, sdata)
+            obs = read_spots(sdata, image_key, **section, problems=problems)
+            facts |= _facts(obs, sdata, section.get("obsm_key"))
             findings += _doubts(obs)
             he = he_features(obs) if align or cells_key is not None else np.zeros((1, *obs.grid.shape))
             if cells_key is not None:
@@ -179,11 +180,15 @@ def validate(
     return Report(facts, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))), found)
 
 
-def _facts(obs: Observation, sdata: SpatialData) -> dict[str, Any]:
+def _facts(obs: Observation, sdata: SpatialData, obsm_key: str | None) -> dict[str, Any]:
     assert obs.source is not None  # for types: read_observation names it
     source = obs.source
     table = sdata.tables[source.table_key]
-    matrix = matrix_of(table, source.table_key, source.layer)
+    if obsm_key is None:
+        matrix = matrix_of(table, source.table_key, source.layer)
+    else:
+        matrix = abundances_of(table, source.table_key, obsm_key)
+    things, unit = ("genes", "counts") if obsm_key is None else ("cell_types", "cells")
     assert obs.rows is not None  # for types: as above; rows, not names, as sections of a table may share barcodes
     counts = rows_as_csr(matrix.values, obs.rows, gene_columns(matrix.var))
     of_spots, of_genes = np.asarray(counts.sum(1)).ravel(), counts.getnnz(0)
@@ -199,10 +204,10 @@ def _facts(obs: Observation, sdata: SpatialData) -> dict[str, Any]:
         "spot_um": source.spot_um,
         "pitch_um": source.pitch_um,
         "coordinate_system": source.coordinate_system,
-        "genes": counts.shape[1],
-        "genes_usable": int((of_genes >= SEEN * len(obs.spots)).sum()),
-        "genes_of_the_run": len(obs.genes),
-        "median_counts_per_spot": float(np.median(of_spots)),
+        things: counts.shape[1],
+        f"{things}_usable": int((of_genes >= SEEN * len(obs.spots)).sum()),
+        f"{things}_of_the_run": len(obs.genes),
+        f"median_{unit}_per_spot": float(np.median(of_spots)),
     }
 
 

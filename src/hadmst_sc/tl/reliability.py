@@ -12,10 +12,11 @@ from spatialdata import SpatialData
 from hadmst_sc.distillation.genes import distill
 from hadmst_sc.inference.prepare import Prepared, prepare
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
-from hadmst_sc.io.read import read_observation
+from hadmst_sc.io.abundances import read_spots
 from hadmst_sc.io.result import find_result
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import ELEMENT, FLAG, SECTION, SectionArguments, parted, takes
+from hadmst_sc.section.abundances import SPOTS, SpotsArguments
+from hadmst_sc.section.arguments import ELEMENT, FLAG, parted, takes
 from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 from hadmst_sc.section.observation import PROVENANCE_KEY
 from hadmst_sc.trust.reliability import reliability as of_genes
@@ -23,7 +24,7 @@ from hadmst_sc.trust.reliability import reliability as of_genes
 BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres")}
 
 
-class _Given(SectionArguments, SettingsArguments, total=False):
+class _Given(SpotsArguments, SettingsArguments, total=False):
     """Keyword arguments of :func:`reliability` that it shares with others."""
 
 
@@ -39,7 +40,7 @@ MEANINGS = {
 }
 
 
-@takes(SECTION, {name: SETTINGS[name] for name in USED} | MEANINGS)
+@takes(SPOTS, {name: SETTINGS[name] for name in USED} | MEANINGS)
 @usual_errors
 def reliability(
     sdata: SpatialData, image_key: str, *, controls: bool = False, key_added: str = "superres", **given: Unpack[_Given]
@@ -82,11 +83,11 @@ def reliability(
     True
     """
     problems = Problems("cannot judge this section")
-    keys, chosen = parted(given, SECTION)
+    keys, chosen = parted(given, SPOTS)
     settings = Settings.of(chosen)
     settings.check(problems)
     problems.check({"controls": controls, "key_added": key_added}, BESIDE)
-    obs = read_observation(sdata, image_key, **keys, problems=problems)
+    obs = read_spots(sdata, image_key, **keys, problems=problems)
     section = prepare(obs, settings.loaded())
     random_state = settings.random_state
     found = pd.DataFrame(_score(section, lambda maps: maps, random_state), index=list(obs.genes))
