@@ -21,7 +21,8 @@ import typer
 
 import hadmst_sc
 from hadmst_sc.inference.settings import SETTINGS
-from hadmst_sc.section.arguments import SECTION, Argument, Consistency
+from hadmst_sc.section.abundances import SPOTS
+from hadmst_sc.section.arguments import Argument, Consistency
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -144,7 +145,7 @@ def _options(
 
 
 @app.command()
-@options_of(SECTION, SETTINGS)
+@options_of(SPOTS, SETTINGS)
 def superresolve(
     store: Store,
     image_key: ImageKey,
@@ -171,7 +172,7 @@ def superresolve(
 
 
 @app.command()
-@options_of(SECTION)
+@options_of(SPOTS)
 def validate(
     store: Store,
     image_key: ImageKey,

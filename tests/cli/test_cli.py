@@ -95,6 +95,11 @@ def test_model_none_is_the_closed_form(store, calls):
     assert calls[0][2]["model"] is None
 
 
+def test_obsm_key_is_passed_on(store, calls):
+    run("superresolve", store, "he", "--obsm-key", "q05_cell_abundance_w_sf")
+    assert calls[0][2]["obsm_key"] == "q05_cell_abundance_w_sf"
+
+
 def test_output_receives_the_copy_and_the_input_is_left_alone(store, calls, tmp_path):
     out = tmp_path / "out.zarr"
     result = run("superresolve", store, "he", "--output", out)

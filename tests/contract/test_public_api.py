@@ -31,6 +31,7 @@ SUPERRESOLVE = {
     "spot_um": None,
     "pitch_um": None,
     "tissue_key": None,
+    "obsm_key": None,
     "model": "default",
     "with_std": True,
     "n_metagenes": None,

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 from PIL import Image
 from spatialdata import SpatialData, deepcopy
+from spatialdata.models import ShapesModel
+from spatialdata.transformations import Identity
 
 import hadmst_sc as hd
 from hadmst_sc.datasets.visium import as_visium
@@ -89,3 +92,26 @@ def test_the_readme_runs_once_a_reader_gives_a_section(folder, monkeypatch):
     names: dict[str, Any] = {}
     exec(block.replace("genes=200", f"genes={table.n_vars}"), names)
     assert names["bins"] is section.tables["superres_table"] and np.isfinite(names["bins"].X).all()
+
+
+def test_the_page_on_cell_types_runs_on_a_section_with_abundances(folder, monkeypatch):
+    drawn = hd.datasets.phantom(n_genes=4, size_um=600.0, augment=False)
+    table, radius = drawn.tables["table"].copy(), drawn["phantom"].radius.iloc[0]
+    del table.uns["spatialdata_attrs"]
+    sdata = as_visium("section", drawn["phantom_full_image"]["scale0"]["image"].values, table, 2 * radius)
+    table = sdata.tables["table"]
+    types = pd.DataFrame(table.X.toarray() + 0.5, table.obs_names, list("ABCD"))
+    table.obsm["q05_cell_abundance_w_sf"] = types.add_prefix("q05cell_abundance_w_sf_")
+    types.div(types.sum(axis=1), axis=0).iloc[1:].to_csv("rctd_weights.csv")
+    centres = np.random.default_rng(0).uniform(0, 240, (2000, 2))  # the pixels of a phantom show no nuclei
+    nuclei = ShapesModel.parse(centres, geometry=0, radius=2.0, transformations={"section": Identity()})
+    monkeypatch.setattr(hd.pp, "find_nuclei", lambda sdata, _: sdata.shapes.update(nuclei=nuclei))
+    names: dict[str, Any] = {"hd": hd, "sdata": sdata}
+    for block in python_blocks("docs/how_to/cell_types.md"):
+        exec(block, names)
+    assert sdata.tables["types_table"].var_names.tolist() == list("ABCD")
+    read = sdata.tables["table"]
+    assert read.n_obs == table.n_obs - 1 and list(read.obsm["cells"]) == list("ABCD")
+    inside = (np.linalg.norm(read.obsm["spatial"][:, None] - centres, axis=-1) < radius).sum(1)
+    assert np.abs(names["n_cells"] - inside).max() <= 1 and inside.mean() > 5  # a disc has corners there
+    np.testing.assert_allclose(read.obsm["cells"].sum(axis=1), names["n_cells"])

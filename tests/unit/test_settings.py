@@ -21,6 +21,7 @@ from hadmst_sc.cli import options_of
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, arguments_of, setting
 from hadmst_sc.io.read import read_observation
 from hadmst_sc.models.weights import load_model
+from hadmst_sc.section.abundances import SPOTS, SpotsArguments
 from hadmst_sc.section.arguments import SECTION, SectionArguments, number, whole
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import ContractError, Problems
@@ -85,7 +86,7 @@ def test_a_new_setting_is_in_the_key_the_provenance_the_check_and_the_help_of_th
 
 
 def test_type_checkers_know_the_arguments_as_they_are():
-    for known, arguments in ((SettingsArguments, SETTINGS), (SectionArguments, SECTION)):
+    for known, arguments in ((SettingsArguments, SETTINGS), (SectionArguments, SECTION), (SpotsArguments, SPOTS)):
         annotations = {name: one.__forward_arg__ for name, one in known.__annotations__.items()}
         assert annotations == {name: one.kind for name, one in arguments.items()}
     of_reading = signature(read_observation).parameters

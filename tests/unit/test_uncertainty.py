@@ -65,3 +65,11 @@ def test_counts_within_and_outside_are_told_apart():
 )
 def test_a_result_says_why_its_intervals_are_doubtful(record, why):
     assert doubt({"calibration": record}) == why
+
+
+@pytest.mark.parametrize("depth", [0.05, 1.0, 20.0])
+def test_abundances_that_are_not_whole_are_covered_as_often_as_counts(depth):
+    """Estimates scatter around the counts and are rarely 0, as those of a deconvolution."""
+    counts, _, mean, std = section(depth)
+    estimates = np.random.default_rng(1).gamma(counts / 0.02 + 0.5, 0.02)
+    assert covered(estimates, mean, std).mean() == pytest.approx(LEVEL, abs=0.02)

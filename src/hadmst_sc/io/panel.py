@@ -19,13 +19,13 @@ N_GENES = 500
 
 
 @computed_here()
-def with_other_genes(sdata: SpatialData, obs: Observation) -> Observation:
+def with_other_genes(sdata: SpatialData, obs: Observation, obsm_key: str | None = None) -> Observation:
     """Add the most informative other genes of the table, up to ``N_GENES`` in all, behind those of an observation.
 
-    Genes with values that are no counts are left out.
+    Genes with values that are no counts are left out. An observation of ``obsm_key`` has no other genes.
     """
     source, wanted = obs.source, N_GENES - len(obs.genes)
-    if source is None or obs.rows is None or wanted <= 0:
+    if source is None or obs.rows is None or obsm_key is not None or wanted <= 0:
         return obs
     matrix = matrix_of(sdata.tables[source.table_key], source.table_key, source.layer)
     columns = gene_columns(matrix.var)

@@ -313,7 +313,13 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
 
 
 VERB = "hadmst_sc.tl.superresolve"
-NAMED = {"table_key": "table", "layer": None, "spot_um": 55.0, "pitch_um": 100.0}  # values omitted from the call
+NAMED = {
+    "table_key": "table",
+    "layer": None,
+    "obsm_key": None,
+    "spot_um": 55.0,
+    "pitch_um": 100.0,
+}  # values omitted from the call
 
 
 def again(result: Result, genes: Sequence[str] = (), **changes: Any) -> str:

@@ -12,6 +12,7 @@ import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
+from hadmst_sc.io.abundances import with_types
 from hadmst_sc.io.contents import KINDS, ROOT, discard, elements_on_disk, reread, reread_table, runs_of
 from hadmst_sc.io.elements import bins_table, plain, pyramid_steps, raster_elements
 from hadmst_sc.io.given import check_sdata
@@ -287,11 +288,12 @@ def _take(sdata: SpatialData, elements: dict[str, Any], key_added: str, attrs: d
 def _as_spatialdata(
     sdata: SpatialData, prediction: Prediction, source: Source, names: OutputNames, *, hollow: bool = False
 ) -> SpatialData:
+    read = with_types(sdata, source.table_key, prediction.provenance.get("obsm_key"))
     rasters = raster_elements(sdata, prediction, source, names, hollow=hollow)
     return SpatialData(
         images={name: one for name, one in rasters.items() if name != names.bins},
         labels={names.bins: rasters[names.bins]},
-        tables={names.table: bins_table(sdata, prediction, source, names)},
+        tables={names.table: bins_table(read, prediction, source, names)},
         attrs={PROVENANCE_KEY: {names.image: plain(prediction.provenance)}},
     )
 

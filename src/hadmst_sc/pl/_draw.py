@@ -43,8 +43,7 @@ def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[st
 
 def _remedy(chosen: list[str], absent: list[str], section: Section) -> str:
     """A run with these genes too if the table has them, else the genes that can be drawn."""
-    table = section.sdata.tables.get(section.table_key)
-    if absent and table is not None and set(absent) <= set(table.var_names):
+    if absent and set(absent) <= section.measured_genes():
         return again(section.result, absent)
     known = [gene for gene in chosen if gene in section.genes]
     return f"Pass `genes={known or section.genes[:1]}`."
@@ -169,7 +168,7 @@ def draw_scale_bar(ax: Axes, width_um: float) -> None:
     ax.add_artist(bar)
 
 
-def add_scale(ax: Axes, drawn: ScalarMappable, label: str = "counts per bin") -> None:
+def add_scale(ax: Axes, drawn: ScalarMappable, label: str) -> None:
     """Add a colour bar next to the last panel that it belongs to."""
     ax.figure.colorbar(drawn, ax=ax, shrink=0.8, pad=0.02, label=label)
 

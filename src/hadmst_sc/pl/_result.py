@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from spatialdata import SpatialData
 
-from hadmst_sc.io.counts import matrix_of, places_of, rows_as_csr
+from hadmst_sc.io.abundances import abundances_of
+from hadmst_sc.io.counts import Matrix, matrix_of, places_of, rows_as_csr
 from hadmst_sc.io.resample import check_image, resample_rgb
 from hadmst_sc.io.resolve import affine, levels, pair, systems
 from hadmst_sc.io.result import again, find_result
@@ -24,6 +25,7 @@ from hadmst_sc.section.observation import OutputNames
 
 SAME = 1e-4  # relative difference of sums due to rounding
 BORDER = 0.05  # the same with spots at the border of the image, of whose counts a run uses a share
+WITHOUT_SPOTS = "Leave the spots out: `panels=['he', 'high']` of `pl.superresolve`, `spots=False` of `pl.compare`."
 Extent = tuple[float, float, float, float]  # left, right, bottom, top in µm, as `imshow(origin="upper")` expects
 
 
@@ -217,15 +219,38 @@ class Section:
         centres = prints.xy[paired.places] - self.result.offset
         return Spots(centres * self.bin_um, size_um, prints.square, prints.angle, paired.rows)
 
+    @property
+    def unit(self) -> str:
+        """Unit of the maps: counts of genes, or cells of types."""
+        return "cells per bin" if self._stated("obsm_key") else "counts per bin"
+
+    @cached_property
+    def _measured(self) -> list[Matrix]:
+        """Matrices of the spots' table that may be what the run read, the likeliest first."""
+        table, layer, obsm_key = self.sdata.tables[self.table_key], self._stated("layer"), self._stated("obsm_key")
+        if obsm_key is not None:
+            return [abundances_of(table, self.table_key, obsm_key)] if obsm_key in table.obsm else []
+        places = dict.fromkeys([layer if layer in places_of(table) else None, None, *places_of(table)])
+        return [matrix_of(table, self.table_key, place) for place in places]
+
+    def measured_genes(self) -> set[str]:
+        """Names of all genes that the run could have read; empty without their table."""
+        return set(self._measured[0].var.index) if self.has_spots and self._measured else set()
+
     def low(self, gene: str) -> np.ndarray:
         """``(spots,)`` measured counts of one gene per bin of the footprint, in the unit of the maps."""
-        table, layer = self.sdata.tables[self.table_key], self._stated("layer")
-        places = dict.fromkeys([layer if layer in places_of(table) else None, None, *places_of(table)])
-        found = (matrix_of(table, self.table_key, place) for place in places)
-        having = [one for one in found if one.values is not None and gene in one.var.index]
+        having = [one for one in self._measured if one.values is not None and gene in one.var.index]
         if not having:
-            others = [name for name, one in self.sdata.tables.items() if gene in one.var_names]
             problems = Problems("`panels='low'` cannot be drawn")
+            if obsm_key := self._stated("obsm_key"):
+                problems.add(
+                    f"tables/{self.table_key}: needs the abundances that the run read, {printable(gene)!r} of "
+                    f"`obsm[{obsm_key!r}]`, but they are not there. Available: "
+                    f"{list(self.sdata.tables[self.table_key].obsm)}. {WITHOUT_SPOTS}",
+                    MissingKeyError,
+                )
+                problems.raise_if_any()
+            others = [name for name, one in self.sdata.tables.items() if gene in one.var_names]
             problems.missing("table_key", self.table_key, f"the tables with gene {printable(gene)!r}", others)
             problems.raise_if_any()
         bins_of_spot, expected = self.spots.area_um2 / self.bin_um**2, self._total_of_run(gene)
@@ -236,8 +261,7 @@ class Section:
                 return np.asarray(counts / bins_of_spot)
         raise ValueError(
             f"tables/{self.table_key}: needs the counts that the run read, {expected:g} of {printable(gene)!r} in all "
-            f"spots, but neither `X` nor a layer has them; they were probably normalised since. Leave the spots out: "
-            f"`panels=['he', 'high']` of `pl.superresolve`, `spots=False` of `pl.compare`."
+            f"spots, but neither `X` nor a layer has them; they were probably normalised since. {WITHOUT_SPOTS}"
         )
 
     def _total_of_run(self, gene: str) -> float | None:

@@ -108,6 +108,6 @@ def compare(
             draw_spots(row[0], first, first.low(gene), norm, cmap)
         for ax, section, values in zip(row[spots:], sections, maps, strict=True):
             drawn = draw_map(ax, section, values, norm, cmap)
-        add_scale(row[-1], drawn, f"counts per bin of {first.bin_um:g} µm")
+        add_scale(row[-1], drawn, f"{first.unit} of {first.bin_um:g} µm")
     finish(axes, box, columns, chosen, ["measured spots"] * spots + list(named))
     return axes

@@ -160,7 +160,7 @@ def _draw_row(
         else:
             std = section.channel(gene, std=True)
             image = draw_map(ax, section, std, Normalize(0, upper_end(std.compressed(), quantile)), std_cmap)
-            add_scale(ax, image)
+            add_scale(ax, image, section.unit)
     shared = [ax for panel, ax in row.items() if panel in ("low", "high")]
     if drawn is not None:
-        add_scale(shared[-1], drawn)
+        add_scale(shared[-1], drawn, section.unit)

@@ -80,7 +80,7 @@ def uncertainty(
         norm = Normalize(0, upper_end(maps[1].compressed(), vmax_quantile))
         for ax, values in zip(row[:3], maps, strict=True):
             last = draw_map(ax, section, values, norm, cmap)
-        add_scale(row[2], last)
+        add_scale(row[2], last, section.unit)
         add_scale(row[3], draw_map(row[3], section, width, widest, width_cmap), "width over estimate")
     tail = (1 - level) / 2
     width_title = f"width of {level:.0%} interval" + ("\n(doubtful)" if doubt(section.provenance) else "")

@@ -8,16 +8,17 @@ from spatialdata import SpatialData
 
 from hadmst_sc.alignment.register import Alignment, estimate_alignment
 from hadmst_sc.inference.progress import REGISTRATION, Progress, seconds_of
+from hadmst_sc.io.abundances import read_spots
 from hadmst_sc.io.panel import with_other_genes
-from hadmst_sc.io.read import read_observation
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import FLAG, SECTION, SectionArguments, number, takes
+from hadmst_sc.section.abundances import SPOTS, SpotsArguments
+from hadmst_sc.section.arguments import FLAG, number, takes
 from hadmst_sc.section.errors import Problems
 
 REACH = number(1, 500, text="a positive length in µm, from 1 to 500")  # time grows with its square
 
 
-@takes(SECTION)
+@takes(SPOTS)
 @usual_errors
 def register(
     sdata: SpatialData,
@@ -25,7 +26,7 @@ def register(
     *,
     max_um: float = 60.0,
     show_progress_bar: bool = True,
-    **section: Unpack[SectionArguments],
+    **section: Unpack[SpotsArguments],
 ) -> Alignment:
     """Estimate how far the H&E is off its spots; ``sdata`` is not changed.
 
@@ -71,7 +72,8 @@ def register(
     problems.check(given, {"max_um": (REACH, 60.0), "show_progress_bar": (FLAG, True)})
     with Progress(show=show_progress_bar) as progress:
         progress.at("read")
-        obs = with_other_genes(sdata, read_observation(sdata, image_key, **section, problems=problems))
+        obs = read_spots(sdata, image_key, **section, problems=problems)
+        obs = with_other_genes(sdata, obs, section.get("obsm_key"))
         progress.plan({"align": seconds_of(REGISTRATION, obs)})
         progress.at("align")
         return estimate_alignment(obs, max_um=max_um)

@@ -16,14 +16,15 @@ from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.alignment.register import doubt, turned
 from hadmst_sc.inference.prepare import registration
 from hadmst_sc.inference.progress import REGISTRATION, Progress, seconds_of
+from hadmst_sc.io.abundances import abundances_of, read_spots
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.panel import with_other_genes
-from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import FLAG, SECTION, TEXT, SectionArguments, optional, takes
+from hadmst_sc.section.abundances import SPOTS, SpotsArguments
+from hadmst_sc.section.arguments import FLAG, TEXT, optional, takes
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
 from hadmst_sc.section.features import he_features
@@ -109,7 +110,7 @@ class Report:
         return f"{'ready' if self.ok else 'not ready'}: {', '.join(found) or 'no problems'}"
 
 
-@takes(SECTION)
+@takes(SPOTS)
 @usual_errors
 def validate(
     sdata: SpatialData,
@@ -118,7 +119,7 @@ def validate(
     cells_key: str | None = None,
     align: bool = True,
     show_progress_bar: bool = True,
-    **section: Unpack[SectionArguments],
+    **section: Unpack[SpotsArguments],
 ) -> Report:
     """Check if a section can be super-resolved, and what prevents it; ``sdata`` is not changed.
 
@@ -161,8 +162,8 @@ def validate(
             problems = Problems("cannot super-resolve this section")
             given = {"align": align, "cells_key": cells_key, "show_progress_bar": show_progress_bar}
             problems.check(given, ARGUMENTS)
-            obs = read_observation(sdata, image_key, **section, problems=problems)
-            facts |= _facts(obs, sdata)
+            obs = read_spots(sdata, image_key, **section, problems=problems)
+            facts |= _facts(obs, sdata, section.get("obsm_key"))
             findings += _doubts(obs)
             he = he_features(obs) if align or cells_key is not None else np.zeros((1, *obs.grid.shape))
             if cells_key is not None:
@@ -174,7 +175,7 @@ def validate(
             if align:
                 progress.plan({"align": seconds_of(REGISTRATION, obs)})
                 progress.at("align")
-                whole = with_other_genes(sdata, obs)  # as in a run
+                whole = with_other_genes(sdata, obs, section.get("obsm_key"))  # as in a run
                 known = registration(whole, he)
                 found, turns = Alignment.from_record(known["found"]), known["turns"]
                 facts |= _of_alignment(found)
@@ -191,11 +192,15 @@ def validate(
     return Report(facts, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))), found)
 
 
-def _facts(obs: Observation, sdata: SpatialData) -> dict[str, Any]:
+def _facts(obs: Observation, sdata: SpatialData, obsm_key: str | None) -> dict[str, Any]:
     assert obs.source is not None  # for types: read_observation names it
     source = obs.source
     table = sdata.tables[source.table_key]
-    matrix = matrix_of(table, source.table_key, source.layer)
+    if obsm_key is None:
+        matrix = matrix_of(table, source.table_key, source.layer)
+    else:
+        matrix = abundances_of(table, source.table_key, obsm_key)
+    things, unit = ("genes", "counts") if obsm_key is None else ("cell_types", "cells")
     assert obs.rows is not None  # for types: as above; rows, not names, as sections of a table may share barcodes
     counts = rows_as_csr(matrix.values, obs.rows, gene_columns(matrix.var))
     of_spots, of_genes = np.asarray(counts.sum(1)).ravel(), counts.getnnz(0)
@@ -211,10 +216,10 @@ def _facts(obs: Observation, sdata: SpatialData) -> dict[str, Any]:
         "spot_um": source.spot_um,
         "pitch_um": source.pitch_um,
         "coordinate_system": source.coordinate_system,
-        "genes": counts.shape[1],
-        "genes_usable": int((of_genes >= SEEN * len(obs.spots)).sum()),
-        "genes_of_the_run": len(obs.genes),
-        "median_counts_per_spot": float(np.median(of_spots)),
+        things: counts.shape[1],
+        f"{things}_usable": int((of_genes >= SEEN * len(obs.spots)).sum()),
+        f"{things}_of_the_run": len(obs.genes),
+        f"median_{unit}_per_spot": float(np.median(of_spots)),
     }
 
 

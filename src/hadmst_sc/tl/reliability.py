@@ -13,11 +13,12 @@ from hadmst_sc.distillation.genes import distill
 from hadmst_sc.inference.prepare import Prepared, prepare
 from hadmst_sc.inference.progress import DISTILLATION, REGISTRATION, Progress, seconds_of
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments
+from hadmst_sc.io.abundances import read_spots
 from hadmst_sc.io.panel import with_other_genes
-from hadmst_sc.io.read import read_observation
 from hadmst_sc.io.result import find_result
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.arguments import ELEMENT, FLAG, SECTION, SectionArguments, parted, takes
+from hadmst_sc.section.abundances import SPOTS, SpotsArguments
+from hadmst_sc.section.arguments import ELEMENT, FLAG, parted, takes
 from hadmst_sc.section.errors import MissingKeyError, Problems, logger
 from hadmst_sc.section.observation import PROVENANCE_KEY
 from hadmst_sc.trust.reliability import reliability as of_genes
@@ -25,7 +26,7 @@ from hadmst_sc.trust.reliability import reliability as of_genes
 BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres"), "show_progress_bar": (FLAG, True)}
 
 
-class _Given(SectionArguments, SettingsArguments, total=False):
+class _Given(SpotsArguments, SettingsArguments, total=False):
     """Keyword arguments of :func:`reliability` that it shares with others."""
 
 
@@ -41,7 +42,7 @@ MEANINGS = {
 }
 
 
-@takes(SECTION, {name: SETTINGS[name] for name in USED} | MEANINGS)
+@takes(SPOTS, {name: SETTINGS[name] for name in USED} | MEANINGS)
 @usual_errors
 def reliability(
     sdata: SpatialData,
@@ -92,15 +93,15 @@ def reliability(
     True
     """
     problems = Problems("cannot judge this section")
-    keys, chosen = parted(given, SECTION)
+    keys, chosen = parted(given, SPOTS)
     settings = Settings.of(chosen)
     settings.check(problems)
     beside = {"controls": controls, "key_added": key_added, "show_progress_bar": show_progress_bar}
     problems.check(beside, BESIDE)
     with Progress(show=show_progress_bar) as progress:
         progress.at("read")
-        asked = read_observation(sdata, image_key, **keys, problems=problems)
-        obs = with_other_genes(sdata, asked)
+        asked = read_spots(sdata, image_key, **keys, problems=problems)
+        obs = with_other_genes(sdata, asked, keys.get("obsm_key"))
         score = seconds_of(DISTILLATION / 2, obs) * (1 + 2 * controls)
         progress.plan({"align": seconds_of(REGISTRATION * bool(settings.align), obs), "score": score})
         progress.at("align")

@@ -104,12 +104,14 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
     genes = table.var[list(COLUMNS)]
     moved = provenance["registration"]
     seconds = (float(value) for name, value in provenance.items() if name.startswith("seconds_"))
+    obsm_key = provenance.get("obsm_key")
+    values, things = ("counts", "") if obsm_key is None else (f"abundances {obsm_key!r}", " types of cells")
     facts = {
         "image": f"{result.source('image_key', sdata.images)}, {provenance['um_per_px']:.3g} µm per pixel",
         "spots": f"{provenance['n_spots']:,} of {result.source('shapes_key', sdata)}, "
-        f"counts of {result.source('table_key', sdata.tables)}",
+        f"{values} of {result.source('table_key', sdata.tables)}",
         "bins": f"{table.n_obs:,} in tissue, {provenance['bin_um']:g} µm wide",
-        "genes": f"{table.n_vars:,}",
+        "genes": f"{table.n_vars:,}{things}",
         "model": _model(provenance),
         "H&E": Alignment.from_record(moved).description if isinstance(moved, Mapping) else "not registered",
         "reliability": _believed(genes),

@@ -14,15 +14,17 @@ from hadmst_sc.inference.kept import Kept
 from hadmst_sc.inference.predict import run as predict
 from hadmst_sc.inference.progress import Progress, say
 from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, run_key
+from hadmst_sc.io.abundances import read_spots
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.lock import StoreError, named
 from hadmst_sc.io.maps import MapStore
 from hadmst_sc.io.panel import with_other_genes
-from hadmst_sc.io.read import computed_here, read_observation
+from hadmst_sc.io.read import computed_here
 from hadmst_sc.io.store import claimed, kinds_of, scratch
 from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
 from hadmst_sc.runtime import torch_threads, usual_errors
-from hadmst_sc.section.arguments import ELEMENT, FLAG, SECTION, TEXT, SectionArguments, optional, parted, takes
+from hadmst_sc.section.abundances import SPOTS, SpotsArguments
+from hadmst_sc.section.arguments import ELEMENT, FLAG, TEXT, optional, parted, takes
 from hadmst_sc.section.errors import Problems, logger
 
 if TYPE_CHECKING:
@@ -39,11 +41,11 @@ BESIDE = {
 VERSIONS = ("hadmst_sc", "torch", "numpy", "spatialdata", "anndata")
 
 
-class _Given(SectionArguments, SettingsArguments, total=False):
+class _Given(SpotsArguments, SettingsArguments, total=False):
     """Keyword arguments of :func:`superresolve` that it shares with others."""
 
 
-@takes(SECTION, SETTINGS, but=("window", "n_samples", "n_steps", "n_genes", "random_state", "cells"))
+@takes(SPOTS, SETTINGS, but=("window", "n_samples", "n_steps", "n_genes", "random_state", "cells"))
 @usual_errors
 def superresolve(
     sdata: SpatialData,
@@ -109,7 +111,7 @@ def superresolve(
     4
     """
     problems = Problems("cannot super-resolve this section")
-    section, chosen = parted(given, SECTION)
+    section, chosen = parted(given, SPOTS)
     settings = Settings.of(chosen)
     settings.check(problems)
     beside = {
@@ -125,7 +127,7 @@ def superresolve(
     target = None if copy else sdata
     with _told_if_interrupted(target, key_added), Progress(show=show_progress_bar) as progress:
         progress.at("read")
-        obs = read_observation(sdata, image_key, **section, problems=problems)
+        obs = read_spots(sdata, image_key, **section, problems=problems)
         if cells_key is not None and cells_key in kinds_of(str(key_added)):
             problems.add(
                 f"`cells_key={cells_key!r}` is a part of the result that `key_added={key_added!r}` replaces. Pass "
@@ -139,7 +141,7 @@ def superresolve(
             sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
             check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)
         problems.raise_if_any()
-        whole = with_other_genes(sdata, obs)
+        whole = with_other_genes(sdata, obs, section.get("obsm_key"))
         progress.at("cost")
         settings = replace(settings.loaded(), n_genes=len(obs.genes))
         backed = target is not None and target.is_backed()
@@ -158,8 +160,9 @@ def superresolve(
             with torch_threads(settings.n_jobs):
                 prediction = predict(whole, settings, store, progress, kept)
             assert obs.source is not None  # read_observation always names its source
+            read_from = asdict(obs.source) | {"obsm_key": section.get("obsm_key")}
             facts = {
-                **{key: value for key, value in asdict(obs.source).items() if value is not None},
+                **{key: value for key, value in read_from.items() if value is not None},
                 "bin_um": obs.grid.bin_um,
                 "px_per_bin": obs.grid.px_per_bin,
                 "um_per_px": obs.grid.um_per_px,

@@ -58,7 +58,7 @@ def covered(counts: np.ndarray, mean: np.ndarray, std: np.ndarray, level: float 
 
     Counts are discrete, so a count at the end of the interval is inside with a probability: the expectation of the
     randomised probability integral transform (Czado et al. 2009). Its mean equals the level for a calibrated
-    prediction, however small the counts.
+    prediction, however small the counts. For counts that are not whole, the distribution is interpolated.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def covered(counts: np.ndarray, mean: np.ndarray, std: np.ndarray, level: float 
     """
     shape = gamma_shape(mean, std)
     success = shape / (shape + np.maximum(mean, 1e-12))
-    below = np.where(counts > 0, special.betainc(shape, np.maximum(counts, 1), success), 0.0)
+    below = np.where(counts > 0, special.betainc(shape, np.where(counts > 0, counts, 1), success), 0.0)
     upto = special.betainc(shape, counts + 1.0, success)
     low, high = _tails(level)
     within = np.minimum(upto, high) - np.maximum(below, low)
