@@ -8,6 +8,7 @@ import pytest
 from hadmst_sc import datasets, pp
 from hadmst_sc.alignment.register import estimate_alignment
 from hadmst_sc.io import read_observation
+from hadmst_sc.io.panel import with_other_genes
 
 IMPOSED = (30.0, -20.0)
 
@@ -25,7 +26,7 @@ def test_an_imposed_shift_is_found_within_a_bin(section):
 
 
 def test_register_equals_estimate_alignment_of_what_is_read(section):
-    obs = read_observation(section, "phantom_full_image", genes=8, bin_um=20.0)
+    obs = with_other_genes(section, read_observation(section, "phantom_full_image", genes=8, bin_um=20.0))
     shift = pp.register(section, "phantom_full_image", genes=8, bin_um=20.0, max_um=40.0)
     assert shift == estimate_alignment(obs, max_um=40.0)
 

@@ -33,6 +33,7 @@ OTHER = {
     "with_std": False,
     "n_samples": 2,
     "n_steps": 3,
+    "n_genes": 5,
     "n_metagenes": 8,
     "consistency": "hard",
     "align": "spots",
