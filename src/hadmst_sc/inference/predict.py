@@ -34,7 +34,7 @@ SECONDS = ("align", "gate", "distill", "metagenes", "predict")  # stages whose s
 
 
 class _Before(NamedTuple):
-    """What is known before the genes; with the section, all that they need."""
+    """Results of the stages before the genes."""
 
     obs: Observation
     components: Components
