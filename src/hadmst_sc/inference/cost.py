@@ -21,7 +21,7 @@ UNITS = {"h": 3600, "min": 60}
 SAMPLE = 128  # edge of the map whose evaluation is timed, bins
 GENES = 4
 # Time per gene outside the network, and to write it, in Gaussian filters of one map, measured on a mouse brain.
-PER_GENE, WRITING = 17, 4
+PER_GENE, WRITING = 17, 8
 # Peak bytes, fitted to sections of 60,000 to two million bins: libraries, per bin of a network window, per bin.
 LIBRARIES, WINDOW, PER_BIN = 0.5e9, 3000, 4000
 KEPT = 1500  # bytes per bin of a distilled section on disk, at most

@@ -34,7 +34,7 @@ SECONDS = ("align", "gate", "distill", "metagenes", "predict")  # stages whose s
 
 
 class _Before(NamedTuple):
-    """Section and its components, with the facts of the stages before the genes."""
+    """Results of the stages before the genes."""
 
     obs: Observation
     components: Components

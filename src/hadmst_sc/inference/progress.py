@@ -139,7 +139,7 @@ class Progress:
     def _draw(self, tqdm: Any) -> None:
         total = sum(self._plan.values()) or None
         if self._bar is None:
-            self._bar = tqdm(total=total, bar_format=FORMAT, dynamic_ncols=True)
+            self._bar = tqdm(total=total, desc=self._text, bar_format=FORMAT, dynamic_ncols=True)
             self._bar.start_t -= time.perf_counter() - self._started
         self._bar.total, self._bar.n = total, min(self._position(time.perf_counter()), total or 0.0)
         self._bar.set_description_str(self._text)  # draws
