@@ -312,6 +312,18 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
     )
 
 
+def columns_of(var_names: pd.Index, genes: Sequence[str] | None, place: str) -> np.ndarray:
+    """Return columns of some genes in a table, in the order of the names; ``None`` = all."""
+    if genes is None:
+        return np.arange(len(var_names))
+    wanted = [genes] if isinstance(genes, str) else list(genes)
+    if unknown := [name for name in wanted if name not in var_names]:
+        raise MissingKeyError(
+            f"`genes` needs genes of {place}, but {unknown[:5]} are not. It has {list(var_names[:5])}, ..."
+        )
+    return np.asarray(var_names.get_indexer(wanted))
+
+
 VERB = "hadmst_sc.tl.superresolve"
 NAMED = {"table_key": "table", "layer": None, "spot_um": 55.0, "pitch_um": 100.0}  # values omitted from the call
 
