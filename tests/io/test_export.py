@@ -228,7 +228,7 @@ def test_a_store_of_results_alone_is_exported_too(solved, tmp_path):
     assert read_csv(tmp_path / "bins.csv.gz").equals(read_csv(tmp_path / "with_bins.csv.gz"))
     table = ad.read_h5ad(tmp_path / "bins.h5ad")
     np.testing.assert_array_equal(table.obsm["spatial"], ad.read_h5ad(tmp_path / "with_bins.h5ad").obsm["spatial"])
-    sq.pl.spatial_scatter(table, color="gene-0", shape=None, img=False, library_id="S1")
+    sq.pl.spatial_scatter(table, color="gene-0", shape="square", img=False)
 
 
 def test_a_normalised_table_is_exported_as_counts(tmp_path):

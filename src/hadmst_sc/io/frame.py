@@ -75,8 +75,9 @@ class Frame:
     def library(self) -> dict[str, Any]:
         """Return the ``uns["spatial"]`` from which squidpy and scanpy plot: bin edge, and the H&E if it is there."""
         record, images = self.result.provenance, self.result.sdata.images
-        library: dict[str, Any] = {"images": {}, "scalefactors": {"spot_diameter_fullres": self.bin_um}, "metadata": {}}
+        pictures: dict[str, np.ndarray] = {}
+        factors = {"spot_diameter_fullres": self.bin_um, "tissue_hires_scalef": 1.0}
         if (key := self.result.now(str(record["image_key"]), images)) is not None:
-            hires, scale = thumbnail(images[key], key, self.to_um(images[key], key))
-            library["images"], library["scalefactors"]["tissue_hires_scalef"] = {"hires": hires}, scale
-        return {str(record["shapes_key"]): library}
+            image = images[key]
+            pictures["hires"], factors["tissue_hires_scalef"] = thumbnail(image, key, self.to_um(image, key))
+        return {str(record["shapes_key"]): {"images": pictures, "scalefactors": factors, "metadata": {}}}
