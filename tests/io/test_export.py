@@ -135,14 +135,6 @@ def test_the_tiff_holds_the_maps_with_names_sizes_and_position(solved, tmp_path)
     assert {(plane.position_x, plane.position_y) for plane in pixels.planes} == {(0, 0)}
 
 
-def test_the_readers_of_bioio_and_napari_see_the_same(solved, tmp_path):
-    reader = pytest.importorskip("bioio_ome_tiff").Reader
-    export(solved, tmp_path / "maps.ome.tif")
-    image = reader(tmp_path / "maps.ome.tif")
-    assert image.channel_names == GENES and image.physical_pixel_sizes.X == 20
-    np.testing.assert_array_equal(image.data[0, :, 0], maps_of(solved))
-
-
 def test_some_genes_in_the_order_of_their_names_given(solved, tmp_path):
     for name in ("a.ome.tiff", "a.h5ad", "a.csv.gz"):
         export(solved, tmp_path / name, genes=["β", "gene-0"])

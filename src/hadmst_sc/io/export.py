@@ -214,7 +214,7 @@ def _tiles(maps: Any, genes: np.ndarray) -> Iterator[np.ndarray]:
 def _write_bins_h5ad(file: Path, frame: Frame, columns: np.ndarray, _: None) -> None:
     result = frame.result
     table = result.table[result.places[0], columns].copy()
-    table.X = result.maps_at_bins()[:, columns]
+    table.X = result.maps_at_bins(columns)
     table.uns.pop("log1p", None)  # of a table that was transformed after the run; scanpy would refuse to do it again
     table.obsm["spatial"], table.uns["spatial"] = frame.xy_um(), frame.library()
     table.write_h5ad(file)
@@ -230,7 +230,7 @@ def _write_bins_csv(file: Path, frame: Frame, columns: np.ndarray, _: None) -> N
     result = frame.result
     first = pd.DataFrame(frame.xy_um(), columns=["x_um", "y_um"])
     first = first.join(_beside(result.table[result.places[0]]))
-    _write_csv(file, first, result.maps_at_bins()[:, columns], result.table.var_names[columns])
+    _write_csv(file, first, result.maps_at_bins(columns), result.table.var_names[columns])
 
 
 def _write_cells_csv(file: Path, frame: Frame, columns: np.ndarray, cells: AnnData) -> None:
