@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import TableModel
@@ -20,6 +21,7 @@ import hadmst_sc
 from hadmst_sc.cli import app
 from hadmst_sc.pp import validate as real_validate
 from hadmst_sc.section.errors import ContractError
+from hadmst_sc.tl import reliability as real_reliability
 from hadmst_sc.tl import superresolve as real_superresolve
 
 
@@ -296,6 +298,28 @@ def test_validate_prints_the_report_and_ends_with_its_verdict(store, monkeypatch
     defaults = {name: p.default for name, p in inspect.signature(real_validate).parameters.items()}
     del defaults["sdata"], defaults["show_progress_bar"]
     assert seen == defaults | {"image_key": "he", "genes": 3, "align": False}
+
+
+def test_reliability_prints_the_most_reliable_gene_first(store, monkeypatch):
+    seen = {}
+
+    def reliability(sdata, image_key, **options):
+        seen.update(options, image_key=image_key)
+        return pd.DataFrame({"reliability": [0.25, 0.5]}, index=["A", "B"])
+
+    put_module(monkeypatch, "tl", reliability=reliability)
+    result = run("reliability", store, "he", "--controls", "--genes", "A,B", "--model", "none")
+    assert result.exit_code == 0 and result.stdout.index("B") < result.stdout.index("A  ")
+    assert (seen["image_key"], seen["controls"], seen["genes"], seen["model"]) == ("he", True, ["A", "B"], None)
+    assert seen.keys() <= inspect.signature(real_reliability).parameters.keys()
+
+
+def test_cells_are_not_counted_for_a_file_that_exists(store, monkeypatch, tmp_path):
+    put_module(monkeypatch, "tl")  # has no `to_cells`
+    (tmp_path / "cells.h5ad").write_text("mine")
+    result = run("cells", store, "nuclei", tmp_path / "cells.h5ad")
+    assert result.exit_code == 2 and "--overwrite" in result.stderr
+    assert (tmp_path / "cells.h5ad").read_text() == "mine"
 
 
 def test_doctor_says_how_far_the_model_deviates(monkeypatch):

@@ -147,16 +147,17 @@ class Result:
             )
         return levels(self.sdata.images[found])[0]
 
-    def maps_at_bins(self, *, std: bool = False) -> np.ndarray | da.Array:
-        """Return all genes at the bins, ``(bins, genes)``, from the image, as the table may have been normalised."""
+    def maps_at_bins(self, columns: np.ndarray | None = None, *, std: bool = False) -> np.ndarray | da.Array:
+        """Return genes at the bins, ``(bins, genes)``, from the image, as the table may have been normalised."""
         image, (_, *place) = self.image(std=std), self.places
+        names = self.table.var_names if columns is None else self.table.var_names[columns]
         channels = [str(gene) for gene in image.coords["c"].values]
-        if unknown := [gene for gene in self.table.var_names if gene not in channels]:
+        if unknown := [gene for gene in names if gene not in channels]:
             raise MissingKeyError(
                 f"tables/{self.table_key}: `var_names` needs genes of images/{self.key}, but {unknown[:5]} are not. "
                 f"Names that the run wrote: {channels[:5]}. Set `var_names` back to them for this call."
             )
-        order = [channels.index(gene) for gene in self.table.var_names]
+        order = [channels.index(gene) for gene in names]
         values = at_bins(image.data if order == list(range(len(channels))) else image.data[order], *place)
         return da.asarray(values) if isinstance(self.table.X, da.Array) else np.asarray(values)
 
@@ -310,6 +311,18 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
         f"`key_added={key_added!r}`: there is no table {OutputNames(key_added).table!r}, and no other result with "
         f"that name. Available: {names}.{remedy}"
     )
+
+
+def columns_of(var_names: pd.Index, genes: Sequence[str] | None, place: str) -> np.ndarray:
+    """Return columns of some genes in a table, in the order of the names; ``None`` = all."""
+    if genes is None:
+        return np.arange(len(var_names))
+    wanted = [genes] if isinstance(genes, str) else list(genes)
+    if unknown := [name for name in wanted if name not in var_names]:
+        raise MissingKeyError(
+            f"`genes` needs genes of {place}, but {unknown[:5]} are not. It has {list(var_names[:5])}, ..."
+        )
+    return np.asarray(var_names.get_indexer(wanted))
 
 
 VERB = "hadmst_sc.tl.superresolve"

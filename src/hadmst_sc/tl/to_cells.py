@@ -12,10 +12,10 @@ from spatialdata import SpatialData
 from hadmst_sc.distillation.cells import Support
 from hadmst_sc.io.cells import read_cells
 from hadmst_sc.io.resolve import systems, transform
-from hadmst_sc.io.result import Result, again, find_result
+from hadmst_sc.io.result import Result, again, columns_of, find_result
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.cells import Cells
-from hadmst_sc.section.errors import MissingKeyError, Problems, logger
+from hadmst_sc.section.errors import Problems, logger
 from hadmst_sc.tl.regions import annotating, check_record, totals
 
 BACKGROUND = "background"  # column of `var`
@@ -79,7 +79,7 @@ def to_cells(
     """
     result = find_result(sdata, key_added)
     check_record(result)
-    columns = _columns(result, genes)
+    columns = columns_of(result.table.var_names, genes, f"tables/{result.table_key}")
     inside = np.asarray(result.labels.data) > 0
     cells, system = _cells(result, cells_key, inside.shape)
     strength = _strength(result, cells)
@@ -108,20 +108,6 @@ def to_cells(
     assert cells.centres is not None  # for types: they were read
     found.obsm["spatial"] = transform(result.to_system(system), cells.centres)
     return annotating(found, cells_key, cells.ids)
-
-
-def _columns(result: Result, genes: Sequence[str] | None) -> np.ndarray:
-    """Columns of some genes in the table of a result."""
-    names = result.table.var_names
-    if genes is None:
-        return np.arange(len(names))
-    wanted = [genes] if isinstance(genes, str) else list(genes)
-    if unknown := [name for name in wanted if name not in names]:
-        raise MissingKeyError(
-            f"`genes` needs genes of tables/{result.table_key}, but {unknown[:5]} are not. "
-            f"It has {list(names[:5])}, ..."
-        )
-    return np.asarray(names.get_indexer(wanted))
 
 
 def _cells(result: Result, key: str, shape: tuple[int, int]) -> tuple[Cells, str]:

@@ -1,192 +1,26 @@
-"""The command line, ``hadmst-sc``: a thin layer over the Python API.
-
-Heavy modules load inside the commands, so that ``--help`` is instant.
-"""
+"""Commands about the project: demo, self-test, training, benchmark."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import logging
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 import hadmst_sc
-from hadmst_sc.inference.settings import SETTINGS
-from hadmst_sc.section.abundances import SPOTS
-from hadmst_sc.section.arguments import Argument, Consistency
+from hadmst_sc.cli.base import Device, Overwrite, app
 
-Function = TypeVar("Function", bound=Callable[..., None])
-
-INPUT = (KeyError, ValueError, TypeError, OSError, MemoryError, RecursionError)  # ContractError is a ValueError
-BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
-
-
-class _Commands(typer.core.TyperGroup):
-    """Prints a message in place of a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; bad input ends with status 2, anything unexpected with 1, an interrupt with 130."""
-        warnings.filterwarnings("ignore", "zarr v3 autosharding", UserWarning)  # announces a default; once per array
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            typer.echo("hadmst-sc: interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from error
-        except Exception as error:
-            # Typer handles usage errors and exits; a closed pipe takes no more output.
-            if ctx.params.get("traceback") or hasattr(error, "exit_code") or isinstance(error, BrokenPipeError):
-                raise
-            typer.echo(f"hadmst-sc: {_said(error)}", err=True)
-            raise typer.Exit(BAD_INPUT if isinstance(error, INPUT) else 1) from error
-
-
-def _said(error: Exception) -> str:
-    """Message of an error; an unexpected one also says how to report it."""
-    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if isinstance(error, INPUT) and message:
-        return message
-    return (
-        f"unexpected {type(error).__name__}: {message}\nPut `--traceback` in front of the command to see where it came "
-        f"from, and please report it."
-    )
-
-
-app = typer.Typer(
-    name="hadmst-sc",
-    cls=_Commands,
-    help="Super-resolved gene expression from H&E and spots.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output of an earlier run.")]
 # Elements of a phantom: a demo may replace an earlier one.
 DEMO = (
     *(f"phantom_{name}" for name in ("full_image", "hires_image", "lowres_image", "truth", "regions")),
     "phantom",
     "table",
 )
-Store = Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)]
-ImageKey = Annotated[str, typer.Argument(help="Name of the H&E image in the store.")]
-DEVICES = "auto, cpu, cuda, cuda:1, mps."
-Device = Annotated[str, typer.Option(help=DEVICES)]
-
-# Shared arguments that a command line cannot take, or takes in another form: type and help.
-ONLY_IN_PYTHON = ("features", "cells", "client", "window", "n_samples", "n_steps", "n_genes", "random_state")
-AS_TEXT: dict[str, tuple[Any, str]] = {
-    "genes": (str | None, "a,b,c or a number: the n most informative."),
-    "model": (str, "Bundled name or path; 'none' for the closed form alone."),
-    "device": (str, DEVICES),
-    "align": (bool, ""),
-}
-KINDS: dict[str, Any] = {  # annotations of the others, by their source
-    "bool": bool,
-    "int": int,
-    "int | None": int | None,
-    "float": float,
-    "float | None": float | None,
-    "str": str,
-    "str | None": str | None,
-    "Consistency": Consistency,
-}
-OTHER_NAMES = {"n_metagenes": ("--n-metagenes", "--metagenes")}
-
-
-def options_of(*groups: Mapping[str, Argument]) -> Callable[[Function], Function]:
-    """Give a command the shared arguments of Python functions as options; it collects them by ``**given``."""
-
-    def decorate(command: Function) -> Function:
-        own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
-        shared = {name: one for group in groups for name, one in group.items() if name not in ONLY_IN_PYTHON}
-        options = []
-        for name, one in shared.items():
-            kind, text = AS_TEXT.get(name, (None, ""))
-            option = typer.Option(*OTHER_NAMES.get(name, ()), help=text or one.text.replace("``", ""))
-            annotation: Any = Annotated[kind or KINDS[one.kind], option]  # type: ignore[valid-type]
-            options.append(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
-            )
-
-        @functools.wraps(command)
-        def call(*args: Any, **given: Any) -> None:
-            if "genes" in given:
-                given["genes"] = _parse_genes(given["genes"])
-            if given.get("model") == "none":
-                given["model"] = None
-            command(*args, **given)
-
-        call.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-        return call  # type: ignore[return-value]
-
-    return decorate
-
-
-def _show_version(value: bool) -> None:
-    if value:
-        typer.echo(hadmst_sc.__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
-) -> None: ...
-
-
-@app.command()
-@options_of(SPOTS, SETTINGS)
-def superresolve(
-    store: Store,
-    image_key: ImageKey,
-    cells_key: Annotated[str | None, typer.Option(help="Cells or nuclei: shapes, points or labels.")] = None,
-    key_added: Annotated[str, typer.Option(help="Name of the result.")] = "superres",
-    output: Annotated[Path | None, typer.Option(help="Write to this store instead of into STORE.")] = None,
-    overwrite: Overwrite = False,
-    **given: Any,
-) -> None:
-    """Super-resolve a section; writes image, standard deviation, labels and table to STORE, or to another store."""
-    if output is not None:
-        from hadmst_sc.io.write import check_free, write_whole
-
-        check_free(output, overwrite=overwrite, source=store)
-    from hadmst_sc import tl
-    from hadmst_sc.io import open_store
-
-    started = perf_counter()
-    given |= {"cells_key": cells_key, "key_added": key_added, "overwrite": overwrite, "copy": output is not None}
-    result = tl.superresolve(open_store(store), image_key, **given)
-    if output is not None:
-        write_whole(result, output, overwrite=overwrite)
-    typer.echo(f"wrote {key_added!r} to {output or store} in {perf_counter() - started:.1f} s")
-
-
-@app.command()
-@options_of(SPOTS)
-def validate(
-    store: Store,
-    image_key: ImageKey,
-    cells_key: Annotated[str | None, typer.Option(help="Cells or nuclei: shapes, points or labels.")] = None,
-    align: Annotated[bool, typer.Option(help="Also estimate where the H&E is relative to the spots.")] = True,
-    **given: Any,
-) -> None:
-    """Check if a section can be super-resolved, report cost and warnings; status 1 if it cannot."""
-    from hadmst_sc import pp
-    from hadmst_sc.io import open_store
-
-    report = pp.validate(open_store(store), image_key, cells_key=cells_key, align=align, **given)
-    typer.echo(report)
-    raise typer.Exit(0 if report.ok else 1)
 
 
 @app.command()
@@ -343,15 +177,3 @@ def doctor(
         typer.echo(f"model        {model}: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"model        {model}: ok, relative deviation {deviation:.1e}")
-
-
-def _parse_genes(genes: str | None) -> list[str] | int | None:
-    if genes is None:
-        return None
-    is_number = genes.isdecimal() and len(genes) < 10
-    return int(genes) if is_number else [gene.strip() for gene in genes.split(",") if gene.strip()]
-
-
-def main() -> None:
-    """Entry point of ``hadmst-sc``."""
-    app()
