@@ -15,6 +15,7 @@ from spatialdata import SpatialData
 from hadmst_sc.io.read import computed_here
 from hadmst_sc.io.resolve import affine, invertible, levels, systems, transform
 from hadmst_sc.io.tissue import outlines
+from hadmst_sc.runtime import side_by_side
 from hadmst_sc.section.arguments import TEXT
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import Problems
@@ -22,6 +23,7 @@ from hadmst_sc.section.observation import Observation
 
 KINDS = ("shapes", "labels", "points")
 PIXELS_AT_ONCE = 2**23  # of labels, so that memory does not grow with the image
+SHAPES_AT_ONCE = 2048  # the same for shapes
 FINE = 0.25  # of a bin: larger pixels of labels are divided, so that areas are right
 LARGEST_ID = 2**63 - 1
 Placed = tuple[np.ndarray, sparse.csr_array, bool, np.ndarray]  # ids, overlap, areal, centres
@@ -177,8 +179,12 @@ def on_bins(shapes: Any, to_bins: np.ndarray) -> Any:
 
 def overlap(shapes: Any, shape: tuple[int, int]) -> sparse.csr_array:
     """Share of each bin of a grid that each shape covers, ``(shapes, bins)``; exact areas."""
+    some = np.array_split(shapes.to_numpy(), 1 + len(shapes) // SHAPES_AT_ONCE)
+    return sparse.vstack(side_by_side(lambda geometries: _overlap(geometries, shape), some), "csr")
+
+
+def _overlap(geometries: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
     ny, nx = shape
-    geometries = shapes.to_numpy()
     low_x, low_y, high_x, high_y = shapely.bounds(geometries).T
     first_x, first_y = (np.nan_to_num(np.floor(low)).clip(0, None).astype(int) for low in (low_x, low_y))
     wide = np.nan_to_num(np.ceil(high_x), nan=-1).clip(None, nx).astype(int) - first_x

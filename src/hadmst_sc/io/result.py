@@ -147,16 +147,20 @@ class Result:
             )
         return levels(self.sdata.images[found])[0]
 
-    def maps_at_bins(self, *, std: bool = False) -> np.ndarray | da.Array:
-        """Return all genes at the bins, ``(bins, genes)``, from the image, as the table may have been normalised."""
+    def maps_at_bins(self, columns: np.ndarray | None = None, *, std: bool = False) -> np.ndarray | da.Array:
+        """Return genes at the bins, ``(bins, genes)``, from the image, as the table may have been normalised.
+
+        ``columns`` of the table are read; ``None`` = all.
+        """
         image, (_, *place) = self.image(std=std), self.places
         channels = [str(gene) for gene in image.coords["c"].values]
-        if unknown := [gene for gene in self.table.var_names if gene not in channels]:
+        genes = self.table.var_names if columns is None else self.table.var_names[columns]
+        if unknown := [gene for gene in genes if gene not in channels]:
             raise MissingKeyError(
                 f"tables/{self.table_key}: `var_names` needs genes of images/{self.key}, but {unknown[:5]} are not. "
                 f"Names that the run wrote: {channels[:5]}. Set `var_names` back to them for this call."
             )
-        order = [channels.index(gene) for gene in self.table.var_names]
+        order = [channels.index(gene) for gene in genes]
         values = at_bins(image.data if order == list(range(len(channels))) else image.data[order], *place)
         return da.asarray(values) if isinstance(self.table.X, da.Array) else np.asarray(values)
 
