@@ -273,5 +273,6 @@ def test_plots_show_the_image_as_it_was_read(change, truth):
 
     sdata = section(change(HE))
     superresolve(sdata, "he", bin_um=20.0, genes=2, model=None, align=False, show_progress_bar=False)
-    pixels, _ = Section(sdata, "superres", None, None).he(0.1)
+    drawn = Section(sdata, "superres", None, None)
+    pixels, _ = drawn.he(0.1, drawn.extent)
     assert np.abs(np.moveaxis(pixels, -1, 0).astype(int) - truth).max() <= 1

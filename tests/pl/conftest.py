@@ -7,7 +7,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
-from shapely import Point, box
+from shapely import Point, Polygon, box
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Scale, Sequence
@@ -90,6 +90,32 @@ def make_result(std: bool = True, square: bool = False, **stated: float | str | 
             "superres_table": _result_table(inside, hr, provenance),
         },
     )
+
+
+CELLS_UM = np.stack(np.meshgrid(np.arange(10.0, 240, 20), np.arange(30.0, 160, 20)), -1).reshape(-1, 2)  # (x, y)
+CELL_UM = 7.0
+
+
+def add_cells(sdata: SpatialData) -> SpatialData:
+    """Hexagons with a table as `tl.to_cells` makes it; those outside the tissue have no counts."""
+    turn = np.arange(6) * np.pi / 3
+    corners = [CELL_UM * np.c_[np.cos(turn), np.sin(turn)] + at for at in CELLS_UM]
+    names = [f"cell_{number}" for number in range(len(CELLS_UM))]
+    hexagons = gpd.GeoDataFrame(geometry=[Polygon(one / UM_PER_PX) for one in corners], index=names)
+    sdata["cells"] = ShapesModel.parse(hexagons, transformations={"world": WORLD})
+    counts = np.c_[np.ones(len(CELLS_UM)), CELLS_UM[:, 0] / 100, CELLS_UM[:, 1] > 100].astype(np.float32)
+    counts[(CELLS_UM[:, 0] < 20) | (CELLS_UM[:, 0] > 220)] = np.nan
+    obs = pd.DataFrame({"region": pd.Categorical(["cells"] * len(names)), "cell": names}, names)
+    table = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=GENES))
+    table.layers.update(std=0.5 * np.sqrt(counts), low=0.5 * counts, high=2 * counts)
+    order = np.random.default_rng(0).permutation(len(names))
+    sdata["cell_counts"] = TableModel.parse(table[order], region="cells", region_key="region", instance_key="cell")
+    return sdata
+
+
+@pytest.fixture
+def result_with_cells() -> SpatialData:
+    return add_cells(make_result())
 
 
 @pytest.fixture

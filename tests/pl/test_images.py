@@ -31,6 +31,16 @@ def test_uncertainty(result):
 
 
 @looks
+def test_cells(result_with_cells):
+    return hd.pl.cells(result_with_cells, "cells", ["ramp", "spike"])[0, 0].figure
+
+
+@looks
+def test_cells_in_a_part(result_with_cells):
+    return hd.pl.cells(result_with_cells, "cells", "ramp", crop=(60, 40, 140, 120))[0, 0].figure
+
+
+@looks
 def test_compare(result):
     image = result["superres"]
     systems = image.attrs["transform"]

@@ -22,6 +22,7 @@ from hadmst_sc.distillation.cells import Strength, Support, strength
 from hadmst_sc.distillation.genes import distill
 from hadmst_sc.inference.prepare import prepare
 from hadmst_sc.inference.settings import Settings
+from hadmst_sc.io import result
 from hadmst_sc.io.cells import cells_of, on_bins, overlap
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.cells import Cells
@@ -65,6 +66,14 @@ def test_areas_are_exact():
     expected[0, :2, :3] = np.outer([0.5, 0.5], [0.5, 1, 0.5])
     expected[1, 3, 3] = 0.5
     np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_areas_are_the_same_however_many_shapes_are_read_at_once(monkeypatch):
+    low = np.random.default_rng(0).uniform(-1, 9, (50, 2))
+    shapes = gpd.GeoSeries(shapely.box(*low.T, *(low + 1.3).T))
+    expected = overlap(shapes, (8, 8)).toarray()
+    monkeypatch.setattr("hadmst_sc.io.cells.SHAPES_AT_ONCE", 7)
+    np.testing.assert_array_equal(overlap(shapes, (8, 8)).toarray(), expected)
 
 
 def test_a_shape_with_a_hole_and_one_that_crosses_itself():
@@ -188,6 +197,25 @@ def test_cells_and_background_are_the_map(copied):
     assert known.obs["measured"].between(0, 1).all()
     copied.tables["cells"] = cells  # annotates the circles
     assert cells.uns["spatialdata_attrs"]["region"] == "nuclei"
+
+
+def test_each_gene_is_read_once_and_no_other(copied, monkeypatch):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
+    at_bins, read = result.at_bins, []
+
+    def counted(maps, *place):
+        read.append(len(maps))
+        return at_bins(maps, *place)
+
+    monkeypatch.setattr(result, "at_bins", counted)
+    monkeypatch.setattr(importlib.import_module("hadmst_sc.tl.regions"), "GENES_AT_ONCE", 2)
+    whole = hd.tl.to_cells(copied, "nuclei")
+    assert sorted(read) == [2, 2]
+    some = hd.tl.to_cells(copied, "nuclei", genes=["visible_000"])
+    assert sorted(read) == [1, 2, 2]
+    np.testing.assert_array_equal(some.X, whole[:, "visible_000"].X)
+    np.testing.assert_array_equal(some.layers["high"], whole[:, "visible_000"].layers["high"])
+    assert some.var["background"].item() == pytest.approx(whole.var.loc["visible_000", "background"])
 
 
 def test_cells_get_what_follows_them_and_no_more():

@@ -10,7 +10,7 @@ import pytest
 from anndata import AnnData
 from scipy import ndimage
 from scipy.spatial import cKDTree
-from spatialdata import SpatialData
+from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity
 
@@ -136,6 +136,36 @@ def test_nothing_is_found_on_glass(truth):
     sdata = section(image)
     hd.pp.find_nuclei(sdata, "he", **SCALE)
     assert (sdata["nuclei"].geometry.x * UM < 425).all()
+
+
+def test_a_backed_object_is_told_how_to_keep_them(truth, tmp_path, caplog):
+    section(truth[0]).write(tmp_path / "section.zarr")
+    sdata = read_zarr(tmp_path / "section.zarr")
+    for _ in range(2):  # the second time they are on disk already
+        caplog.clear()
+        hd.pp.find_nuclei(sdata, "he", **SCALE)
+        (calls,) = re.findall(r"shapes/nuclei: in memory only\. To keep them, call `(.*)`", caplog.text)
+        exec(calls, {"sdata": sdata})
+        assert read_zarr(tmp_path / "section.zarr")["nuclei"].equals(sdata["nuclei"])
+        sdata["nuclei"] = sdata["nuclei"][:-1]
+
+
+def test_nuclei_at_the_edge_of_the_image_are_found_in_it(truth):
+    image, centres = truth
+    corner = np.array([120.0, 130.0])  # (x, y) in µm: the image begins among nuclei
+    x, y = (corner / UM).astype(int)
+    cropped = image[:, y:, x:]
+    sdata = section(cropped)
+    hd.pp.find_nuclei(sdata, "he", **SCALE)
+    xy = np.c_[sdata["nuclei"].geometry.x, sdata["nuclei"].geometry.y]
+    assert (xy >= 0).all() and (xy <= np.array(cropped.shape[:0:-1])).all()
+    distance = (centres - corner).min(1)  # from the edges on the left and at the top
+    near, whole = (distance > -2) & (distance < 20), distance > 4
+    apart, _ = cKDTree(xy * UM).query(centres[near & whole] - corner)
+    assert near.sum() > 30 and (apart < 3.0).mean() > 0.9
+    at_edge = (xy * UM).min(1) < 10
+    back, _ = cKDTree(centres - corner).query(xy[at_edge] * UM)
+    assert at_edge.sum() > 10 and (back < 4.0).mean() > 0.85
 
 
 def test_a_coarse_image_is_refused():

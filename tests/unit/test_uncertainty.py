@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hadmst_sc.trust.intervals import LEVEL, covered, doubt, rate_interval
+from hadmst_sc.trust.intervals import LEVEL, covered, doubt, rate_interval, rate_quantile
+from hadmst_sc.trust.table import rate_quantiles
 
 SHAPE = (4000, 5)
 
@@ -31,6 +32,14 @@ def test_a_spread_of_zero_is_a_point_and_a_mean_of_zero_stays():
     low, high = rate_interval(np.array([2.0, 0.0]), np.array([0.0, 0.0]))
     np.testing.assert_allclose([low, high], [[2, 0], [2, 0]], rtol=2e-3)
     assert np.isfinite(covered(np.array([0.0, 3.0]), np.zeros(2), np.zeros(2))).all()
+
+
+@pytest.mark.parametrize("quantile", [0.001, 0.05, 0.5, 0.95])
+def test_quantiles_from_the_table_are_those_of_scipy(quantile):
+    mean = np.r_[0.0, np.geomspace(1e-4, 1e4, 2000)]
+    std = np.r_[1.0, mean[1:] / np.sqrt(np.geomspace(1e-4, 1e8, 2000)[::-1])]  # shapes beyond both ends of the table
+    expected = rate_quantile(mean, std, quantile)
+    np.testing.assert_allclose(rate_quantiles(mean, std, quantile), expected, rtol=1e-7, atol=1e-30)
 
 
 @pytest.mark.parametrize("depth", [0.02, 0.5, 20.0])

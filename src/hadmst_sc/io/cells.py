@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import shapely
 from scipy import sparse
-from spatialdata import SpatialData
+from spatialdata import SpatialData, to_polygons
 
 from hadmst_sc.io.read import computed_here
 from hadmst_sc.io.resolve import affine, invertible, levels, systems, transform
 from hadmst_sc.io.tissue import outlines
+from hadmst_sc.runtime import side_by_side
 from hadmst_sc.section.arguments import TEXT
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import Problems
@@ -22,8 +23,10 @@ from hadmst_sc.section.observation import Observation
 
 KINDS = ("shapes", "labels", "points")
 PIXELS_AT_ONCE = 2**23  # of labels, so that memory does not grow with the image
+SHAPES_AT_ONCE = 2048  # the same for shapes
 FINE = 0.25  # of a bin: larger pixels of labels are divided, so that areas are right
 LARGEST_ID = 2**63 - 1
+POINT_UM = 6.0  # width at which cells without an area are drawn
 Placed = tuple[np.ndarray, sparse.csr_array, bool, np.ndarray]  # ids, overlap, areal, centres
 
 
@@ -73,6 +76,59 @@ def read_cells(
     problems
         Collects problems: of name, kind, ids, radii, transformation, or no cell on the grid.
     """
+    placed = _find(sdata, cells_key, frame, available, problems)
+    if placed is None:
+        return None
+    element, kind, system, matrix = placed
+    of_kind = {"shapes": _of_shapes, "labels": _of_labels, "points": _of_points}[kind]
+    found = Cells(cells_key, *of_kind(element, to_bins(system) @ matrix, shape), digest=_digest(element, kind))
+    if not len(found.ids) or not found.overlap.nnz:
+        cause = f"none of its {len(found.ids):,} cells lies on {frame}. Check its transformation to {system!r}"
+        problems.add(f"`cells_key={cells_key!r}`: {cause if len(found.ids) else 'it holds no cells. Pass other ones'}.")
+        return None
+    return found
+
+
+@computed_here()
+def read_outlines(
+    sdata: SpatialData,
+    cells_key: str,
+    frame: str,
+    available: Sequence[str],
+    to_um: Callable[[str], np.ndarray],
+    problems: Problems,
+) -> tuple[np.ndarray, list[np.ndarray]] | None:
+    """Names and outlines of cells, to draw them; ``None`` after a problem.
+
+    An outline is ``(corners, 2)`` as (x, y), in the µm of ``to_um``. A cell of several parts has several outlines, a
+    point is drawn as a circle. The other arguments are as in :func:`read_cells`.
+    """
+    placed = _find(sdata, cells_key, frame, available, problems)
+    if placed is None:
+        return None
+    element, kind, system, matrix = placed
+    matrix = to_um(system) @ matrix
+    if kind == "points":
+        element = element[["x", "y"]].compute()
+        shapes = shapely.points(element.to_numpy(float))
+    else:
+        element = to_polygons(element) if kind == "labels" else element
+        shapes = element.geometry.to_numpy().copy()
+    if (circles := shapely.get_type_id(shapes) == 0).any():
+        size = POINT_UM / 2 / np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+        radii = np.broadcast_to(element["radius"] if "radius" in element else size, len(shapes))
+        shapes[circles] = shapely.buffer(shapes[circles], radii[circles], quad_segs=6)
+    parts, of = shapely.get_parts(shapes, return_index=True)
+    areas = shapely.get_type_id(parts) == 3
+    xy, number = shapely.get_coordinates(shapely.get_exterior_ring(parts[areas]), return_index=True)
+    outlines = np.split(transform(matrix, xy), np.flatnonzero(np.diff(number)) + 1)
+    return element.index.to_numpy()[of[areas]], outlines
+
+
+def _find(
+    sdata: SpatialData, cells_key: str, frame: str, available: Sequence[str], problems: Problems
+) -> tuple[Any, str, str, np.ndarray] | None:
+    """An element of cells, its kind, and a coordinate system of the frame with the affine to it."""
     if not TEXT.is_met(cells_key) or not any(cells_key in getattr(sdata, kind) for kind in KINDS):
         where = "sdata.shapes, sdata.labels or sdata.points"
         problems.missing("cells_key", cells_key, where, [name for kind in KINDS for name in getattr(sdata, kind)])
@@ -97,13 +153,7 @@ def read_cells(
     if wrong := _wrong(element, kind, cells_key):
         problems.add(f"{told} {wrong}")
         return None
-    of_kind = {"shapes": _of_shapes, "labels": _of_labels, "points": _of_points}[kind]
-    found = Cells(cells_key, *of_kind(element, to_bins(shared[0]) @ matrix, shape), digest=_digest(element, kind))
-    if not len(found.ids) or not found.overlap.nnz:
-        cause = f"none of its {len(found.ids):,} cells lies on {frame}. Check its transformation to {shared[0]!r}"
-        problems.add(f"{told}: {cause if len(found.ids) else 'it holds no cells. Pass other ones'}.")
-        return None
-    return found
+    return element, kind, shared[0], matrix
 
 
 def _wrong(element: Any, kind: str, key: str) -> str | None:
@@ -177,8 +227,12 @@ def on_bins(shapes: Any, to_bins: np.ndarray) -> Any:
 
 def overlap(shapes: Any, shape: tuple[int, int]) -> sparse.csr_array:
     """Share of each bin of a grid that each shape covers, ``(shapes, bins)``; exact areas."""
+    some = np.array_split(shapes.to_numpy(), 1 + len(shapes) // SHAPES_AT_ONCE)
+    return sparse.vstack(side_by_side(lambda geometries: _overlap(geometries, shape), some), "csr")
+
+
+def _overlap(geometries: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
     ny, nx = shape
-    geometries = shapes.to_numpy()
     low_x, low_y, high_x, high_y = shapely.bounds(geometries).T
     first_x, first_y = (np.nan_to_num(np.floor(low)).clip(0, None).astype(int) for low in (low_x, low_y))
     wide = np.nan_to_num(np.ceil(high_x), nan=-1).clip(None, nx).astype(int) - first_x

@@ -148,7 +148,10 @@ class Result:
         return levels(self.sdata.images[found])[0]
 
     def maps_at_bins(self, columns: np.ndarray | None = None, *, std: bool = False) -> np.ndarray | da.Array:
-        """Return genes at the bins, ``(bins, genes)``, from the image, as the table may have been normalised."""
+        """Return genes at the bins, ``(bins, genes)``, from the image, as the table may have been normalised.
+
+        ``columns`` of the table are read; ``None`` = all.
+        """
         image, (_, *place) = self.image(std=std), self.places
         names = self.table.var_names if columns is None else self.table.var_names[columns]
         channels = [str(gene) for gene in image.coords["c"].values]

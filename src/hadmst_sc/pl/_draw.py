@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -113,7 +113,7 @@ def draw_he(ax: Axes, section: Section, box: Box) -> None:
     """Draw the H&E in the frame of the grid."""
     # Twice the pixels of the panel on screen, because figures are saved at a higher resolution.
     width_px = max(1.0, 2 * ax.get_window_extent().width)
-    pixels, to_um = section.he(um_per_px=(box[1] - box[0]) / width_px)
+    pixels, to_um = section.he((box[1] - box[0]) / width_px, box)
     height, width = pixels.shape[:2]
     image = ax.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased")
     image.set_transform(Affine2D(to_um) + ax.transData)
@@ -124,11 +124,15 @@ def draw_map(ax: Axes, section: Section, values: np.ma.MaskedArray, norm: Normal
     return ax.imshow(values, extent=section.extent, norm=norm, cmap=cmap, interpolation="nearest")
 
 
+def draw_tissue(ax: Axes, section: Section, shade: str = "0.7") -> None:
+    """Draw the tissue in grey, which is neither zero nor the top of a scale: nothing is known there."""
+    tissue = np.ma.masked_where(~section.inside, section.inside)
+    ax.imshow(tissue, extent=section.extent, cmap=ListedColormap([shade]), interpolation="nearest")
+
+
 def draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize, cmap: str) -> Collection:
     """Draw one gene on the spots."""
-    # Three quarters of the tissue are unmeasured: grey, which is neither zero nor the top of the scale.
-    tissue = np.ma.masked_where(~section.inside, section.inside)
-    ax.imshow(tissue, extent=section.extent, cmap=ListedColormap(["0.7"]), interpolation="nearest")
+    draw_tissue(ax, section)
     drawn = footprints(ax, section.spots, norm=norm, cmap=cmap)
     drawn.set(array=values, linewidth=0)
     return drawn
@@ -197,6 +201,17 @@ def finish(
         ax.spines[:].set_visible(False)
 
 
+def check_panels(panels: str | Sequence[str] | None, known: Iterable[str], available: list[str]) -> list[str]:
+    """The given panels, else all that are available."""
+    chosen = available if panels is None else [panels] if isinstance(panels, str) else list(panels)
+    unknown = [panel for panel in chosen if panel not in known]
+    if unknown or not chosen:
+        raise ValueError(
+            f"`panels` needs some of {list(known)}, but has {unknown or 'none'}. Try `panels={available}`."
+        )
+    return chosen
+
+
 def is_names(value: Any) -> bool:
     """True for a name or a list of names."""
     if isinstance(value, str):
@@ -218,6 +233,14 @@ def _or_none(requirement: Requirement) -> Requirement:
     return Requirement(f"{requirement.text} or None", lambda value: value is None or requirement.is_met(value))
 
 
+def _is_crop(value: Any) -> bool:
+    four = isinstance(value, abc.Sequence | np.ndarray) and not isinstance(value, str) and len(value) == 4
+    if not four or not all(map(number(-np.inf).is_met, value)):
+        return False
+    left, top, right, bottom = value
+    return bool(left < right and top < bottom)
+
+
 NAMES = (Requirement("a name, a list of names or None", lambda value: value is None or is_names(value)), None)
 NAME = (_or_none(Requirement("a name", lambda value: isinstance(value, str))), None)
 COLOURS = (Requirement("a colour map of matplotlib", _is_colours), "magma")
@@ -234,6 +257,7 @@ REQUIREMENTS: dict[str, tuple[Requirement, Any]] = {
     "vmax": (_or_none(positive()), None),
     "level": (Requirement("a number between 0 and 1", lambda one: number(0, 1).is_met(one) and 0 < one < 1), 0.9),
     "n_genes": (Requirement("a whole number of at least 1", lambda n: number(1).is_met(n) and n == int(n)), 30),
+    "crop": (_or_none(Requirement("(left, top, right, bottom) in µm", _is_crop)), None),
     "figsize": (_or_none(Requirement("(width, height) in inches", _is_size)), None),
 }
 

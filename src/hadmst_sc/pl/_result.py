@@ -16,7 +16,7 @@ from spatialdata import SpatialData
 from hadmst_sc.io.abundances import abundances_of
 from hadmst_sc.io.counts import Matrix, matrix_of, places_of, rows_as_csr
 from hadmst_sc.io.resample import check_image, resample_rgb
-from hadmst_sc.io.resolve import affine, levels, pair, systems
+from hadmst_sc.io.resolve import affine, levels, pair, systems, transform
 from hadmst_sc.io.result import again, find_result
 from hadmst_sc.io.spots import footprints, scale
 from hadmst_sc.section.arguments import printable
@@ -24,6 +24,7 @@ from hadmst_sc.section.errors import MissingKeyError, Problems
 from hadmst_sc.section.observation import OutputNames
 
 SAME = 1e-4  # relative difference of sums due to rounding
+BORDER_PX = 16
 BORDER = 0.05  # the same with spots at the border of the image, of whose counts a run uses a share
 WITHOUT_SPOTS = "Leave the spots out: `panels=['he', 'high']` of `pl.superresolve`, `spots=False` of `pl.compare`."
 Extent = tuple[float, float, float, float]  # left, right, bottom, top in µm, as `imshow(origin="upper")` expects
@@ -79,7 +80,7 @@ class Section:
 
     def __init__(self, sdata: SpatialData, key: str, image_key: str | None, table_key: str | None) -> None:
         self.sdata, self.result = sdata, find_result(sdata, key)
-        self._he: dict[tuple[int, int], np.ndarray] = {}
+        self._he: dict[tuple[int, ...], np.ndarray] = {}  # by level and pixels
         self.provenance, self.inside = self.result.provenance, np.asarray(self.result.labels.data) > 0
         self.image_key = image_key or self.result.source("image_key", sdata.images)
         self.table_key = table_key or self.result.source("table_key", sdata.tables)
@@ -148,7 +149,11 @@ class Section:
     @cached_property
     def _to_um(self) -> np.ndarray:
         """``(3, 3)`` affine on (x, y, 1) from the run's coordinate system to µm from the corner of the grid."""
-        return np.diag([self.bin_um, self.bin_um, 1]) @ np.linalg.inv(self.result.to_system(self.system))
+        return self.from_system(self.system)
+
+    def from_system(self, system: str) -> np.ndarray:
+        """``(3, 3)`` affine on (x, y, 1) from a coordinate system to µm from the corner of the grid."""
+        return np.diag([self.bin_um, self.bin_um, 1]) @ np.linalg.inv(self.result.to_system(system))
 
     @cached_property
     def moved_um(self) -> np.ndarray:
@@ -178,8 +183,8 @@ class Section:
         values = np.asarray(self.result.image(std=std).sel(c=gene).data)
         return np.ma.masked_where(~self.inside | np.isnan(values), values)
 
-    def he(self, um_per_px: float) -> tuple[np.ndarray, np.ndarray]:
-        """H&E at the coarsest level whose pixels are no larger than ``um_per_px``, else the finest.
+    def he(self, um_per_px: float, box: Extent) -> tuple[np.ndarray, np.ndarray]:
+        """H&E in a box, at the coarsest level whose pixels are no larger than ``um_per_px``, else the finest.
 
         Returns
         -------
@@ -196,12 +201,18 @@ class Section:
             shrink = np.diag([finest.sizes["x"] / level.sizes["x"], finest.sizes["y"] / level.sizes["y"], 1])
             if np.linalg.norm(to_um[:2, :2] @ shrink[:2, :2], 2) <= um_per_px or level is finest:
                 break
-        size = level.sizes["y"], level.sizes["x"]
-        if size not in self._he:  # shown in every row; a level that is not on disk is computed from the finest
-            pixels = resample_rgb(level, self.image_key, (1.0, 1.0), size, problems)  # as the run reads them
+        to_um = to_um @ shrink
+        x, y = _pixels_in(box, to_um, level)
+        part = level.isel(x=slice(*x), y=slice(*y))
+        size = part.sizes["y"], part.sizes["x"]
+        # Shown in every row; a level that is not on disk is computed from the finest.
+        if (key := (level.sizes["x"], *x, *y)) not in self._he:
+            pixels = resample_rgb(part, self.image_key, (1.0, 1.0), size, problems)  # as the run reads them
             problems.raise_if_any()
-            self._he[size] = np.moveaxis(pixels, 0, -1)
-        return self._he[size], to_um @ shrink
+            self._he[key] = np.moveaxis(pixels, 0, -1)
+        shift = np.eye(3)
+        shift[:2, 2] = x[0], y[0]
+        return self._he[key], to_um @ shift
 
     @cached_property
     def spots(self) -> Spots:
@@ -269,3 +280,12 @@ class Section:
         var, column = self.result.table.var, "spot_counts"
         all_spots = self._is_own_table and len(self.spots.rows) == self.provenance.get("n_spots")
         return float(var.at[gene, column]) if all_spots and column in var and gene in var.index else None
+
+
+def _pixels_in(box: Extent, to_um: np.ndarray, level: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First pixel in a box and the one after the last, along x and y, with a border for the interpolation."""
+    corners = transform(np.linalg.inv(to_um), np.array([[x, y] for x in box[:2] for y in box[2:]]))
+    low, high = np.floor(corners.min(0)).astype(int) - BORDER_PX, np.ceil(corners.max(0)).astype(int) + BORDER_PX
+    sizes = level.sizes["x"], level.sizes["y"]
+    x, y = ((max(0, int(a)), min(size, int(b))) for a, b, size in zip(low, high, sizes, strict=True))
+    return x, y

@@ -15,6 +15,7 @@ from hadmst_sc.pl._draw import (
     add_scale,
     axes_for,
     check,
+    check_panels,
     choose_genes,
     draw_he,
     draw_map,
@@ -121,12 +122,7 @@ def superresolve(
 def _check_panels(panels: Sequence[str] | None, section: Section) -> list[str]:
     there = {"he": section.has_he, "low": section.has_spots, "high": True, "std": section.has_std}
     available = [panel for panel in PANELS if there[panel]]
-    chosen = available if panels is None else [panels] if isinstance(panels, str) else list(panels)
-    unknown = [panel for panel in chosen if panel not in PANELS]
-    if unknown or not chosen:
-        raise ValueError(
-            f"`panels` needs some of {list(PANELS)}, but has {unknown or 'none'}. Try `panels={available}`."
-        )
+    chosen = check_panels(panels, PANELS, available)
     for panel, complain in (("std", section.check_std), ("he", section.check_he), ("low", section.check_spots)):
         if panel in chosen:
             complain(f"`panels={panel!r}`")

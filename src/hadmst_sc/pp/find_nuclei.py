@@ -80,7 +80,8 @@ def find_nuclei(
         The H&E image.
     {shared}
     key_added
-        Name of the circles, in memory (``sdata.write_element`` keeps them). Those of an earlier call are replaced.
+        Name of the circles. Those of an earlier call are replaced. They are in memory; if the object is backed by a
+        store, a warning says how to write them.
 
     Returns
     -------
@@ -130,6 +131,11 @@ def find_nuclei(
         shapes[name] = found[name].to_numpy()
     sdata.shapes[key_added] = shapes
     logger.info("found %s nuclei", f"{len(shapes):,}")
+    if sdata.is_backed():
+        calls = [f"sdata.write_element({key_added!r})"]
+        if f"shapes/{key_added}" in sdata.elements_paths_on_disk():  # spatialdata does not overwrite it
+            calls.insert(0, f"sdata.delete_element_from_disk({key_added!r})")
+        logger.warning("shapes/%s: in memory only. To keep them, call `%s`", key_added, "; ".join(calls))
 
 
 def _taken(sdata: SpatialData, name: str) -> bool:

@@ -11,7 +11,8 @@ from spatialdata import SpatialData
 from hadmst_sc.io.result import again, find_result
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.errors import MissingKeyError, logger
-from hadmst_sc.trust.intervals import doubt, rate_quantile
+from hadmst_sc.trust.intervals import doubt
+from hadmst_sc.trust.table import rate_quantiles
 
 
 @usual_errors
@@ -76,4 +77,4 @@ def _quantile(mean: np.ndarray | da.Array, std: np.ndarray | da.Array, quantile:
     if isinstance(mean, da.Array):
         return da.map_blocks(_quantile, mean, std, quantile, dtype=np.float32)
     columns = zip(np.asarray(mean, float).T, np.asarray(std, float).T, strict=True)  # a gene at a time: less memory
-    return np.stack([rate_quantile(*column, quantile).astype(np.float32) for column in columns], 1)
+    return np.stack([rate_quantiles(*column, quantile).astype(np.float32) for column in columns], 1)

@@ -10,16 +10,18 @@ from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
+from hadmst_sc.io.read import computed_here
 from hadmst_sc.io.resolve import affine, systems
 from hadmst_sc.io.result import Result, again, find_result
 from hadmst_sc.io.tissue import outlines
 from hadmst_sc.runtime import side_by_side, usual_errors
 from hadmst_sc.section.errors import MissingKeyError, logger
-from hadmst_sc.trust.intervals import doubt, rate_interval
+from hadmst_sc.trust.intervals import LEVEL, doubt
 from hadmst_sc.trust.spread import Spread
+from hadmst_sc.trust.table import rate_quantiles
 
 DISPERSION = "dispersion"  # column of `var` that a run writes
-GENES_AT_ONCE = 64
+GENES_AT_ONCE = 16
 
 
 @usual_errors
@@ -96,10 +98,8 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
         )
     if not weights.nnz:
         raise ValueError(f"`key={key!r}` needs a region in the tissue, but no bin of {result.key!r} lies in any.")
-    found = totals(result, weights, labels)
-    if in_column:
-        return found
-    return annotating(found, key, names)
+    found, _ = totals(result, weights, labels)
+    return found if in_column else annotating(found, key, names)
 
 
 def check_record(result: Result) -> None:
@@ -127,8 +127,10 @@ def totals(
     labels: pd.Index,
     columns: np.ndarray | None = None,
     dtype: type = np.float64,
-) -> AnnData:
+) -> tuple[AnnData, np.ndarray]:
     """Expected counts of weighted sums over the bins of a result, with their intervals, as :func:`regions` returns.
+
+    A few genes at a time are read, so that memory holds little more than the table.
 
     Parameters
     ----------
@@ -142,29 +144,36 @@ def totals(
         Columns of the table; ``None`` = all.
     dtype
         Of the values.
+
+    Returns
+    -------
+    The table, and the expected counts of all bins together, ``(genes,)``.
     """
     if doubted := doubt(result.record):
         logger.warning("the intervals of sums over bins may be too narrow or too wide: %s", doubted)
     _, y, x = result.places
     pitch = float(result.provenance["pitch_um"]) / float(result.provenance["bin_um"])
     columns = np.arange(result.table.n_vars) if columns is None else columns
-    maps, var = result.maps_at_bins(), result.table.var.iloc[columns]
-    dispersion, n_genes = var[DISPERSION].to_numpy(float), len(columns)
+    var, n_bins = result.table.var.iloc[columns].copy(), weights.sum(1)
+    total, std, low, high = values = np.empty((4, len(labels), len(columns)), dtype)
 
-    def of_genes(start: int) -> tuple[np.ndarray, np.ndarray]:
+    def of_genes(start: int) -> np.ndarray:
         genes = slice(start, start + GENES_AT_ONCE)
-        mean = np.asarray(maps[:, columns[genes]], float)
-        std = Spread(dispersion[genes], pitch).of_sums(mean, weights, np.c_[y, x])
-        return (weights @ mean).astype(dtype), std.astype(dtype)
+        mean = np.asarray(result.maps_at_bins(columns[genes]), float)
+        spread = Spread(var[DISPERSION].to_numpy(float)[genes], pitch).of_sums(mean, weights, np.c_[y, x])
+        expected = weights @ mean
+        total[:, genes], std[:, genes] = expected, spread
+        low[:, genes] = rate_quantiles(expected, spread, (1 - LEVEL) / 2)
+        # The 95 % quantile of a very wide Gamma distribution is below its mean.
+        high[:, genes] = np.maximum(rate_quantiles(expected, spread, (1 + LEVEL) / 2), expected)
+        return np.asarray(mean.sum(0))
 
-    totals, stds = zip(*side_by_side(of_genes, range(0, n_genes, GENES_AT_ONCE)), strict=True)
-    total, std, n_bins = np.concatenate(totals, 1), np.concatenate(stds, 1), weights.sum(1)
-    low, high = rate_interval(total, std)
-    # The 95 % quantile of a very wide Gamma distribution is below its mean.
-    layers = {"std": std, "low": low.astype(dtype), "high": np.maximum(high, total).astype(dtype)}
-    for values in (total, *layers.values()):
-        values[n_bins == 0] = np.nan
-    return AnnData(total, pd.DataFrame({"n_bins": n_bins}, index=labels), var.copy(), layers=layers)
+    with computed_here():
+        _ = result.image()  # found once, not by each thread
+        whole = np.concatenate(side_by_side(of_genes, range(0, len(columns), GENES_AT_ONCE)))
+    values[:, n_bins == 0] = np.nan
+    layers = {"std": std, "low": low, "high": high}
+    return AnnData(total, pd.DataFrame({"n_bins": n_bins}, index=labels), var, layers=layers), whole
 
 
 def _of_column(values: pd.Series) -> tuple[np.ndarray, sparse.csr_array]:

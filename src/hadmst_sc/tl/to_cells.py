@@ -96,15 +96,14 @@ def to_cells(
     support = Support.of(cells, inside, float(result.provenance["bin_um"]))
     bins = y * inside.shape[1] + x
     weights = support.shares(cells, strength)[:, bins].tocsr()
-    found = totals(result, weights, pd.Index([str(name) for name in cells.ids]), columns, dtype=np.float32)
+    found, whole = totals(result, weights, pd.Index([str(name) for name in cells.ids]), columns, dtype=np.float32)
     in_tissue = np.asarray(cells.overlap[:, bins].sum(1)).ravel() > 0
     for values in (found.X, *found.layers.values()):
         values[in_tissue & np.isnan(values[:, 0])] = 0  # points that get nothing
     n_bins = found.obs["n_bins"].to_numpy()
     covered = result.table.obs["covered"].to_numpy(float)[rows]
     found.obs["measured"] = np.where(n_bins > 0, weights @ covered / np.maximum(n_bins, 1e-12), np.nan)
-    whole = np.asarray(result.maps_at_bins()[:, columns], float).sum(0)
-    found.var[BACKGROUND] = whole - np.nansum(np.asarray(found.X, float), 0)
+    found.var[BACKGROUND] = whole - np.nansum(found.X, 0, dtype=float)
     assert cells.centres is not None  # for types: they were read
     found.obsm["spatial"] = transform(result.to_system(system), cells.centres)
     return annotating(found, cells_key, cells.ids)
