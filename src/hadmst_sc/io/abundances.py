@@ -35,7 +35,7 @@ class _WithTable(SpatialData):
     """The same section with another table; all else is shared, and nothing is validated again."""
 
     def __init__(self, sdata: SpatialData, table_key: str, table: AnnData) -> None:
-        vars(self).update(vars(sdata))
+        self.__dict__.update(sdata.__dict__)
         self._replaced = {table_key: table}
 
     @property
