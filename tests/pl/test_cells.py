@@ -8,11 +8,13 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 from matplotlib.collections import PolyCollection
 from spatialdata.models import Labels2DModel, PointsModel, ShapesModel
 from spatialdata.transformations import get_transformation
 
 import hadmst_sc as hd
+from hadmst_sc.section.errors import ContractError
 
 N_CELLS, N_IN_TISSUE = 84, 70
 UM_PER_PX = 2.0
@@ -117,6 +119,19 @@ def test_the_call_that_makes_a_table_is_told(result_with_cells):
     with pytest.raises(ValueError, match=r"`table_key` needs one of \['one', 'two'\].* Pass `table_key='one'`"):
         hd.pl.cells(result_with_cells, "cells", "ramp")
     hd.pl.cells(result_with_cells, "cells", "ramp", table_key="two")
+
+
+def test_empty_shapes_are_left_out_and_nothing_else_is_an_error(result_with_cells):
+    element = result_with_cells["cells"]
+    changed = element.copy()
+    changed.loc[element.index[::2], "geometry"] = shapely.Polygon()
+    result_with_cells["cells"] = changed
+    counts = drawn(hd.pl.cells(result_with_cells, "cells", "ramp")[0, 1])
+    np.testing.assert_allclose(counts.get_array(), places(counts)[:, 0] / 100, rtol=1e-5)
+    assert 0 < len(counts.get_array()) < N_IN_TISSUE
+    changed["geometry"] = [shapely.Polygon()] * len(changed)
+    with pytest.raises(ContractError, match="`cells_key='cells'`: it holds no cells"):
+        hd.pl.cells(result_with_cells, "cells", "ramp")
 
 
 def test_normalised_counts_are_refused(result_with_cells):

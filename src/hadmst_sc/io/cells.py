@@ -119,7 +119,10 @@ def read_outlines(
         radii = np.broadcast_to(element["radius"] if "radius" in element else size, len(shapes))
         shapes[circles] = shapely.buffer(shapes[circles], radii[circles], quad_segs=6)
     parts, of = shapely.get_parts(shapes, return_index=True)
-    areas = shapely.get_type_id(parts) == 3
+    areas = (shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)
+    if not areas.any():
+        problems.add(f"`cells_key={cells_key!r}`: it holds no cells. Pass other ones.")
+        return None
     xy, number = shapely.get_coordinates(shapely.get_exterior_ring(parts[areas]), return_index=True)
     outlines = np.split(transform(matrix, xy), np.flatnonzero(np.diff(number)) + 1)
     return element.index.to_numpy()[of[areas]], outlines

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
@@ -143,7 +142,7 @@ def cells(
     outlines, names = _in_view(section, cells_key, box)
     table_key = _table_key(section, cells_key, table_key)
     table = sdata.tables[table_key]
-    chosen = _genes(genes, table, table_key)
+    chosen = _genes(genes, section, table_key)
     rows = pd.Index(table.obs[get_table_keys(table)[2]]).get_indexer(names)
     axes = axes_for(len(chosen), len(shown), box, figsize, axes)
     for gene, row in zip(chosen, axes, strict=True):
@@ -236,8 +235,9 @@ def _again(key: str, cells_key: str) -> str:
     )
 
 
-def _genes(genes: str | Sequence[str] | None, table: AnnData, table_key: str) -> list[str]:
+def _genes(genes: str | Sequence[str] | None, section: Section, table_key: str) -> list[str]:
     """The given genes, else the three that vary most between cells."""
+    table = section.sdata.tables[table_key]
     if genes is None:
         spread = np.nanvar(table.to_df().to_numpy(float), axis=0)
         return table.var_names[np.argsort(-spread, kind="stable")[:3]].tolist()
