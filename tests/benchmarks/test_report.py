@@ -289,7 +289,7 @@ def test_the_readme_gets_its_tables_between_their_markers_and_nothing_else(folde
     page = "A\n<!-- numbers -->\nold\n<!-- end of numbers -->\nB\n<!-- parts -->\n<!-- end of parts -->\nC\n"
     made = summary.readme(page)
     assert summary.readme(made) == made and "old" not in made
-    assert [line for line in made.splitlines() if line in "ABC"] == ["A", "B", "C"]
+    assert [line for line in made.splitlines() if line in ("A", "B", "C")] == ["A", "B", "C"]
     (row,) = rows(made, "breast cancer, spots made from Xenium, 20 µm bins")
     assert row[:2] == ["0.300", "0.450"] and row[3].startswith("-0.150 [")
     assert "Of 12 comparisons ours lost 6 and won 3:" in made
