@@ -1,7 +1,7 @@
 """Tables and figures from result files alone: ``hadmst-sc benchmark report``, or ``python benchmarks/report.py``.
 
 Writes ``report.md``, whose sections ``benchmark.toml`` declares, one page per task, and pictures, beside the files of
-the profile. No number on them was typed.
+the profile; of the full profile also the tables of the README. No number on them was typed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,22 @@ SPREAD = ("pcc", "rmse")  # shown with ± s.d. over genes
 LEGACY = ("legacy_rmse", "legacy_pcc", "legacy_ssim")
 THIRDS = ("scarce", "middle", "abundant")
 CONTROLS = (OURS, "ours, no H&E", "ours, H&E upside down", "linear")
+README = Path(__file__).resolve().parents[1] / "README.md"
+PAGES = "https://github.com/hadmst-sc/hadmst-sc/blob/main/benchmarks/results/full"  # PyPI shows the README too
+# Sets on the README, one for each kind of evidence.
+SHOWN = {
+    ("holdout", "mouse brain"): "mouse brain, spots held out",
+    ("hr_sim", "breast"): "breast cancer, spots made from Xenium",
+    ("hr_real", "breast"): "breast cancer, truth from the next section",
+}
+PARTS = {
+    "semantic distillation network": "ours, no student",
+    "spatial alignment module: registration": "ours, no registration",
+    "spatial alignment module: offsets in the network": "ours, no offsets",
+    "conditional diffusion model": CLOSED_FORM,
+    "its context of metagenes": "ours, no metagene context",
+    "gate": "ours, no gate",
+}
 DRAWS = ("covered", "covered, half as wide", "covered, twice as wide", "crps", "rank of std", "rank of mean", "power")
 
 
@@ -48,6 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
     (folder / "headline.md").write_text(summary.headline_page() + "\n")
     figures.headline(summary.one_screen, folder / "headline.png")
     (folder / "report.md").write_text(page + "\n")
+    if folder == records.RESULTS / "full":
+        README.write_text(summary.readme(README.read_text()))
     print(page)
 
 
@@ -133,6 +151,11 @@ def _median(values: Mapping[str, np.ndarray]) -> str:
 # --- the summary ------------------------------------------------------------------------------------------------------
 
 
+def sign(over: Difference | None, metric: str) -> int:
+    """1 where ours is better by a score, -1 where it is worse, 0 where that is undecided."""
+    return over.sign * (1 if BETTER[metric] is max else -1) if over else 0
+
+
 class Verdict(NamedTuple):
     """Ours against the best of the others, on one set by one score."""
 
@@ -145,7 +168,7 @@ class Verdict(NamedTuple):
     @property
     def sign(self) -> int:
         """1 where ours is better, -1 where it is worse, 0 where the interval holds zero or there is none."""
-        return self.over_rival.sign * (1 if BETTER[self.metric] is max else -1)
+        return sign(self.over_rival, self.metric)
 
 
 @dataclass(frozen=True)
@@ -282,29 +305,68 @@ class Summary:
 
     def parts_of_the_method(self) -> str:
         """Each part switched off: change of the scores, and whether it is shown to help anywhere on real tissue."""
-        views = self.found.views("parts")
-        switches = [name for name in dict.fromkeys(m for v in views for m in self.found.methods(v)) if name != OURS]
-        rows, helps = [], dict.fromkeys(switches, 0)
-        for name in switches:
-            for view in views:
+        rows = []
+        for name in self.helps:
+            for view in self.found.views("parts"):
                 changes = {metric: minus(self.found, view, name, metric) for metric in BETTER}
-                if changes["pcc"] is None:
-                    continue
-                if not view.group.startswith("phantoms"):
-                    upward = [better is max for better in BETTER.values()]
-                    signs = [change.sign for change in changes.values() if change is not None]
-                    helps[name] += any(sign == (1 if up else -1) for sign, up in zip(signs, upward, strict=True))
-                rows.append([name, view.name, *(interval(change) for change in changes.values()), changes["pcc"].over])
+                if changes["pcc"] is not None:
+                    own = map(interval, changes.values())
+                    rows.append([name, view.name, *own, changes["pcc"].over])
         if not rows:
             return ""
-        n_real = sum(not view.group.startswith("phantoms") for view in views)
-        shown = [[name, f"{n} of {n_real}" if n else "none: **not shown to help**"] for name, n in helps.items()]
+        shown = [[name, n] for name, n in self.helps.items()]
         return "\n\n".join(
             [
                 records.table(["switch", "real sets on which ours is better without it switched"], shown),
                 records.table(["switch", "set", *(TITLES[metric] for metric in BETTER), "over"], rows),
             ]
         )
+
+    @cached_property
+    def helps(self) -> dict[str, str]:
+        """By switch: on how many real sets ours is better, by any score, without it switched."""
+        views = self.found.views("parts")
+        real = [view for view in views if not view.group.startswith("phantoms")]
+        helps = {}
+        for name in dict.fromkeys(method for view in views for method in self.found.methods(view) if method != OURS):
+            signs = [{sign(minus(self.found, view, name, metric), metric) for metric in BETTER} for view in real]
+            n = sum(1 in of_view for of_view in signs)
+            helps[name] = f"{n} of {len(real)}" if n else "none: **not shown to help**"
+        return helps
+
+    def readme(self, page: str) -> str:
+        """The README with its tables between their markers."""
+        for name, block in (("numbers", self.numbers()), ("parts", self.state_of_parts())):
+            start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+            before, _, rest = page.partition(start)
+            page = before + start + block + "\n" + end + rest.partition(end)[2]
+        return page
+
+    def numbers(self) -> str:
+        """A row for each kind of evidence, and the end of all comparisons."""
+        found = {(row["verdict"].view.task, row["verdict"].view.group): row for row in self.one_screen}
+        rows = []
+        for place, text in SHOWN.items():
+            if row := found.get(place):
+                one = row["verdict"]
+                scale = f", {one.view.scale} bins" if one.view.scale != "spots" else ""
+                values = [number(row["values"][name]) for name in ("ours", "best rival", "ceiling")]
+                rows.append([text + scale, *values, interval(one.over_rival)])
+        rivals = {name.removesuffix(plan.REGISTERED) for view in self.clean for name in self.others(view)}
+        ended = Counter(one.sign for one in self.verdicts)
+        head = ["correlation with the truth", "ours", "best other", "ceiling", "difference, 95 % interval"]
+        told = [
+            f"*Best other*: the best of {len(rivals)}, by hindsight.",
+            "*Ceiling*: the true mean, because the truth is counts.",
+            f"Of {len(self.verdicts)} comparisons ours lost {ended[-1]} and won {ended[1]}:",
+            f"[all, losses first]({PAGES}/report.md).",
+        ]
+        return f"{records.table(head, rows)}\n\n{' '.join(told)}"
+
+    def state_of_parts(self) -> str:
+        """Each part of the method with the number of real sets on which it is shown to help."""
+        rows = [[part, self.helps.get(switch, "not measured in this version")] for part, switch in PARTS.items()]
+        return records.table(["part", "real sets on which it is shown to help"], rows)
 
     def samples(self) -> str:
         """Coverage of sums over blocks with its power, and scores of samples."""

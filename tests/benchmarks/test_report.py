@@ -277,3 +277,22 @@ def test_without_results_the_command_is_named(tmp_path):
 
     with pytest.raises(SystemExit, match="hadmst-sc benchmark"):
         report.main(["--results", str(tmp_path)])
+
+
+def test_the_readme_gets_its_tables_between_their_markers_and_nothing_else(folder):
+    import plan
+    import report
+    from outcomes import Results
+
+    declared = plan.load()
+    summary = report.Summary(Results.read(folder, list(declared["tasks"])), declared, {})
+    page = "A\n<!-- numbers -->\nold\n<!-- end of numbers -->\nB\n<!-- parts -->\n<!-- end of parts -->\nC\n"
+    made = summary.readme(page)
+    assert summary.readme(made) == made and "old" not in made
+    assert [line for line in made.splitlines() if line in ("A", "B", "C")] == ["A", "B", "C"]
+    (row,) = rows(made, "breast cancer, spots made from Xenium, 20 µm bins")
+    assert row[:2] == ["0.300", "0.450"] and row[3].startswith("-0.150 [")
+    assert "Of 12 comparisons ours lost 6 and won 3:" in made
+    assert rows(made, "semantic distillation network") == [["1 of 1"]]
+    assert rows(made, "gate") == [["none: **not shown to help**"]]
+    assert rows(made, "spatial alignment module: registration") == [["not measured in this version"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import Identity
 
 import hadmst_sc as hd
+from hadmst_sc.datasets import download
 from hadmst_sc.datasets.visium import as_visium
+from hadmst_sc.phantom.simulate import simulate
 
 ROOT = Path(__file__).parents[2]
+SERVER = runpy.run_path(str(ROOT / "tests" / "datasets" / "server.py"))
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 MODULES = {name: importlib.import_module(f"hadmst_sc.{name}") for name in hd.__all__ if name != "__version__"}
 PUBLIC = [
@@ -69,8 +73,25 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder of made-up sections in place of those of 10x Genomics, and these sections with their sha256."""
+    path = tmp_path_factory.mktemp("published")
+    return path, SERVER["publish"](path, simulate(3, size_um=600.0, n_genes=4, augment=False))
+
+
+@pytest.fixture
+def online(published, tmp_path, monkeypatch):
+    """A server of these sections, and a cache of the test's own."""
+    with SERVER["serving"](published[0]) as (url, _):
+        monkeypatch.setattr(download, "SERVER", url)
+        monkeypatch.setattr(download, "SAMPLES", published[1])
+        monkeypatch.setenv("HADMST_CACHE", str(tmp_path / "cache"))
+        yield
+
+
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name != "tl.superresolve"])  # which `solved` runs
-def test_the_examples_of_a_docstring_print_what_they_say(name, solved, folder):
+def test_the_examples_of_a_docstring_print_what_they_say(name, solved, online, folder):
     run_examples(name, sdata=deepcopy(solved))
 
 
@@ -80,18 +101,12 @@ def test_the_first_run_runs(folder):
     exec(blocks[0], {})
 
 
-def test_the_readme_runs_once_a_reader_gives_a_section(folder, monkeypatch):
-    drawn = hd.datasets.phantom(n_genes=4, size_um=600.0)
-    table = drawn.tables["table"].copy()
-    table.var_names = ["EPCAM", "COL1A1", *table.var_names[2:]]
-    del table.uns["spatialdata_attrs"]
-    image = drawn["phantom_full_image"]["scale0"]["image"].values
-    section = as_visium("section", image, table, 2 * drawn["phantom"].radius.iloc[0])
-    monkeypatch.setattr("spatialdata_io.visium", lambda *_, **__: section)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the reader and of squidpy
+def test_the_readme_runs_as_it_stands(online, folder):
     (block,) = python_blocks("README.md")
     names: dict[str, Any] = {}
-    exec(block.replace("genes=200", f"genes={table.n_vars}"), names)
-    assert names["bins"] is section.tables["superres_table"] and np.isfinite(names["bins"].X).all()
+    exec(block, names)
+    assert names["bins"] is names["sdata"].tables["superres_table"] and np.isfinite(names["bins"].X).all()
 
 
 def test_the_page_on_cell_types_runs_on_a_section_with_abundances(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""Sections for training and tests: phantoms with known truth, made offline, and loaders for public sections."""
+"""Sections for training and tests: phantoms with known truth, made offline; public sections, downloaded or loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {"phantom": "visium", "available": "public", "load": "public", "load_cells": "public", "bin_cells": "public"}
+_HOME |= {f"visium_{name}": "download" for name in ("mouse_brain", "human_breast_cancer", "human_lymph_node")}
 __all__ = list(_HOME)
 
 
