@@ -213,3 +213,36 @@ def test_every_bad_argument_is_named_at_once_with_what_can_be_passed(result, cal
         call(result, **arguments)
     for name in named:
         assert f"`{name}` needs" in str(caught.value) and f"`{name}=" in str(caught.value)
+
+
+def _with_belief(result, finest: float):
+    var = result.tables["superres_table"].var
+    var["reliability"], var["image_helps"], var["finest_um"] = 0.874, [True, False, True], finest
+    return result
+
+
+def test_below_a_map_stands_how_far_to_believe_it(result):
+    axes = hd.pl.superresolve(_with_belief(result, 55.0), ["ramp", "flat"], panels=["low", "high"])
+    assert [row[1].get_xlabel() for row in axes] == [
+        "reliability 0.87, supported from 55 µm",
+        "reliability 0.87, image helps, supported from 55 µm",
+    ]
+    assert not any(row[0].get_xlabel() for row in axes)
+
+
+def test_a_map_without_support_is_pale(result):
+    (panel,) = hd.pl.superresolve(_with_belief(result, np.nan), "ramp", panels="high")[0]
+    assert panel.get_xlabel() == "reliability 0.87"
+    assert [text.get_text() for text in panel.texts] == ["not supported"]
+    veil = panel.get_images()[-1]
+    assert veil.get_alpha() == 0.6 and (veil.get_array().mask == ~(result["superres_bins"].data.compute() > 0)).all()
+
+
+def test_spots_of_a_few_pixels_are_drawn_as_wide_as_they_need_to_be_seen(result):
+    def drawn_um(width: float) -> float:
+        axes = plt.subplots(figsize=(width, width), squeeze=False)[1]
+        ((panel,),) = hd.pl.superresolve(result, "ramp", panels="low", axes=axes)
+        return float(panel.collections[0]._widths[0] * 2)
+
+    assert drawn_um(6.0) == pytest.approx(40.0)  # as they are
+    assert 40.0 < drawn_um(0.3) < 100.0  # their distance is 94 µm

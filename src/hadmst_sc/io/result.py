@@ -329,13 +329,8 @@ def columns_of(var_names: pd.Index, genes: Sequence[str] | None, place: str) -> 
 
 
 VERB = "hadmst_sc.tl.superresolve"
-NAMED = {
-    "table_key": "table",
-    "layer": None,
-    "obsm_key": None,
-    "spot_um": 55.0,
-    "pitch_um": 100.0,
-}  # values omitted from the call
+# Values omitted from the call.
+NAMED = {"table_key": "table", "layer": None, "obsm_key": None, "spot_um": 55.0, "pitch_um": 100.0}
 
 
 def again(result: Result, genes: Sequence[str] = (), **changes: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -23,6 +24,7 @@ from hadmst_sc.section.arguments import Requirement, number, positive, printable
 from hadmst_sc.section.errors import MissingKeyError, Problems
 
 Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
+SMALL_PX = 6  # smallest spot on the screen whose colour is seen
 
 
 def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[str]:
@@ -124,16 +126,29 @@ def draw_map(ax: Axes, section: Section, values: np.ma.MaskedArray, norm: Normal
     return ax.imshow(values, extent=section.extent, norm=norm, cmap=cmap, interpolation="nearest")
 
 
-def draw_tissue(ax: Axes, section: Section, shade: str = "0.7") -> None:
+def draw_tissue(ax: Axes, section: Section, shade: str = "0.7", **style: Any) -> None:
     """Draw the tissue in grey, which is neither zero nor the top of a scale: nothing is known there."""
     tissue = np.ma.masked_where(~section.inside, section.inside)
-    ax.imshow(tissue, extent=section.extent, cmap=ListedColormap([shade]), interpolation="nearest")
+    ax.imshow(tissue, extent=section.extent, cmap=ListedColormap([shade]), interpolation="nearest", **style)
 
 
-def draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize, cmap: str) -> Collection:
-    """Draw one gene on the spots."""
+def draw_belief(ax: Axes, section: Section, gene: str) -> None:
+    """Write below the map of a gene how far to believe it, and make a map without support pale."""
+    text, is_guess = section.belief(gene)
+    ax.set_xlabel(text, fontsize="medium")
+    if is_guess:
+        draw_tissue(ax, section, "white", alpha=0.6)
+        ax.text(0.5, 0.5, "not supported", transform=ax.transAxes, ha="center", va="center", fontsize="large")
+
+
+def draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize, cmap: str, box: Box) -> Collection:
+    """Draw one gene on the spots; spots of few pixels are drawn as wide as their distance, so that they can be seen."""
     draw_tissue(ax, section)
-    drawn = footprints(ax, section.spots, norm=norm, cmap=cmap)
+    px_per_um = ax.get_window_extent().width / (box[1] - box[0])
+    spots = section.spots
+    if spots.size_um * px_per_um < SMALL_PX:
+        spots = replace(spots, size_um=max(spots.size_um, min(spots.distance_um, SMALL_PX / px_per_um)))
+    drawn = footprints(ax, spots, norm=norm, cmap=cmap)
     drawn.set(array=values, linewidth=0)
     return drawn
 

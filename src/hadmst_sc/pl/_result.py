@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
 from hadmst_sc.io.abundances import abundances_of
@@ -53,6 +54,11 @@ class Spots:
     square: bool
     angle: float
     rows: np.ndarray
+
+    @property
+    def distance_um(self) -> float:
+        """Distance to the nearest spot, the median of all."""
+        return float(np.median(cKDTree(self.centres).query(self.centres, 2)[0][:, -1]))
 
     @property
     def area_um2(self) -> float:
@@ -229,6 +235,16 @@ class Section:
         size_um = known.spot_um if known else prints.size * self.bin_um
         centres = prints.xy[paired.places] - self.result.offset
         return Spots(centres * self.bin_um, size_um, prints.square, prints.angle, paired.rows)
+
+    def belief(self, gene: str) -> tuple[str, bool]:
+        """How far to believe the map of a gene, in words, and True if it is a guess; no words for other tables."""
+        var = self.result.table.var
+        if gene not in var.index or not {"reliability", "image_helps", "finest_um"} <= set(var):
+            return "", False
+        reliability, helps, finest = var.loc[gene, ["reliability", "image_helps", "finest_um"]]
+        is_guess = not np.isfinite(finest)
+        width = "" if is_guess else f", supported from {finest:.0f} µm"
+        return f"reliability {reliability:.2f}{', image helps' * bool(helps)}{width}", is_guess
 
     @property
     def unit(self) -> str:

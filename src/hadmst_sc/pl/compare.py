@@ -13,6 +13,7 @@ from hadmst_sc.pl._draw import (
     axes_for,
     check,
     choose_genes,
+    draw_belief,
     draw_map,
     draw_spots,
     finish,
@@ -105,9 +106,10 @@ def compare(
         maps = [section.channel(gene) * (first.bin_um / section.bin_um) ** 2 for section in sections]
         norm = Normalize(0, max(upper_end(values.compressed(), vmax_quantile) for values in maps))
         if spots:
-            draw_spots(row[0], first, first.low(gene), norm, cmap)
+            draw_spots(row[0], first, first.low(gene), norm, cmap, box)
         for ax, section, values in zip(row[spots:], sections, maps, strict=True):
             drawn = draw_map(ax, section, values, norm, cmap)
+            draw_belief(ax, section, gene)
         add_scale(row[-1], drawn, f"{first.unit} of {first.bin_um:g} µm")
     finish(axes, box, columns, chosen, ["measured spots"] * spots + list(named))
     return axes

@@ -17,6 +17,7 @@ from hadmst_sc.pl._draw import (
     check,
     check_panels,
     choose_genes,
+    draw_belief,
     draw_he,
     draw_map,
     draw_spots,
@@ -47,6 +48,9 @@ def superresolve(
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw a result of `tl.superresolve` and its inputs, one row per gene.
+
+    Below each map stands the reliability of the gene, if the image helps, and the finest width at which it is supported
+    (see :func:`hadmst_sc.tl.reliability`); a map that is not supported is pale. Spots of a few pixels are drawn wider.
 
     Units are µm from the corner of the image, x to the right and y down. Measured counts are divided by the number of
     bins in a spot's footprint, so that spots and map share one unit, counts per bin, and one colour scale.
@@ -150,9 +154,10 @@ def _draw_row(
         if panel == "he":
             draw_he(ax, section, box)
         elif panel == "low":
-            drawn = draw_spots(ax, section, section.low(gene), norm, cmap)
+            drawn = draw_spots(ax, section, section.low(gene), norm, cmap, box)
         elif panel == "high":
             drawn = draw_map(ax, section, section.channel(gene), norm, cmap)
+            draw_belief(ax, section, gene)
         else:
             std = section.channel(gene, std=True)
             image = draw_map(ax, section, std, Normalize(0, upper_end(std.compressed(), quantile)), std_cmap)

@@ -8,7 +8,17 @@ import numpy as np
 from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
-from hadmst_sc.pl._draw import add_scale, axes_for, check, choose_genes, draw_map, finish, tissue_box, upper_end
+from hadmst_sc.pl._draw import (
+    add_scale,
+    axes_for,
+    check,
+    choose_genes,
+    draw_belief,
+    draw_map,
+    finish,
+    tissue_box,
+    upper_end,
+)
 from hadmst_sc.pl._result import Section
 from hadmst_sc.trust.intervals import LEVEL, doubt, rate_interval
 
@@ -76,10 +86,11 @@ def uncertainty(
     drawn = [_maps(section, gene, level) for gene in genes]
     # One scale for all genes, so that a brighter row is a less certain gene.
     widest = Normalize(0, max(upper_end(width.compressed(), vmax_quantile) for *_, width in drawn))
-    for (*maps, width), row in zip(drawn, axes, strict=True):
+    for gene, (*maps, width), row in zip(genes, drawn, axes, strict=True):
         norm = Normalize(0, upper_end(maps[1].compressed(), vmax_quantile))
         for ax, values in zip(row[:3], maps, strict=True):
             last = draw_map(ax, section, values, norm, cmap)
+        draw_belief(row[1], section, gene)
         add_scale(row[2], last, section.unit)
         add_scale(row[3], draw_map(row[3], section, width, widest, width_cmap), "width over estimate")
     tail = (1 - level) / 2
