@@ -61,7 +61,7 @@ class Kept:
             return None
 
     def _write(self, stage: str, found: dict[str, Any]) -> None:
-        arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+        arrays: dict[str, Any] = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         facts = {name: value for name, value in found.items() if name not in arrays}
         file = self._file(stage)
         partial = file.with_suffix(".partial")

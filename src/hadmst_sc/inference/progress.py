@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import takewhile
 from math import exp
@@ -81,7 +81,7 @@ class Progress:
                     self._bar.n = self._bar.total
                 self._bar.close()
 
-    def plan(self, seconds: Mapping[str, float]) -> None:
+    def plan(self, seconds: dict[str, float]) -> None:
         """Expected seconds of each stage that is to come, by its key in ``STAGES``."""
         self._spend()
         self._plan = self.seconds | seconds
