@@ -163,10 +163,10 @@ def test_nuclei_at_the_edge_of_the_image_are_found_in_it(truth):
     distance = (centres - corner).min(1)  # from the edges on the left and at the top
     near, whole = (distance > -2) & (distance < 20), distance > 4
     apart, _ = cKDTree(xy * UM).query(centres[near & whole] - corner)
-    assert near.sum() > 30 and (apart < 3.0).mean() > 0.9
+    assert near.sum() > 15 and (apart < 3.0).mean() > 0.9
     at_edge = (xy * UM).min(1) < 10
     back, _ = cKDTree(centres - corner).query(xy[at_edge] * UM)
-    assert at_edge.sum() > 10 and (back < 4.0).mean() > 0.85
+    assert at_edge.sum() > 5 and (back < 4.0).mean() > 0.85
 
 
 def test_a_coarse_image_is_refused():

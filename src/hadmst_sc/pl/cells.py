@@ -198,10 +198,10 @@ def _in_view(section: Section, cells_key: str, box: Box) -> tuple[list[np.ndarra
     ends = np.hstack([end.reduceat(np.concatenate(outlines), first) for end in (np.minimum, np.maximum)])
     inside = (ends[:, 0] < right) & (ends[:, 2] > left) & (ends[:, 1] < bottom) & (ends[:, 3] > top)
     if not inside.any():
-        x0, y0, x1, y1 = (*ends[:, :2].min(0), *ends[:, 2:].max(0))
+        extent = tuple(round(float(end)) for end in (*ends[:, :2].min(0), *ends[:, 2:].max(0)))
         raise ValueError(
             f"`crop` needs a part with cells, but none of {cells_key!r} is in {(left, top, right, bottom)}. Cells lie "
-            f"in {(round(x0), round(y0), round(x1), round(y1))}, in µm from the corner of the image. Pass `crop=None`."
+            f"in {extent}, in µm from the corner of the image. Pass `crop=None`."
         )
     return [outlines[i] for i in np.flatnonzero(inside)], names[inside]
 

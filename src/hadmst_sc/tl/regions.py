@@ -155,7 +155,8 @@ def totals(
     pitch = float(result.provenance["pitch_um"]) / float(result.provenance["bin_um"])
     columns = np.arange(result.table.n_vars) if columns is None else columns
     var, n_bins = result.table.var.iloc[columns].copy(), weights.sum(1)
-    total, std, low, high = values = np.empty((4, len(labels), len(columns)), dtype)
+    values: np.ndarray = np.empty((4, len(labels), len(columns)), dtype)
+    total, std, low, high = values
 
     def of_genes(start: int) -> np.ndarray:
         genes = slice(start, start + GENES_AT_ONCE)
