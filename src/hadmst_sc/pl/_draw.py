@@ -25,6 +25,8 @@ from hadmst_sc.section.errors import MissingKeyError, Problems
 
 Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
 SMALL_PX = 6  # smallest spot on the screen whose colour is seen
+UNKNOWN = 2.0  # standard deviations over the estimate: from here on, nothing is known but that it is small
+RELATIVE = "standard deviation / estimate"
 
 
 def choose_genes(genes: str | Sequence[str] | None, section: Section) -> list[str]:
@@ -187,6 +189,11 @@ def draw_scale_bar(ax: Axes, width_um: float) -> None:
     ax.add_artist(bar)
 
 
+def relative_std(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Standard deviation divided by the estimate, at most ``UNKNOWN``."""
+    return np.asarray(std / np.maximum(mean, std / UNKNOWN + 1e-12))
+
+
 def add_scale(ax: Axes, drawn: ScalarMappable, label: str) -> None:
     """Add a colour bar next to the last panel that it belongs to."""
     ax.figure.colorbar(drawn, ax=ax, shrink=0.8, pad=0.02, label=label)
@@ -267,7 +274,6 @@ REQUIREMENTS: dict[str, tuple[Requirement, Any]] = {
     "table_key": NAME,
     "cmap": COLOURS,
     "std_cmap": COLOURS,
-    "width_cmap": COLOURS,
     "vmax_quantile": (number(0, 1), 0.995),
     "vmax": (_or_none(positive()), None),
     "level": (Requirement("a number between 0 and 1", lambda one: number(0, 1).is_met(one) and 0 < one < 1), 0.9),

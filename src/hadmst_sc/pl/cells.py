@@ -16,6 +16,8 @@ from spatialdata.models import get_table_keys
 from hadmst_sc.io.cells import read_outlines
 from hadmst_sc.io.resolve import systems
 from hadmst_sc.pl._draw import (
+    RELATIVE,
+    UNKNOWN,
     Box,
     add_scale,
     axes_for,
@@ -24,6 +26,7 @@ from hadmst_sc.pl._draw import (
     draw_he,
     draw_tissue,
     finish,
+    relative_std,
     tissue_box,
     upper_end,
 )
@@ -36,7 +39,6 @@ PANELS = {"he": "H&E", "cells": "expected counts", "std": "relative uncertainty"
 INTERVALS = ("std", "low", "high")  # layers of the table
 ROUNDING = 1e-3
 LEAST_POINTS = 0.25  # per µm, of the printed panel: if smaller, outlines would hide the H&E
-UNKNOWN = 2.0  # standard deviations over the estimate: from here on, nothing is known but that it is small
 
 
 def cells(
@@ -151,7 +153,7 @@ def cells(
         norm = Normalize(0, vmax or upper_end(counts[there], vmax_quantile))
         looks = {
             "cells": (counts, norm, cmap, "counts per cell"),
-            "std": (relative, Normalize(0, UNKNOWN), std_cmap, "standard deviation / estimate"),
+            "std": (relative, Normalize(0, UNKNOWN), std_cmap, RELATIVE),
         }
         for panel, ax in zip(shown, row, strict=True):
             points_per_um = ax.get_window_extent().width * 72 / ax.figure.dpi / (box[1] - box[0])
@@ -262,5 +264,4 @@ def _values(section: Section, cells_key: str, table_key: str, gene: str, rows: n
             f"tables/{table_key}: `X` needs expected counts, but those of {printable(gene)!r} are not within their "
             f"intervals; they were probably normalised. {_again(section.result.key, cells_key)}"
         )
-    relative = std / np.maximum(counts, std / UNKNOWN + 1e-12)
-    return np.where(rows < 0, np.nan, np.stack([counts, relative])[:, rows])
+    return np.where(rows < 0, np.nan, np.stack([counts, relative_std(counts, std)])[:, rows])

@@ -1,4 +1,4 @@
-"""Uncertainty of each bin: bounds of its expected counts, and the width of the interval."""
+"""Uncertainty of each bin: bounds of its expected counts, and their relative standard deviation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from matplotlib.colors import Normalize
 from spatialdata import SpatialData
 
 from hadmst_sc.pl._draw import (
+    RELATIVE,
+    UNKNOWN,
     add_scale,
     axes_for,
     check,
@@ -16,6 +18,7 @@ from hadmst_sc.pl._draw import (
     draw_belief,
     draw_map,
     finish,
+    relative_std,
     tissue_box,
     upper_end,
 )
@@ -30,16 +33,17 @@ def uncertainty(
     key_added: str = "superres",
     level: float = LEVEL,
     cmap: str = "magma",
-    width_cmap: str = "cividis",
+    std_cmap: str = "cividis",
     vmax_quantile: float = 0.995,
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw lower bound, estimate and upper bound of every bin on one scale, and the width of the interval.
+    """Draw lower bound, estimate and upper bound of every bin on one scale, and the relative uncertainty.
 
     Expression in all three maps is supported; expression only in the upper bound is possible. The last panel is the
-    width of the interval divided by the estimate: dark bins are well known, bright bins are not. If the intervals are
-    doubtful, its title says so, and :func:`hadmst_sc.tl.summary` gives the reason.
+    standard deviation divided by the estimate: dark bins are well known, bright bins are not. Its scale ends at 2;
+    above, nothing is known but that the counts are small. If the intervals are doubtful, its title says so, and
+    :func:`hadmst_sc.tl.summary` gives the reason.
 
     Parameters
     ----------
@@ -51,11 +55,10 @@ def uncertainty(
         Name of the result.
     level
         Level of the interval, between 0 and 1; 0.9 is tested at held-out spots.
-    cmap, width_cmap
-        Colour maps of the counts and of the relative width.
+    cmap, std_cmap
+        Colour maps of the counts and of their relative standard deviation.
     vmax_quantile
-        Upper end of the scales, as a quantile over the tissue: for the estimate per gene, for the relative width the
-        largest of all genes.
+        Upper end of the counts' scale, as a quantile over the tissue.
     figsize
         Inches; by default from the section's shape.
     axes
@@ -78,32 +81,23 @@ def uncertainty(
 
     >>> hd.pl.uncertainty(sdata, "visible_000")[0, 0].figure.savefig("uncertainty.png")
     """
-    check(genes=genes, level=level, cmap=cmap, width_cmap=width_cmap, vmax_quantile=vmax_quantile, figsize=figsize)
+    check(genes=genes, level=level, cmap=cmap, std_cmap=std_cmap, vmax_quantile=vmax_quantile, figsize=figsize)
     section = Section(sdata, key_added, None, None)
     section.check_std("`pl.uncertainty`")
     genes, box = choose_genes(genes, section), tissue_box(section)
     axes = axes_for(len(genes), 4, box, figsize, axes)
-    drawn = [_maps(section, gene, level) for gene in genes]
-    # One scale for all genes, so that a brighter row is a less certain gene.
-    widest = Normalize(0, max(upper_end(width.compressed(), vmax_quantile) for *_, width in drawn))
-    for gene, (*maps, width), row in zip(genes, drawn, axes, strict=True):
-        norm = Normalize(0, upper_end(maps[1].compressed(), vmax_quantile))
-        for ax, values in zip(row[:3], maps, strict=True):
+    for gene, row in zip(genes, axes, strict=True):
+        mean, std = section.channel(gene), section.channel(gene, std=True)
+        low, high = (np.ma.masked_array(end, mean.mask) for end in rate_interval(mean.data, std.data, level))
+        norm = Normalize(0, upper_end(mean.compressed(), vmax_quantile))
+        for ax, values in zip(row[:3], (low, mean, high), strict=True):
             last = draw_map(ax, section, values, norm, cmap)
         draw_belief(row[1], section, gene)
         add_scale(row[2], last, section.unit)
-        add_scale(row[3], draw_map(row[3], section, width, widest, width_cmap), "width over estimate")
+        relative = np.ma.masked_array(relative_std(mean.data, std.data), mean.mask | (mean.data <= 0))
+        add_scale(row[3], draw_map(row[3], section, relative, Normalize(0, UNKNOWN), std_cmap), RELATIVE)
     tail = (1 - level) / 2
-    width_title = f"width of {level:.0%} interval" + ("\n(doubtful)" if doubt(section.provenance) else "")
-    titles = (f"{tail:.3g} quantile", "estimate", f"{1 - tail:.3g} quantile", width_title)
+    last_title = "relative uncertainty" + ("\n(doubtful)" if doubt(section.provenance) else "")
+    titles = (f"{tail:.3g} quantile", "estimate", f"{1 - tail:.3g} quantile", last_title)
     finish(axes, box, [section] * 4, genes, titles)
     return axes
-
-
-def _maps(section: Section, gene: str, level: float) -> tuple[np.ma.MaskedArray, ...]:
-    """Lower end, estimate, upper end and relative width of one gene."""
-    mean, std = section.channel(gene), section.channel(gene, std=True)
-    low, high = rate_interval(mean.data, std.data, level)
-    width = (high - low) / np.maximum(mean.data, 1e-12)
-    low, high = (np.ma.masked_array(end, mean.mask) for end in (low, high))
-    return low, mean, high, np.ma.masked_array(width, mean.mask | (mean.data <= 0))
