@@ -21,7 +21,7 @@ BINS_PER_PX = 4.0 / 20.0  # 4 µm per pixel, 20 µm per bin
 
 
 def disc(x: np.ndarray, y: np.ndarray, edge: float = 0.0) -> np.ndarray:
-    """Whether pixels lie in the tissue of `tissue_image`, at least `edge` pixels from its outer and its inner border."""
+    """Whether pixels lie in the tissue of `tissue_image`, at least `edge` pixels from its two borders."""
     return (np.hypot(y - 200, x - 160) < 144 - edge) & (np.hypot(y - 200, x - 128) > 32 + edge)
 
 
