@@ -80,7 +80,7 @@ def test_an_unknown_name_lists_what_is_there():
         _ = hd.superresolve
 
 
-def test_import_is_light_and_takes_less_than_half_a_second():
+def test_import_is_light_and_takes_at_most_50_milliseconds():
     code = (
         "import sys, time; start = time.process_time(); import hadmst_sc; took = time.process_time() - start;"
         "heavy = [m for m in ('torch', 'matplotlib', 'spatialdata', 'anndata', 'numpy') if m in sys.modules];"
@@ -89,7 +89,7 @@ def test_import_is_light_and_takes_less_than_half_a_second():
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     heavy, seconds = zip(*(run.stdout.rsplit(maxsplit=1) for run in runs), strict=True)
     assert set(heavy) == {"[]"}
-    assert min(map(float, seconds)) < 0.5
+    assert min(map(float, seconds)) <= 0.05
 
 
 def test_version_is_that_of_the_distribution():

@@ -86,8 +86,8 @@ def _built(scratch: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[Site]:
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[site]'")
-    pytest.importorskip("myst_nb", reason="the site cannot be built: pip install -e '.[docs]'")
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test")
+    pytest.importorskip("myst_nb", reason="the site cannot be built: make test")
     binary = os.environ.get("HADMST_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if binary is None:
         pytest.skip(f"no browser: none of {BROWSERS} is on PATH; HADMST_CHROMIUM names another place")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.slow
 
 VERSION = hadmst_sc.__version__
 FIRST_PICTURE_S = 90.0
+SDIST_MB, FILE_MB = 4.0, 1.0
+HOME = "https://github.com/hadmst-sc/hadmst-sc/blob"
+RAW = "https://raw.githubusercontent.com/hadmst-sc/hadmst-sc"
 
 
 def build(source: Path, target: str, folder: Path) -> Path:
@@ -75,7 +79,7 @@ def test_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "source", filter="data")
     source = tmp_path / "source" / f"hadmst_sc-{VERSION}"
-    beside = "tests/conftest.py constraints.txt Makefile LICENSE README.md CHANGELOG.md CITATION.cff .ci/run"
+    beside = "tests/conftest.py constraints.txt Dockerfile Makefile LICENSE README.md CHANGELOG.md CITATION.cff .ci/run"
     assert [name for name in beside.split() if not (source / name).is_file()] == []
     assert contents(build(source, "wheel", tmp_path / "wheel")) == contents(wheel)
 
@@ -83,12 +87,30 @@ def test_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
 def test_metadata_is_complete(metadata, root):
     assert (metadata["Name"], metadata["Version"]) == ("hadmst-sc", VERSION)
     assert metadata["License-Expression"] == "BSD-3-Clause" and metadata.get_all("License-File") == ["LICENSE"]
-    assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
-    assert {"io", "train", "dask", "docs", "test"} <= set(metadata.get_all("Provides-Extra"))
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert set(metadata.get_all("Provides-Extra")) == {"benchmark", "dask", "io", "train", "tutorials"}
     assert {url.split(",")[0] for url in metadata.get_all("Project-URL")} == {"Source", "Documentation", "Changelog"}
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert metadata.get_payload(decode=True).decode().strip() == (root / "README.md").read_text().strip()
     assert metadata["Summary"] and metadata["Keywords"] and "Typing :: Typed" in metadata.get_all("Classifier")
+
+
+def test_links_of_the_description_lead_to_the_files_of_this_version(metadata, root):
+    description, readme = metadata.get_payload(decode=True).decode(), (root / "README.md").read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", description) if not link.startswith("#")]
+    assert links and [link for link in links if not link.startswith("https://")] == []
+    ours = f"{HOME}/v{VERSION}/", f"{RAW}/v{VERSION}/"
+    files = [link.removeprefix(start).split("#")[0] for link in links for start in ours if link.startswith(start)]
+    assert files and [name for name in files if not (root / name).exists()] == []
+    for start in ours:
+        description = description.replace(f"]({start}", "](")
+    assert description.strip() == readme.strip(), "only links differ from the README"
+
+
+def test_sdist_is_small(sdist):
+    with tarfile.open(sdist) as archive:
+        large = [one.name for one in archive.getmembers() if one.size > FILE_MB * 1e6]
+    assert sdist.stat().st_size <= SDIST_MB * 1e6
+    assert large == [f"hadmst_sc-{VERSION}/src/hadmst_sc/models/_weights/default.safetensors"]
 
 
 def test_each_extra_brings_what_it_is_for(metadata):
@@ -97,8 +119,8 @@ def test_each_extra_brings_what_it_is_for(metadata):
         "io": "spatialdata-io",
         "train": "lightning-fabric",
         "dask": "distributed",
-        "docs": "sphinx",
-        "test": "pytest",
+        "benchmark": "joblib",
+        "tutorials": "squidpy",
     }
     for extra, package in extras.items():
         assert any(line.startswith(package) and f"extra == '{extra}'" in line for line in required)

@@ -23,6 +23,7 @@ def section():
     return sdata, cells
 
 
+@pytest.mark.torch
 def test_they_lie_on_their_cells_and_are_superresolved(section):
     sdata, cells = section
     spots = hd.pp.degrade(cells, spot_um=130.0, pitch_um=150.0)  # of no platform's ratio

@@ -37,6 +37,25 @@ def test_a_callable_sees_the_image_and_its_scale(phantom):
     assert image_features(model, phantom.observation, None).shape[0] == 3
 
 
+def test_features_of_tiles_are_maps_once_each_tile_has_its_row_and_column(phantom):
+    """As LazySlide and others make them: corners of tiles in pixels, one row of features per tile of tissue."""
+    obs, side = phantom.observation, 32
+    height, width = obs.he.shape[1:]
+    corners = np.array([(x, y) for y in range(0, height, side) for x in range(0, width, side)])
+    corners = corners[np.random.default_rng(0).permutation(len(corners))][: int(0.9 * len(corners))]
+    of_tiles = (corners[:, 1:] + side / 2) / height
+
+    at = corners // side
+    maps = np.zeros((of_tiles.shape[1], *(at.max(0) + 1)[::-1]))
+    maps[:, at[:, 1], at[:, 0]] = of_tiles.T
+
+    found = image_features(maps, obs, None)[0]
+    ny, nx = obs.grid.shape
+    known = [(min(int((y + side / 2) / height * ny), ny - 1), int((x + side / 2) / width * nx)) for x, y in corners]
+    values = np.array([found[one] for one in known if one[1] < nx])
+    assert np.corrcoef(values, of_tiles[[one[1] < nx for one in known], 0])[0, 1] > 0.9
+
+
 def test_features_are_read_where_the_image_was_found_to_lie(phantom):
     found = Alignment(20.0, 0.0, 0.0, 0.0, True)
     still = image_features(ramp(80)[None], phantom.observation, None)
