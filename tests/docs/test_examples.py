@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import re
 import runpy
 from pathlib import Path
@@ -130,3 +131,17 @@ def test_the_page_on_cell_types_runs_on_a_section_with_abundances(folder, monkey
     inside = (np.linalg.norm(read.obsm["spatial"][:, None] - centres, axis=-1) < radius).sum(1)
     assert np.abs(names["n_cells"] - inside).max() <= 1 and inside.mean() > 5  # a disc has corners there
     np.testing.assert_allclose(read.obsm["cells"].sum(axis=1), names["n_cells"])
+
+
+def test_the_first_picture_is_drawn_from_a_result(solved, monkeypatch):
+    spec = importlib.util.spec_from_file_location("first_picture", ROOT / "docs" / "first_picture.py")
+    picture = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(picture)
+    frame = (100.0, 300.0, 250.0, 50.0)
+    drawn = {"GENE": solved["superres_table"].var_names[0], "WHOLE": (0.0, 600.0, 600.0, 0.0), "ZOOM": frame}
+    for name, value in drawn.items():
+        monkeypatch.setattr(picture, name, value)
+    *panels, scale = picture.draw(solved).axes
+    assert [ax.get_title() for ax in panels] == [*picture.TITLES.values(), "", "", ""]
+    assert [(*ax.get_xlim(), *ax.get_ylim()) for ax in panels[3:]] == [frame] * 3
+    assert scale.get_ylabel() == "counts per bin"
