@@ -56,7 +56,7 @@ def draw(sdata: sd.SpatialData) -> plt.Figure:
         counts = row[-1].images[-1]
         counts.colorbar.remove()  # one for both rows, below
         for ax in row:
-            ax.set(xlim=box[:2], ylim=box[2:], title="", ylabel="")
+            ax.set(xlim=box[:2], ylim=box[2:], title="", xlabel="", ylabel="")
         scale_bar(row[0], bar_um)
     for ax, title in zip(axes[0], TITLES.values(), strict=True):
         ax.set_title(title, fontsize=LARGE)
