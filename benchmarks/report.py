@@ -28,7 +28,7 @@ LEGACY = ("legacy_rmse", "legacy_pcc", "legacy_ssim")
 THIRDS = ("scarce", "middle", "abundant")
 CONTROLS = (OURS, "ours, no H&E", "ours, H&E upside down", "linear")
 README = Path(__file__).resolve().parents[1] / "README.md"
-PAGES = "https://github.com/hadmst-sc/hadmst-sc/blob/main/benchmarks/results/full"  # PyPI shows the README too
+PAGES = "benchmarks/results/full"
 # Sets on the README, one for each kind of evidence.
 SHOWN = {
     ("holdout", "mouse brain"): "mouse brain, spots held out",
