@@ -54,8 +54,8 @@ def uncertainty(
     cmap, width_cmap
         Colour maps of the counts and of the relative width.
     vmax_quantile
-        Upper end of the scales, as a quantile over the tissue: for the estimate per gene, for the relative width the
-        largest of all genes.
+        Upper end of the scales, as a quantile over the tissue: of each gene for the counts, the largest over all genes
+        for the relative width.
     figsize
         Inches; by default from the section's shape.
     axes
