@@ -22,9 +22,9 @@ def quantiles(
     """Add quantiles of the expected counts of every bin as layers to the table of a result.
 
     The expected counts of a bin are between ``layers["q0.05"]`` and ``layers["q0.95"]`` with a probability of 90 %, on
-    average over bins and genes. This is tested at held-out spots; a warning appears if it does not hold
-    there. Measured counts scatter more, by counting noise. The images of the result are read, not ``X`` of the table,
-    which may be normalised. For sums over bins, see :func:`regions`.
+    average over bins and genes. This is tested at held-out spots; a warning appears if it does not hold there. Measured
+    counts scatter more, by counting noise. The images of the result are read, not ``X`` of the table, which may be
+    normalised. For sums over bins, see :func:`regions`.
 
     Parameters
     ----------

@@ -47,8 +47,7 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
     AnnData with one row per region, in the order of the categories or shapes; if they are shapes, it annotates them.
     ``X`` are expected counts, even if the table of the result was normalised. ``layers["std"]`` is their standard
     deviation, and the true expected counts are between ``layers["low"]`` and ``layers["high"]`` with a probability of
-    90 %.
-    ``obs["n_bins"]`` is the area of the region in tissue, in bins; where it is 0, the values are NaN.
+    90 %. ``obs["n_bins"]`` is the area of the region in tissue, in bins; where it is 0, the values are NaN.
 
     Raises
     ------
@@ -56,8 +55,8 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
         If there is no such result, column or shapes, the shapes share no coordinate system with the result, or its
         table has lost its record or the column ``dispersion`` of ``var``.
     ValueError
-        If ``key`` names both a column and shapes, the column is continuous, two regions have the same name, or no region
-        contains a bin.
+        If ``key`` names both a column and shapes, the column is continuous, two regions have the same name, or no
+        region contains a bin.
 
     Examples
     --------
