@@ -237,7 +237,7 @@ class Section:
         return Spots(centres * self.bin_um, size_um, prints.square, prints.angle, paired.rows)
 
     def belief(self, gene: str) -> tuple[str, bool]:
-        """How far to believe the map of a gene, in words, and True if it is a guess; no words for other tables."""
+        """Reliability of the map of a gene, in words, and True if it is a guess; no words for other tables."""
         var = self.result.table.var
         if gene not in var.index or not {"reliability", "image_helps", "finest_um"} <= set(var):
             return "", False
