@@ -62,7 +62,7 @@ SAMPLES = {
 def visium_mouse_brain(cache_dir: str | Path | None = None, *, full_image: bool = True) -> SpatialData:
     """Download a coronal section of the mouse brain, Visium with H&E, and read it.
 
-    The section is of 10x Genomics, licensed under CC BY 4.0. Needs ``pip install 'hadmst-sc[io]'``.
+    The section is from 10x Genomics, licensed under CC BY 4.0. Needs ``pip install 'hadmst-sc[io]'``.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ def visium_mouse_brain(cache_dir: str | Path | None = None, *, full_image: bool 
         Folder of downloaded sections; by default ``$HADMST_CACHE``, else ``hadmst_sc`` in the user's cache folder.
         Later calls read the files from it.
     full_image
-        False to leave out the full-resolution H&E, by far the largest file. A run then takes the image that ends in
-        ``_hires_image``.
+        False to leave out the full-resolution H&E, by far the largest file. Then pass the image that ends in
+        ``_hires_image`` as ``image_key``.
 
     Returns
     -------
-    SpatialData of ``spatialdata_io.visium`` with
+    SpatialData as returned by ``spatialdata_io.visium``, with
 
     - images ``visium_mouse_brain_full_image`` (the ``image_key`` of :func:`hadmst_sc.tl.superresolve`),
       ``visium_mouse_brain_hires_image`` and ``visium_mouse_brain_lowres_image``;
@@ -84,8 +84,8 @@ def visium_mouse_brain(cache_dir: str | Path | None = None, *, full_image: bool 
     Raises
     ------
     ConnectionError
-        If a file cannot be downloaded, or is not the published one. The message lists the files to download by hand,
-        and the folder for them.
+        If a file cannot be downloaded, or has an unexpected sha256. The message lists the files to download by hand,
+        and their folder.
     ImportError
         If spatialdata-io is not installed.
 
@@ -101,7 +101,7 @@ def visium_mouse_brain(cache_dir: str | Path | None = None, *, full_image: bool 
 def visium_human_breast_cancer(cache_dir: str | Path | None = None, *, full_image: bool = True) -> SpatialData:
     """Download a section of a human breast cancer (invasive ductal carcinoma), Visium with H&E, and read it.
 
-    The section is of 10x Genomics, licensed under CC BY 4.0. Needs ``pip install 'hadmst-sc[io]'``.
+    The section is from 10x Genomics, licensed under CC BY 4.0. Needs ``pip install 'hadmst-sc[io]'``.
 
     Parameters
     ----------
@@ -110,12 +110,12 @@ def visium_human_breast_cancer(cache_dir: str | Path | None = None, *, full_imag
 
     Returns
     -------
-    SpatialData as of :func:`visium_mouse_brain`; the ``image_key`` is ``visium_human_breast_cancer_full_image``.
+    SpatialData as from :func:`visium_mouse_brain`; the ``image_key`` is ``visium_human_breast_cancer_full_image``.
 
     Raises
     ------
     ConnectionError, ImportError
-        As :func:`visium_mouse_brain` raises them.
+        As in :func:`visium_mouse_brain`.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def visium_human_breast_cancer(cache_dir: str | Path | None = None, *, full_imag
 def visium_human_lymph_node(cache_dir: str | Path | None = None, *, full_image: bool = True) -> SpatialData:
     """Download a section of a human lymph node, Visium with H&E, and read it.
 
-    The section is of 10x Genomics, licensed under CC BY 4.0. Needs ``pip install 'hadmst-sc[io]'``.
+    The section is from 10x Genomics, licensed under CC BY 4.0. Needs ``pip install 'hadmst-sc[io]'``.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ def visium_human_lymph_node(cache_dir: str | Path | None = None, *, full_image: 
 
     Returns
     -------
-    SpatialData as of :func:`visium_mouse_brain`; the ``image_key`` is ``visium_human_lymph_node_full_image``.
+    SpatialData as from :func:`visium_mouse_brain`; the ``image_key`` is ``visium_human_lymph_node_full_image``.
 
     Raises
     ------
     ConnectionError, ImportError
-        As :func:`visium_mouse_brain` raises them.
+        As in :func:`visium_mouse_brain`.
 
     Examples
     --------
@@ -170,7 +170,7 @@ def _read(name: str, cache_dir: str | Path | None, full_image: bool) -> SpatialD
 
 
 def _fetch(folder: Path, sample: Sample, kinds: list[str]) -> None:
-    """Download and unpack what the folder lacks; a file with another sha256 than the published one is replaced."""
+    """Download and unpack what the folder lacks; a file with another sha256 than the known one is replaced."""
     registry = {sample.file(kind): sample.sha256[kind] for kind in kinds}
     cache = pooch.create(path=folder, base_url=f"{SERVER}/{sample.id}/", registry=registry)
     if not all((folder / file).is_file() for file in registry):

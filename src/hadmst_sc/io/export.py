@@ -50,7 +50,7 @@ def export(
     """Write a result, or its cells, to a file for QuPath, napari, squidpy, R or a spreadsheet.
 
     The ending of the path is the format. Positions are in µm from the upper left corner of the H&E that the run read,
-    x to the right and y down, also if ``sdata`` was cropped since. The file gets its name when it is complete.
+    x to the right and y down, even if ``sdata`` was cropped since. The file appears when it is complete.
 
     ========== ============================================================================================
     ending     content

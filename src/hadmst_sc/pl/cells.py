@@ -60,7 +60,7 @@ def cells(
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw cells on the H&E and coloured by their expected counts, one row per gene.
+    """Draw the H&E with its cells, and the cells coloured by expected counts, one row per gene.
 
     The counts are those of a table of :func:`hadmst_sc.tl.to_cells` in ``sdata.tables``. Units are µm from the corner
     of the image, x to the right and y down. Cells outside the tissue have no counts and are left out.
@@ -87,8 +87,8 @@ def cells(
     image_key
         Another image of the same section; by default the one that the result was made from.
     cmap, std_cmap
-        Colour maps of the counts, and of their relative standard deviation, whose scale ends at 2: above, nothing is
-        known but that the counts are small.
+        Colour maps of the counts, and of their relative standard deviation. Its scale ends at 2: above, the counts are
+        only known to be small.
     vmax_quantile
         Upper end of the counts' scale, as a quantile over the cells in view.
     vmax

@@ -38,7 +38,7 @@ def compare(
 ) -> np.ndarray:
     """Draw results of one section and the measured spots side by side, on one scale per gene.
 
-    The unit is counts per bin of the first result: maps with other bins are divided by the ratio of the areas.
+    The unit is counts per bin of the first result; maps with other bins are scaled by the ratio of the areas.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def compare(
     cmap
         Colour map.
     vmax_quantile
-        Upper end of each gene's scale, as a quantile over the tissue: the largest of the results.
+        Upper end of each gene's scale, as a quantile over the tissue; the largest among the results is used.
     figsize
         Inches; by default from the section's shape.
     axes

@@ -49,8 +49,8 @@ def superresolve(
 ) -> np.ndarray:
     """Draw a result of `tl.superresolve` and its inputs, one row per gene.
 
-    Below each map stands the reliability of the gene, if the image helps, and the finest width at which it is supported
-    (see :func:`hadmst_sc.tl.reliability`); a map that is not supported is pale. Spots of a few pixels are drawn wider.
+    The text below each map gives the reliability of the gene, whether the image helps, and the finest supported width
+    (see :func:`hadmst_sc.tl.reliability`); an unsupported map is pale. Spots of a few pixels are drawn wider.
 
     Units are µm from the corner of the image, x to the right and y down. Measured counts are divided by the number of
     bins in a spot's footprint, so that spots and map share one unit, counts per bin, and one colour scale.

@@ -1,4 +1,4 @@
-"""Preprocessing: validate a section, estimate how far its H&E is off, find nuclei, and make pseudo-spots."""
+"""Preprocessing: validate a section, register its H&E, find nuclei, and make pseudo-spots."""
 
 from __future__ import annotations
 

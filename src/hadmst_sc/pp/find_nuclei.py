@@ -66,11 +66,11 @@ def find_nuclei(
     key_added: str = "nuclei",
     **section: Unpack[SectionArguments],
 ) -> None:
-    """Find nuclei in the H&E, and add them as circles of their area.
+    """Find nuclei in the H&E, and add them as circles of the same area.
 
-    Haematoxylin is separated from eosin, freed from its background and thresholded; touching nuclei are split by a
-    watershed. This is no match for a trained segmenter, whose shapes or labels :func:`hadmst_sc.tl.superresolve` takes
-    as well, but it needs no download and runs on any image of up to 1 µm per pixel.
+    Haematoxylin is separated from eosin, its background is subtracted, and it is thresholded; a watershed splits
+    touching nuclei. A trained segmenter is better, and :func:`hadmst_sc.tl.superresolve` takes its shapes or labels
+    too; this function needs no download and works on images of up to 1 µm per pixel.
 
     Parameters
     ----------

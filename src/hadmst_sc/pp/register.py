@@ -28,10 +28,10 @@ def register(
     show_progress_bar: bool = True,
     **section: Unpack[SpotsArguments],
 ) -> Alignment:
-    """Estimate how far the H&E is off its spots; ``sdata`` is not changed.
+    """Estimate the displacement of the H&E relative to the spots; ``sdata`` is not changed.
 
     The counts are the evidence: at the right position the image predicts held-out spots best. Translation, rotation up
-    to 6° and a smooth field up to 30 µm are fitted; each stays zero if its gain could be chance. Transformations of
+    to 6° and a smooth field up to 30 µm are fitted; each stays zero unless the evidence supports it. Transformations of
     SpatialData are affine: they can hold translation and rotation (``affine`` of the result, in µm), but not ``field``.
     `tl.superresolve` corrects all three.
 

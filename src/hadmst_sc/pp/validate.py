@@ -1,4 +1,4 @@
-"""Check a section before a run: everything that can be known, in one report; nothing here raises."""
+"""Check a section before a run, and report all problems; nothing here raises."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def validate(
     """Check if a section can be super-resolved, and what prevents it; ``sdata`` is not changed.
 
     These are the checks of :func:`hadmst_sc.tl.superresolve`, which raises the errors and logs the warnings. The report
-    has all problems of the input; nothing is raised.
+    lists all of them; nothing is raised.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def validate(
         they lie where the H&E is dark.
     align
         Estimate the position of the H&E relative to the spots, as :func:`register` does; takes seconds. A run on the
-        same section in this session takes it from here.
+        same section in this session reuses it.
     show_progress_bar
         Show a progress bar if it takes longer than a second.
 

@@ -16,10 +16,10 @@ from hadmst_sc.section.arguments import is_element_name
 
 @usual_errors
 def bins_to_shapes(sdata: SpatialData, *, key_added: str = "superres", shapes_key: str | None = None) -> str:
-    """Add the bins of a result as squares: one per row of its table that has a label, with the same id.
+    """Add the bins of a result as squares, with the ids of the labels that the table annotates.
 
-    Labels, which the table annotates, are a tenth of the size and faster to draw; squares are for tools that measure
-    distances, intersect with annotations or export polygons.
+    Labels are smaller and faster to draw; use squares to measure distances, intersect with annotations or export
+    polygons.
 
     Parameters
     ----------

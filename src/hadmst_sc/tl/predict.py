@@ -42,7 +42,7 @@ def predict(
 
     Returns
     -------
-    Expected counts per bin, with per-gene statistics and provenance.
+    Expected counts per bin, with statistics of each gene and provenance.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Quantiles of the rate of every bin, as layers of a result."""
+"""Quantiles of the expected counts of every bin, as layers of a result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hadmst_sc.trust.table import rate_quantiles
 def quantiles(
     sdata: SpatialData, quantiles: Sequence[float] = (0.05, 0.95), *, key_added: str = "superres"
 ) -> dict[str, str]:
-    """Add quantiles of every bin's expected counts to the table of a result, from its mean and standard deviation.
+    """Add quantiles of the expected counts of every bin as layers to the table of a result.
 
     The expected counts of a bin are between ``layers["q0.05"]`` and ``layers["q0.95"]`` with a probability of 90 %, on
-    average over bins and genes. This is tested at held-out spots; a warning says if it does not hold there. Measured
+    average over bins and genes. This is tested at held-out spots; a warning appears if it does not hold there. Measured
     counts scatter more, by counting noise. The images of the result are read, not ``X`` of the table, which may be
     normalised. For sums over bins, see :func:`regions`.
 

@@ -26,10 +26,10 @@ GENES_AT_ONCE = 16
 
 @usual_errors
 def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> AnnData:
-    """Expected counts of every gene in each region, with 90 % intervals.
+    """Sum the expected counts of every gene over the bins of each region, with 90 % intervals.
 
-    Adding up the bins of a region gives its counts, but adding up their standard deviations does not give its
-    uncertainty: the errors of neighbouring bins are partly the same. This function knows how much they share.
+    The errors of neighbouring bins are correlated, so their standard deviations do not add up. The intervals account
+    for this correlation.
 
     Parameters
     ----------
@@ -37,17 +37,17 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
         Holds the result. It is not changed.
     key
         Either a column of ``obs`` of the result's table, such as clusters or annotated layers, or the name of shapes,
-        such as cells or drawn regions. A bin on the border of a shape counts by its share of area: counts are taken as
-        uniform within a bin. Where shapes overlap, bins count for each.
+        such as cells or drawn regions. A bin on the border of a shape counts with the share of its area inside: counts
+        are taken as uniform within a bin. Where shapes overlap, bins count for each.
     key_added
         Name of the result.
 
     Returns
     -------
-    A table with a row per region, in the order of the categories or shapes; that of shapes annotates them. ``X`` are
-    expected counts, also if the table of the result was normalised. ``layers["std"]`` is their standard deviation, and
-    the true expected counts are between ``layers["low"]`` and ``layers["high"]`` with a probability of 90 %.
-    ``obs["n_bins"]`` is the area of the region in tissue, in bins; without any, the values are NaN.
+    AnnData with one row per region, in the order of the categories or shapes; if they are shapes, it annotates them.
+    ``X`` are expected counts, even if the table of the result was normalised. ``layers["std"]`` is their standard
+    deviation, and the true expected counts are between ``layers["low"]`` and ``layers["high"]`` with a probability of
+    90 %. ``obs["n_bins"]`` is the area of the region in tissue, in bins; where it is 0, the values are NaN.
 
     Raises
     ------
@@ -55,8 +55,8 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
         If there is no such result, column or shapes, the shapes share no coordinate system with the result, or its
         table has lost its record or the column ``dispersion`` of ``var``.
     ValueError
-        If ``key`` is a column and shapes, the column holds measurements in place of categories, two regions have one
-        name, or no region holds a bin.
+        If ``key`` names both a column and shapes, the column is continuous, two regions have the same name, or no
+        region contains a bin.
 
     Examples
     --------

@@ -55,8 +55,8 @@ def reliability(
 ) -> pd.DataFrame:
     """Score the reliability of genes: each spot is predicted from all others and the image, and compared to its counts.
 
-    :func:`superresolve` includes this; here it is available before a run, and with controls. If ``sdata`` has a result
-    with these genes, the columns are added to its table.
+    :func:`superresolve` includes this; this function runs without it, and with controls. If ``sdata`` has a result with
+    these genes, the columns are added to its table.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def reliability(
         The H&E image.
     {shared}
     controls
-        Score again with the image shuffled in pieces, and with the image shifted by half of the tissue: what remains of
+        Repeat with the image shuffled in squares, and with the image shifted by half of the tissue: what remains of
         ``image_helps`` is chance. A warning appears if the true image helps no more genes.
     key_added
         Name of the result whose table receives the columns.

@@ -72,7 +72,7 @@ class Summary:
 
 @usual_errors
 def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
-    """Summarise a result: inputs, settings, and which of its genes held-out spots support.
+    """Summarise a result: inputs, settings, and which genes held-out spots support.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def summary(sdata: SpatialData, *, key_added: str = "superres") -> Summary:
 
     Returns
     -------
-    Facts, and genes by reliability.
+    Facts, and the genes sorted by reliability.
 
     Raises
     ------

@@ -70,14 +70,15 @@ def superresolve(
     Parameters
     ----------
     sdata
-        One or more sections; changed in place unless ``copy``. If it is backed by a store, the result is written there.
+        One or more sections; changed in place unless ``copy``. If it is backed by a store, the result is written into
+        it.
     image_key
         The H&E image.
     {shared}
     cells_key
         Cells or nuclei of the image, from any segmentation: shapes, points, or labels, such as those of
-        :func:`hadmst_sc.pp.find_nuclei`. The spots decide how far expression follows them. Spots are then registered
-        to the image, as with ``align="spots"``. See :func:`to_cells`.
+        :func:`hadmst_sc.pp.find_nuclei`. The spots decide how far expression follows them. The spots are then
+        registered to the image, as with ``align="spots"``. See :func:`to_cells`.
     key_added
         Name of the result.
     overwrite

@@ -27,19 +27,19 @@ LAYERS = 4  # estimate, standard deviation, two bounds
 def to_cells(
     sdata: SpatialData, cells_key: str, *, genes: Sequence[str] | None = None, key_added: str = "superres"
 ) -> AnnData:
-    """Expected counts of every gene in each cell, with 90 % intervals.
+    """Divide the expected counts of bins between cells, with 90 % intervals.
 
     Counts of a bin that follow the cells (see ``cells_key`` of :func:`superresolve`) are divided between the cells of
     the bin by the area that each covers there; all other counts are spread evenly over the bin, and a cell gets those
-    of its area. What is left lies between the cells: it is the background.
+    of its area. The rest lies between the cells: the background.
 
     Parameters
     ----------
     sdata
         Holds the result and the cells. It is not changed.
     cells_key
-        Shapes (polygons, circles or points), points, or labels. If they are not those that the result was made with,
-        all counts are spread evenly; points have no area then, and are refused.
+        Shapes (polygons, circles or points), points, or labels. If they are not the cells of the run, all counts are
+        spread evenly over the bins; points have no area and are then refused.
     genes
         Names of genes of the result; ``None`` = all.
     key_added
@@ -47,7 +47,7 @@ def to_cells(
 
     Returns
     -------
-    A table with a row per cell, in the order of the element, which it annotates. ``X`` are expected counts, and
+    AnnData with one row per cell, in the order of the element, which it annotates. ``X`` are expected counts, and
     ``layers`` hold ``std``, ``low`` and ``high`` as in :func:`regions`; cells outside the tissue have NaN.
     ``obs["n_bins"]`` is the share of bins whose counts the cell gets, and ``obs["measured"]`` how much of that lies
     under spots. ``obsm["spatial"]`` are centres in the coordinate system of the result. Cells and
@@ -59,8 +59,8 @@ def to_cells(
         If there is no such result, element or gene, they share no coordinate system, or the table of the result has
         lost its record or the column ``dispersion`` of ``var``.
     ValueError
-        If no cell lies in the tissue, cells are points that the result was not made with, or the table would be larger
-        than 4 GB.
+        If no cell lies in the tissue, the cells are points but not those of the run, or the table would be larger than
+        4 GB.
     ContractError
         If the cells cannot be read.
 

@@ -38,10 +38,10 @@ def fine_tune(
 ) -> HadmstModel:
     """Train the bundled network further on sections of your own.
 
-    A part of the spots is held out again and again, and the network learns to predict them. Phantoms are mixed in: they
-    keep the samples and the alignment as they were, which a section without truth cannot teach. The command
-    ``hadmst-sc train`` does the same from a configuration file, with every setting of the training. Phantoms are drawn
-    in worker processes, so a script calls this below ``if __name__ == "__main__":``.
+    Some spots are held out, several times, and the network learns to predict them. It is trained on phantoms too, to
+    preserve the samples and the alignment, which a section without truth cannot teach. The command
+    ``hadmst-sc train`` does the same from a configuration file, with every setting of the training. Phantoms are
+    generated in worker processes, so a script calls this below ``if __name__ == "__main__":``.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ def fine_tune(
     model
         Weights to start from: a bundled name or a path.
     steps
-        Steps of the optimiser, about a second each on two cores.
+        Steps of the optimiser.
     n_phantoms
-        Phantoms that are drawn beside the sections.
+        Number of phantoms.
     random_state
         Seed of the training.
     n_jobs
