@@ -27,6 +27,12 @@ def test_layers_are_quantiles_of_the_rate(solved):
     np.testing.assert_allclose(high[:, 0], law.ppf(0.95), rtol=1e-3, atol=1e-9)
 
 
+def test_quantiles_come_from_any_iterable_and_once(solved):
+    assert tl.quantiles(solved, (one for one in (0.1, 0.1, 0.9))) == {"0.1": "q0.1", "0.9": "q0.9"}
+    layers = solved["superres_table"].layers
+    assert (layers["q0.1"] <= layers["q0.9"]).all() and (layers["q0.1"] < layers["q0.9"]).any()
+
+
 def test_a_doubtful_spread_is_said(solved, caplog):
     provenance = solved["superres_table"].uns["hadmst_sc"]
     kept = provenance["calibration"]

@@ -375,6 +375,51 @@ def test_the_ending_is_the_format_and_unknown_ones_are_refused(solved, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("genes", [[], 5])
+def test_no_genes_are_refused(solved, tmp_path, genes):
+    for name in ("maps.ome.tif", "bins.h5ad", "bins.csv.gz"):
+        with pytest.raises(MissingKeyError, match=r"`genes` needs names of genes of .*Pass `genes=None` for all"):
+            export(solved, tmp_path / name, genes=genes)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["cells.geojson", "cells.csv.gz", "cells.h5ad"])
+def test_cells_on_disk_are_written_as_those_in_memory(tmp_path, name):
+    sdata = solve()
+    cells = add_cells(sdata)
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    on_disk = ad.read_h5ad(tmp_path / "in.h5ad", backed="r")
+    contents = []
+    for given in (cells, on_disk):
+        export(sdata, tmp_path / name, cells=given, genes=["β", "gene-0"], overwrite=True)
+        if name.endswith(".h5ad"):
+            contents.append(ad.read_h5ad(tmp_path / name).to_df().to_csv())
+        else:
+            open_file = gzip.open if name.endswith(".gz") else open
+            contents.append(open_file(tmp_path / name, "rt", encoding="utf-8").read())
+    on_disk.file.close()
+    assert contents[0] == contents[1]
+
+
+def test_a_tilde_is_the_home_folder(solved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    export(solved, "~/bins.csv.gz", genes=["β"])
+    assert (tmp_path / "home" / "bins.csv.gz").is_file() and not (tmp_path / "~").exists()
+
+
+def test_cells_of_a_crop_keep_their_outlines(tmp_path):
+    """spatialdata then lists the only region of the table."""
+    sdata = solve()
+    sdata.tables["cell_counts"] = add_cells(sdata)
+    box = {"min_coordinate": [100, 100], "max_coordinate": [200, 160], "target_coordinate_system": "S1"}
+    part = sd.bounding_box_query(sdata, axes=("x", "y"), **box)
+    export(part, tmp_path / "cells.geojson", cells=part.tables["cell_counts"])
+    shapes = gpd.read_file(tmp_path / "cells.geojson").geometry
+    np.testing.assert_allclose(np.c_[shapes.centroid.x, shapes.centroid.y], CELLS[:2], atol=1e-9)
+
+
 def test_cells_that_are_not_in_the_object_are_named(solved, tmp_path):
     sdata = solve()
     cells = add_cells(sdata)

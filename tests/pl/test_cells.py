@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+import spatialdata as sd
 from matplotlib.collections import PolyCollection
 from spatialdata.models import Labels2DModel, PointsModel, ShapesModel
 from spatialdata.transformations import get_transformation
@@ -66,6 +67,22 @@ def test_a_table_of_some_cells_draws_these(result_with_cells):
     result_with_cells["cell_counts"] = some
     found = drawn(hd.pl.cells(result_with_cells, "cells", "ramp")[0, 1]).get_array()
     np.testing.assert_allclose(np.sort(found), np.sort(some[:, "ramp"].X.ravel()))
+
+
+def test_a_crop_draws_the_cells_that_are_left(result_with_cells):
+    """spatialdata then lists the only region of the table."""
+    whole = drawn(hd.pl.cells(result_with_cells, "cells", "ramp")[0, 1]).get_array()
+    box = {"min_coordinate": [100, 300], "max_coordinate": [300, 600], "target_coordinate_system": "world"}
+    part = sd.bounding_box_query(result_with_cells, axes=("x", "y"), **box)
+    found = drawn(hd.pl.cells(part, "cells", "ramp")[0, 1]).get_array()
+    assert 0 < len(found) < len(whole) and set(found) < set(whole)
+
+
+def test_a_column_of_obs_may_have_the_name_of_a_gene(result_with_cells):
+    before = drawn(hd.pl.cells(result_with_cells, "cells", "ramp")[0, 1]).get_array()
+    result_with_cells["cell_counts"].obs["ramp"] = 7.0
+    found = drawn(hd.pl.cells(result_with_cells, "cells", "ramp")[0, 1]).get_array()
+    np.testing.assert_array_equal(found, before)
 
 
 def _circles(sdata, where, xy):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import EllipseCollection, PolyCollection
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
@@ -228,6 +229,14 @@ def test_below_a_map_stands_how_far_to_believe_it(result):
         "reliability 0.87, image helps, supported from 55 µm",
     ]
     assert not any(row[0].get_xlabel() for row in axes)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_help_of_the_image_that_is_unknown_is_not_claimed(result, missing):
+    var = _with_belief(result, 55.0).tables["superres_table"].var
+    var["image_helps"] = pd.array([True, None, False], dtype="boolean") if missing is None else [1.0, missing, 0.0]
+    (panel,) = hd.pl.superresolve(result, "ramp", panels="high")[0]
+    assert panel.get_xlabel() == "reliability 0.87, supported from 55 µm"
 
 
 def test_a_map_without_support_is_pale(result):

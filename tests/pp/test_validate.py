@@ -57,6 +57,16 @@ def test_a_good_section_is_ready_and_its_numbers_are_shown(section):
     assert report.alignment == pp.register(section, IMAGE)
 
 
+@pytest.mark.torch
+def test_the_cost_is_that_of_a_run_whose_components_come_from_other_genes_too(section, monkeypatch):
+    from hadmst_sc.inference import cost
+
+    seen = []
+    monkeypatch.setattr(cost, "cost_of", lambda obs, settings, **_: seen.append((len(obs.genes), settings.n_genes)))
+    assert pp.validate(section, IMAGE, genes=2, align=False).ok
+    assert seen == [(section["table"].n_vars, 2)]
+
+
 @pytest.mark.parametrize("turn", [name for name in TURNS if name != "as it is"])
 def test_an_image_that_was_turned_or_flipped_is_noticed_and_the_way_back_named(section, turn):
     back = {"turned by 90° clockwise": "turned by 90° counterclockwise"}

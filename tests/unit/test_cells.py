@@ -451,6 +451,18 @@ def test_the_singular_and_the_empty_are_named(copied):
             hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key=key, **QUIET)
 
 
+def test_ids_above_the_exact_floats_stay_apart(copied):
+    large = [2**53 + 1, 2**53 + 2]
+    labels = np.zeros((320, 320), np.int64)
+    labels[100:110, 100:110], labels[100:110, 110:120] = large
+    where = get_transformation(copied[IMAGE], get_all=True)
+    copied["large"] = Labels2DModel.parse(labels, dims=("y", "x"), transformations=where)
+    obs, found = _read(copied, "large")
+    assert found.ids.tolist() == large
+    areas = np.asarray(found.overlap.sum(1)).ravel() * obs.grid.bin_um**2
+    np.testing.assert_allclose(areas, 100 * 2.5**2)
+
+
 def test_only_ids_above_zero_are_cells(copied):
     labels = np.full((320, 320), -1, np.int64)
     labels[:100, :100] = 2**40

@@ -265,7 +265,8 @@ def _of_labels(element: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> Pla
     parts = int(np.ceil(np.sqrt(pixel) / FINE - 1e-9))
     steps = (np.arange(parts) + 0.5) / parts
     rows = max(1, PIXELS_AT_ONCE // (labels.shape[1] * parts**2))
-    found: list[np.ndarray] = []  # of each part: id, bin, area, and sums of x and y
+    found: list[np.ndarray] = []  # of each part: bin, area, and sums of x and y
+    of: list[np.ndarray] = []  # their ids, as floats are exact up to 2**53 only
     for start in range(0, labels.shape[0], rows):
         values = np.asarray(labels.data[start : start + rows])
         row, column = np.nonzero((values > 0) & (values <= LARGEST_ID))
@@ -279,11 +280,12 @@ def _of_labels(element: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> Pla
                     position[on] * n_bins + y[on] * shape[1] + x[on], return_inverse=True, return_counts=True
                 )
                 sums = [np.bincount(where, xy[on, axis], len(key)) for axis in (0, 1)]
-                found.append(np.stack([ids[key // n_bins], key % n_bins, n, *sums]).T)
-    of_parts = np.concatenate([np.zeros((0, 5)), *found])
-    names, cell = np.unique(of_parts[:, 0].astype(np.int64), return_inverse=True)
-    n = of_parts[:, 2]
-    sums = [np.bincount(cell, of_parts[:, k], len(names)) for k in (3, 4)]
+                found.append(np.stack([key % n_bins, n, *sums]).T)
+                of.append(ids[key // n_bins])
+    of_parts = np.concatenate([np.zeros((0, 4)), *found])
+    names, cell = np.unique(np.concatenate([np.zeros(0, np.int64), *of]), return_inverse=True)
+    n = of_parts[:, 1]
+    sums = [np.bincount(cell, of_parts[:, k], len(names)) for k in (2, 3)]
     centres = np.stack(sums, 1) / np.maximum(np.bincount(cell, n, len(names)), 1)[:, None]
-    area = sparse.coo_array((n * pixel / parts**2, (cell, of_parts[:, 1].astype(int))), (len(names), n_bins))
+    area = sparse.coo_array((n * pixel / parts**2, (cell, of_parts[:, 0].astype(int))), (len(names), n_bins))
     return names, area.tocsr(), True, centres

@@ -98,13 +98,15 @@ def export(
     """
     check_sdata(sdata)
     write = _writer(path, cells)
+    if cells is not None and cells.isbacked:  # HDF5 reads genes in ascending order only
+        cells = cells.to_memory()
     result = find_result(sdata, key_added)
     if cells is None:
         columns = columns_of(result.table.var_names, genes, f"tables/{result.table_key}")
     else:
         columns = columns_of(cells.var_names, genes, "`cells`")
     frame = Frame.of(result)
-    with new_file(Path(path), overwrite=overwrite) as file:
+    with new_file(Path(path).expanduser(), overwrite=overwrite) as file:
         write(file, frame, columns, cells)
 
 
@@ -296,12 +298,13 @@ def _shapes(frame: Frame, cells: AnnData) -> GeoSeries:
     """Outlines of cells in pixels of the H&E, in the order of the table."""
     sdata, call = frame.result.sdata, "Pass the table that `hadmst_sc.tl.to_cells` returns, and the same `sdata`."
     try:
-        region, _, instance_key = get_table_keys(cells)
+        regions, _, instance_key = get_table_keys(cells)
         ids = cells.obs[instance_key]
     except (KeyError, ValueError) as error:
         raise MissingKeyError(f"`cells` needs to annotate cells of `sdata`, but annotates nothing. {call}") from error
-    if not isinstance(region, str) or region not in sdata:
-        raise MissingKeyError(f"`cells` annotates {region!r}, but `sdata` has no such element. {call}")
+    region, *others = [regions] if isinstance(regions, str) else regions  # a list after a crop
+    if others or region not in sdata:
+        raise MissingKeyError(f"`cells` annotates {regions!r}, but `sdata` has no such element. {call}")
     element = sdata[region]
     if region in sdata.labels:
         shapes = _traced(levels(element)[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -320,7 +320,9 @@ def columns_of(var_names: pd.Index, genes: Sequence[str] | None, place: str) -> 
     """Return columns of some genes in a table, in the order of the names; ``None`` = all."""
     if genes is None:
         return np.arange(len(var_names))
-    wanted = [genes] if isinstance(genes, str) else list(genes)
+    wanted = [genes] if isinstance(genes, str) else list(genes) if isinstance(genes, Iterable) else []
+    if not wanted:
+        raise MissingKeyError(f"`genes` needs names of genes of {place}, but is {genes!r}. Pass `genes=None` for all.")
     if unknown := [name for name in wanted if name not in var_names]:
         raise MissingKeyError(
             f"`genes` needs genes of {place}, but {unknown[:5]} are not. It has {list(var_names[:5])}, ..."

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
@@ -244,7 +245,8 @@ class Section:
         reliability, helps, finest = var.loc[gene, ["reliability", "image_helps", "finest_um"]]
         is_guess = not np.isfinite(finest)
         width = "" if is_guess else f", supported from {finest:.0f} µm"
-        return f"reliability {reliability:.2f}{', image helps' * bool(helps)}{width}", is_guess
+        helps = bool(pd.notna(helps) and helps)  # missing in tables that were joined
+        return f"reliability {reliability:.2f}{', image helps' * helps}{width}", is_guess
 
     @property
     def unit(self) -> str:

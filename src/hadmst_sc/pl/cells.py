@@ -214,7 +214,8 @@ def _table_key(section: Section, cells_key: str, table_key: str | None) -> str:
     of_cells = [
         name
         for name, table in tables.items()
-        if set(INTERVALS) <= set(table.layers) and table.uns.get("spatialdata_attrs", {}).get("region") == cells_key
+        if set(INTERVALS) <= set(table.layers)
+        and np.ravel(table.uns.get("spatialdata_attrs", {}).get("region")).tolist() == [cells_key]  # or a list
     ]
     if table_key is None and len(of_cells) > 1:
         raise ValueError(
@@ -257,7 +258,8 @@ def _genes(genes: str | Sequence[str] | None, section: Section, table_key: str) 
 def _values(section: Section, cells_key: str, table_key: str, gene: str, rows: np.ndarray) -> np.ndarray:
     """Expected counts of one gene and their relative standard deviation, ``(2, rows)``; NaN for a row of -1."""
     table = section.sdata.tables[table_key]
-    every = np.stack([table.obs_vector(gene, layer=layer) for layer in (None, *INTERVALS)]).astype(float)
+    column = table[:, [gene]]
+    every = np.stack([column.to_df(layer).to_numpy(float)[:, 0] for layer in (None, *INTERVALS)])
     counts, std, low, high = every
     if (counts < low * (1 - ROUNDING)).any() or (counts > high * (1 + ROUNDING)).any():
         raise ValueError(

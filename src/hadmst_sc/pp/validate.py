@@ -172,16 +172,16 @@ def validate(
                 assert cells is not None  # for types
                 facts |= _of_cells(cells, obs)
                 findings += _doubts_of_cells(cells, obs, he[0])
+            whole = with_other_genes(sdata, obs, section.get("obsm_key"))  # as in a run
             if align:
                 progress.plan({"align": seconds_of(REGISTRATION, obs)})
                 progress.at("align")
-                whole = with_other_genes(sdata, obs, section.get("obsm_key"))  # as in a run
                 known = registration(whole, he)
                 found, turns = Alignment.from_record(known["found"]), known["turns"]
                 facts |= _of_alignment(found)
                 problem = turned(whole, turns, found, he)
                 findings.append(Finding("error", problem) if problem else _about(found, turns))
-            facts["cost"] = _cost(obs, sdata)
+            facts["cost"] = _cost(whole, len(obs.genes), sdata)
         except (KeyError, ValueError, WrongTypeError, MemoryError) as error:  # what superresolve would raise
             messages = error.problems if isinstance(error, ContractError) else [str(error)]
             findings += [Finding("error", message) for message in messages]
@@ -272,11 +272,11 @@ def _about(found: Alignment, turns: dict[str, float]) -> Finding:
     return Finding("note", "no clear evidence that the H&E is off its spots.")
 
 
-def _cost(obs: Observation, sdata: SpatialData) -> str:
-    """Cost of a run with these genes and defaults for the other arguments."""
+def _cost(obs: Observation, n_genes: int, sdata: SpatialData) -> str:
+    """Cost of a run with the first genes and defaults for the other arguments."""
     if find_spec("torch") is None:
         return "unknown: torch is not installed"
     from hadmst_sc.inference.cost import cost_of
     from hadmst_sc.inference.settings import Settings
 
-    return str(cost_of(obs, Settings().loaded(), backed=sdata.is_backed()))
+    return str(cost_of(obs, Settings(n_genes=n_genes).loaded(), backed=sdata.is_backed()))

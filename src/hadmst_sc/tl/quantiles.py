@@ -55,6 +55,7 @@ def quantiles(
     """
     if not isinstance(quantiles, Iterable) or isinstance(quantiles, str):
         quantiles = (quantiles,)
+    quantiles = list(quantiles)
     wrong = [one for one in quantiles if not isinstance(one, int | float | np.number) or not 0 < one < 1]
     if wrong:
         raise ValueError(f"`quantiles` needs numbers between 0 and 1, but has {wrong}. Try `quantiles=(0.05, 0.95)`.")
@@ -68,8 +69,8 @@ def quantiles(
         logger.warning("the quantiles of %r may be too narrow or too wide: %s", key_added, doubted)
     names = {f"{quantile:g}": f"q{quantile:g}" for quantile in quantiles}
     mean, std = (result.maps_at_bins(std=which) for which in (False, True))
-    for quantile, layer in zip(quantiles, names.values(), strict=True):
-        result.set_layer(layer, _quantile(mean, std, quantile))
+    for quantile in quantiles:
+        result.set_layer(names[f"{quantile:g}"], _quantile(mean, std, quantile))
     return names
 
 
