@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -255,3 +257,10 @@ def test_spots_of_a_few_pixels_are_drawn_as_wide_as_they_need_to_be_seen(result)
 
     assert drawn_um(6.0) == pytest.approx(40.0)  # as they are
     assert 40.0 < drawn_um(0.3) < 100.0  # their distance is 94 µm
+
+
+def test_drawing_warns_of_nothing(result):
+    """The comparison of a lazy image with the table did, in every picture of a store."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        hd.pl.superresolve(result)

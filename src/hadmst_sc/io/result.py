@@ -240,7 +240,7 @@ class Result:
         rows, *place = self.places
         column = values[:, self.table.var_names.get_loc(gene)]
         column = np.asarray(column.compute() if isinstance(column, da.Array) else column).ravel()
-        return bool(np.array_equal(at_bins(image.sel(c=[gene]).data, *place)[:, 0], column[rows]))
+        return np.array_equal(np.asarray(at_bins(image.sel(c=[gene]).data, *place)[:, 0]), column[rows])
 
     def _find(self, first: str, values: Any) -> str | None:
         named = self.now(first, self.sdata.images)
