@@ -78,6 +78,14 @@ def test_a_crop_draws_the_cells_that_are_left(result_with_cells):
     assert 0 < len(found) < len(whole) and set(found) < set(whole)
 
 
+def test_cells_beside_the_image_are_drawn_without_it(result_with_cells):
+    cells = result_with_cells["cells"]
+    cells["geometry"] = cells.translate(400 / UM_PER_PX, 0)
+    he, counts, _ = hd.pl.cells(result_with_cells, "cells", "ramp", crop=(420, 40, 500, 120))[0]
+    assert len(places(drawn(he))) == len(places(drawn(counts))) > 0 and he.get_xlim() == (420, 500)
+    he.figure.canvas.draw()
+
+
 def test_a_column_of_obs_may_have_the_name_of_a_gene(result_with_cells):
     before = drawn(hd.pl.cells(result_with_cells, "cells", "ramp")[0, 1]).get_array()
     result_with_cells["cell_counts"].obs["ramp"] = 7.0

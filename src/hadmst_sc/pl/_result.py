@@ -301,9 +301,14 @@ class Section:
 
 
 def _pixels_in(box: Extent, to_um: np.ndarray, level: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First pixel in a box and the one after the last, along x and y, with a border for the interpolation."""
+    """First pixel in a box and the one after the last, along x and y, with a border for the interpolation.
+
+    The nearest pixels if the box is outside the image.
+    """
     corners = transform(np.linalg.inv(to_um), np.array([[x, y] for x in box[:2] for y in box[2:]]))
     low, high = np.floor(corners.min(0)).astype(int) - BORDER_PX, np.ceil(corners.max(0)).astype(int) + BORDER_PX
     sizes = level.sizes["x"], level.sizes["y"]
-    x, y = ((max(0, int(a)), min(size, int(b))) for a, b, size in zip(low, high, sizes, strict=True))
+    x, y = (
+        (int(np.clip(a, 0, size - 1)), int(np.clip(b, 1, size))) for a, b, size in zip(low, high, sizes, strict=True)
+    )
     return x, y
