@@ -409,6 +409,15 @@ def test_a_tilde_is_the_home_folder(solved, tmp_path, monkeypatch):
     assert (tmp_path / "home" / "bins.csv.gz").is_file() and not (tmp_path / "~").exists()
 
 
+def test_a_cell_without_a_geometry_leaves_the_file_readable(tmp_path):
+    sdata = solve()
+    cells = add_cells(sdata)
+    sdata["cells"].loc[9, "geometry"] = None
+    export(sdata, tmp_path / "cells.geojson", cells=cells)
+    features = json.loads((tmp_path / "cells.geojson").read_text())["features"]
+    assert [one["geometry"] is None for one in features] == [False, True, False]
+
+
 def test_cells_of_a_crop_keep_their_outlines(tmp_path):
     """spatialdata then lists the only region of the table."""
     sdata = solve()
@@ -453,6 +462,9 @@ def test_a_file_is_replaced_only_when_asked(solved, tmp_path):
     assert path.read_bytes() == before
     export(solved, path, overwrite=True)
     assert len(pd.read_csv(path).columns) == 6
+    with pytest.raises(ValueError, match=r"needs a folder in which files can be made.*bins\.csv\.gz is none"):
+        export(solved, path / "more.csv.gz")
+    assert [one.name for one in path.parent.iterdir()] == ["bins.csv.gz"]
     (tmp_path / "folder.h5ad").mkdir()
     with pytest.raises(ValueError, match="is a folder"):
         export(solved, tmp_path / "folder.h5ad", overwrite=True)

@@ -121,8 +121,15 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     check_new(path, overwrite=overwrite)
     target = home(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = beside(target, f"{os.getpid()}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except OSError as error:
+        raise ValueError(
+            f"`path` needs a folder in which files can be made, but {target.parent} is none: {error.strerror}. Pass a "
+            f"path in another folder."
+        ) from error
     try:
         yield partial
         os.replace(partial, target)
@@ -274,7 +281,7 @@ def _write_geojson(file: Path, frame: Frame, columns: np.ndarray, cells: AnnData
                 properties = {"objectType": "detection", "name": str(cells.obs_names[i]), "measurements": found}
                 text.write(
                     f"{',' if i else ''}\n"
-                    f'{{"type": "Feature", "geometry": {shapes[i]}, "properties": {json.dumps(properties)}}}'
+                    f'{{"type": "Feature", "geometry": {shapes[i] or "null"}, "properties": {json.dumps(properties)}}}'
                 )
         text.write("\n]}\n")
 
