@@ -221,6 +221,19 @@ def test_repeated_names_in_raw_can_be_mended():
     assert "twice-1" in obs.genes
 
 
+@pytest.mark.parametrize("asked", [[2, 3], [0]], ids=["others", "the repeated one"])
+def test_repeated_names_can_be_mended_whichever_genes_are_asked_for(asked):
+    """Naming any gene ended in an error of pandas."""
+
+    def change(table):
+        table.var_names = ["twice", "twice", *table.var_names[2:]]
+
+    sdata, _ = section(change)
+    names = [sdata.tables["table"].var_names[i] for i in asked]
+    obs, message = mend(sdata, ContractError, genes=names)
+    assert "gene names need to be unique, but ['twice'] are not" in message and list(obs.genes) == names
+
+
 # --- counts of which a part was removed ---
 
 

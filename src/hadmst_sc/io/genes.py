@@ -136,7 +136,9 @@ def _by_name(
         once = f"genes={_listed(list(dict.fromkeys(names)))}" if names else "genes=None"
         problems.add(f"`genes` needs at least one name and each once, but {found}. Pass `{once}`.", ValueError)
         return None
-    columns = var.index.get_indexer(names)
+    # Of repeated names the first; the caller refuses them with a remedy.
+    firsts = np.flatnonzero(~var.index.duplicated())
+    columns = firsts[var.index[firsts].get_indexer(names)]
     others = [name for name, column in zip(names, columns, strict=True) if column not in set(usable.tolist())]
     if others:
         logger.warning(
