@@ -348,6 +348,26 @@ def test_a_speck_alone_gets_what_its_area_gets(copied):
     assert factor.ravel()[alone] < 2
 
 
+def test_cells_that_differ_in_one_corner_or_pixel_are_other_cells(copied):
+    """Bounds of shapes, and every so many rows of labels, were compared."""
+    square, notched = shapely.box(40, 40, 60, 60), shapely.box(40, 40, 60, 60) - shapely.box(40, 50, 50, 55)
+    where = get_transformation(copied["nuclei"], get_all=True)
+    labels = np.zeros((200, 200), int)
+    labels[40:60, 40:60] = 1
+    other = labels.copy()
+    other[41, 41] = 0
+    kinds = [
+        (lambda one: ShapesModel.parse(gpd.GeoDataFrame(geometry=[one]), transformations=where), square, notched),
+        (lambda one: Labels2DModel.parse(one, dims=("y", "x"), transformations=where), labels, other),
+    ]
+    for kind, (make, first, second) in enumerate(kinds):
+        digests = []
+        for number, one in enumerate((first, second, first)):
+            copied[f"cells_{kind}_{number}"] = make(one)
+            digests.append(_read(copied, f"cells_{kind}_{number}")[1].digest)
+        assert digests[0] == digests[2] != digests[1]
+
+
 def test_renamed_cells_are_recognised_and_changed_ones_are_told(copied, caplog):
     hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="nuclei", **QUIET)
     copied.tables["superres_table"].uns["hadmst_sc"]["strength_of_cells"]["used"] = 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -195,17 +195,26 @@ def _wrong(element: Any, kind: str, key: str) -> str | None:
 
 
 def _digest(element: Any, kind: str) -> str:
-    if kind == "labels":
-        level = levels(element)[0]
-        values = [np.array(level.shape), np.asarray(level.data[:: max(1, level.shape[0] // 64)]).astype(np.int64)]
-    elif kind == "points":
-        values = [element[["x", "y"]].compute().to_numpy(float)]
-    else:
-        values = [np.asarray(element.bounds, float), np.asarray(element.get("radius", 0.0), float)]
     digest = hashlib.sha256()
-    for one in values:
+    for one in _contents(element, kind):
         digest.update(np.ascontiguousarray(one).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _contents(element: Any, kind: str) -> Iterator[np.ndarray]:
+    """All that tells cells from others, in parts of limited size."""
+    if kind == "labels":
+        level = levels(element)[0]
+        yield np.array(level.shape)
+        n_rows = max(1, PIXELS_AT_ONCE // level.shape[1])
+        for start in range(0, level.shape[0], n_rows):
+            yield np.asarray(level.data[start : start + n_rows]).astype(np.int64)
+    elif kind == "points":
+        yield element[["x", "y"]].compute().to_numpy(float)
+    else:
+        yield shapely.get_num_coordinates(element.geometry.to_numpy())
+        yield shapely.get_coordinates(element.geometry.to_numpy())
+        yield np.asarray(element.get("radius", 0.0), float)
 
 
 def _of_shapes(element: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> Placed:
