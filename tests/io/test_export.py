@@ -355,9 +355,11 @@ def test_tables_of_cells_keep_their_values(tmp_path):
 
 def test_the_ending_is_the_format_and_unknown_ones_are_refused(solved, tmp_path):
     with pytest.raises(
-        ValueError, match=r"endings \['.ome.tif', '.ome.tiff', '.h5ad', '.csv.gz'\].*Pass `path='maps.ome.tif'`"
+        ValueError, match=r"endings \['.ome.tif', '.ome.tiff', '.h5ad', '.csv.gz'\].*Pass `path='.*maps.ome.tif'`"
     ):
         export(solved, tmp_path / "maps.png")
+    with pytest.raises(ValueError, match=r"Pass `path='out/Bins.csv.gz'`"):
+        export(solved, "out/Bins.csv")
     with pytest.raises(ValueError, match=r"cells=hadmst_sc.tl.to_cells\(sdata, cells_key\)"):
         export(solved, tmp_path / "cells.geojson")
     sdata = solve()

@@ -6,6 +6,7 @@ What concerns reading a section (counts, genes, spots, coordinates) is tested in
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Callable
 from functools import cache
@@ -23,25 +24,36 @@ IMAGE = "phantom_full_image"
 Scope = dict[str, Any]
 
 
+def codes_in(message: str) -> list[str]:
+    """The codes of a message that can be typed: assignments, arguments, or calls."""
+    return [code for code in re.findall(r"`([^`]+)`", message) if re.search(r"[=(]", code)]
+
+
 def code_in(message: str) -> str:
-    """The last code of a message that can be typed: an assignment, arguments, or a call."""
-    codes = [code for code in re.findall(r"`([^`]+)`", message) if re.search(r"[=(]", code)]
-    return codes[-1]
+    """The last code of a message that can be typed."""
+    return codes_in(message)[-1]
 
 
 def typed(call: str, remedy: str, scope: Scope) -> Any:
-    """Result of a call after its remedy: arguments replace those of the call, statements are run before it."""
+    """Result of a call after its remedy."""
+    return eval(retyped(call, remedy, scope), scope)
+
+
+def retyped(call: str, remedy: str, scope: Scope) -> str:
+    """The call after its remedy: arguments replace those of the call, statements are run before it."""
     try:
         arguments = ast.parse(f"f({remedy})", mode="eval").body.keywords
     except SyntaxError:
         arguments = []
     if not arguments or re.match(r"[\w.]+\(", remedy):
         exec(remedy, scope)
-        return eval(call, scope)
-    tree = ast.parse(call, mode="eval")
+        return call
+    tree = ast.parse(call, mode="eval").body
+    names = inspect.signature(eval(ast.unparse(tree.func), scope)).parameters
+    given = [ast.keyword(name, value) for name, value in zip(names, tree.args, strict=False)] + tree.keywords
     new = {one.arg for one in arguments}
-    tree.body.keywords = [one for one in tree.body.keywords if one.arg not in new] + arguments
-    return eval(compile(ast.fix_missing_locations(tree), "<remedy>", "eval"), scope)
+    tree.args, tree.keywords = [], [one for one in given if one.arg not in new] + arguments
+    return ast.unparse(tree)
 
 
 @cache

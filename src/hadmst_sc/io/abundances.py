@@ -86,7 +86,7 @@ def _problem(table: AnnData, table_key: str, obsm_key: str) -> tuple[str, type[E
     others = [name for name in table.obsm if name != obsm_key and not _fault(table, table_key, name)]
     others.sort(key=lambda name: _common_total(abundances_of(table, table_key, name).values) is not None)
     there = f"Available: {list(table.obsm)}."
-    remedy = f"{there} Try `obsm_key={others[0]!r}`." if others else there
+    remedy = f"{there} Try `obsm_key={others[0]!r}`." if others else f"{there} For maps of genes: `obsm_key=None`."
     if obsm_key not in table.obsm:
         return f"`obsm_key={obsm_key!r}` is not in `sdata[{table_key!r}].obsm`. {remedy}", MissingKeyError
     needed = f"tables/{table_key}/obsm/{obsm_key}: needs cells of each type per spot"

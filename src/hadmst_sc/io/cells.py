@@ -13,12 +13,13 @@ from scipy import sparse
 from spatialdata import SpatialData, to_polygons
 
 from hadmst_sc.io.read import computed_here
+from hadmst_sc.io.remedies import alike, he_of, set_identity
 from hadmst_sc.io.resolve import affine, invertible, levels, systems, transform
 from hadmst_sc.io.tissue import outlines
 from hadmst_sc.runtime import side_by_side
 from hadmst_sc.section.arguments import TEXT
 from hadmst_sc.section.cells import Cells
-from hadmst_sc.section.errors import Problems
+from hadmst_sc.section.errors import MissingKeyError, Problems
 from hadmst_sc.section.observation import Observation
 
 KINDS = ("shapes", "labels", "points")
@@ -134,7 +135,14 @@ def _find(
     """An element of cells, its kind, and a coordinate system of the frame with the affine to it."""
     if not TEXT.is_met(cells_key) or not any(cells_key in getattr(sdata, kind) for kind in KINDS):
         where = "sdata.shapes, sdata.labels or sdata.points"
-        problems.missing("cells_key", cells_key, where, [name for kind in KINDS for name in getattr(sdata, kind)])
+        names = [name for kind in KINDS for name in getattr(sdata, kind)]
+        if close := alike(str(cells_key), names):
+            remedy = f"Pass `cells_key={close!r}`."
+        else:
+            remedy = (
+                f"To find nuclei: `hadmst_sc.pp.find_nuclei(sdata, {he_of(sdata)!r})`, then pass `cells_key='nuclei'`."
+            )
+        problems.add(f"`cells_key={cells_key!r}` is not in `{where}`. Available: {names}. {remedy}", MissingKeyError)
         return None
     kind = next(kind for kind in KINDS if cells_key in getattr(sdata, kind))
     element = getattr(sdata, kind)[cells_key]
@@ -143,8 +151,7 @@ def _find(
     if not shared:
         problems.add(
             f"{told} shares no coordinate system with {frame}: it has {list(systems(element))}, {frame} has "
-            f"{list(dict.fromkeys(available))}. Call `spatialdata.transformations.set_transformation(sdata"
-            f"[{cells_key!r}], transformation, {available[0]!r})` with the transformation of the cells to that system."
+            f"{list(dict.fromkeys(available))}. {set_identity(cells_key, available[0])}"
         )
         return None
     matrix = affine(element, shared[0])

@@ -140,7 +140,9 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
 def check_new(path: Path, *, overwrite: bool) -> None:
     """Refuse the path of a folder, and of a file that is not to be replaced."""
     if path.is_dir():
-        raise ValueError(f"`path` needs the name of a file, but {path} is a folder. Add a name to it.")
+        raise ValueError(
+            f"`path` needs the name of a file, but {path} is a folder. Pass `path={str(path / path.name)!r}`."
+        )
     if path.exists() and not overwrite:
         raise ValueError(
             f"`path` needs to be free, but {path} exists. Pass `overwrite=True` (`--overwrite`) to replace it."
@@ -160,7 +162,9 @@ def _writer(path: object, cells: object) -> Writer:
     for ending, write in writers.items():
         if name.endswith(ending):
             return write
-    remedy = f"Pass `path={name.partition('.')[0] + next(iter(writers))!r}`."
+    suffix, stem = Path(name).suffix, Path(path).name.partition(".")[0] or "maps"
+    like = next((one for one in writers if suffix and suffix in one), next(iter(writers)))
+    remedy = f"Pass `path={str(Path(path).parent / (stem + like))!r}`."
     if name.endswith(tuple(OF_BINS)):
         remedy = "Maps have no cells: leave out `cells`."
     elif name.endswith(tuple(OF_CELLS)):

@@ -17,6 +17,7 @@ from spatialdata.models import get_table_keys
 
 from hadmst_sc.io.elements import at_bins
 from hadmst_sc.io.given import check_sdata
+from hadmst_sc.io.remedies import alike, he_of, spelt
 from hadmst_sc.io.resolve import affine, levels, systems, transform
 from hadmst_sc.section.errors import MissingKeyError
 from hadmst_sc.section.observation import PROVENANCE_KEY, OutputNames
@@ -307,7 +308,7 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
     if len(found) == 1:
         return found[0]
     names = [one.key for one in found or every]
-    remedy = f" Try `key_added={names[0]!r}`." if names else f" {first(sdata, key_added)}"
+    remedy = f" Try `key_added={alike(key_added, names) or names[0]!r}`." if names else f" {first(sdata, key_added)}"
     if found:
         raise MissingKeyError(f"`key_added={key_added!r}` needs to name one result, but {names} match it.{remedy}")
     raise MissingKeyError(
@@ -325,7 +326,8 @@ def columns_of(var_names: pd.Index, genes: Sequence[str] | None, place: str) -> 
         raise MissingKeyError(f"`genes` needs names of genes of {place}, but is {genes!r}. Pass `genes=None` for all.")
     if unknown := [name for name in wanted if name not in var_names]:
         raise MissingKeyError(
-            f"`genes` needs genes of {place}, but {unknown[:5]} are not. It has {list(var_names[:5])}, ..."
+            f"`genes` needs genes of {place}, but {unknown[:5]} are not. It has {list(var_names[:5])}, .... "
+            f"Pass `genes={spelt(wanted, var_names)}`."
         )
     return np.asarray(var_names.get_indexer(wanted))
 
@@ -375,13 +377,10 @@ def again(result: Result, genes: Sequence[str] = (), **changes: Any) -> str:
 
 
 def first(sdata: SpatialData, key_added: str) -> str:
-    """Return a sentence with the call that makes the first result of a section, from its largest image."""
-    finest = {name: levels(image)[0] for name, image in sdata.images.items()}
-    sizes = {name: one.size for name, one in finest.items() if one.sizes["c"] in (3, 4) and one.dtype.kind == "u"}
+    """Return a sentence with the call that makes the first result of a section."""
     named = "" if key_added == "superres" else f", key_added={key_added!r}"
-    if not sizes:
-        return f"Call `{VERB}` first."
-    return f"Call `{VERB}(sdata, {max(sizes, key=lambda name: sizes[name])!r}{named})` first."
+    image = he_of(sdata)
+    return f"Call `{VERB}(sdata, {image!r}{named})` first." if image else f"Call `{VERB}` first."
 
 
 def _key(result: Result) -> str:

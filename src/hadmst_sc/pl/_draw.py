@@ -18,6 +18,7 @@ from matplotlib.image import AxesImage
 from matplotlib.transforms import Affine2D
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
+from hadmst_sc.io.remedies import spelt
 from hadmst_sc.io.result import again
 from hadmst_sc.pl._result import Section, Spots
 from hadmst_sc.section.arguments import Requirement, number, positive, printable
@@ -49,8 +50,7 @@ def _remedy(chosen: list[str], absent: list[str], section: Section) -> str:
     """A run with these genes too if the table has them, else the genes that can be drawn."""
     if absent and set(absent) <= section.measured_genes():
         return again(section.result, absent)
-    known = [gene for gene in chosen if gene in section.genes]
-    return f"Pass `genes={known or section.genes[:1]}`."
+    return f"Pass `genes={spelt(chosen, section.genes)}`."
 
 
 def _most_variable(section: Section, n: int = 3) -> list[str]:

@@ -11,6 +11,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from hadmst_sc.io.read import computed_here
+from hadmst_sc.io.remedies import alike, set_identity
 from hadmst_sc.io.resolve import affine, systems
 from hadmst_sc.io.result import Result, again, find_result
 from hadmst_sc.io.tissue import outlines
@@ -81,14 +82,13 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
             f"as by `sdata.shapes[{key + '_shapes'!r}] = sdata.shapes.pop({key!r})`."
         )
     if in_column:
-        names, weights = _of_column(result.table.obs[key].iloc[rows])
+        names, weights = _of_column(result.table.obs[key].iloc[rows], result.table_key)
     elif in_shapes:
         names, weights = _of_shapes(result, key, np.c_[x, y])
     else:
         raise MissingKeyError(
             f"`key={key!r}` needs a column of tables/{result.table_key} or the name of shapes, but is neither. "
-            f"Columns: {list(result.table.obs)}; shapes: {list(sdata.shapes)}. For labels, pass shapes made by "
-            f"`sdata.shapes['cells'] = spatialdata.to_polygons(sdata.labels['cells'])`."
+            f"Columns: {list(result.table.obs)}; shapes: {list(sdata.shapes)}. {_other(result, key)}"
         )
     labels = pd.Index([str(name) for name in names])
     if labels.has_duplicates:
@@ -177,12 +177,25 @@ def totals(
     return AnnData(total, pd.DataFrame({"n_bins": n_bins}, index=labels), var, layers=layers), whole
 
 
-def _of_column(values: pd.Series) -> tuple[np.ndarray, sparse.csr_array]:
+def _other(result: Result, key: object) -> str:
+    """Return what to pass for regions that were not found: shapes of labels, or a name that is like theirs."""
+    if isinstance(key, str) and key in result.sdata.labels:
+        shapes = f"{key}_shapes"
+        make = f"sdata.shapes[{shapes!r}] = spatialdata.to_polygons(sdata.labels[{key!r}])"
+        return f"Make shapes of these labels: `{make}`, then pass `key={shapes!r}`."
+    if close := alike(str(key), [*result.table.obs, *result.sdata.shapes]):
+        return f"Pass `key={close!r}`."
+    return "Add a column to the table of the bins first, or pass `key='measured'`, which every result has."
+
+
+def _of_column(values: pd.Series, table_key: str) -> tuple[np.ndarray, sparse.csr_array]:
     """Names of the categories, and the bins of each; missing values belong to none."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 != 0).any():
+        table, binned = f"sdata[{table_key!r}]", f"{values.name}_binned"
         raise ValueError(
             f"`key={values.name!r}` needs a column of categories, but holds measurements such as {values.iloc[0]:g}. "
-            f"Pass a column made by `pandas.cut`."
+            f"Make categories: `{table}.obs[{binned!r}] = pandas.cut({table}.obs[{values.name!r}], 4)`, then pass "
+            f"`key={binned!r}`."
         )
     found = values.astype("category")
     codes = found.cat.codes.to_numpy()
@@ -201,8 +214,8 @@ def _of_shapes(result: Result, key: str, corners: np.ndarray) -> tuple[np.ndarra
     if not shared:
         raise MissingKeyError(
             f"shapes/{key}: shares no coordinate system with the result. It has {list(systems(element))}, the result "
-            f"{list(systems(result.sdata.labels[result.region]))}. Call "
-            f"`spatialdata.transformations.set_transformation` with `to_coordinate_system={result.system!r}`."
+            f"{list(systems(result.sdata.labels[result.region]))}. "
+            f"{set_identity(key, result.system)}"
         )
     to_bins = np.linalg.inv(result.to_system(shared[0])) @ affine(element, shared[0])
     # Outlines of segmented cells may cross themselves.
