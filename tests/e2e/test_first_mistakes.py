@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata
-import tifffile
 from spatialdata.models import Labels2DModel, PointsModel, ShapesModel
 from spatialdata.transformations import Identity, get_transformation
 
@@ -62,19 +61,6 @@ def after(code: str, make: Callable[[], Any] = section) -> Callable[[], Any]:
     return changed
 
 
-def of_scanpy() -> Any:
-    """What `scanpy.read_visium` returns, under the name that messages give it, beside the file of the H&E."""
-    scope = section()
-    sdata, spots = scope["sdata"], scope["sdata"]["phantom"]
-    adata = ad.AnnData(sdata["table"].X.copy(), sdata["table"].obs[[]].copy(), sdata["table"].var[[]].copy())
-    adata.obsm["spatial"] = np.c_[spots.geometry.x, spots.geometry.y]
-    factors = {"spot_diameter_fullres": 2 * float(spots["radius"].iloc[0])}
-    adata.uns["spatial"] = {"phantom": {"images": {}, "scalefactors": factors}}
-    pixels = np.asarray(spatialdata.get_pyramid_levels(sdata[IMAGE], n=0).data)
-    tifffile.imwrite("he.tif", np.moveaxis(pixels, 0, -1), photometric="rgb")
-    return scope | {"sdata": adata}
-
-
 def with_cells(kind: Any, systems: dict[str, Any] | None = None, make: Callable[[], Any] = section) -> Any:
     """A section with four cells in pixels of the image."""
 
@@ -117,7 +103,6 @@ TYPES = (
 PCA = "sdata['table'].obsm['X_pca'] = np.random.default_rng(0).normal(size=(sdata['table'].n_obs, 5))"
 PLACES = "t = sdata['table']; t.obsm['spatial'] = np.c_[sdata['phantom'].geometry.x, sdata['phantom'].geometry.y]"
 SHARES = f"{TYPES}; t.obsm['q05'] = t.obsm['q05'].div(t.obsm['q05'].sum(axis=1), axis=0)"
-TWO = "sdata = spatialdata.concatenate({'a': sdata, 'b': sdata}, concatenate_tables=True, obs_names_make_unique=True)"
 ONE_IMAGE = f"sdata = sdata.subset([{IMAGE!r}, 'phantom', 'table'])"
 
 
@@ -165,13 +150,6 @@ def bins(bin_um: float) -> Callable[[Any, Any], None]:
 
 # The scope, the call that fails, a part of its message, and what must hold after the remedies.
 MISTAKES: dict[str, tuple[Callable[[], Any], str, str, Callable[[Any, Any], None]]] = {
-    "an AnnData": (of_scanpy, RUN, "`sdata` needs a SpatialData, but is an AnnData", genes()),
-    "a path": (
-        after("sdata.write('section.zarr'); sdata = 'section.zarr'"),
-        RUN,
-        "`sdata` needs a SpatialData",
-        genes(),
-    ),
     "an image that is not there": (after(ONE_IMAGE), run(image_key="'he'"), "is not in `sdata.images`", genes()),
     "an image as an array": (
         after(ONE_IMAGE),
@@ -217,7 +195,6 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str, str, Callable[[Any, Any], None
         genes(),
     ),
     "cells misspelt": (with_cells(ShapesModel), run(cells_key="'nuclie'"), "Pass `cells_key='nuclei'`", genes()),
-    "cells that nobody made": (section, run(cells_key="'segmentation'"), "To find nuclei", genes()),
     "cells in another system": (
         with_cells(ShapesModel, {"global": Identity()}),
         run(cells_key="'nuclei'"),
@@ -235,14 +212,6 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str, str, Callable[[Any, Any], None
         "hd.tl.to_cells(sdata, 'nuclei')",
         "points have no area",
         rows(4),
-    ),
-    "two sections": (
-        after(TWO),
-        run(image_key=f"'{IMAGE}-a'"),
-        "`shapes_key` is needed",
-        lambda _, scope: np.testing.assert_equal(
-            scope["sdata"]["superres_table"].uns["hadmst_sc"]["shapes_key"], "phantom-a"
-        ),
     ),
     "abundances misspelt": (after(TYPES), run(obsm_key="'q5'"), "Try `obsm_key='q05'`", types("T", "B", "NK")),
     "components for abundances": (after(PCA), run(obsm_key="'X_pca'"), "has values from -", genes()),

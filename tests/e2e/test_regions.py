@@ -86,7 +86,7 @@ def test_a_doubtful_spread_is_said(solved, caplog, monkeypatch):
 
 
 def test_what_cannot_be_is_refused(solved):
-    with pytest.raises(KeyError, match=r"`key='cells'` needs a column of tables/superres_table or .*to_polygons"):
+    with pytest.raises(KeyError, match=r"`key='cells'` needs a column of tables/superres_table or .*Add a column"):
         hd.tl.regions(solved, "cells")
     far = ShapesModel.parse(
         gpd.GeoDataFrame(geometry=[shapely.box(-9, -9, -8, -8)]), transformations={"phantom": Identity()}
