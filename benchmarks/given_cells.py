@@ -3,12 +3,7 @@
 On two sections the cells are known (Xenium; the truth counts their molecules at their centres, so true cells are partly
 the truth's own). They are given as they are, and as a good, a bad and a useless segmentation would give them. On two
 others nuclei are found by `pp.find_nuclei` in a rendering of the nuclear stain. Every method gets the image of the
-first two as registered to the molecules by ours, that of the others as it is. F1 of types: cells are called by the
-markers of `breast_markers.toml` and `brain_markers.toml`, by their true counts and by their estimated ones; "nearest
-spot" gives each cell the counts of the nearest spot.
-
-The last table has held-out spots of five sections, with and without nuclei found in their H&E: spots of 100 µm do not
-show what lies within them, so it says if nuclei do harm.
+first two as registered to the molecules by ours, that of the others as it is.
 """
 
 from __future__ import annotations
@@ -70,6 +65,13 @@ MARKERS: dict[str, dict[str, list[str]]] = {
 }
 CLEAR = 3  # counts of markers that a cell needs to have a true type
 HELD_OUT = "held-out spots"
+OF_TYPES = (
+    "F1 of types: cells are called by the markers of `breast_markers.toml` or `brain_markers.toml`, by their true "
+    'counts and by their estimated ones; "nearest spot" gives each cell the counts of the nearest spot.'
+)
+OF_HELD_OUT = (
+    "Spots of 100 µm do not show what lies within them, so this table says only if nuclei found in the H&E do harm."
+)
 SECTIONS = ("her2st_C2", "her2st_C3", "her2st_C4", "her2st_C5", "her2st_C6")
 
 
@@ -314,8 +316,10 @@ def set_table(rows: list[Row]) -> str:
                     *(f"{one[key]:.3f}" if key in one else "" for key in ("of_cells", "f1")),
                 ]
             )
-    header = ["cells", "method", "PCC", "RMSE", "deviance", "PCC minus best rival", "strength"]
-    return records.table([*header, "PCC of cells", "F1 of types"], lines)
+    header = ["cells", "method", "PCC", "RMSE", "deviance", "PCC minus best rival", "strength", "PCC of cells"]
+    if any("f1" in one for one in rows):
+        return records.table([*header, "F1 of types"], lines) + f"\n\n{OF_TYPES}"
+    return records.table(header, [line[:-1] for line in lines])
 
 
 def held_out_table(rows: list[Row]) -> str:
@@ -331,7 +335,10 @@ def held_out_table(rows: list[Row]) -> str:
     ]
     found, none = ({one["section"]: one for one in rows if one["cells"] == quality} for quality in ("found", NONE))
     difference = f"PCC with nuclei minus PCC without, {len(found)} sections: {apart(found, none)}."
-    return records.table(["section", "nuclei", "PCC", "RMSE", "deviance", "strength"], lines) + f"\n\n{difference}"
+    return (
+        records.table(["section", "nuclei", "PCC", "RMSE", "deviance", "strength"], lines)
+        + f"\n\n{difference} {OF_HELD_OUT}"
+    )
 
 
 def apart(first: Mapping[str, Row], second: Mapping[str, Row]) -> str:
