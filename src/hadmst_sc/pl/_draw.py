@@ -25,7 +25,7 @@ from hadmst_sc.section.arguments import Requirement, number, positive, printable
 from hadmst_sc.section.errors import MissingKeyError, Problems
 
 Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
-SMALL_PX = 6  # smallest spot on the screen whose colour is seen
+SMALL = 4.5  # points: width of the smallest spot whose colour is seen
 UNKNOWN = 2.0  # standard deviations over the estimate: from here on, nothing is known but that it is small
 RELATIVE = "standard deviation / estimate"
 
@@ -144,12 +144,12 @@ def draw_belief(ax: Axes, section: Section, gene: str) -> None:
 
 
 def draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize, cmap: str, box: Box) -> Collection:
-    """Draw one gene on the spots; spots of few pixels are drawn as wide as their distance, so that they can be seen."""
+    """Draw one gene on the spots; small spots are drawn as wide as their distance, so that they can be seen."""
     draw_tissue(ax, section)
-    px_per_um = ax.get_window_extent().width / (box[1] - box[0])
+    points_per_um = ax.get_window_extent().width * 72 / ax.figure.dpi / (box[1] - box[0])
     spots = section.spots
-    if spots.size_um * px_per_um < SMALL_PX:
-        spots = replace(spots, size_um=max(spots.size_um, min(spots.distance_um, SMALL_PX / px_per_um)))
+    if spots.size_um * points_per_um < SMALL:
+        spots = replace(spots, size_um=max(spots.size_um, min(spots.distance_um, SMALL / points_per_um)))
     drawn = footprints(ax, spots, norm=norm, cmap=cmap)
     drawn.set(array=values, linewidth=0)
     return drawn
