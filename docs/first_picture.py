@@ -50,13 +50,13 @@ def draw(sdata: sd.SpatialData) -> plt.Figure:
     """Upper row: a part of the section. Lower row: what is framed there."""
     figure, axes = plt.subplots(2, 3, figsize=SIZE, dpi=DRAWN_DPI, layout="constrained")
     for row, box, bar_um in zip(axes, (WHOLE, ZOOM), (1000, 100), strict=True):
-        hd.pl.superresolve(
-            sdata, GENE, panels=list(TITLES), axes=row, vmax_quantile=0.998, scale_bar=False, outline=False
-        )
+        left, right, bottom, top = box
+        how = {"panels": list(TITLES), "axes": row, "crop": (left, top, right, bottom)}
+        hd.pl.superresolve(sdata, GENE, **how, vmax_quantile=0.998, scale_bar=False, outline=False)
         counts = row[-1].images[-1]
         counts.colorbar.remove()  # one for both rows, below
         for ax in row:
-            ax.set(xlim=box[:2], ylim=box[2:], title="", xlabel="", ylabel="")
+            ax.set(title="", xlabel="", ylabel="")
         scale_bar(row[0], bar_um)
     for ax, title in zip(axes[0], TITLES.values(), strict=True):
         ax.set_title(title, fontsize=LARGE)

@@ -264,3 +264,10 @@ def test_drawing_warns_of_nothing(result):
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         hd.pl.superresolve(result)
+
+
+def test_a_part_is_drawn_with_its_own_limits(result):
+    (panel,) = hd.pl.superresolve(result, "ramp", panels="low", crop=(40.0, 30.0, 100.0, 80.0))[0]
+    assert panel.get_xlim() == (40.0, 100.0) and panel.get_ylim() == (80.0, 30.0)
+    with pytest.raises(ValueError, match="`crop` needs"):
+        hd.pl.superresolve(result, "ramp", crop=(100.0, 30.0, 40.0, 80.0))

@@ -74,6 +74,11 @@ def tissue_box(section: Section) -> Box:
     return left, right, (y[-1] + 1 + margin) * edge + y0, (y[0] - margin) * edge + y0
 
 
+def part_box(section: Section, crop: tuple[float, float, float, float] | None) -> Box:
+    """Limits of a part ``(left, top, right, bottom)`` as a box, or those of the tissue."""
+    return tissue_box(section) if crop is None else (crop[0], crop[2], crop[3], crop[1])
+
+
 def aspect(box: Box) -> float:
     """Height over width of a panel that shows the box."""
     return float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))

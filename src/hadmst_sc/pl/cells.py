@@ -26,8 +26,8 @@ from hadmst_sc.pl._draw import (
     draw_he,
     draw_tissue,
     finish,
+    part_box,
     relative_std,
-    tissue_box,
     upper_end,
 )
 from hadmst_sc.pl._result import Section
@@ -140,7 +140,7 @@ def cells(
     )
     section = Section(sdata, key_added, image_key, None)
     shown = _panels(panels, section)
-    box = tissue_box(section) if crop is None else (crop[0], crop[2], crop[3], crop[1])
+    box = part_box(section, crop)
     outlines, names = _in_view(section, cells_key, box)
     table_key = _table_key(section, cells_key, table_key)
     table = sdata.tables[table_key]

@@ -22,7 +22,7 @@ from hadmst_sc.pl._draw import (
     draw_map,
     draw_spots,
     finish,
-    tissue_box,
+    part_box,
     upper_end,
 )
 from hadmst_sc.pl._result import Section
@@ -36,6 +36,7 @@ def superresolve(
     *,
     key_added: str = "superres",
     panels: Sequence[str] | None = None,
+    crop: tuple[float, float, float, float] | None = None,
     image_key: str | None = None,
     table_key: str | None = None,
     cmap: str = "magma",
@@ -50,7 +51,7 @@ def superresolve(
     """Draw a result of `tl.superresolve` and its inputs, one row per gene.
 
     The text below each map gives the reliability of the gene, whether the image helps, and the finest supported width
-    (see :func:`hadmst_sc.tl.reliability`); an unsupported map is pale. Spots of a few pixels are drawn wider.
+    (see :func:`hadmst_sc.tl.reliability`); an unsupported map is pale. Small spots are drawn wider.
 
     Units are µm from the corner of the image, x to the right and y down. Measured counts are divided by the number of
     bins in a spot's footprint, so that spots and map share one unit, counts per bin, and one colour scale.
@@ -66,6 +67,8 @@ def superresolve(
     panels
         Any of ``"he"``, ``"low"``, ``"high"``, ``"std"``, in the order to draw; ``None`` draws all that ``sdata`` has
         (``"std"`` unless the run had ``with_std=False``, H&E and spots unless they were removed after the run).
+    crop
+        ``(left, top, right, bottom)`` of the part to draw, in µm; ``None`` = the tissue.
     image_key, table_key
         Other elements of the same section to show; by default those the result was made from.
     cmap, std_cmap
@@ -103,6 +106,7 @@ def superresolve(
     check(
         genes=genes,
         panels=panels,
+        crop=crop,
         image_key=image_key,
         table_key=table_key,
         cmap=cmap,
@@ -114,7 +118,7 @@ def superresolve(
     section = Section(sdata, key_added, image_key, table_key)
     panels = _check_panels(panels, section)
     genes = choose_genes(genes, section)
-    box, shape = tissue_box(section), (len(genes), len(panels))
+    box, shape = part_box(section, crop), (len(genes), len(panels))
     axes = axes_for(*shape, box, figsize, axes)
     for gene, row in zip(genes, axes, strict=True):
         _draw_row(gene, dict(zip(panels, row, strict=True)), section, box, cmap, std_cmap, vmax_quantile, vmax)
