@@ -1,4 +1,4 @@
-"""What messages suggest: a name that is alike, the H&E of a section, the call that places an element."""
+"""Suggestions of messages: a name that is alike, the H&E of a section, the call that places an element."""
 
 from __future__ import annotations
 
