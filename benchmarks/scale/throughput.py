@@ -18,7 +18,7 @@ from torch._inductor import config
 from torch._inductor.exc import InductorError
 from torch.nn import functional
 
-from hadmst_sc.inference.cost import shortest
+from hadmst_sc.inference.progress import shortest
 from hadmst_sc.models import HadmstModel
 from hadmst_sc.models.diffusion import N_CHANNELS
 from hadmst_sc.models.weights import load_model

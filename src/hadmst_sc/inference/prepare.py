@@ -63,7 +63,7 @@ _last: dict[str, dict[str, Any]] = {}  # registration of the last section of thi
 
 
 def registration(obs: Observation, he: np.ndarray) -> dict[str, Any]:
-    """Where the H&E lies (``found``), and how well it predicts held-out spots in each orientation (``turns``).
+    """Register the H&E (``found``), and score how well each orientation predicts held-out spots (``turns``).
 
     The last section is remembered, so that a check of a section and the run after it register it once.
     """

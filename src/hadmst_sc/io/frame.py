@@ -13,6 +13,11 @@ from hadmst_sc.io.result import Result, again
 from hadmst_sc.section.errors import MissingKeyError
 
 
+def systems_of(result: Result) -> list[str]:
+    """Coordinate systems in which elements may lie on a result, that of its run first."""
+    return [result.system, *systems(result.sdata.labels[result.region])]
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """Positions of a result in µm from the corner of the H&E that the run read.
@@ -58,7 +63,7 @@ class Frame:
         """Return the ``(3, 3)`` affine on (x, y, 1) from an element, or from the system of the result, to µm."""
         system = self.result.system
         if element is not None:
-            shared = [system, *systems(self.result.sdata.labels[self.result.region])]
+            shared = systems_of(self.result)
             found = [one for one in shared if one in systems(element)]
             if not found:
                 raise MissingKeyError(

@@ -79,6 +79,11 @@ def part_box(section: Section, crop: tuple[float, float, float, float] | None) -
     return tissue_box(section) if crop is None else (crop[0], crop[2], crop[3], crop[1])
 
 
+def points_per_um(ax: Axes, box: Box) -> float:
+    """Printed size of a µm in a panel that shows the box."""
+    return float(ax.get_window_extent().width * 72 / ax.figure.dpi / (box[1] - box[0]))
+
+
 def aspect(box: Box) -> float:
     """Height over width of a panel that shows the box."""
     return float(np.clip((box[2] - box[3]) / (box[1] - box[0]), 0.4, 2.5))
@@ -151,10 +156,9 @@ def draw_belief(ax: Axes, section: Section, gene: str) -> None:
 def draw_spots(ax: Axes, section: Section, values: np.ndarray, norm: Normalize, cmap: str, box: Box) -> Collection:
     """Draw one gene on the spots; small spots are drawn as wide as their distance, so that they can be seen."""
     draw_tissue(ax, section)
-    points_per_um = ax.get_window_extent().width * 72 / ax.figure.dpi / (box[1] - box[0])
-    spots = section.spots
-    if spots.size_um * points_per_um < SMALL:
-        spots = replace(spots, size_um=max(spots.size_um, min(spots.distance_um, SMALL / points_per_um)))
+    spots, least_um = section.spots, SMALL / points_per_um(ax, box)
+    if spots.size_um < least_um:
+        spots = replace(spots, size_um=max(spots.size_um, min(spots.distance_um, least_um)))
     drawn = footprints(ax, spots, norm=norm, cmap=cmap)
     drawn.set(array=values, linewidth=0)
     return drawn

@@ -14,7 +14,7 @@ from spatialdata import SpatialData
 from spatialdata.models import get_table_keys
 
 from hadmst_sc.io.cells import read_outlines
-from hadmst_sc.io.resolve import systems
+from hadmst_sc.io.frame import systems_of
 from hadmst_sc.pl._draw import (
     RELATIVE,
     UNKNOWN,
@@ -27,6 +27,7 @@ from hadmst_sc.pl._draw import (
     draw_tissue,
     finish,
     part_box,
+    points_per_um,
     relative_std,
     upper_end,
 )
@@ -156,11 +157,11 @@ def cells(
             "std": (relative, Normalize(0, UNKNOWN), std_cmap, RELATIVE),
         }
         for panel, ax in zip(shown, row, strict=True):
-            points_per_um = ax.get_window_extent().width * 72 / ax.figure.dpi / (box[1] - box[0])
-            width = min(points_per_um, 0.8)
+            scale_of_panel = points_per_um(ax, box)
+            width = min(scale_of_panel, 0.8)
             if panel == "he":
                 draw_he(ax, section, box)
-                if points_per_um >= LEAST_POINTS:
+                if scale_of_panel >= LEAST_POINTS:
                     _draw(ax, outlines, linewidth=width, facecolor="none", edgecolor="black")
                 continue
             draw_tissue(ax, section, "0.85")
@@ -190,7 +191,7 @@ def _panels(panels: Sequence[str] | None, section: Section) -> list[str]:
 def _in_view(section: Section, cells_key: str, box: Box) -> tuple[list[np.ndarray], np.ndarray]:
     """Outlines that reach into a box, in µm, and the name of the cell of each."""
     problems, result = Problems("cells cannot be drawn"), section.result
-    available = [section.system, *systems(section.sdata.labels[result.region])]
+    available = systems_of(result)
     found = read_outlines(section.sdata, cells_key, f"labels/{result.region}", available, section.from_system, problems)
     problems.raise_if_any()
     assert found is not None  # for types

@@ -10,6 +10,7 @@ from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
+from hadmst_sc.io.frame import systems_of
 from hadmst_sc.io.read import computed_here
 from hadmst_sc.io.remedies import alike, set_identity
 from hadmst_sc.io.resolve import affine, systems
@@ -208,9 +209,7 @@ def _of_column(values: pd.Series, table_key: str) -> tuple[np.ndarray, sparse.cs
 def _of_shapes(result: Result, key: str, corners: np.ndarray) -> tuple[np.ndarray, sparse.csr_array]:
     """Names of the shapes, and the share of each bin in each; ``corners`` are the low ones of the bins, ``(n, 2)``."""
     element = result.sdata.shapes[key]
-    shared = [
-        name for name in (result.system, *systems(result.sdata.labels[result.region])) if name in systems(element)
-    ]
+    shared = [name for name in systems_of(result) if name in systems(element)]
     if not shared:
         raise MissingKeyError(
             f"shapes/{key}: shares no coordinate system with the result. It has {list(systems(element))}, the result "

@@ -11,7 +11,8 @@ from spatialdata import SpatialData
 
 from hadmst_sc.distillation.cells import Support
 from hadmst_sc.io.cells import read_cells
-from hadmst_sc.io.resolve import systems, transform
+from hadmst_sc.io.frame import systems_of
+from hadmst_sc.io.resolve import transform
 from hadmst_sc.io.result import Result, again, columns_of, find_result
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.cells import Cells
@@ -112,7 +113,7 @@ def to_cells(
 def _cells(result: Result, key: str, shape: tuple[int, int]) -> tuple[Cells, str]:
     """Cells on the grid of a result, and the coordinate system of their centres."""
     problems = Problems("counts of these cells cannot be given")
-    available = [result.system, *systems(result.sdata.labels[result.region])]
+    available = systems_of(result)
     found = read_cells(
         result.sdata,
         key,
