@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import runpy
 import shutil
 import time
@@ -17,7 +18,8 @@ from hadmst_sc import datasets, tl
 from hadmst_sc.io.write import check_output
 
 SCRIPT = Path(__file__).with_name("run_once.py")
-N_KILLS = 50
+# Fifty were run once for all; twenty tell a broken order of writing from a right one in two minutes less.
+N_KILLS = 50 if os.environ.get("HADMST_EXHAUSTIVE") else 20
 PRELOADED = ["hadmst_sc.tl", "hadmst_sc.io.write", "spatialdata", "torch"]
 RESULTS = ("superres", "superres_std", "superres_bins", "superres_table")
 
@@ -81,7 +83,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_at_fifty_random_times_a_store_has_the_old_or_the_new_result(old, new, tmp_path):
+def test_killed_at_random_times_a_store_has_the_old_or_the_new_result(old, new, tmp_path):
     finished, seconds = new
     before, after, inputs = values(old), values(finished), digest(old, results=False)
     ends = {"old": 0, "new": 0, "old, once the next call had tidied up": 0}

@@ -308,9 +308,11 @@ def find_result(sdata: SpatialData, key_added: str) -> Result:
     if len(found) == 1:
         return found[0]
     names = [one.key for one in found or every]
-    remedy = f" Try `key_added={alike(key_added, names) or names[0]!r}`." if names else f" {first(sdata, key_added)}"
     if found:
-        raise MissingKeyError(f"`key_added={key_added!r}` needs to name one result, but {names} match it.{remedy}")
+        raise MissingKeyError(
+            f"`key_added={key_added!r}` needs to name one result, but {names} match it. Try `key_added={names[0]!r}`."
+        )
+    remedy = f" Try `key_added={alike(key_added, names) or names[0]!r}`." if names else f" {first(sdata, key_added)}"
     raise MissingKeyError(
         f"`key_added={key_added!r}`: there is no table {OutputNames(key_added).table!r}, and no other result with "
         f"that name. Available: {names}.{remedy}"
