@@ -71,7 +71,9 @@ def test_a_model_of_another_class_computes_the_same():
         assert all(torch.equal(a, b) for a, b in zip(plain.encode(context), made.encode(context), strict=True))
 
 
-@pytest.mark.parametrize("name", ["hidden_tissue", "laws", "mouse_brain", "registration", "given_cells", "nuclei"])
+@pytest.mark.parametrize(
+    "name", ["beads", "hidden_tissue", "laws", "mouse_brain", "registration", "given_cells", "nuclei"]
+)
 def test_pages_follow_from_their_records_alone(name):
     module = __import__(name)
     results = ROOT / "benchmarks" / "results"

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import EllipseCollection, PolyCollection
+from matplotlib.colors import LogNorm, PowerNorm
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 import hadmst_sc as hd
@@ -271,3 +272,31 @@ def test_a_part_is_drawn_with_its_own_limits(result):
     assert panel.get_xlim() == (40.0, 100.0) and panel.get_ylim() == (80.0, 30.0)
     with pytest.raises(ValueError, match="`crop` needs"):
         hd.pl.superresolve(result, "ramp", crop=(100.0, 30.0, 40.0, 80.0))
+
+
+def test_a_scale_of_matplotlib_gets_its_open_ends_from_each_gene(result):
+    given = LogNorm(vmin=0.01)
+    axes = hd.pl.superresolve(result, ["ramp", "spike"], panels=["low", "high"], norm=given)
+    ramp, spike = (row[1].images[0].norm for row in axes)
+    assert type(ramp) is type(spike) is LogNorm and (ramp.vmin, spike.vmin) == (0.01, 0.01)
+    assert spots_of(axes[0, 0]).norm is ramp and ramp.vmax != spike.vmax
+    assert given.vmax is None  # the caller's own is not changed
+    closed = hd.pl.superresolve(result, "ramp", norm=PowerNorm(0.5, 0, 3))[0, 2].images[0].norm
+    assert (closed.vmin, closed.vmax) == (0, 3)
+
+
+def test_vmax_ends_a_scale_that_has_none(result):
+    norm = hd.pl.superresolve(result, "ramp", norm=PowerNorm(0.5), vmax=7.0)[0, 2].images[0].norm
+    assert norm.vmax == 7.0
+
+
+@pytest.mark.parametrize("name", ["map.png", "map.pdf"])
+def test_save_writes_the_figure(result, tmp_path, name):
+    hd.pl.superresolve(result, "ramp", save=tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_a_file_without_the_ending_of_a_picture_is_told_before_anything_is_drawn(result, tmp_path):
+    with pytest.raises(ValueError, match=r"`save` needs a file ending in .png.*Pass `save='figure.png'`"):
+        hd.pl.superresolve(result, "ramp", save="map.csv")
+    assert not plt.get_fignums()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections import abc
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import Collection, EllipseCollection, PolyCollection
 from matplotlib.colors import Colormap, ListedColormap, Normalize
@@ -123,6 +126,16 @@ def upper_end(values: np.ndarray, quantile: float) -> float:
     return float(np.quantile(values, quantile) or values.max() or 1.0) if values.size else 1.0
 
 
+def scale_of(norm: Normalize | None, values: np.ndarray, upper: float) -> Normalize:
+    """Scale of one gene: linear from 0 to ``upper``, or the given one, whose open ends are told by the values."""
+    if norm is None:
+        return Normalize(0, upper)
+    own = copy.copy(norm)
+    own.vmax = upper if own.vmax is None else own.vmax
+    own.autoscale_None(values)
+    return own
+
+
 def draw_he(ax: Axes, section: Section, box: Box) -> None:
     """Draw the H&E in the frame of the grid."""
     # Twice the pixels of the panel on screen, because figures are saved at a higher resolution.
@@ -232,6 +245,13 @@ def finish(
         ax.spines[:].set_visible(False)
 
 
+def saved(axes: np.ndarray, save: str | Path | None) -> np.ndarray:
+    """The Axes, once their figure is saved if a file is given."""
+    if save is not None:
+        axes.ravel()[0].figure.savefig(save, dpi=150, bbox_inches="tight")
+    return axes
+
+
 def check_panels(panels: str | Sequence[str] | None, known: Iterable[str], available: list[str]) -> list[str]:
     """The given panels, else all that are available."""
     chosen = available if panels is None else [panels] if isinstance(panels, str) else list(panels)
@@ -264,6 +284,10 @@ def _or_none(requirement: Requirement) -> Requirement:
     return Requirement(f"{requirement.text} or None", lambda value: value is None or requirement.is_met(value))
 
 
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, str | Path) and Path(value).suffix[1:].lower() in FigureCanvasBase.filetypes
+
+
 def _is_crop(value: Any) -> bool:
     four = isinstance(value, abc.Sequence | np.ndarray) and not isinstance(value, str) and len(value) == 4
     if not four or not all(map(number(-np.inf).is_met, value)):
@@ -285,6 +309,8 @@ REQUIREMENTS: dict[str, tuple[Requirement, Any]] = {
     "std_cmap": COLOURS,
     "vmax_quantile": (number(0, 1), 0.995),
     "vmax": (_or_none(positive()), None),
+    "norm": (_or_none(Requirement("a scale of matplotlib", lambda value: isinstance(value, Normalize))), None),
+    "save": (_or_none(Requirement("a file ending in .png, .pdf, .svg ...", _is_picture)), "figure.png"),
     "level": (Requirement("a number between 0 and 1", lambda one: number(0, 1).is_met(one) and 0 < one < 1), 0.9),
     "n_genes": (Requirement("a whole number of at least 1", lambda n: number(1).is_met(n) and n == int(n)), 30),
     "crop": (_or_none(Requirement("(left, top, right, bottom) in µm", _is_crop)), None),

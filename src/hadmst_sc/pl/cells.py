@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from hadmst_sc.pl._draw import (
     part_box,
     points_per_um,
     relative_std,
+    saved,
+    scale_of,
     upper_end,
 )
 from hadmst_sc.pl._result import Section
@@ -56,10 +59,12 @@ def cells(
     std_cmap: str = "cividis",
     vmax_quantile: float = 0.995,
     vmax: float | None = None,
+    norm: Normalize | None = None,
     outline: bool = True,
     scale_bar: bool = True,
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
+    save: str | Path | None = None,
 ) -> np.ndarray:
     """Draw the H&E with its cells, and the cells coloured by expected counts, one row per gene.
 
@@ -94,6 +99,9 @@ def cells(
         Upper end of the counts' scale, as a quantile over the cells in view.
     vmax
         Upper end of the counts' scale in counts per cell, instead of the quantile.
+    norm
+        Scale of the counts, such as ``LogNorm()`` or ``PowerNorm(0.5)`` of matplotlib; ``None`` = linear from 0. An end
+        that it lacks is that of the gene.
     outline
         True to draw the border of the tissue.
     scale_bar
@@ -102,6 +110,8 @@ def cells(
         Inches; by default from the shape of the section or of the part.
     axes
         ``(genes, panels)`` Axes to draw into.
+    save
+        File to save the figure in; its ending names the format.
 
     Returns
     -------
@@ -125,7 +135,8 @@ def cells(
     >>> xy = np.array([[9.0, 9.0], [15.0, 9.0], [21.0, 9.0]])
     >>> sdata["cells"] = ShapesModel.parse(xy, geometry=0, radius=0.5, transformations=places)
     >>> sdata.tables["cell_counts"] = hd.tl.to_cells(sdata, "cells")
-    >>> hd.pl.cells(sdata, "cells", "visible_000")[0, 0].figure.savefig("cells.png")
+    >>> hd.pl.cells(sdata, "cells", "visible_000", save="cells.png").shape
+    (1, 3)
     """
     check(
         genes=genes,
@@ -137,7 +148,9 @@ def cells(
         std_cmap=std_cmap,
         vmax_quantile=vmax_quantile,
         vmax=vmax,
+        norm=norm,
         figsize=figsize,
+        save=save,
     )
     section = Section(sdata, key_added, image_key, None)
     shown = _panels(panels, section)
@@ -151,9 +164,9 @@ def cells(
     for gene, row in zip(chosen, axes, strict=True):
         counts, relative = _values(section, cells_key, table_key, gene, rows)
         there = np.flatnonzero(np.isfinite(counts))
-        norm = Normalize(0, vmax or upper_end(counts[there], vmax_quantile))
+        of_counts = scale_of(norm, counts[there], vmax or upper_end(counts[there], vmax_quantile))
         looks = {
-            "cells": (counts, norm, cmap, "counts per cell"),
+            "cells": (counts, of_counts, cmap, "counts per cell"),
             "std": (relative, Normalize(0, UNKNOWN), std_cmap, RELATIVE),
         }
         for panel, ax in zip(shown, row, strict=True):
@@ -171,7 +184,7 @@ def cells(
             add_scale(ax, drawn, label)
     titles = [PANELS[panel] + "\n(doubtful)" * (panel == "std" and bool(doubt(section.provenance))) for panel in shown]
     finish(axes, box, [section] * len(shown), chosen, titles, outline=outline, scale_bar=scale_bar)
-    return axes
+    return saved(axes, save)
 
 
 def _draw(ax: Axes, outlines: list[np.ndarray], **style: Any) -> PolyCollection:

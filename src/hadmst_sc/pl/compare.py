@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import Normalize
@@ -18,6 +19,8 @@ from hadmst_sc.pl._draw import (
     draw_spots,
     finish,
     is_names,
+    saved,
+    scale_of,
     tissue_box,
     upper_end,
 )
@@ -33,8 +36,10 @@ def compare(
     spots: bool = True,
     cmap: str = "magma",
     vmax_quantile: float = 0.995,
+    norm: Normalize | None = None,
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
+    save: str | Path | None = None,
 ) -> np.ndarray:
     """Draw results of one section and the measured spots side by side, on one scale per gene.
 
@@ -54,10 +59,15 @@ def compare(
         Colour map.
     vmax_quantile
         Upper end of each gene's scale, as a quantile over the tissue; the largest among the results is used.
+    norm
+        Scale of the counts, such as ``LogNorm()`` or ``PowerNorm(0.5)`` of matplotlib; ``None`` = linear from 0. An end
+        that it lacks is that of the gene.
     figsize
         Inches; by default from the section's shape.
     axes
         ``(genes, panels)`` Axes to draw into.
+    save
+        File to save the figure in; its ending names the format.
 
     Returns
     -------
@@ -77,10 +87,10 @@ def compare(
     >>> how = {"bin_um": 20.0, "model": None, "show_progress_bar": False}
     >>> hd.tl.superresolve(sdata, "phantom_full_image", key_added="plain", **how)
     >>> keys = {"network": "superres", "closed form": "plain"}
-    >>> axes = hd.pl.compare(sdata, keys, "visible_000")
-    >>> axes[0, 0].figure.savefig("compare.png")
+    >>> hd.pl.compare(sdata, keys, "visible_000", save="compare.png").shape
+    (1, 3)
     """
-    check(genes=genes, cmap=cmap, vmax_quantile=vmax_quantile, figsize=figsize)
+    check(genes=genes, cmap=cmap, vmax_quantile=vmax_quantile, norm=norm, figsize=figsize, save=save)
     if not is_names(list(keys.values()) if isinstance(keys, Mapping) else keys):
         raise ValueError(f"`keys` needs names of results, but is {printable(repr(keys))}. Try `keys=['superres']`.")
     named = (
@@ -104,12 +114,13 @@ def compare(
     axes = axes_for(*shape, box, figsize, axes)
     for gene, row in zip(chosen, axes, strict=True):
         maps = [section.channel(gene) * (first.bin_um / section.bin_um) ** 2 for section in sections]
-        norm = Normalize(0, max(upper_end(values.compressed(), vmax_quantile) for values in maps))
+        upper = max(upper_end(values.compressed(), vmax_quantile) for values in maps)
+        scale = scale_of(norm, np.concatenate([values.compressed() for values in maps]), upper)
         if spots:
-            draw_spots(row[0], first, first.low(gene), norm, cmap, box)
+            draw_spots(row[0], first, first.low(gene), scale, cmap, box)
         for ax, section, values in zip(row[spots:], sections, maps, strict=True):
-            drawn = draw_map(ax, section, values, norm, cmap)
+            drawn = draw_map(ax, section, values, scale, cmap)
             draw_belief(ax, section, gene)
         add_scale(row[-1], drawn, f"{first.unit} of {first.bin_um:g} µm")
     finish(axes, box, columns, chosen, ["measured spots"] * spots + list(named))
-    return axes
+    return saved(axes, save)

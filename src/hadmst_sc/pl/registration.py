@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.quiver import Quiver
@@ -17,6 +19,7 @@ from hadmst_sc.pl._draw import (
     draw_outline,
     draw_scale_bar,
     footprints,
+    saved,
     tissue_box,
     two_axes,
 )
@@ -31,6 +34,7 @@ def registration(
     scale_bar: bool = True,
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
+    save: str | Path | None = None,
 ) -> np.ndarray:
     """Draw the position of the H&E relative to the spots, as `tl.superresolve` estimated it.
 
@@ -53,6 +57,8 @@ def registration(
         Inches; by default from the section's shape.
     axes
         Two Axes to draw into.
+    save
+        File to save the figure in; its ending names the format.
 
     Returns
     -------
@@ -69,9 +75,10 @@ def registration(
     --------
     On the section of the example of :func:`hadmst_sc.tl.superresolve`:
 
-    >>> hd.pl.registration(sdata)[0].figure.savefig("registration.png")
+    >>> hd.pl.registration(sdata, save="registration.png").shape
+    (2,)
     """
-    check(cmap=cmap, figsize=figsize)
+    check(cmap=cmap, figsize=figsize, save=save)
     section = Section(sdata, key_added, None, None)
     found = _found(section, key_added)
     section.check_he("`pl.registration`")
@@ -91,7 +98,7 @@ def registration(
     for ax in axes:
         ax.set(xlim=box[:2], ylim=box[2:], aspect="equal", xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    return axes
+    return saved(axes, save)
 
 
 def _found(section: Section, key_added: str) -> Alignment:

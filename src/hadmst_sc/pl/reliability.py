@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from spatialdata import SpatialData
 
 from hadmst_sc.io.result import find_result
-from hadmst_sc.pl._draw import check, two_axes
+from hadmst_sc.pl._draw import check, saved, two_axes
 from hadmst_sc.section.arguments import printable
 from hadmst_sc.section.errors import MissingKeyError
 from hadmst_sc.section.observation import RELIABILITY
@@ -23,6 +25,7 @@ def reliability(
     n_genes: int = 30,
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
+    save: str | Path | None = None,
 ) -> np.ndarray:
     """Draw the reliability of each gene of a result.
 
@@ -42,6 +45,8 @@ def reliability(
         Inches; by default from ``n_genes``.
     axes
         Two Axes to draw into.
+    save
+        File to save the figure in; its ending names the format.
 
     Returns
     -------
@@ -58,15 +63,16 @@ def reliability(
     --------
     On the section of the example of :func:`hadmst_sc.tl.superresolve`:
 
-    >>> hd.pl.reliability(sdata)[0].figure.savefig("reliability.png")
+    >>> hd.pl.reliability(sdata, save="reliability.png").shape
+    (2,)
     """
-    check(n_genes=n_genes, figsize=figsize)
+    check(n_genes=n_genes, figsize=figsize, save=save)
     genes = _columns(sdata, key_added).sort_values("reliability", ascending=False)
     named = genes.iloc[: int(n_genes)]
     axes = two_axes(figsize or (9.0, 2.0 + 0.18 * len(named)), axes)
     _draw_ranks(axes[0], genes)
     _draw_gains(axes[1], named)
-    return axes
+    return saved(axes, save)
 
 
 def _columns(sdata: SpatialData, key_added: str) -> pd.DataFrame:

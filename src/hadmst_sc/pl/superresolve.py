@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +24,8 @@ from hadmst_sc.pl._draw import (
     draw_spots,
     finish,
     part_box,
+    saved,
+    scale_of,
     upper_end,
 )
 from hadmst_sc.pl._result import Section
@@ -43,10 +46,12 @@ def superresolve(
     std_cmap: str = "viridis",
     vmax_quantile: float = 0.995,
     vmax: float | None = None,
+    norm: Normalize | None = None,
     outline: bool = True,
     scale_bar: bool = True,
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
+    save: str | Path | None = None,
 ) -> np.ndarray:
     """Draw a result of `tl.superresolve` and its inputs, one row per gene.
 
@@ -77,6 +82,9 @@ def superresolve(
         Upper end of each scale, as a quantile over the tissue; larger counts get the last colour.
     vmax
         Upper end of the counts' scale in counts per bin, instead of the quantile.
+    norm
+        Scale of the counts, such as ``LogNorm()`` or ``PowerNorm(0.5)`` of matplotlib; ``None`` = linear from 0. An end
+        that it lacks is that of the gene.
     outline
         True to draw the border of the tissue.
     scale_bar
@@ -85,6 +93,8 @@ def superresolve(
         Inches; by default from the section's shape.
     axes
         ``(genes, panels)`` Axes to draw into.
+    save
+        File to save the figure in; its ending names the format.
 
     Returns
     -------
@@ -101,7 +111,8 @@ def superresolve(
     --------
     On the section of the example of :func:`hadmst_sc.tl.superresolve`:
 
-    >>> hd.pl.superresolve(sdata, "visible_000")[0, 0].figure.savefig("superres.png")
+    >>> hd.pl.superresolve(sdata, "visible_000", save="superres.png").shape
+    (1, 4)
     """
     check(
         genes=genes,
@@ -113,7 +124,9 @@ def superresolve(
         std_cmap=std_cmap,
         vmax_quantile=vmax_quantile,
         vmax=vmax,
+        norm=norm,
         figsize=figsize,
+        save=save,
     )
     section = Section(sdata, key_added, image_key, table_key)
     panels = _check_panels(panels, section)
@@ -121,10 +134,10 @@ def superresolve(
     box, shape = part_box(section, crop), (len(genes), len(panels))
     axes = axes_for(*shape, box, figsize, axes)
     for gene, row in zip(genes, axes, strict=True):
-        _draw_row(gene, dict(zip(panels, row, strict=True)), section, box, cmap, std_cmap, vmax_quantile, vmax)
+        _draw_row(gene, dict(zip(panels, row, strict=True)), section, box, cmap, std_cmap, vmax_quantile, vmax, norm)
     sections, titles = [section] * len(panels), [PANELS[panel] for panel in panels]
     finish(axes, box, sections, genes, titles, outline=outline, scale_bar=scale_bar)
-    return axes
+    return saved(axes, save)
 
 
 def _check_panels(panels: Sequence[str] | None, section: Section) -> list[str]:
@@ -146,21 +159,22 @@ def _draw_row(
     std_cmap: str,
     quantile: float,
     vmax: float | None,
+    norm: Normalize | None,
 ) -> None:
     """Draw one gene: maps and spots on one scale, the standard deviation on another."""
     counts = [section.channel(gene).compressed()] if "high" in row else []
     counts += [section.low(gene)] if "low" in row else []
     if vmax is None:
         vmax = max((upper_end(values, quantile) for values in counts), default=1.0)
-    norm = Normalize(0, vmax)
+    scale = scale_of(norm, np.concatenate(counts or [np.ones(1)]), vmax)
     drawn: ScalarMappable | None = None
     for panel, ax in row.items():
         if panel == "he":
             draw_he(ax, section, box)
         elif panel == "low":
-            drawn = draw_spots(ax, section, section.low(gene), norm, cmap, box)
+            drawn = draw_spots(ax, section, section.low(gene), scale, cmap, box)
         elif panel == "high":
-            drawn = draw_map(ax, section, section.channel(gene), norm, cmap)
+            drawn = draw_map(ax, section, section.channel(gene), scale, cmap)
             draw_belief(ax, section, gene)
         else:
             std = section.channel(gene, std=True)

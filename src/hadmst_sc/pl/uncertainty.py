@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import Normalize
@@ -19,6 +20,7 @@ from hadmst_sc.pl._draw import (
     draw_map,
     finish,
     relative_std,
+    saved,
     tissue_box,
     upper_end,
 )
@@ -37,6 +39,7 @@ def uncertainty(
     vmax_quantile: float = 0.995,
     figsize: tuple[float, float] | None = None,
     axes: np.ndarray | None = None,
+    save: str | Path | None = None,
 ) -> np.ndarray:
     """Draw lower bound, estimate and upper bound of every bin on one scale, and the relative uncertainty.
 
@@ -63,6 +66,8 @@ def uncertainty(
         Inches; by default from the section's shape.
     axes
         ``(genes, 4)`` Axes to draw into.
+    save
+        File to save the figure in; its ending names the format.
 
     Returns
     -------
@@ -79,9 +84,18 @@ def uncertainty(
     --------
     On the section of the example of :func:`hadmst_sc.tl.superresolve`:
 
-    >>> hd.pl.uncertainty(sdata, "visible_000")[0, 0].figure.savefig("uncertainty.png")
+    >>> hd.pl.uncertainty(sdata, "visible_000", save="uncertainty.png").shape
+    (1, 4)
     """
-    check(genes=genes, level=level, cmap=cmap, std_cmap=std_cmap, vmax_quantile=vmax_quantile, figsize=figsize)
+    check(
+        genes=genes,
+        level=level,
+        cmap=cmap,
+        std_cmap=std_cmap,
+        vmax_quantile=vmax_quantile,
+        figsize=figsize,
+        save=save,
+    )
     section = Section(sdata, key_added, None, None)
     section.check_std("`pl.uncertainty`")
     genes, box = choose_genes(genes, section), tissue_box(section)
@@ -100,4 +114,4 @@ def uncertainty(
     last_title = "relative uncertainty" + ("\n(doubtful)" if doubt(section.provenance) else "")
     titles = (f"{tail:.3g} quantile", "estimate", f"{1 - tail:.3g} quantile", last_title)
     finish(axes, box, [section] * 4, genes, titles)
-    return axes
+    return saved(axes, save)
