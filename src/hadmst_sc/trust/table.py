@@ -52,9 +52,7 @@ def _over_log1p_of_mean() -> RectBivariateSpline:
     As log(1 + x) is the integral of exp(-t) (1 - exp(-x t)) / t over all t > 0, its expectation needs only that of
     exp(-x t), which is (1 + t mean / shape) ** -shape. With t = exp(u) the trapezoidal rule is exact to 1e-10.
     """
-    mean, shape = (
-        np.exp(np.linspace(*np.log(ends), 1 + int(np.log(ends[1] / ends[0]) / STEP))) for ends in (MEANS, SHAPES)
-    )
+    mean, shape = (np.geomspace(low, high, 1 + int(np.log(high / low) / STEP)) for low, high in (MEANS, SHAPES))
     m, k = mean[:, None], shape[None]
     u, step = np.linspace(-45.0, 4.0, 124, retstep=True)
     total = sum(-np.exp(-t) * np.expm1(-k * np.log1p(t * m / k)) for t in np.exp(u))
