@@ -129,7 +129,7 @@ def test_the_table_allows_no_more_than_is_used():
         ("phantom.simulate", "from hadmst_sc.io import read_observation"),
         ("phantom.simulate", "import anndata"),
         ("models.weights", "from hadmst_sc.train import loop"),
-        ("metrics", "from hadmst_sc.section import grid"),
+        ("metrics.maps", "from hadmst_sc.tl.regions import totals"),
         ("tl.superresolve", "from hadmst_sc.pl import superresolve"),
         ("", "import numpy"),
         ("stray", "import os"),

@@ -133,6 +133,21 @@ def test_the_page_on_cell_types_runs_on_a_section_with_abundances(folder, monkey
     np.testing.assert_allclose(read.obsm["cells"].sum(axis=1), names["n_cells"])
 
 
+@pytest.mark.notebook  # scanpy and squidpy compile for a minute
+@pytest.mark.filterwarnings("ignore")  # of scanpy and squidpy
+def test_the_page_on_analysis_runs_and_its_numbers_are_right(folder):
+    names: dict[str, Any] = {}
+    for block in python_blocks("docs/how_to/analysis.md"):
+        exec(block, names)
+    found, bins, bulk = names["found"], names["bins"], names["bulk"]
+    assert found[["bins", "blocks", "spots"]].median().to_numpy() == pytest.approx([0.9, 0.5, 0.2], abs=0.05)
+    least = found.loc[found["reliability"].idxmin()]
+    assert least["bins"] == pytest.approx(0.9, abs=0.05) and least["spots"] < 0
+    assert 1 < bins.obs["domain"].nunique() < 10 and names["known"].mean() > 0.9
+    spots = names["spots"][names["spots"].obs["domain"].notna()]
+    np.testing.assert_allclose(bulk.layers["sum"].sum(0), np.asarray(spots.X.sum(0)).ravel())
+
+
 def test_the_first_picture_is_drawn_from_a_result(solved, monkeypatch):
     spec = importlib.util.spec_from_file_location("first_picture", ROOT / "docs" / "first_picture.py")
     picture = importlib.util.module_from_spec(spec)

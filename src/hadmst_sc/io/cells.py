@@ -57,6 +57,7 @@ def read_cells(
     to_bins: Callable[[str], np.ndarray],
     shape: tuple[int, int],
     problems: Problems,
+    parameter: str = "cells_key",
 ) -> Cells | None:
     """Cells on a grid of bins; ``None`` after a problem.
 
@@ -76,8 +77,10 @@ def read_cells(
         ``(ny, nx)`` of the grid.
     problems
         Collects problems: of name, kind, ids, radii, transformation, or no cell on the grid.
+    parameter
+        Name of the argument that names the cells, for messages.
     """
-    placed = _find(sdata, cells_key, frame, available, problems)
+    placed = _find(sdata, cells_key, frame, available, problems, parameter)
     if placed is None:
         return None
     element, kind, system, matrix = placed
@@ -85,7 +88,9 @@ def read_cells(
     found = Cells(cells_key, *of_kind(element, to_bins(system) @ matrix, shape), digest=_digest(element, kind))
     if not len(found.ids) or not found.overlap.nnz:
         cause = f"none of its {len(found.ids):,} cells lies on {frame}. Check its transformation to {system!r}"
-        problems.add(f"`cells_key={cells_key!r}`: {cause if len(found.ids) else 'it holds no cells. Pass other ones'}.")
+        problems.add(
+            f"`{parameter}={cells_key!r}`: {cause if len(found.ids) else 'it holds no cells. Pass other ones'}."
+        )
         return None
     return found
 
@@ -130,7 +135,12 @@ def read_outlines(
 
 
 def _find(
-    sdata: SpatialData, cells_key: str, frame: str, available: Sequence[str], problems: Problems
+    sdata: SpatialData,
+    cells_key: str,
+    frame: str,
+    available: Sequence[str],
+    problems: Problems,
+    parameter: str = "cells_key",
 ) -> tuple[Any, str, str, np.ndarray] | None:
     """An element of cells, its kind, and a coordinate system of the frame with the affine to it."""
     if not TEXT.is_met(cells_key) or not any(cells_key in getattr(sdata, kind) for kind in KINDS):
@@ -146,7 +156,7 @@ def _find(
         return None
     kind = next(kind for kind in KINDS if cells_key in getattr(sdata, kind))
     element = getattr(sdata, kind)[cells_key]
-    told = f"`cells_key={cells_key!r}`"
+    told = f"`{parameter}={cells_key!r}`"
     shared = [name for name in available if name in systems(element)]
     if not shared:
         problems.add(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import dask.array as da
 import numpy as np
 from spatialdata import SpatialData
 
-from hadmst_sc.io.result import again, find_result
+from hadmst_sc.io.result import Result, again, find_result
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.errors import MissingKeyError, logger
 from hadmst_sc.trust.intervals import doubt
@@ -59,6 +60,29 @@ def quantiles(
     wrong = [one for one in quantiles if not isinstance(one, int | float | np.number) or not 0 < one < 1]
     if wrong:
         raise ValueError(f"`quantiles` needs numbers between 0 and 1, but has {wrong}. Try `quantiles=(0.05, 0.95)`.")
+    result = result_with_std(sdata, key_added, "quantiles may be too narrow or too wide")
+    names = {f"{quantile:g}": f"q{quantile:g}" for quantile in quantiles}
+    mean, std = (result.maps_at_bins(std=which) for which in (False, True))
+    for quantile in quantiles:
+        result.set_layer(names[f"{quantile:g}"], gene_by_gene(partial(rate_quantiles, quantile=quantile), mean, std))
+    return names
+
+
+def result_with_std(sdata: SpatialData, key_added: str, danger: str) -> Result:
+    """Return a result that has a standard deviation; warn if held-out spots contradict it.
+
+    Parameters
+    ----------
+    sdata, key_added
+        As in :func:`quantiles`.
+    danger
+        What can be wrong without a good standard deviation, for the warning.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, or it has no standard deviation.
+    """
     result = find_result(sdata, key_added)
     if result.std_key is None and "std" not in result.table.layers:
         raise MissingKeyError(
@@ -66,16 +90,23 @@ def quantiles(
         )
     doubted = doubt(result.record) if result.record else "the table has lost its provenance"
     if doubted:
-        logger.warning("the quantiles of %r may be too narrow or too wide: %s", key_added, doubted)
-    names = {f"{quantile:g}": f"q{quantile:g}" for quantile in quantiles}
-    mean, std = (result.maps_at_bins(std=which) for which in (False, True))
-    for quantile in quantiles:
-        result.set_layer(names[f"{quantile:g}"], _quantile(mean, std, quantile))
-    return names
+        logger.warning("%r: %s: %s", key_added, danger, doubted)
+    return result
 
 
-def _quantile(mean: np.ndarray | da.Array, std: np.ndarray | da.Array, quantile: float) -> np.ndarray | da.Array:
+def gene_by_gene(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray], mean: np.ndarray | da.Array, std: np.ndarray | da.Array
+) -> np.ndarray | da.Array:
+    """Return a function of estimate and standard deviation, ``(bins, genes)`` float32; lazy if they are.
+
+    Parameters
+    ----------
+    function
+        Applied to one gene at a time, which needs less memory.
+    mean, std
+        ``(bins, genes)``.
+    """
     if isinstance(mean, da.Array):
-        return da.map_blocks(_quantile, mean, std, quantile, dtype=np.float32)
-    columns = zip(np.asarray(mean, float).T, np.asarray(std, float).T, strict=True)  # a gene at a time: less memory
-    return np.stack([rate_quantiles(*column, quantile).astype(np.float32) for column in columns], 1)
+        return da.map_blocks(partial(gene_by_gene, function), mean, std, dtype=np.float32)
+    columns = zip(np.asarray(mean, float).T, np.asarray(std, float).T, strict=True)
+    return np.stack([function(*column).astype(np.float32) for column in columns], 1)
