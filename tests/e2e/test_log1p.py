@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import dask.array as da
 import numpy as np
 import pytest
 import scanpy as sc
+from spatialdata import read_zarr
 
 from hadmst_sc import datasets, tl
 
@@ -66,3 +69,17 @@ def test_a_bad_target_and_a_missing_spread_are_named(solved):
     tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, with_std=False, show_progress_bar=False)
     with pytest.raises(KeyError, match=r"has no layer 'std', because the run had `with_std=False`. Call `had"):
         tl.log1p(sdata)
+
+
+def test_the_calls_of_the_docstring_keep_the_layer_in_a_store(tmp_path):
+    path = tmp_path / "section.zarr"
+    datasets.phantom(seed=1, n_genes=2, size_um=600.0).write(path)
+    sdata = read_zarr(path)
+    tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, show_progress_bar=False)
+    tl.log1p(sdata)
+    calls = re.findall(r"``(sdata\.\w+\(\"superres_table\"\))``", tl.log1p.__doc__)
+    assert len(calls) == 2 and all(call in tl.quantiles.__doc__ for call in calls)
+    for call in calls:
+        exec(call, {"sdata": sdata})
+    kept = read_zarr(path)["superres_table"].layers["log1p"]
+    np.testing.assert_array_equal(kept, sdata["superres_table"].layers["log1p"])

@@ -27,7 +27,8 @@ def log1p(sdata: SpatialData, *, target_sum: float | None = None, key_added: str
     Parameters
     ----------
     sdata
-        Holds the result; its table receives ``layers["log1p"]``, in memory (write the table to keep it).
+        Holds the result; its table receives ``layers["log1p"]``, in memory. Two calls keep it in a store:
+        ``sdata.delete_element_from_disk("superres_table")``, ``sdata.write_element("superres_table")``.
     target_sum
         Scale the expected counts of every bin to this total over the genes of the table first, as
         ``scanpy.pp.normalize_total`` does; ``None`` = as they are.

@@ -30,7 +30,8 @@ def quantiles(
     Parameters
     ----------
     sdata
-        Holds the result; its table receives the layers, in memory (write the table to keep them).
+        Holds the result; its table receives the layers, in memory. Two calls keep them in a store:
+        ``sdata.delete_element_from_disk("superres_table")``, ``sdata.write_element("superres_table")``.
     quantiles
         Between 0 and 1.
     key_added
