@@ -107,7 +107,7 @@ def test_tables_with_other_genes_share_those_that_all_have():
     with pytest.raises(ValueError, match=r"at most 2, the genes that all sections have, but is 3. Pass `genes=2`"):
         hd.tl.superresolve(sdata, IMAGES, genes=3, key_added="other", **how)
     sdata["table-b"].var_names = ["x", "y", "z"]
-    with pytest.raises(ValueError, match=r"tables have genes in common, but they have names like .*'x'"):
+    with pytest.raises(ValueError, match=r"tables have genes in common, but they have names like"):
         hd.tl.superresolve(sdata, IMAGES, key_added="other", **how)
 
 
@@ -313,7 +313,7 @@ def test_one_bar_covers_all_sections_and_never_goes_back(sdata, monkeypatch):
     assert [key for key in RESULTS if any(text.startswith(f"{key}: ") for text in texts)] == RESULTS
     assert list(shares) == sorted(shares)
     starts = [next(share for text, share in shown if text.startswith(key)) for key in RESULTS]
-    assert starts[1] > 0.2 and starts[2] > starts[1] + 0.1 and shares[-1] > 0.8
+    assert starts[0] < starts[1] < starts[2] < shares[-1] and 0.9 < shares[-1] <= 1
 
 
 def test_messages_say_which_section_they_are_about(sdata, caplog):
@@ -323,7 +323,7 @@ def test_messages_say_which_section_they_are_about(sdata, caplog):
     sdata["table"] = sdata["table"][spots | few].copy()
     with caplog.at_level(logging.WARNING, "hadmst_sc"):
         hd.tl.superresolve(sdata, IMAGES, genes=2, **HOW)
-    assert f"{IMAGES[1]}: the section has 20 spots" in caplog.messages
+    assert any(message.startswith(f"{IMAGES[1]}: the section has 20 spots") for message in caplog.messages)
     assert not any(message.startswith("the section has") for message in caplog.messages)
 
 
