@@ -129,7 +129,8 @@ def superresolve(
 
     >>> import spatialdata
     >>> other = hd.datasets.phantom(n_genes=4, size_um=600.0)
-    >>> both = spatialdata.concatenate({"a": other, "b": other}, concatenate_tables=True)
+    >>> sections = {"a": other, "b": spatialdata.deepcopy(other)}
+    >>> both = spatialdata.concatenate(sections, concatenate_tables=True)
     >>> hd.tl.superresolve(both, ["phantom_full_image-a", "phantom_full_image-b"], **how)
     >>> both["superres-phantom-a"].shape, both["superres-phantom-b"].shape
     ((4, 30, 30), (4, 30, 30))
