@@ -92,6 +92,16 @@ def test_genes_are_names_or_a_number(store, calls, text, genes):
     assert calls[0][2]["genes"] == genes
 
 
+def test_several_images_are_a_list_and_keys_with_commas_are_one_per_section(store, calls):
+    result = run("superresolve", store, "he_1", "he_2", "--shapes-key", "P1,P2", "--genes", "A,B", "--layer", "a,b")
+    assert result.exit_code == 0 and "of 2 sections" in result.stdout
+    _, images, options = calls[0]
+    assert (images, options["shapes_key"], options["layer"]) == (["he_1", "he_2"], ["P1", "P2"], "a,b")
+    assert (options["table_key"], options["genes"]) == ("table", ["A", "B"])
+    run("superresolve", store, "he", "--shapes-key", "P1,P2")
+    assert calls[1][1] == "he" and calls[1][2]["shapes_key"] == "P1,P2"
+
+
 def test_model_none_is_the_closed_form(store, calls):
     run("superresolve", store, "he", "--model", "none")
     assert calls[0][2]["model"] is None

@@ -128,7 +128,8 @@ def test_what_was_shifted_is_said(section):
         ({"genes": ["nothing"]}, "nothing"),
         ({"tissue_key": "nowhere"}, "`tissue_key='nowhere'` is not in"),
         ({"sdata": None}, "`sdata` needs a SpatialData, but is None"),
-        ({"image_key": ["a", "list"]}, "`image_key` needs a name, as text"),
+        ({"image_key": {"a": "dictionary"}}, "`image_key` needs a name, as text"),
+        ({"image_key": ["a", "list"]}, "a: `image_key='a'` is not in `sdata.images`"),
     ],
 )
 def test_bad_input_is_reported_and_not_raised(section, arguments, message):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hadmst_sc.cli.base import ImageKey, Overwrite, Store, app, names_of, options_of
+from hadmst_sc.cli.base import ImageKey, ImageKeys, Overwrite, Store, app, names_of, of_sections, options_of
 from hadmst_sc.inference.settings import SETTINGS
 from hadmst_sc.section.abundances import SPOTS
 
@@ -20,14 +20,14 @@ KeyAdded = Annotated[str, typer.Option(help="Name of the result.")]
 @options_of(SPOTS, SETTINGS)
 def superresolve(
     store: Store,
-    image_key: ImageKey,
+    image_key: ImageKeys,
     cells_key: Annotated[str | None, typer.Option(help="Cells or nuclei: shapes, points or labels.")] = None,
     key_added: Annotated[str, typer.Option(help="Name of the result.")] = "superres",
     output: Annotated[Path | None, typer.Option(help="Write to this store instead of into STORE.")] = None,
     overwrite: Overwrite = False,
     **given: Any,
 ) -> None:
-    """Super-resolve a section; writes image, standard deviation, labels and table to STORE, or to another store."""
+    """Super-resolve sections; writes image, standard deviation, labels and table to STORE, or to another store."""
     if output is not None:
         from hadmst_sc.io.write import check_free, write_whole
 
@@ -36,27 +36,30 @@ def superresolve(
     from hadmst_sc.io import open_store
 
     started = perf_counter()
-    given |= {"cells_key": cells_key, "key_added": key_added, "overwrite": overwrite, "copy": output is not None}
-    result = tl.superresolve(open_store(store), image_key, **given)
+    images, given = of_sections(image_key, given | {"cells_key": cells_key})
+    given |= {"key_added": key_added, "overwrite": overwrite, "copy": output is not None}
+    result = tl.superresolve(open_store(store), images, **given)
     if output is not None:
         write_whole(result, output, overwrite=overwrite)
-    typer.echo(f"wrote {key_added!r} to {output or store} in {perf_counter() - started:.1f} s")
+    what = f"{key_added!r}" + f" of {len(image_key)} sections" * (len(image_key) > 1)
+    typer.echo(f"wrote {what} to {output or store} in {perf_counter() - started:.1f} s")
 
 
 @app.command()
 @options_of(SPOTS)
 def validate(
     store: Store,
-    image_key: ImageKey,
+    image_key: ImageKeys,
     cells_key: Annotated[str | None, typer.Option(help="Cells or nuclei: shapes, points or labels.")] = None,
     align: Annotated[bool, typer.Option(help="Also estimate where the H&E is relative to the spots.")] = True,
     **given: Any,
 ) -> None:
-    """Check if a section can be super-resolved, report cost and warnings; status 1 if it cannot."""
+    """Check if sections can be super-resolved, report cost and warnings; status 1 if not."""
     from hadmst_sc import pp
     from hadmst_sc.io import open_store
 
-    report = pp.validate(open_store(store), image_key, cells_key=cells_key, align=align, **given)
+    images, given = of_sections(image_key, given | {"cells_key": cells_key})
+    report = pp.validate(open_store(store), images, align=align, **given)
     typer.echo(report)
     raise typer.Exit(0 if report.ok else 1)
 

@@ -62,6 +62,7 @@ app = typer.Typer(
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output of an earlier run.")]
 Store = Annotated[Path, typer.Argument(help="SpatialData zarr store.", exists=True, file_okay=False)]
 ImageKey = Annotated[str, typer.Argument(help="Name of the H&E image in the store.")]
+ImageKeys = Annotated[list[str], typer.Argument(help="Names of the H&E images in the store, one for each section.")]
 DEVICES = "auto, cpu, cuda, cuda:1, mps."
 Device = Annotated[str, typer.Option(help=DEVICES)]
 
@@ -131,6 +132,14 @@ def _options(
 def names_of(genes: str | None) -> list[str] | None:
     """Names of genes from ``a,b,c``."""
     return None if genes is None else [gene.strip() for gene in genes.split(",") if gene.strip()]
+
+
+def of_sections(image_key: list[str], given: dict[str, Any]) -> tuple[str | list[str], dict[str, Any]]:
+    """One image, or several; for several, a key with commas is a list with one per section."""
+    if len(image_key) == 1:
+        return image_key[0], given
+    keys = [name for name, value in given.items() if name.endswith("_key") and value is not None and "," in value]
+    return image_key, given | {name: given[name].split(",") for name in keys}
 
 
 def _parse_genes(genes: str | None) -> list[str] | int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
+import pandas as pd
 from spatialdata import SpatialData
 
 from hadmst_sc.alignment.cells import displaced
@@ -21,9 +22,10 @@ from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.counts import SEEN, matrix_of, rows_as_csr
 from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.panel import with_other_genes
+from hadmst_sc.io.sections import SectionsArguments, grouped, is_several, sections_of, settle
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.runtime import usual_errors
-from hadmst_sc.section.abundances import SPOTS, SpotsArguments
+from hadmst_sc.section.abundances import SPOTS
 from hadmst_sc.section.arguments import FLAG, TEXT, optional, takes
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
@@ -32,8 +34,8 @@ from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
 
 RARE = 0.1  # counts per spot, below which the map of a gene rests on the image and similar genes
 ARGUMENTS = {"align": (FLAG, True), "cells_key": (optional(TEXT), None), "show_progress_bar": (FLAG, True)}
-COLOURS = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
 Severity = Literal["error", "warning", "note"]
+COLOURS: dict[Severity, str] = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
 
 
 class Finding(NamedTuple):
@@ -52,16 +54,18 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """Findings about a section before a run; prints as text, and as a table in notebooks.
+    """Findings about a section, or several, before a run; prints as text, and as a table in notebooks.
 
     Parameters
     ----------
     facts
-        Sizes, numbers and costs by name, with the unit in the name.
+        Sizes, numbers and costs by name, with the unit in the name; empty for several sections.
     findings
-        Errors first.
+        Errors first; of several sections, with their images in front.
     alignment
         Position of the H&E relative to the spots; ``None`` if it was not estimated.
+    sections
+        Report of each of several sections, by image.
 
     Examples
     --------
@@ -76,6 +80,7 @@ class Report:
     facts: dict[str, Any]
     findings: tuple[Finding, ...]
     alignment: Alignment | None = None
+    sections: Mapping[str, Report] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -85,6 +90,7 @@ class Report:
     def __str__(self) -> str:
         width = max((len(name) for name in self.facts), default=0)
         lines = [self._verdict, *(f"  {name:<{width}}  {value}" for name, value in self.facts.items())]
+        lines += [self._table.to_string()] if self.sections else []
         return "\n".join([*lines, *(f"{severity}: {message}" for severity, message in self.findings)])
 
     __repr__ = __str__
@@ -99,9 +105,14 @@ class Report:
             for severity, message in self.findings
         ]
         return (
-            f"<div><b>{self._verdict}</b><table>{''.join(rows)}</table>"
+            f"<div><b>{self._verdict}</b><table>{''.join(rows)}</table>{self._table.to_html() if self.sections else ''}"
             f"<ul style='list-style:none;padding-left:0'>{''.join(found)}</ul></div>"
         )
+
+    @property
+    def _table(self) -> pd.DataFrame:
+        """Facts of several sections, side by side."""
+        return pd.DataFrame({image: one.facts for image, one in self.sections.items()}, dtype=object).fillna("")
 
     @property
     def _verdict(self) -> str:
@@ -114,12 +125,12 @@ class Report:
 @usual_errors
 def validate(
     sdata: SpatialData,
-    image_key: str,
+    image_key: str | Sequence[str],
     *,
-    cells_key: str | None = None,
+    cells_key: str | Sequence[str | None] | None = None,
     align: bool = True,
     show_progress_bar: bool = True,
-    **section: Unpack[SpotsArguments],
+    **section: Unpack[SectionsArguments],
 ) -> Report:
     """Check if a section can be super-resolved, and what prevents it; ``sdata`` is not changed.
 
@@ -131,7 +142,7 @@ def validate(
     sdata
         Holds the H&E, the spots and their table.
     image_key
-        The H&E image.
+        The H&E image, or a list with that of each section, as for :func:`hadmst_sc.tl.superresolve`.
     {shared}
     cells_key
         Cells or nuclei for ``cells_key`` of :func:`hadmst_sc.tl.superresolve`: how many, how large, how dense, and if
@@ -153,6 +164,35 @@ def validate(
     >>> report.ok, report.facts["spot_um"]
     (True, 55.0)
     """
+    given = section | {"cells_key": cells_key}
+    if not is_several(image_key):
+        return _report(sdata, image_key, given, align=align, show_progress_bar=show_progress_bar)
+    problems = Problems("cannot super-resolve these sections")
+    with warnings_heard() as heard:
+        asked = sections_of(image_key, given, problems)
+        if isinstance(sdata, SpatialData):
+            settle(sdata, asked, problems)
+    how = {"align": align, "show_progress_bar": show_progress_bar}
+    each = {one.image_key: _report(sdata, one.image_key, one.given, **how) for one in asked}
+    findings = [Finding("error", message) for _, message in problems.found]
+    findings += [Finding("warning", message) for message in dict.fromkeys(heard)]
+    for kind in COLOURS:
+        messages = [(image, [text for own, text in one.findings if own == kind]) for image, one in each.items()]
+        findings += [Finding(kind, text) for text in grouped(messages).values()]
+    return Report({}, _sorted(findings), sections=each)
+
+
+def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    order = list(COLOURS)
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
+
+
+def _report(
+    sdata: SpatialData, image_key: Any, given: Mapping[str, Any], *, align: bool, show_progress_bar: bool
+) -> Report:
+    """Check one section."""
+    section = dict(given)
+    cells_key = section.pop("cells_key")
     findings: list[Finding] = []
     facts: dict[str, Any] = {}
     found = None
@@ -160,8 +200,8 @@ def validate(
         try:
             progress.at("read")
             problems = Problems("cannot super-resolve this section")
-            given = {"align": align, "cells_key": cells_key, "show_progress_bar": show_progress_bar}
-            problems.check(given, ARGUMENTS)
+            own = {"align": align, "cells_key": cells_key, "show_progress_bar": show_progress_bar}
+            problems.check(own, ARGUMENTS)
             obs = read_spots(sdata, image_key, **section, problems=problems)
             facts |= _facts(obs, sdata, section.get("obsm_key"))
             findings += _doubts(obs)
@@ -188,8 +228,7 @@ def validate(
         except Exception as error:  # noqa: BLE001 - a report never raises
             findings.append(Finding("error", f"{type(error).__name__} in hadmst_sc, please report it: {error}"))
     findings += [Finding("warning", message) for message in heard]
-    order = list(COLOURS)
-    return Report(facts, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))), found)
+    return Report(facts, _sorted(findings), found)
 
 
 def _facts(obs: Observation, sdata: SpatialData, obsm_key: str | None) -> dict[str, Any]:

@@ -1,38 +1,45 @@
-"""Super-resolution of a SpatialData object, which receives a high-resolution table and image."""
+"""Super-resolution of a SpatialData object, which receives high-resolution tables and images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
-from hadmst_sc.inference.cost import cost_of
+from spatialdata import SpatialData
+
 from hadmst_sc.inference.kept import Kept
 from hadmst_sc.inference.predict import run as predict
 from hadmst_sc.inference.progress import Progress, say
-from hadmst_sc.inference.settings import SETTINGS, Settings, SettingsArguments, run_key
-from hadmst_sc.io.abundances import read_spots
-from hadmst_sc.io.cells import cells_of
+from hadmst_sc.inference.settings import SETTINGS, ImageFeatures, Settings, SettingsArguments
+from hadmst_sc.io.given import check_sdata
 from hadmst_sc.io.lock import StoreError, named
 from hadmst_sc.io.maps import MapStore
-from hadmst_sc.io.panel import with_other_genes
 from hadmst_sc.io.read import computed_here
-from hadmst_sc.io.store import claimed, kinds_of, scratch
-from hadmst_sc.io.write import as_spatialdata, check_output, check_size, write_prediction
+from hadmst_sc.io.sections import SectionsArguments, is_several, sections_of
+from hadmst_sc.io.store import claimed, scratch
+from hadmst_sc.io.write import as_spatialdata, write_prediction
 from hadmst_sc.runtime import torch_threads, usual_errors
-from hadmst_sc.section.abundances import SPOTS, SpotsArguments
-from hadmst_sc.section.arguments import ELEMENT, FLAG, TEXT, optional, parted, takes
+from hadmst_sc.section.abundances import SPOTS
+from hadmst_sc.section.arguments import ELEMENT, FLAG, parted, takes
 from hadmst_sc.section.errors import Problems, logger
-
-if TYPE_CHECKING:
-    from spatialdata import SpatialData
-
+from hadmst_sc.section.observation import PROVENANCE_KEY
+from hadmst_sc.tl._sections import (
+    CALL,
+    Output,
+    Registered,
+    Section,
+    SectionProgress,
+    costs_of,
+    messages_of,
+    read_sections,
+    register,
+)
 
 BESIDE = {
-    "cells_key": (optional(TEXT), None),
     "key_added": (ELEMENT, "superres"),
     "overwrite": (FLAG, False),
     "copy": (FLAG, False),
@@ -41,15 +48,17 @@ BESIDE = {
 VERSIONS = ("hadmst_sc", "torch", "numpy", "spatialdata", "anndata")
 
 
-class _Given(SpotsArguments, SettingsArguments, total=False):
+class _Given(SectionsArguments, SettingsArguments, total=False):
     """Keyword arguments of :func:`superresolve` that it shares with others."""
+
+    features: ImageFeatures | Sequence[ImageFeatures | None] | None  # type: ignore[misc]
 
 
 @takes(SPOTS, SETTINGS, but=("window", "n_samples", "n_steps", "n_genes", "random_state", "cells"))
 @usual_errors
 def superresolve(
     sdata: SpatialData,
-    image_key: str,
+    image_key: str | Sequence[str],
     *,
     cells_key: str | None = None,
     key_added: str = "superres",
@@ -67,20 +76,25 @@ def superresolve(
     - labels ``superres_bins``: the id of each bin in tissue;
     - table ``superres_table``: one row per bin in tissue, ready for scanpy and squidpy.
 
+    For a list of images, each section is a run of its own, with the same genes; its result has the name
+    ``superres-<section>``, where the section has the name of its spots. All sections are checked before the first is
+    computed. If the run is stopped, the same call goes on: results that the same call has made are kept.
+
     Parameters
     ----------
     sdata
         One or more sections; changed in place unless ``copy``. If it is backed by a store, the result is written into
         it.
     image_key
-        The H&E image.
+        The H&E image, or a list with that of each section. Arguments about a section (``table_key`` to ``obsm_key``
+        without ``genes`` and ``bin_um``, ``features``, ``cells_key``) then take one value for all, or a list.
     {shared}
     cells_key
         Cells or nuclei of the image, from any segmentation: shapes, points, or labels, such as those of
         :func:`hadmst_sc.pp.find_nuclei`. The spots decide how far expression follows them. The spots are then
         registered to the image, as with ``align="spots"``. See :func:`to_cells`.
     key_added
-        Name of the result.
+        Name of the result, or for a list of images the beginning of all names.
     overwrite
         Replace an earlier result of the same name.
     copy
@@ -110,76 +124,105 @@ def superresolve(
     (4, 30, 30)
     >>> sdata.tables["superres_table"].layers["std"].shape[1]
     4
+
+    Two sections in one object:
+
+    >>> import spatialdata
+    >>> other = hd.datasets.phantom(n_genes=4, size_um=600.0)
+    >>> sections = {"a": other, "b": spatialdata.deepcopy(other)}
+    >>> both = spatialdata.concatenate(sections, concatenate_tables=True)
+    >>> hd.tl.superresolve(both, ["phantom_full_image-a", "phantom_full_image-b"], **how)
+    >>> both["superres-phantom-a"].shape, both["superres-phantom-b"].shape
+    ((4, 30, 30), (4, 30, 30))
     """
-    problems = Problems("cannot super-resolve this section")
-    section, chosen = parted(given, SPOTS)
+    several = is_several(image_key)
+    problems = Problems(f"cannot super-resolve {'these sections' if several else 'this section'}")
+    check_sdata(sdata)
+    spots, chosen = parted(given, SPOTS)
+    each = spots | {"cells_key": cells_key, "features": chosen.pop("features", None)}
+    asked = sections_of(image_key, each, problems)
     settings = Settings.of(chosen)
     settings.check(problems)
-    beside = {
-        "cells_key": cells_key,
-        "key_added": key_added,
-        "overwrite": overwrite,
-        "copy": copy,
-        "show_progress_bar": show_progress_bar,
-    }
-    if not problems.check(beside, BESIDE) and not copy:
-        with problems.gathered(ValueError, OSError):
-            check_output(sdata, key_added, overwrite=overwrite)
-    target = None if copy else sdata
-    with _told_if_interrupted(target, key_added), Progress(show=show_progress_bar) as progress:
+    beside = {"key_added": key_added, "overwrite": overwrite, "copy": copy, "show_progress_bar": show_progress_bar}
+    wrong = problems.check(beside, BESIDE)
+    output = Output(None if copy else sdata, key_added, overwrite, several, is_valid=not wrong)
+    current: list[str] = [] if several else [key_added]
+    done: list[str] = []
+    with _told_if_interrupted(output.target, current, done), Progress(show=show_progress_bar) as progress:
         progress.at("read")
-        obs = read_spots(sdata, image_key, **section, problems=problems)
-        if cells_key is not None and cells_key in kinds_of(str(key_added)):
-            problems.add(
-                f"`cells_key={cells_key!r}` is a part of the result that `key_added={key_added!r}` replaces. Pass "
-                f"another `key_added`, such as {key_added + '_cells'!r}.",
-                ValueError,
-            )
-        elif cells_key is not None:
-            settings = replace(settings, cells=cells_of(sdata, cells_key, obs, problems))
-        settings.check_with(obs, problems)
-        with problems.gathered(ValueError, OSError):
-            sizes = {"n_bins": obs.grid.n_bins, "n_inside": int(obs.inside.sum())}
-            check_size(target, len(obs.genes), **sizes, with_std=settings.with_std)
-        problems.raise_if_any()
-        whole = with_other_genes(sdata, obs, section.get("obsm_key"))
-        progress.at("cost")
-        settings = replace(settings.loaded(), n_genes=len(obs.genes))
-        backed = target is not None and target.is_backed()
-        cost = cost_of(whole, settings, backed=backed)
-        announcement = f"super-resolving takes {cost}"
-        logger.info(announcement)
-        say(announcement)
-        progress.plan(cost.stages)
-        with ExitStack() as stack:
-            store = kept = None
-            if backed:
-                key = run_key(whole, settings, _version("hadmst_sc"))
-                shape = (len(obs.genes), *obs.grid.shape)
-                store = stack.enter_context(_maps_on_disk(sdata, key_added, key, shape, with_std=settings.with_std))
-                kept = Kept(store.stages, key)
-            with torch_threads(settings.n_jobs):
-                prediction = predict(whole, settings, store, progress, kept)
-            assert obs.source is not None  # read_observation always names its source
-            read_from = asdict(obs.source) | {"obsm_key": section.get("obsm_key")}
-            facts = {
-                **{key: value for key, value in read_from.items() if value is not None},
-                "bin_um": obs.grid.bin_um,
-                "px_per_bin": obs.grid.px_per_bin,
-                "um_per_px": obs.grid.um_per_px,
-                "he_um": obs.he_um,
-                "n_spots": len(obs.spots),
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                "seconds_read": round(progress.seconds["read"], 3),
-                "versions": {name: _version(name) for name in VERSIONS},
-            }
-            stats = prediction.gene_stats | {"spot_counts": obs.counts.sum(0, dtype=float)}
-            prediction = replace(prediction, gene_stats=stats, provenance=facts | prediction.provenance)
-            if copy:
-                return as_spatialdata(sdata, prediction, obs.source, key_added)
-            with computed_here():
-                write_prediction(sdata, prediction, obs.source, key_added=key_added, overwrite=overwrite, maps=store)
+        sections, made = read_sections(sdata, asked, settings, output, problems, _version("hadmst_sc"))
+        done += made
+        if made:
+            _announce(f"kept, as the same call has made them: {', '.join(made)}")
+        if not sections:
             return None
+        progress.at("cost")
+        costs, cost = costs_of(sections, output)
+        _announce(f"super-resolving {f'{len(sections)} sections ' if several else ''}takes {cost}")
+        if several:
+            after = [of_section.stages | {"align": 0.0} for of_section in costs]  # all are registered first
+            seconds = {section.key: sum(stages.values()) for section, stages in zip(sections, after, strict=True)}
+            progress.plan({"align": cost.stages["align"], **seconds})
+            sections = register(sections, output, progress, problems)
+        else:
+            progress.plan(cost.stages)
+        copies = []
+        for i, section in enumerate(sections):
+            current[:] = [section.key]
+            bar = SectionProgress(progress, section, after[i]) if several else progress
+            with messages_of(section.key if several else ""):
+                found = _compute(sdata, section, output, bar)
+            copies += [found] if found is not None else []
+            done += [section.key] if not copy else []
+    return _together(copies) if copy else None
+
+
+def _announce(text: str) -> None:
+    logger.info(text)
+    say(text)
+
+
+def _compute(sdata: SpatialData, section: Section, output: Output, progress: Progress) -> SpatialData | None:
+    """Predict a section and write the result; if it is to be a copy, return it."""
+    obs, settings, n = section.obs, section.settings, section.n_genes
+    source = obs.source
+    assert source is not None  # read_observation always names its source
+    with ExitStack() as stack:
+        store, kept = None, Kept()
+        if output.is_backed:
+            shape = (n, *obs.grid.shape)
+            maps = _maps_on_disk(sdata, section.key, section.run_key, shape, with_std=settings.with_std)
+            store = stack.enter_context(maps)
+            kept = Kept(store.stages, section.run_key)
+        with torch_threads(settings.n_jobs):
+            prediction = predict(obs, settings, store, progress, Registered(kept, section.registered))
+        read_from = asdict(source) | {"obsm_key": section.obsm_key}
+        facts = {
+            **{key: value for key, value in read_from.items() if value is not None},
+            "bin_um": obs.grid.bin_um,
+            "px_per_bin": obs.grid.px_per_bin,
+            "um_per_px": obs.grid.um_per_px,
+            "he_um": obs.he_um,
+            "n_spots": len(obs.spots),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds_read": round(section.seconds["read"], 3),
+            "versions": {name: _version(name) for name in VERSIONS},
+            CALL: section.call,
+        }
+        stats = prediction.gene_stats | {"spot_counts": obs.counts[:, :n].sum(0, dtype=float)}
+        prediction = replace(prediction, gene_stats=stats, provenance=facts | prediction.provenance)
+        if output.target is None:
+            return as_spatialdata(sdata, prediction, source, section.key)
+        with computed_here():
+            write_prediction(sdata, prediction, source, key_added=section.key, overwrite=output.overwrite, maps=store)
+        return None
+
+
+def _together(copies: Sequence[SpatialData]) -> SpatialData:
+    """One object of the results of all sections."""
+    elements = {name: element for one in copies for _, name, element in one.gen_elements()}
+    runs = {key: record for one in copies for key, record in one.attrs[PROVENANCE_KEY].items()}
+    return SpatialData.init_from_elements(elements, attrs={PROVENANCE_KEY: runs})
 
 
 @contextmanager
@@ -201,22 +244,34 @@ def _maps_on_disk(
 
 
 @contextmanager
-def _told_if_interrupted(target: SpatialData | None, key_added: str) -> Iterator[None]:
-    """After Ctrl-C, say in one line what is kept, and how to go on."""
+def _told_if_interrupted(target: SpatialData | None, current: Sequence[str], done: Sequence[str]) -> Iterator[None]:
+    """After Ctrl-C, say what is kept, and how to go on.
+
+    Parameters
+    ----------
+    target
+        Object that receives the results; ``None`` for a copy.
+    current
+        Name of the result that is being computed.
+    done
+        Names of finished results.
+    """
     try:
         yield
     except KeyboardInterrupt:
         path = None if target is None else target.path
-        folder = None if path is None else scratch(path, key_added)
+        folder = None if path is None or not current else scratch(path, current[0])
+        if done:
+            say(f"interrupted: finished and kept are {', '.join(done)}. The same call goes on with the other sections.")
         if folder is not None and folder.is_dir():
             n = len(MapStore(folder).finished)
             say(
                 f"interrupted: finished stages and {n} finished gene{'s' * (n != 1)} are kept in {folder}. The same "
                 f"call resumes from there; to give up, delete that folder."
             )
-        elif folder is not None:
+        elif path is not None and not done:
             say("interrupted: nothing is kept, because no stage was finished.")
-        else:
+        elif not done:
             say(
                 "interrupted: nothing is kept, because the result was not going to a store. Runs on a section that was "
                 "read from a store can be resumed: `sdata.write('section.zarr'); "
