@@ -25,7 +25,7 @@ HOW = {"bin_um": 40.0, "model": None, "align": False, "show_progress_bar": False
 
 
 def one(seed: int) -> sd.SpatialData:
-    sdata = hd.datasets.phantom(seed, n_genes=6, size_um=800.0, augment=False)
+    sdata = hd.datasets.phantom(seed, n_genes=6, size_um=600.0, augment=False)
     sdata["table"].var_names = [f"g{i}" for i in range(6)]
     return sdata.subset(["phantom_full_image", "phantom", "table"])
 
@@ -207,8 +207,7 @@ def test_registering_first_changes_no_bit_and_happens_once(template, monkeypatch
     assert repr(ours) == repr(theirs)
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize(("overwrite", "backed"), [(False, True), (True, False)])
 def test_a_stopped_run_goes_on_and_computes_no_finished_section_again(
     sdata, solved, overwrite, backed, monkeypatch, tmp_path, capsys
 ):
