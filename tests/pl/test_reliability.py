@@ -40,6 +40,15 @@ def test_genes_are_ranked_and_coloured_by_what_supports_them(reliable):
     ]
 
 
+def test_ticks_count_genes_in_whole_numbers_and_do_not_overlap(reliable):
+    left, right = hd.pl.reliability(reliable)
+    left.figure.canvas.draw()
+    assert [tick % 1 for tick in left.get_xticks()] == [0] * len(left.get_xticks())
+    low, high = right.get_xlim()
+    shown = [text.get_window_extent() for text in right.get_xticklabels() if low <= text.get_position()[0] <= high]
+    assert all(one.x1 < other.x0 for one, other in zip(shown, shown[1:], strict=False))
+
+
 def test_only_the_best_are_named(reliable):
     axes = hd.pl.reliability(reliable, n_genes=2, axes=plt.subplots(1, 2)[1])
     assert [text.get_text() for text in axes[1].get_yticklabels()] == ["ramp", "spike"]
