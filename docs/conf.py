@@ -51,10 +51,7 @@ napoleon_use_rtype = False
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # results are included at the level where they fit
-nb_execution_mode = os.environ.get("DOCS_EXECUTE", "auto")
-nb_execution_timeout = 600
-nb_execution_raise_on_error = True
-nb_output_stderr = "remove"  # warnings of libraries
+nb_execution_mode = "off"  # `make tutorials` stores the outputs, and the tests compare them
 
 _INVENTORIES = {
     "anndata": "https://anndata.readthedocs.io/en/stable/",

@@ -67,3 +67,12 @@ def test_results_of_different_images_are_refused(two):
     two["other_table"].uns["hadmst_sc"] = two["other_table"].uns["hadmst_sc"] | {"image_key": "another"}
     with pytest.raises(ValueError, match=r"made from 'he' and \['another'\]"):
         hd.pl.compare(two, ["superres", "other"])
+
+
+def test_labels_below_neighbouring_maps_do_not_overlap(two):
+    for key in ("superres_table", "other_table"):
+        two[key].var = two[key].var.assign(reliability=0.88, image_helps=True, finest_um=155.0)
+    _, first, second = hd.pl.compare(two, ["superres", "other"], "ramp")[0]
+    first.figure.canvas.draw()
+    one, other = (ax.xaxis.label.get_window_extent() for ax in (first, second))
+    assert one.x1 < other.x0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -38,6 +40,15 @@ def test_genes_are_ranked_and_coloured_by_what_supports_them(reliable):
         "spots alone do as well (1)",
         "not supported at any scale (1)",
     ]
+
+
+def test_ticks_count_genes_in_whole_numbers_and_do_not_overlap(reliable):
+    left, right = hd.pl.reliability(reliable)
+    left.figure.canvas.draw()
+    assert [tick % 1 for tick in left.get_xticks()] == [0] * len(left.get_xticks())
+    low, high = right.get_xlim()
+    shown = [text.get_window_extent() for text in right.get_xticklabels() if low <= text.get_position()[0] <= high]
+    assert all(one.x1 < other.x0 for one, other in pairwise(shown))
 
 
 def test_only_the_best_are_named(reliable):

@@ -157,10 +157,13 @@ def draw_tissue(ax: Axes, section: Section, shade: str = "0.7", **style: Any) ->
     ax.imshow(tissue, extent=section.extent, cmap=ListedColormap([shade]), interpolation="nearest", **style)
 
 
-def draw_belief(ax: Axes, section: Section, gene: str) -> None:
-    """Write below the map of a gene how far to believe it, and make a map without support pale."""
+def draw_belief(ax: Axes, section: Section, gene: str, *, wrap: bool = False) -> None:
+    """Write below the map of a gene how far to believe it, and make a map without support pale.
+
+    Where another map is beside it, ``wrap`` writes two lines.
+    """
     text, is_guess = section.belief(gene)
-    ax.set_xlabel(text, fontsize="medium")
+    ax.set_xlabel(text.replace(", supported", ",\nsupported") if wrap else text, fontsize="medium")
     if is_guess:
         draw_tissue(ax, section, "white", alpha=0.6)
         ax.text(0.5, 0.5, "not supported", transform=ax.transAxes, ha="center", va="center", fontsize="large")

@@ -120,7 +120,7 @@ def compare(
             draw_spots(row[0], first, first.low(gene), scale, cmap, box)
         for ax, section, values in zip(row[spots:], sections, maps, strict=True):
             drawn = draw_map(ax, section, values, scale, cmap)
-            draw_belief(ax, section, gene)
+            draw_belief(ax, section, gene, wrap=True)
         add_scale(row[-1], drawn, f"{first.unit} of {first.bin_um:g} µm")
     finish(axes, box, columns, chosen, ["measured spots"] * spots + list(named))
     return saved(axes, save)

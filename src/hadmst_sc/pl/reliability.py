@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from spatialdata import SpatialData
 
 from hadmst_sc.io.result import find_result
@@ -104,6 +105,7 @@ def _draw_ranks(ax: Axes, genes: pd.DataFrame) -> None:
         ax.plot(rank[rows], value[rows], "o", color=colour, markersize=3, label=f"{label} ({rows.sum()})")
     ax.axhline(0, color="black", linewidth=0.5)
     ax.set(xlabel="genes, most reliable first", ylabel="correlation at held-out spots", ylim=(None, 1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize="small")
     ax.spines[["top", "right"]].set_visible(False)
 
@@ -116,4 +118,5 @@ def _draw_gains(ax: Axes, genes: pd.DataFrame) -> None:
     ax.axvline(0, color="black", linewidth=0.5)
     ax.set_yticks(row, [printable(gene) for gene in genes.index], fontsize="small", parse_math=False)
     ax.set(ylim=(len(genes) - 0.5, -0.5), xlabel="correlation added by the image")
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.spines[["top", "right"]].set_visible(False)
