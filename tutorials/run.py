@@ -90,10 +90,14 @@ def _tidy_data(data: dict[str, Any]) -> NotebookNode:
         return NotebookNode()
     found = NotebookNode({kind: data[kind] for kind in KINDS if kind in data})
     if "image/png" in found:
-        small = BytesIO()
-        image = _image(found["image/png"]).quantize(N_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        image.save(small, "png", optimize=True)
-        return NotebookNode({"image/png": base64.b64encode(small.getvalue()).decode()})
+        if _opened(found["image/png"]).mode != "P":  # else it is what was stored
+            small = BytesIO()
+            colours = _image(found["image/png"]).quantize(
+                N_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
+            colours.save(small, "png", optimize=True)
+            found["image/png"] = base64.b64encode(small.getvalue()).decode()
+        return NotebookNode({"image/png": found["image/png"]})
     return found
 
 
@@ -155,9 +159,13 @@ def _same(word: str, other: str) -> bool:
     return True
 
 
+def _opened(png: str) -> Image.Image:
+    return Image.open(BytesIO(base64.b64decode(png)))
+
+
 def _image(png: str) -> Image.Image:
     """The picture on white."""
-    image = Image.open(BytesIO(base64.b64decode(png))).convert("RGBA")
+    image = _opened(png).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
