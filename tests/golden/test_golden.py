@@ -11,7 +11,9 @@ import pytest
 from hadmst_sc.datasets.public import available
 
 GOLDEN = runpy.run_path(str(Path(__file__).with_name("golden.py")))
-TOLERANCE = 1e-3  # relative, on any machine; on one machine it is 1e-6, which `golden.py --check` demands
+# Relative, on any machine: those of Intel and AMD differ by up to 1.2e-3. On one machine it is 1e-6, which
+# `golden.py --check` demands.
+TOLERANCE = 3e-3
 EXPECTED = dict(np.load(GOLDEN["FILE"]))
 SECTIONS = ("phantom", pytest.param(GOLDEN["REAL"], marks=pytest.mark.real))
 
