@@ -70,7 +70,7 @@ ARGUMENTS: dict[str, list[Any]] = {
     "copy": [1, "no", None],
     "show_progress_bar": [1, "yes", None],
     "model": [3, "", "nonesuch", Path("/none"), Path("/"), ["default"], True, b"default", object(), "\0", "x" * 5000],
-    "image_key": [3, None, "", ["S1_full_image"], "he", {}, b"S1_full_image", "S1"],
+    "image_key": [3, None, "", ["S1_full_image"] * 2, "he", {}, b"S1_full_image", "S1"],
     "table_key": [3, None, "", ["table"], "counts", b"table"],
     "shapes_key": [3, "", ["S1"], "S9", b"S1", "S1_full_image"],
     "coordinate_system": [3, "", ["S1"], "global", NAN],

@@ -148,7 +148,7 @@ def read_sections(
     for one, mine, names in zip(asked, own, taken, strict=True):
         _check_name(sdata, output.key_of(one.given.get("shapes_key")), output, names)
         with held(mine), messages_of(one.image_key if output.several else ""):
-            read.append(_read(sdata, one, settings, output, mine))
+            read.append(_read(sdata, one, settings, output, mine, is_sound=not problems))
     if problems or any(own):
         for mine, names in zip(own, taken, strict=True):
             mine.found[:0] = names.found
@@ -176,8 +176,10 @@ def _check_name(sdata: SpatialData, key: str | None, output: Output, problems: P
         problems.found = [(kind, told.replace(f"'{key}_", f"'{output.key_added}_")) for kind, told in problems.found]
 
 
-def _read(sdata: SpatialData, one: Asked, settings: Settings, output: Output, problems: Problems) -> Section:
-    """Read one section; all its problems are raised together."""
+def _read(
+    sdata: SpatialData, one: Asked, settings: Settings, output: Output, problems: Problems, *, is_sound: bool
+) -> Section:
+    """Read one section; all its problems are raised together. Unsound settings are not compared with it."""
     started, given = time.perf_counter(), dict(one.given)
     features, cells_key = given.pop("features"), given.pop("cells_key")
     if features is not None and not callable(features) and (told := features_problem(features)):
@@ -185,6 +187,8 @@ def _read(sdata: SpatialData, one: Asked, settings: Settings, output: Output, pr
     if problems.check({"cells_key": cells_key}, {"cells_key": (optional(TEXT), None)}):
         cells_key = None
     obs = read_spots(sdata, one.image_key, **given, problems=problems)
+    if not is_sound:
+        return Section(one.image_key, "", obs, settings)
     assert obs.source is not None  # for types: read_spots names it
     key, settings = output.key_of(obs.source.shapes_key), replace(settings, features=features)
     assert key is not None  # for types: the spots are known
