@@ -74,6 +74,8 @@ def _package() -> tuple[str, ...]:
 @cache
 def _code(path: Path) -> str:
     tree = ast.parse(path.read_text())
+    if path.name == "__init__.py" and any(getattr(node, "name", "") == "__getattr__" for node in tree.body):
+        return ""  # it passes on the names of its modules, which are found for themselves, and of some only when asked
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):

@@ -52,6 +52,18 @@ def test_sentences_and_layout_leave_the_digest(project, text):
     assert project({"pack/inner.py": text}) == project()
 
 
+def test_a_package_that_passes_names_on_has_no_code_of_its_own(project):
+    lazy = "def __getattr__(name):\n    return name\n"
+    top = {"top.py": "import pack\n"}
+    assert project(top | {"pack/__init__.py": "from late import ONE\n" + lazy}) == project(
+        top | {"pack/__init__.py": "from late import ONE\n__all__ = ['ONE', 'more']\n" + lazy}
+    )
+    changed = {"late.py": "ONE = 2\n"}
+    assert project(top | {"pack/__init__.py": "from late import ONE\n" + lazy} | changed) != project(
+        top | {"pack/__init__.py": "from late import ONE\n" + lazy}
+    )
+
+
 @pytest.mark.parametrize("name", ["top.py", "pack/inner.py", "late.py"])
 def test_a_changed_line_of_anything_imported_changes_the_digest(project, name):
     assert project({name: FILES[name] + "MORE = 4\n"}) != project()

@@ -12,6 +12,8 @@ import numpy as np
 from scipy import special
 from skimage.metrics import structural_similarity
 
+__all__ = ["coverage", "crps", "deviance", "gene_coherence", "pearson", "rmse", "spread_over_error", "ssim"]
+
 _TINY = 1e-12
 
 
