@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import plan
@@ -103,7 +102,7 @@ def rows_of(section: str) -> Iterator[Row]:
     """Two numbers per method, means over genes."""
     obs, truth = read(section)
     weights = next((found for start, found in WEIGHTS.items() if section.startswith(start)), "breast_only")
-    made: dict[str, Any] = {} if truth is None else {TRUTH: truth}
+    made = {} if truth is None else {TRUTH: truth}
     for name in (*made, *METHODS):
         maps = made.get(name)
         if maps is None:

@@ -151,7 +151,7 @@ def measure_cell(cell: Cell, sections: _Sections) -> dict[str, Any]:
     import peers
     from rivals import section
 
-    started = time.perf_counter()
+    used = _cpu_seconds()
     try:
         case, same = sections.of(cell)
         if cell.bare == FINGERPRINT:
@@ -174,7 +174,7 @@ def measure_cell(cell: Cell, sections: _Sections) -> dict[str, Any]:
                 of_scale.pop("resampled", None)
     except Exception as error:  # noqa: BLE001 - whatever a method dies of is its result
         reason = f"{type(error).__name__}: {str(error).strip()}"[:600]
-        return {"status": "failed", "reason": reason, "cost": {"seconds": round(time.perf_counter() - started, 2)}}
+        return {"status": "failed", "reason": reason, "cost": {"seconds": round(_cpu_seconds() - used, 2)}}
     cost = {"seconds": round(seconds, 2), "memory_mb": memory}
     return {"status": "done", "about": case.about(), "scores": _plain(found), "cost": cost, "fingerprint": same}
 

@@ -124,7 +124,7 @@ def _unknown(truth: str, holder: SpatialData, owner: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Where a truth comes from, and the result on whose grid it is read."""
+    """The object that holds a truth, and the result on whose grid it is read."""
 
     result: Result
     holder: SpatialData
