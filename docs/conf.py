@@ -40,6 +40,8 @@ nitpicky = False
 
 html_theme = "furo"
 html_title = "hadmst_sc"
+html_static_path = ["_static"]
+html_css_files = ["outputs.css"]
 
 autosummary_generate = False  # one page, made below
 autodoc_typehints = "description"
