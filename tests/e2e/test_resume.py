@@ -189,7 +189,8 @@ def test_ctrl_c_says_that_nothing_is_kept_without_a_store(template, monkeypatch,
 def test_the_command_line_ends_with_130_and_can_be_called_again(template, tmp_path):
     store = shutil.copytree(template, tmp_path / "section.zarr")
     code = (
-        "import time\n"
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from hadmst_sc.io.maps import MapStore\n"
         "write = MapStore.write\n"
         "MapStore.write = lambda *given: (write(*given), time.sleep(2))\n"  # so that there is time to interrupt it

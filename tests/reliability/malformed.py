@@ -288,8 +288,8 @@ def empty_pyramid(sdata):
 
 
 def lazy(shape):
-    """An image that is declared, not there."""
-    return image(da.zeros((3, *shape), chunks=(3, 4096, 4096), dtype=np.uint8))
+    """An image that is declared, not there, in few chunks: dask lists them all."""
+    return image(da.zeros((3, *shape), chunks=(3, 2**14, 2**22), dtype=np.uint8))
 
 
 def fail(block):

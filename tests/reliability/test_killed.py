@@ -18,8 +18,8 @@ from hadmst_sc import datasets, tl
 from hadmst_sc.io.write import check_output
 
 SCRIPT = Path(__file__).with_name("run_once.py")
-# Fifty take four minutes of every run of the tests; twenty already end at either result.
-N_KILLS = 50 if os.environ.get("HADMST_EXHAUSTIVE") else 20
+# Fifty take four minutes of every run of the tests; eight already end at either result.
+N_KILLS = 50 if os.environ.get("HADMST_EXHAUSTIVE") else 8
 PRELOADED = ["hadmst_sc.tl", "hadmst_sc.io.write", "spatialdata", "torch"]
 RESULTS = ("superres", "superres_std", "superres_bins", "superres_table")
 
