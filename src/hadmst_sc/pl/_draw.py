@@ -24,7 +24,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from hadmst_sc.io.remedies import spelt
 from hadmst_sc.io.result import again
 from hadmst_sc.pl._result import Section, Spots
-from hadmst_sc.section.arguments import Requirement, number, positive, printable
+from hadmst_sc.section.arguments import Requirement, number, optional, positive, printable
 from hadmst_sc.section.errors import MissingKeyError, Problems
 
 Box = tuple[float, float, float, float]  # left, right, bottom, top in µm
@@ -283,10 +283,6 @@ def _is_colours(value: Any) -> bool:
     return isinstance(value, Colormap) or (isinstance(value, str) and value in mpl.colormaps)
 
 
-def _or_none(requirement: Requirement) -> Requirement:
-    return Requirement(f"{requirement.text} or None", lambda value: value is None or requirement.is_met(value))
-
-
 def _is_picture(value: Any) -> bool:
     return isinstance(value, str | Path) and Path(value).suffix[1:].lower() in FigureCanvasBase.filetypes
 
@@ -300,7 +296,7 @@ def _is_crop(value: Any) -> bool:
 
 
 NAMES = (Requirement("a name, a list of names or None", lambda value: value is None or is_names(value)), None)
-NAME = (_or_none(Requirement("a name", lambda value: isinstance(value, str))), None)
+NAME = (optional(Requirement("a name", lambda value: isinstance(value, str))), None)
 COLOURS = (Requirement("a colour map of matplotlib", _is_colours), "magma")
 # Each requirement with a value that meets it.
 REQUIREMENTS: dict[str, tuple[Requirement, Any]] = {
@@ -311,13 +307,13 @@ REQUIREMENTS: dict[str, tuple[Requirement, Any]] = {
     "cmap": COLOURS,
     "std_cmap": COLOURS,
     "vmax_quantile": (number(0, 1), 0.995),
-    "vmax": (_or_none(positive()), None),
-    "norm": (_or_none(Requirement("a scale of matplotlib", lambda value: isinstance(value, Normalize))), None),
-    "save": (_or_none(Requirement("a file ending in .png, .pdf, .svg ...", _is_picture)), "figure.png"),
+    "vmax": (optional(positive()), None),
+    "norm": (optional(Requirement("a scale of matplotlib", lambda value: isinstance(value, Normalize))), None),
+    "save": (optional(Requirement("a file ending in .png, .pdf, .svg ...", _is_picture)), "figure.png"),
     "level": (Requirement("a number between 0 and 1", lambda one: number(0, 1).is_met(one) and 0 < one < 1), 0.9),
     "n_genes": (Requirement("a whole number of at least 1", lambda n: number(1).is_met(n) and n == int(n)), 30),
-    "crop": (_or_none(Requirement("(left, top, right, bottom) in µm", _is_crop)), None),
-    "figsize": (_or_none(Requirement("(width, height) in inches", _is_size)), None),
+    "crop": (optional(Requirement("(left, top, right, bottom) in µm", _is_crop)), None),
+    "figsize": (optional(Requirement("(width, height) in inches", _is_size)), None),
 }
 
 
