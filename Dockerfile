@@ -10,8 +10,8 @@ RUN python -m pip install --no-cache-dir --extra-index-url https://download.pyto
     --constraint constraints.txt '.[dask,io,train]'
 
 # Caches of matplotlib and numba, for whoever runs it.
-ENV MPLCONFIGDIR=/tmp/matplotlib NUMBA_CACHE_DIR=/tmp/numba
-RUN useradd --create-home user
+ENV MPLCONFIGDIR=/var/cache/hadmst-sc/matplotlib NUMBA_CACHE_DIR=/var/cache/hadmst-sc/numba
+RUN mkdir --mode 1777 /var/cache/hadmst-sc && useradd --create-home user
 USER user
 WORKDIR /data
 ENTRYPOINT ["hadmst-sc"]
