@@ -157,12 +157,14 @@ def _of_task(declared: Mapping[str, Any], name: str, profile: str) -> Iterator[C
         methods = [method for group in groups for method in declared["methods"].get(group, [group])]
         if "registered" in one.get("also", task.get("also", [])):
             methods = [*methods, *_registered(methods, str(one.get("align", True)))]
-        sections = list(_sections(one, task))
+        sections, only = list(_sections(one, task)), task.get("only", {})
         for section, options in sections:
             inputs = _inputs(declared, one, options)
             for point, more, disturbance in _points(task):
                 references = task.get("references", [])
                 for method in [*methods, *references]:
+                    if disturbance is not None and disturbance[0] not in only.get(method, [disturbance[0]]):
+                        continue
                     yield Cell(
                         task=name,
                         group=one["name"],

@@ -35,6 +35,10 @@ def test_every_name_exists(declared, profile):
         assert all(len(digest) == 64 for digest in cell.inputs.values())
     for name in made:
         assert callable(method(name))
+    for task in declared["tasks"].values():
+        for name, disturbances in task.get("only", {}).items():
+            assert name in made or profile == "quick"
+            assert set(disturbances) <= set(task["disturbances"])
     assert profile == "quick" or made & PEERS.keys()
 
 
@@ -69,6 +73,18 @@ def test_every_task_scores_ours_beside_rivals_and_most_beside_published_tools(de
         assert task not in SWITCHED or all(name.startswith("ours") for name in methods)
     with_peers = {task for task, methods in by_task.items() if methods & set(declared["methods"]["peers"])}
     assert with_peers >= {"hr_real", "hr_sim", "holdout", "phantom", "panel", "domains"}
+
+
+def test_a_switch_of_alignment_is_asked_only_where_the_image_is_displaced(declared):
+    from plan import cells
+
+    asked: dict[str, set[str]] = {}
+    for cell in cells(declared, "full"):
+        if cell.task == "robustness":
+            asked.setdefault(cell.method, set()).add(cell.point)
+    displaced = {"clean", "misregistration_um=15", "misregistration_um=30", "misregistration_um=60", "warp_um=15"}
+    assert asked["ours, no registration"] == asked["ours, no offsets"] == displaced
+    assert asked["ours"] == asked["linear"] > displaced
 
 
 def test_rivals_that_use_the_image_are_given_it_registered_too(declared):
