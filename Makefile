@@ -141,4 +141,4 @@ test-no-torch: | $(NO_TORCH)/bin/python
 	@$(NO_TORCH)/bin/python -m pytest
 
 clean:
-	rm -rf .venv .venv-* dist docs/_build docs/_generated demo_output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* dist docs/_build docs/_generated docs/reference/api demo_output .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

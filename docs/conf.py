@@ -17,6 +17,7 @@ import hadmst_sc
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
+import cards  # noqa: E402
 import pictures  # noqa: E402
 
 REPOSITORY = "https://github.com/hadmst-sc/hadmst-sc"
@@ -34,14 +35,22 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build", "_generated", "**.ipynb_checkpoints"]
 nitpicky = False
 
-html_theme = "furo"
+html_theme = "sphinx_book_theme"
+html_theme_options = {
+    "repository_url": REPOSITORY,
+    "use_repository_button": True,
+    "use_download_button": False,
+    "navbar_persistent": [],  # search is in the sidebar
+}
 html_title = "hadmst_sc"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
 html_static_path = ["_static"]
-html_css_files = ["outputs.css"]
+html_css_files = ["site.css"]
 
 autosummary_generate = False  # one page, made below
 autodoc_typehints = "description"
@@ -81,20 +90,17 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", _prose_returns, priority=400)
 
 
-def _api() -> str:
-    """Everything in the `__all__` of every public submodule: nothing public can be left out."""
-    parts = []
-    for name in (name for name in hadmst_sc.__all__ if name != "__version__"):
-        module = import_module(f"hadmst_sc.{name}")
-        summary = (inspect.getdoc(module) or "").split("\n\n")[0]
-        table = ["", ".. autosummary::", "    :nosignatures:", "", *(f"    {member}" for member in module.__all__), ""]
-        for member in module.__all__:
-            thing = getattr(module, member)
-            kind = "autoclass" if inspect.isclass(thing) else "autofunction" if callable(thing) else "autodata"
-            table += [f".. {kind}:: {member}", *["    :members:"] * inspect.isclass(thing), ""]
-        listing = "\n".join([f".. currentmodule:: hadmst_sc.{name}", *(table if module.__all__ else [])])
-        parts.append(f"## `{name}`\n\n{summary}\n\n```{{eval-rst}}\n{listing}\n```\n")
-    return "\n".join(parts)
+def _api(name: str) -> str:
+    """Everything in the `__all__` of a public submodule: nothing public can be left out."""
+    module = import_module(f"hadmst_sc.{name}")
+    summary = (inspect.getdoc(module) or "").split("\n\n")[0]
+    table = ["", ".. autosummary::", "    :nosignatures:", "", *(f"    {member}" for member in module.__all__), ""]
+    for member in module.__all__:
+        thing = getattr(module, member)
+        kind = "autoclass" if inspect.isclass(thing) else "autofunction" if callable(thing) else "autodata"
+        table += [f".. {kind}:: {member}", *["    :members:"] * inspect.isclass(thing), ""]
+    listing = "\n".join([f".. currentmodule:: hadmst_sc.{name}", *(table if module.__all__ else [])])
+    return f"# `hd.{name}`\n\n{summary}\n\n```{{eval-rst}}\n{listing}\n```\n"
 
 
 def _model_card() -> str:
@@ -143,10 +149,16 @@ _public = {*hadmst_sc.__all__, "train", "cli"}
 _write_if_changed(HERE / "_generated" / "rooms.md", _rooms(_table["rooms"]))
 _write_if_changed(HERE / "_generated" / "rooms.svg", pictures.rooms_svg(_table["rooms"], _public))
 _write_if_changed(HERE / "_generated" / "way.svg", pictures.way_svg(_table["way"]))
-_write_if_changed(HERE / "_generated" / "api.md", _api())
+(HERE / "reference" / "api").mkdir(exist_ok=True)
+for _name in hadmst_sc.__all__:
+    if _name != "__version__":
+        _write_if_changed(HERE / "reference" / "api" / f"{_name}.md", _api(_name))
 _write_if_changed(HERE / "_generated" / "model_card.md", _model_card())
 _write_if_changed(HERE / "_generated" / "benchmarks.md", _benchmarks())
 _write_if_changed(HERE / "_generated" / "changelog.md", (ROOT / "CHANGELOG.md").read_text())
+_tutorials = re.findall(r"^tutorials/(\w+)$", (HERE / "index.md").read_text(), re.MULTILINE)
+_notebooks = [ROOT / "tutorials" / f"{name}.ipynb" for name in _tutorials]
+_write_if_changed(HERE / "_generated" / "cards.md", cards.grid(_notebooks, HERE / "_generated" / "cards"))
 (HERE / "tutorials").mkdir(exist_ok=True)
 for _notebook in (ROOT / "tutorials").glob("*.ipynb"):
     # Links hold in the repository, where pages lie under docs/, and here.
