@@ -85,9 +85,15 @@ def _prose_returns(app: Any, what: str, name: str, thing: Any, options: Any, lin
         lines[:] = f"{text[: found.start()].rstrip()}\n\n\n:returns:\n{body}\n\n{text[found.end() :]}".split("\n")
 
 
+def _copied_tutorials(app: Any, page: str, source: list[str]) -> None:
+    """In the repository, tutorials lie beside `docs`, in the site inside it."""
+    source[0] = re.sub(r"\]\(\.\./((?:\.\./)*tutorials/)", r"](\1", source[0])
+
+
 def setup(app: Any) -> None:
     """Before napoleon, whose priority is 500."""
     app.connect("autodoc-process-docstring", _prose_returns, priority=400)
+    app.connect("source-read", _copied_tutorials)
 
 
 def _api(name: str) -> str:

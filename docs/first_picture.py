@@ -24,7 +24,7 @@ from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 import hadmst_sc as hd
 
 NAME, GENE = "visium_mouse_brain", "Hpca"
-TITLES = {"he": "H&E", "low": "measured in spots", "high": "estimated, bins of 10 µm"}
+TITLES = {"he": "H&E", "spots": "measured in spots", "map": "estimated, bins of 10 µm"}
 WHOLE, ZOOM = (1550.0, 6350.0, 4200.0, 1030.0), (3900.0, 4500.0, 3700.0, 3304.0)  # left, right, bottom, top in µm
 SIZE, DRAWN_DPI, SAVED_DPI = (14.0, 6.45), 250, 110  # drawn at a high resolution, to which the H&E is reduced
 PLAIN, LARGE = 17, 21  # pt

@@ -40,9 +40,9 @@ def draw(sdata: SpatialData) -> plt.Figure:
     gene = of_kind.var_names[np.argmax(of_kind.X.sum(0))]
     figure, axes = plt.subplots(2, 3, figsize=(13, 8.2), layout="constrained")
     known = {"scale_bar": False, "outline": False}
-    hd.pl.superresolve(sdata, gene, panels=["he", "low"], axes=axes[0, :2], **known)
-    hd.pl.superresolve(sdata, gene, panels=["high"], key_added="closed_form", axes=axes[0, 2:], **known)
-    hd.pl.superresolve(sdata, gene, panels=["high", "std"], axes=axes[1, :2], **known)
+    hd.pl.superresolve(sdata, gene, panels=["he", "spots"], axes=axes[0, :2], **known)
+    hd.pl.superresolve(sdata, gene, panels=["map"], key_added="closed_form", axes=axes[0, 2:], **known)
+    hd.pl.superresolve(sdata, gene, panels=["map", "std"], axes=axes[1, :2], **known)
     estimate = axes[1, 0].images[-1]
     truth = sdata["phantom_truth"].sel(c=gene).where(sdata["phantom_regions"] > 0)
     axes[1, 2].imshow(truth, cmap=estimate.cmap, norm=estimate.norm)

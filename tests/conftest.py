@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,11 +69,30 @@ def data_dir() -> Path:
     return folder
 
 
+_SECONDS: dict[str, float] = {}  # of an evaluation of the network, by its sizes and the device
+
+
+@pytest.fixture(autouse=True)
+def _network_is_timed_once():
+    """Runs time the network to tell their cost, a quarter of a small section's run; here a process does it once."""
+    cost = sys.modules.get("hadmst_sc.inference.cost")
+    if cost is None or hasattr(cost._seconds_of_an_evaluation, "once"):
+        return
+    time_it = cost._seconds_of_an_evaluation
+
+    def once(network, device) -> float:
+        key = f"{network.spec} {device}"
+        if key not in _SECONDS:
+            _SECONDS[key] = time_it(network, device)
+        return _SECONDS[key]
+
+    once.once = True
+    cost._seconds_of_an_evaluation = once
+
+
 @pytest.fixture(autouse=True)
 def _close_figures():
     """Figures do not outlive their test; matplotlib is only touched where a test has loaded it."""
     yield
-    import sys
-
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")

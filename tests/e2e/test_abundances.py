@@ -57,7 +57,7 @@ def test_hard_consistency_gives_the_abundances_back(solved):
 
 
 def test_plots_show_the_abundances_at_the_spots(solved):
-    axes = hd.pl.superresolve(solved, "B", panels=["low", "high"])
+    axes = hd.pl.superresolve(solved, "B", panels=["spots", "map"])
     drawn = axes[0, 0].collections[0].get_array()
     bins_of_spot = np.pi * 27.5**2 / 20**2
     np.testing.assert_allclose(

@@ -68,9 +68,9 @@ def test_molecules_are_counted_in_bins_and_scored_as_arrays_are(solved):
     genes = [str(one) for one in solved["superres"].coords["c"].values]
     assert found.index.tolist() == genes and (found["factor"] == 1).all() and (found["result"] == "superres").all()
     inside = np.asarray(solved["superres_bins"].data) > 0
-    assert (found["n_bins"] == inside.sum()).all() and found["width_um"].unique().tolist() == [BIN_UM]
+    assert (found["n_blocks"] == inside.sum()).all() and found["width_um"].unique().tolist() == [BIN_UM]
     estimate, true = np.nan_to_num(np.asarray(solved["superres"].data)), np.asarray(counts.sel(c=genes))
-    np.testing.assert_allclose(found["counts_per_bin"], true[:, inside].mean(1))
+    np.testing.assert_allclose(found["counts_per_block"], true[:, inside].mean(1))
     np.testing.assert_allclose(found["pcc"], metrics.pearson(estimate, true, inside))
     np.testing.assert_allclose(found["rmse"], metrics.rmse(estimate, true, inside))
     np.testing.assert_allclose(found["ssim"], metrics.ssim(estimate, true, inside))
@@ -96,7 +96,7 @@ def test_squares_of_another_platform_are_divided_by_area(solved):
     even = np.full((len(x), 4), 9.0)
     solved["hd"] = table_of(even, solved["superres_table"].var_names, "squares", np.arange(len(x)))
     found = metrics.score(solved, "hd")
-    np.testing.assert_allclose(found["counts_per_bin"], 9 * (8 / 3) ** 2)
+    np.testing.assert_allclose(found["counts_per_block"], 9 * (8 / 3) ** 2)
     assert (found["rmse"] > 1e3).all()  # the truth is constant but for rounding: it was not divided unevenly
 
 
@@ -118,13 +118,13 @@ def test_only_bins_that_the_truth_covers_are_scored(solved):
     cut = pd.DataFrame({"x": 160.0, "y": [0.0, 320.0], "gene": "control"})
     solved["part"] = points_of(pd.concat([half, cut], ignore_index=True), feature_key="gene")
     found = metrics.score(solved, "part")
-    assert (found["n_bins"] == (np.asarray(solved["superres_bins"].data)[:, :20] > 0).sum()).all()
+    assert (found["n_blocks"] == (np.asarray(solved["superres_bins"].data)[:, :20] > 0).sum()).all()
     counts[:, :, 20:] = np.nan
     pd.testing.assert_frame_equal(metrics.score(solved, counts), found)
     triangle = frame[(frame["x"] + frame["y"]) < 320]
     solved["triangle"] = points_of(triangle.reset_index(drop=True), feature_key="gene")
     y, x = np.nonzero(np.asarray(solved["superres_bins"].data))
-    assert 0.85 < metrics.score(solved, "triangle")["n_bins"].iloc[0] / (x + y + 2 <= 40).sum() <= 1
+    assert 0.85 < metrics.score(solved, "triangle")["n_blocks"].iloc[0] / (x + y + 2 <= 40).sum() <= 1
 
 
 def test_depth_is_matched_per_gene_by_scaling_the_estimate(solved):
@@ -201,8 +201,8 @@ def test_a_cropped_result_is_scored_on_its_bins(solved):
     kept = np.isin(labels, np.asarray(part["superres_bins"].data)) & (labels > 0)
     gene = found.index[0]
     here = (frame["gene"] == gene).to_numpy() & kept[tuple(place.clip(0, 39).T)]
-    assert found["n_bins"].iloc[0] == kept.sum()
-    assert found.loc[gene, "counts_per_bin"] == pytest.approx(here.sum() / kept.sum())
+    assert found["n_blocks"].iloc[0] == kept.sum()
+    assert found.loc[gene, "counts_per_block"] == pytest.approx(here.sum() / kept.sum())
 
 
 def test_cells_in_points_and_a_gene_without_counts(solved):
@@ -214,7 +214,9 @@ def test_cells_in_points_and_a_gene_without_counts(solved):
     solved["cells"] = table_of(each, genes, "centres", frame.index)
     found, expected = metrics.score(solved, "cells"), metrics.score(solved, counts)
     assert (
-        len(found) == 4 and found.iloc[1][["pcc", "rmse", "crps"]].isna().all() and found["counts_per_bin"].iloc[1] == 0
+        len(found) == 4
+        and found.iloc[1][["pcc", "rmse", "crps"]].isna().all()
+        and found["counts_per_block"].iloc[1] == 0
     )
     without = {"index": genes[1], "columns": "pcc_ceiling"}  # whose halves are other molecules
     pd.testing.assert_frame_equal(found.drop(**without), expected.drop(**without))
@@ -268,7 +270,7 @@ def test_the_remedy_takes_counts_from_a_layer_and_names_from_a_column(solved):
     with pytest.raises(ValueError, match=r"needs counts in `X` of the table, but they are log\(1 \+ x\)") as error:
         metrics.score(solved, "cells")
     remedy(error, sdata=solved)
-    np.testing.assert_allclose(metrics.score(solved, "cells")["counts_per_bin"], counts.mean(0), rtol=0.05)
+    np.testing.assert_allclose(metrics.score(solved, "cells")["counts_per_block"], counts.mean(0), rtol=0.05)
     with pytest.raises(KeyError, match=r"Pass `truth='cells'`"):
         metrics.score(solved, "circles")
 

@@ -226,10 +226,10 @@ def test_normalised_spots_are_not_drawn_as_counts(solved, reference):
         ValueError, match=r"tables/table: needs the counts that the run read.*`panels=\['he', 'high'\]`"
     ):
         hd.pl.superresolve(solved, "g0")
-    hd.pl.superresolve(solved, "g0", panels=["he", "high"])  # the remedy
+    hd.pl.superresolve(solved, "g0", panels=["he", "map"])  # the remedy
     hd.pl.compare(solved, ["superres"], "g0", spots=False)
     solved["table"].layers["kept"] = counts  # as scanpy's tutorials keep them
-    again, first = (hd.pl.superresolve(sdata, "g0", panels=["low"])[0, 0] for sdata in (solved, reference))
+    again, first = (hd.pl.superresolve(sdata, "g0", panels=["spots"])[0, 0] for sdata in (solved, reference))
     np.testing.assert_array_equal(again.collections[0].get_array(), first.collections[0].get_array())
     plt.close("all")
 
@@ -275,7 +275,7 @@ def test_panels_whose_elements_are_gone_are_left_out_unless_asked_for(solved):
     part = solved.subset(["superres", "superres_std", "superres_bins"])
     axes = hd.pl.superresolve(part, "g0")
     assert [ax.get_title() for ax in axes[0]] == ["super-resolved", "standard deviation"]
-    for panel, words in (("he", "image_key="), ("low", "table_key=")):
+    for panel, words in (("he", "image_key="), ("spots", "table_key=")):
         with pytest.raises((KeyError, ValueError), match=words):
             hd.pl.superresolve(part, "g0", panels=[panel])
     plt.close("all")

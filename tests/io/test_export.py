@@ -100,7 +100,7 @@ def add_cells(sdata: sd.SpatialData, kind: str = "polygons") -> ad.AnnData:
             labels[y - 1 : y + 1, x - 1 : x + 1] = number
         sdata["cells"] = Labels2DModel.parse(labels, dims=("y", "x"), transformations=to)
     matrix = to["S1"].to_affine_matrix(("x", "y"), ("x", "y"))
-    obs = pd.DataFrame({"n_bins": [0.5, 0.5, 0.0], "measured": [1, 0.25, np.nan]}, index=["5", "9", "2"])
+    obs = pd.DataFrame({"n_bins": [0.5, 0.5, 0.0], "covered": [1, 0.25, np.nan]}, index=["5", "9", "2"])
     obs["region"], obs["instance_id"] = pd.Categorical(["cells"] * 3), ids
     values = np.array([[0.1, 2, 3], [4, 5, 6], [np.nan] * 3], np.float32)
     table = ad.AnnData(values, obs=obs, var=pd.DataFrame(index=GENES))
@@ -320,7 +320,7 @@ def test_cells_are_detections_of_qupath_with_measurements(tmp_path, kind):
     assert [one["properties"]["name"] for one in features] == ["5", "9", "2"]
     assert {one["properties"]["objectType"] for one in features} == {"detection"}
     assert features[0]["properties"]["measurements"] == {
-        "n_bins": 0.5, "measured": 1.0, "gene-0": 0.1, "A & <B>": 2.0, "β": 3.0
+        "n_bins": 0.5, "covered": 1.0, "gene-0": 0.1, "A & <B>": 2.0, "β": 3.0
     }  # fmt: skip
     assert features[2]["properties"]["measurements"] == {"n_bins": 0.0}  # JSON has no NaN
     shapes = gpd.read_file(tmp_path / "cells.geojson").geometry
@@ -348,7 +348,7 @@ def test_tables_of_cells_keep_their_values(tmp_path):
     export(sdata, tmp_path / "cells.csv.gz", cells=cells, genes=["β"])
     np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "cells.h5ad").X, cells[:, "β"].X)
     csv = pd.read_csv(tmp_path / "cells.csv.gz")
-    assert list(csv.columns) == ["cell", "x_um", "y_um", "n_bins", "measured", "β"]
+    assert list(csv.columns) == ["cell", "x_um", "y_um", "n_bins", "covered", "β"]
     np.testing.assert_array_equal(csv["β"], [3, 6, np.nan])
     np.testing.assert_allclose(cells.obsm["spatial"], csv[["x_um", "y_um"]] / UM_PER_PX)  # the argument is unchanged
 

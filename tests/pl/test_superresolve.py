@@ -23,7 +23,7 @@ def spots_of(ax, kind=EllipseCollection):
 
 def test_axes_are_genes_by_panels(result):
     assert hd.pl.superresolve(result, ["ramp", "spike"]).shape == (2, 4)
-    assert hd.pl.superresolve(result, "ramp", panels=["high", "he"]).shape == (1, 2)
+    assert hd.pl.superresolve(result, "ramp", panels=["map", "he"]).shape == (1, 2)
 
 
 def test_drawn_map_is_the_channel_inside_the_tissue_and_masked_outside(result):
@@ -129,7 +129,7 @@ def test_std_is_left_out_by_default_when_no_draws_were_made(result_without_std):
 
 def test_given_axes_are_drawn_into(result):
     figure, axes = plt.subplots(1, 2)
-    returned = hd.pl.superresolve(result, "ramp", panels=["he", "high"], axes=axes)
+    returned = hd.pl.superresolve(result, "ramp", panels=["he", "map"], axes=axes)
     assert returned.shape == (1, 2) and returned[0, 1] is axes[1]
     assert plt.get_fignums() == [figure.number]
 
@@ -152,7 +152,7 @@ def test_only_the_chosen_channel_is_read(result):
 
     lazy = da.map_blocks(block, chunks=((1, 1, 1), *[(n,) for n in SHAPE]), dtype=np.float32, meta=np.empty((0, 0, 0)))
     result["superres"].data = lazy
-    hd.pl.superresolve(result, "ramp", panels=["high"])
+    hd.pl.superresolve(result, "ramp", panels=["map"])
     assert set(read) == {1}
 
 
@@ -166,7 +166,7 @@ def test_only_the_chosen_channel_is_read(result):
             ["`genes`", "['EPCAM']", "flat", "Pass `genes=['ramp']`"],
         ),
         ({"genes": []}, KeyError, ["`genes`", "empty list"]),
-        ({"panels": ["he", "hot"]}, ValueError, ["`panels`", "['hot']", "'low'"]),
+        ({"panels": ["he", "hot"]}, ValueError, ["`panels`", "['hot']", "'spots'"]),
         ({"panels": []}, ValueError, ["`panels`", "none"]),
         ({"image_key": "hires"}, KeyError, ["image_key='hires'", "sdata.images", "'he'"]),
         ({"table_key": "spots"}, KeyError, ["table_key='spots'", "sdata.tables", "'table'"]),
@@ -191,7 +191,7 @@ def test_squares_are_drawn_as_turned_as_they_lie(result_of_squares, degrees):
     turned["geometry"] = turned.geometry.rotate(degrees)
     turned.attrs.update(result_of_squares["spots"].attrs)
     result_of_squares.shapes["spots"] = turned
-    drawn = hd.pl.superresolve(result_of_squares, "ramp", panels=["low"])[0, 0].collections[0]
+    drawn = hd.pl.superresolve(result_of_squares, "ramp", panels=["spots"])[0, 0].collections[0]
     for path, shape in zip(drawn.get_paths(), turned.geometry, strict=True):
         expected = np.array(shape.exterior.coords)[:4] * 2  # µm per pixel
         assert all(np.abs(expected - corner).max(1).min() < 1e-6 for corner in path.vertices[:4])
@@ -226,7 +226,7 @@ def _with_belief(result, finest: float):
 
 
 def test_below_a_map_stands_how_far_to_believe_it(result):
-    axes = hd.pl.superresolve(_with_belief(result, 55.0), ["ramp", "flat"], panels=["low", "high"])
+    axes = hd.pl.superresolve(_with_belief(result, 55.0), ["ramp", "flat"], panels=["spots", "map"])
     assert [row[1].get_xlabel() for row in axes] == [
         "reliability 0.87, supported from 55 µm",
         "reliability 0.87, image helps, supported from 55 µm",
@@ -238,12 +238,12 @@ def test_below_a_map_stands_how_far_to_believe_it(result):
 def test_help_of_the_image_that_is_unknown_is_not_claimed(result, missing):
     var = _with_belief(result, 55.0).tables["superres_table"].var
     var["image_helps"] = pd.array([True, None, False], dtype="boolean") if missing is None else [1.0, missing, 0.0]
-    (panel,) = hd.pl.superresolve(result, "ramp", panels="high")[0]
+    (panel,) = hd.pl.superresolve(result, "ramp", panels="map")[0]
     assert panel.get_xlabel() == "reliability 0.87, supported from 55 µm"
 
 
 def test_a_map_without_support_is_pale(result):
-    (panel,) = hd.pl.superresolve(_with_belief(result, np.nan), "ramp", panels="high")[0]
+    (panel,) = hd.pl.superresolve(_with_belief(result, np.nan), "ramp", panels="map")[0]
     assert panel.get_xlabel() == "reliability 0.87"
     assert [text.get_text() for text in panel.texts] == ["not supported"]
     veil = panel.get_images()[-1]
@@ -253,7 +253,7 @@ def test_a_map_without_support_is_pale(result):
 def test_spots_of_a_few_pixels_are_drawn_as_wide_as_they_need_to_be_seen(result):
     def drawn_um(width: float) -> float:
         axes = plt.subplots(figsize=(width, width), squeeze=False)[1]
-        ((panel,),) = hd.pl.superresolve(result, "ramp", panels="low", axes=axes)
+        ((panel,),) = hd.pl.superresolve(result, "ramp", panels="spots", axes=axes)
         return float(panel.collections[0]._widths[0] * 2)
 
     assert drawn_um(6.0) == pytest.approx(40.0)  # as they are
@@ -268,7 +268,7 @@ def test_drawing_warns_of_nothing(result):
 
 
 def test_a_part_is_drawn_with_its_own_limits(result):
-    (panel,) = hd.pl.superresolve(result, "ramp", panels="low", crop=(40.0, 30.0, 100.0, 80.0))[0]
+    (panel,) = hd.pl.superresolve(result, "ramp", panels="spots", crop=(40.0, 30.0, 100.0, 80.0))[0]
     assert panel.get_xlim() == (40.0, 100.0) and panel.get_ylim() == (80.0, 30.0)
     with pytest.raises(ValueError, match="`crop` needs"):
         hd.pl.superresolve(result, "ramp", crop=(100.0, 30.0, 40.0, 80.0))
@@ -276,7 +276,7 @@ def test_a_part_is_drawn_with_its_own_limits(result):
 
 def test_a_scale_of_matplotlib_gets_its_open_ends_from_each_gene(result):
     given = LogNorm(vmin=0.01)
-    axes = hd.pl.superresolve(result, ["ramp", "spike"], panels=["low", "high"], norm=given)
+    axes = hd.pl.superresolve(result, ["ramp", "spike"], panels=["spots", "map"], norm=given)
     ramp, spike = (row[1].images[0].norm for row in axes)
     assert type(ramp) is type(spike) is LogNorm and (ramp.vmin, spike.vmin) == (0.01, 0.01)
     assert spots_of(axes[0, 0]).norm is ramp and ramp.vmax != spike.vmax

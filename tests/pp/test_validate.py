@@ -67,6 +67,10 @@ def test_the_cost_is_that_of_a_run_whose_components_come_from_other_genes_too(se
     assert seen == [(section["table"].n_vars, 2)]
 
 
+def test_spots_to_the_image_is_found_as_the_image_to_the_spots(section):
+    assert pp.validate(section, IMAGE, genes=2, align="spots").alignment is not None
+
+
 @pytest.mark.parametrize("turn", [name for name in TURNS if name != "as it is"])
 def test_an_image_that_was_turned_or_flipped_is_noticed_and_the_way_back_named(section, turn):
     back = {"turned by 90° clockwise": "turned by 90° counterclockwise"}

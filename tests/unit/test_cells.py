@@ -194,7 +194,7 @@ def test_cells_and_background_are_the_map(copied):
     assert cells.n_obs == len(copied["nuclei"])
     known = cells[~np.isnan(cells.X[:, 0])]
     assert (known.layers["low"] <= known.X + 1e-9).all() and (known.X <= known.layers["high"] + 1e-9).all()
-    assert known.obs["measured"].between(0, 1).all()
+    assert known.obs["covered"].between(0, 1).all()
     copied.tables["cells"] = cells  # annotates the circles
     assert cells.uns["spatialdata_attrs"]["region"] == "nuclei"
 

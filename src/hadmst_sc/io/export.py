@@ -60,7 +60,7 @@ def export(
     .h5ad      the table, with µm in ``obsm["spatial"]`` and the H&E in ``uns["spatial"]``; with ``cells``
                that table
     .csv.gz    one row per bin: ``x_um``, ``y_um``, ``measured`` and the genes; with ``cells`` one per cell:
-               ``cell``, ``x_um``, ``y_um``, ``n_bins``, ``measured`` and the genes
+               ``cell``, ``x_um``, ``y_um``, ``n_bins``, ``covered`` and the genes
     .geojson   the outlines of ``cells`` in pixels of the H&E, as detections of QuPath with measurements
     ========== ============================================================================================
 
@@ -292,7 +292,8 @@ def _write_geojson(file: Path, frame: Frame, columns: np.ndarray, cells: AnnData
 
 def _beside(table: AnnData) -> pd.DataFrame:
     """Return the columns of ``obs`` that say where the counts of bins or cells come from."""
-    return table.obs[[name for name in ("n_bins", "measured") if name in table.obs]].reset_index(drop=True)
+    known = ("n_bins", "covered") if "n_bins" in table.obs else ("measured",)
+    return table.obs[[name for name in known if name in table.obs]].reset_index(drop=True)
 
 
 def _centres(frame: Frame, cells: AnnData) -> np.ndarray:

@@ -84,15 +84,15 @@ def score(
     -------
     One row per gene, block size and result, with the gene as index:
 
-    - ``result``, ``width_um`` (edge of a block), ``n_bins`` (blocks scored), ``counts_per_bin`` (mean of the truth per
-      block), ``factor``.
+    - ``result``, ``width_um`` (edge of a block), ``n_blocks`` (blocks scored), ``counts_per_block`` (mean of the
+      truth), ``factor``.
     - ``pcc``, ``rmse``, ``deviance``, ``ssim``: see :func:`pearson`, :func:`rmse`, :func:`deviance` (of estimates of at
       least 0.1 % of the gene's mean) and :func:`ssim` (NaN on maps of less than 11 blocks along a side).
     - ``pcc_ceiling``: correlation of the true mean with the truth, estimated from two random halves of the counts; no
       estimate can be expected to exceed it. NaN if the counts are not whole.
     - ``coverage``: share of the truth in 90 % intervals; ``crps``: continuous ranked probability score in counts per
       block. Both include counting noise, unless the truth is an image or array of fractions: these are taken as
-      expected counts. NaN if the result has no standard deviation; in blocks, if its table has lost its record or
+      expected counts. NaN if the result has no standard deviation; in blocks, if its table has lost its provenance or
       ``dispersion``.
 
     Scores of genes without counts in the bins scored are NaN.
@@ -111,7 +111,7 @@ def score(
     On the section of the example of :func:`hadmst_sc.tl.superresolve`, which has an image of the true counts:
 
     >>> scores = hd.metrics.score(sdata, "phantom_truth", blocks=(1, 2))
-    >>> scores.loc["visible_000", ["width_um", "n_bins"]].to_numpy().tolist()
+    >>> scores.loc["visible_000", ["width_um", "n_blocks"]].to_numpy().tolist()
     [[20.0, 900.0], [40.0, 225.0]]
     >>> bool(scores["pcc"].mean() > 0.5)
     True
@@ -216,8 +216,8 @@ def _of_genes(
         table[total == 0] = np.nan
         about = {
             "width_um": edge * float(result.provenance["bin_um"]),
-            "n_bins": int(blocked.sum()),
-            "counts_per_bin": true_sums[:, blocked].mean(1),
+            "n_blocks": int(blocked.sum()),
+            "counts_per_block": true_sums[:, blocked].mean(1),
             "factor": factor,
         }
         found.append(table.assign(**about)[[*about, *scores]])

@@ -41,7 +41,7 @@ def registration(
     The left panel shows the original H&E and spots. The right panel has an arrow per spot, to the position where the
     image shows what the spot measured. Units are µm from the corner of the image, x to the right and y down. Arrows are
     stretched, and coloured by their true length. The title gives the correction that was applied and the leave-one-out
-    R² of the leading components before and after.
+    R² of the leading components in place and at the most probable position.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ from hadmst_sc.pl._draw import (
 )
 from hadmst_sc.pl._result import Section
 
-PANELS = {"he": "H&E", "low": "measured spots", "high": "super-resolved", "std": "standard deviation"}
+PANELS = {"he": "H&E", "spots": "measured spots", "map": "super-resolved", "std": "standard deviation"}
 
 
 def superresolve(
@@ -70,7 +70,7 @@ def superresolve(
     key_added
         Name of the result.
     panels
-        Any of ``"he"``, ``"low"``, ``"high"``, ``"std"``, in the order to draw; ``None`` draws all that ``sdata`` has
+        Any of ``"he"``, ``"spots"``, ``"map"``, ``"std"``, in the order to draw; ``None`` draws all that ``sdata`` has
         (``"std"`` unless the run had ``with_std=False``, H&E and spots unless they were removed after the run).
     crop
         ``(left, top, right, bottom)`` of the part to draw, in µm; ``None`` = the tissue.
@@ -141,10 +141,10 @@ def superresolve(
 
 
 def _check_panels(panels: Sequence[str] | None, section: Section) -> list[str]:
-    there = {"he": section.has_he, "low": section.has_spots, "high": True, "std": section.has_std}
+    there = {"he": section.has_he, "spots": section.has_spots, "map": True, "std": section.has_std}
     available = [panel for panel in PANELS if there[panel]]
     chosen = check_panels(panels, PANELS, available)
-    for panel, complain in (("std", section.check_std), ("he", section.check_he), ("low", section.check_spots)):
+    for panel, complain in (("std", section.check_std), ("he", section.check_he), ("spots", section.check_spots)):
         if panel in chosen:
             complain(f"`panels={panel!r}`")
     return chosen
@@ -162,8 +162,8 @@ def _draw_row(
     norm: Normalize | None,
 ) -> None:
     """Draw one gene: maps and spots on one scale, the standard deviation on another."""
-    counts = [section.channel(gene).compressed()] if "high" in row else []
-    counts += [section.low(gene)] if "low" in row else []
+    counts = [section.channel(gene).compressed()] if "map" in row else []
+    counts += [section.low(gene)] if "spots" in row else []
     if vmax is None:
         vmax = max((upper_end(values, quantile) for values in counts), default=1.0)
     scale = scale_of(norm, np.concatenate(counts or [np.ones(1)]), vmax)
@@ -171,15 +171,15 @@ def _draw_row(
     for panel, ax in row.items():
         if panel == "he":
             draw_he(ax, section, box)
-        elif panel == "low":
+        elif panel == "spots":
             drawn = draw_spots(ax, section, section.low(gene), scale, cmap, box)
-        elif panel == "high":
+        elif panel == "map":
             drawn = draw_map(ax, section, section.channel(gene), scale, cmap)
             draw_belief(ax, section, gene)
         else:
             std = section.channel(gene, std=True)
             image = draw_map(ax, section, std, Normalize(0, upper_end(std.compressed(), quantile)), std_cmap)
             add_scale(ax, image, section.unit)
-    shared = [ax for panel, ax in row.items() if panel in ("low", "high")]
+    shared = [ax for panel, ax in row.items() if panel in ("spots", "map")]
     if drawn is not None:
         add_scale(shared[-1], drawn, section.unit)

@@ -26,14 +26,18 @@ from hadmst_sc.io.sections import SectionsArguments, grouped, is_several, sectio
 from hadmst_sc.io.tissue import find_glass
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.abundances import SPOTS
-from hadmst_sc.section.arguments import FLAG, TEXT, optional, takes
+from hadmst_sc.section.arguments import FLAG, TEXT, one_of, optional, takes
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import ContractError, Problems, WrongTypeError, warnings_heard
 from hadmst_sc.section.features import he_features
 from hadmst_sc.section.observation import ENOUGH_SPOTS, Observation
 
 RARE = 0.1  # counts per spot, below which the map of a gene rests on the image and similar genes
-ARGUMENTS = {"align": (FLAG, True), "cells_key": (optional(TEXT), None), "show_progress_bar": (FLAG, True)}
+ARGUMENTS = {
+    "align": (one_of(True, False, "spots"), True),
+    "cells_key": (optional(TEXT), None),
+    "show_progress_bar": (FLAG, True),
+}
 Severity = Literal["error", "warning", "note"]
 COLOURS: dict[Severity, str] = {"error": "#b3261e", "warning": "#9a6700", "note": "#3b5bdb"}
 
@@ -128,14 +132,14 @@ def validate(
     image_key: str | Sequence[str],
     *,
     cells_key: str | Sequence[str | None] | None = None,
-    align: bool = True,
+    align: bool | Literal["spots"] = True,
     show_progress_bar: bool = True,
     **section: Unpack[SectionsArguments],
 ) -> Report:
     """Check if a section can be super-resolved, and what prevents it; ``sdata`` is not changed.
 
     These are the checks of :func:`hadmst_sc.tl.superresolve`, which raises the errors and logs the warnings. The report
-    lists all of them; nothing is raised.
+    lists all of them; nothing is raised. The cost is that of a run with default settings; a run prints its own.
 
     Parameters
     ----------
@@ -149,7 +153,8 @@ def validate(
         they lie where the H&E is dark.
     align
         Estimate the position of the H&E relative to the spots, as :func:`register` does; takes seconds. A run on the
-        same section in this session reuses it.
+        same section in this session reuses it. ``"spots"``, which :func:`hadmst_sc.tl.superresolve` knows, is the same
+        as True here.
     show_progress_bar
         Show a progress bar if it takes longer than a second.
 
@@ -172,7 +177,7 @@ def validate(
         asked = sections_of(image_key, given, problems)
         if isinstance(sdata, SpatialData):
             settle(sdata, asked, problems)
-    how = {"align": align, "show_progress_bar": show_progress_bar}
+    how: dict[str, Any] = {"align": align, "show_progress_bar": show_progress_bar}
     each = {one.image_key: _report(sdata, one.image_key, one.given, **how) for one in asked}
     findings = [Finding("error", message) for _, message in problems.found]
     findings += [Finding("warning", message) for message in dict.fromkeys(heard)]
@@ -188,7 +193,12 @@ def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def _report(
-    sdata: SpatialData, image_key: Any, given: Mapping[str, Any], *, align: bool, show_progress_bar: bool
+    sdata: SpatialData,
+    image_key: Any,
+    given: Mapping[str, Any],
+    *,
+    align: bool | Literal["spots"],
+    show_progress_bar: bool,
 ) -> Report:
     """Check one section."""
     section = dict(given)

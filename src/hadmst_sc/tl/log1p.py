@@ -20,9 +20,9 @@ def log1p(sdata: SpatialData, *, target_sum: float | None = None, key_added: str
     """Add the expectation of log1p of the expected counts of every bin as a layer to the table of a result.
 
     Use it to cluster or to compare bins in log space. The logarithm of the estimate, as ``scanpy.pp.log1p`` computes
-    it, is too high where the estimate is uncertain: a logarithm is concave (Jensen's inequality). The law is that of
-    :func:`quantiles`: a Gamma law with the mean and the standard deviation of the bin. The images of the result are
-    read, not ``X`` of the table, which may be normalised.
+    it, is too high where the estimate is uncertain: a logarithm is concave (Jensen's inequality). The
+    distribution is that of :func:`quantiles`: Gamma, with the mean and the standard deviation of the bin. The images of
+    the result are read, not ``X`` of the table, which may be normalised.
 
     Parameters
     ----------

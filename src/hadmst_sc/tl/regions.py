@@ -55,7 +55,7 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
     ------
     KeyError
         If there is no such result, column or shapes, the shapes share no coordinate system with the result, or its
-        table has lost its record or the column ``dispersion`` of ``var``.
+        table has lost its provenance or the column ``dispersion`` of ``var``.
     ValueError
         If ``key`` names both a column and shapes, the column is continuous, two regions have the same name, or no
         region contains a bin.

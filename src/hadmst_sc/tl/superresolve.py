@@ -60,7 +60,7 @@ def superresolve(
     sdata: SpatialData,
     image_key: str | Sequence[str],
     *,
-    cells_key: str | None = None,
+    cells_key: str | Sequence[str | None] | None = None,
     key_added: str = "superres",
     overwrite: bool = False,
     copy: bool = False,
@@ -86,8 +86,9 @@ def superresolve(
         One or more sections; changed in place unless ``copy``. If it is backed by a store, the result is written into
         it.
     image_key
-        The H&E image, or a list with that of each section. Arguments about a section (``table_key`` to ``obsm_key``
-        without ``genes`` and ``bin_um``, ``features``, ``cells_key``) then take one value for all, or a list.
+        The H&E image, or a list with that of each section. Arguments about a section then take one value for all, or a
+        list with one for each: ``table_key``, ``shapes_key``, ``coordinate_system``, ``layer``, ``spot_um``,
+        ``pitch_um``, ``tissue_key``, ``obsm_key``, ``cells_key`` and ``features``.
     {shared}
     cells_key
         Cells or nuclei of the image, from any segmentation: shapes, points, or labels, such as those of

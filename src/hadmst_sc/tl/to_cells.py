@@ -50,15 +50,15 @@ def to_cells(
     -------
     AnnData with one row per cell, in the order of the element, which it annotates. ``X`` are expected counts, and
     ``layers`` hold ``std``, ``low`` and ``high`` as in :func:`regions`; cells outside the tissue have NaN.
-    ``obs["n_bins"]`` is the share of bins whose counts the cell gets, and ``obs["measured"]`` how much of that lies
-    under spots. ``obsm["spatial"]`` are centres in the coordinate system of the result. Cells and
+    ``obs["n_bins"]`` is the area assigned to the cell, in bins, and ``obs["covered"]`` the share of it under spots.
+    ``obsm["spatial"]`` are centres in the coordinate system of the result. Cells and
     ``var["background"]`` add up to the map.
 
     Raises
     ------
     KeyError
         If there is no such result, element or gene, they share no coordinate system, or the table of the result has
-        lost its record or the column ``dispersion`` of ``var``.
+        lost its provenance or the column ``dispersion`` of ``var``.
     ValueError
         If no cell lies in the tissue, the cells are points but not those of the run, or the table would be larger than
         4 GB.
@@ -103,7 +103,7 @@ def to_cells(
         values[in_tissue & np.isnan(values[:, 0])] = 0  # points that get nothing
     n_bins = found.obs["n_bins"].to_numpy()
     covered = result.table.obs["covered"].to_numpy(float)[rows]
-    found.obs["measured"] = np.where(n_bins > 0, weights @ covered / np.maximum(n_bins, 1e-12), np.nan)
+    found.obs["covered"] = np.where(n_bins > 0, weights @ covered / np.maximum(n_bins, 1e-12), np.nan)
     found.var[BACKGROUND] = whole - np.nansum(found.X, 0, dtype=float)
     assert cells.centres is not None  # for types: they were read
     found.obsm["spatial"] = transform(result.to_system(system), cells.centres)
