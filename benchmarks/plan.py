@@ -104,6 +104,11 @@ class Cell:
         known, now = settings.split("."), self.settings.split(".")
         return not self.reference and len(known) == len(now) and known[:2] == now[:2]
 
+    def only_its_method_differs(self, settings: str) -> bool:
+        """Compare with the settings of a result: the same options and case, other code of the method."""
+        (declared, _, *case), (declared_now, _, *case_now) = settings.split("."), self.settings.split(".")
+        return not self.reference and (declared, case) == (declared_now, case_now)
+
 
 @cache
 def _code_of(module: str) -> str:

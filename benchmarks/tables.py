@@ -86,8 +86,12 @@ def made(found: Results, task: str | None = None) -> str:
     runs = {(c["method"].removesuffix(REGISTERED), c.get("fingerprint"), c["cost"].get("seconds", 0.0)) for c in cells}
     hours = sum(seconds for *_, seconds in runs) / 3600
     of_ours = sum(seconds for name, _, seconds in runs if name.startswith(OURS)) / 3600
+    kept = sum("kept" in c for c in cells)
+    of_kept = (
+        f"{kept:,} are of earlier code, which gave the cheapest cell of each set the same scores; " if kept else ""
+    )
     return (
         f"{len(cells):,} cells, {hours:.1f} hours of one core, {of_ours:.1f} of them for our methods; "
-        f"commit(s) {', '.join(sorted(commits))}; "
+        f"{of_kept}commit(s) {', '.join(sorted(commits))}; "
         f"{'; '.join(sorted(machines))}; {'; '.join(sorted(versions))}; weights {'; '.join(sorted(weights))}."
     )

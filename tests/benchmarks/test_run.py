@@ -126,6 +126,29 @@ def test_rivals_hold_when_other_code_gives_the_same_numbers_and_only_then(finish
     assert again[first["method"]]["scores"] == first["scores"]
 
 
+@pytest.mark.parametrize("better", [0.0, 0.1])
+def test_a_method_of_other_code_holds_if_its_cheapest_cell_has_the_same_scores(finished, tmp_path, capsys, better):
+    import run
+
+    done, sections = cells(finished)
+    lines = [line for line in done if line["method"] == "linear"]
+    for line in lines:
+        declared, _, case = line["settings"].split(".")
+        line["settings"] = f"{declared}.ffffffffffff.{case}"
+    cheapest = min(lines, key=lambda line: line["cost"]["seconds"])
+    (scores,) = cheapest["scores"].values()
+    scores["pcc"] = [pcc - better for pcc in scores["pcc"]]
+    (tmp_path / "phantom.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*sections, *lines]))
+    command = [*"--profile quick --tasks phantom --refresh --list --methods linear --output".split(), str(tmp_path)]
+    run.main(command)
+    n = sum(line["group"] == cheapest["group"] for line in lines)
+    told = f"phantom · {cheapest['group']} · linear: {0 if better else n} of {n} results still hold"
+    assert told in capsys.readouterr().out
+    now = {line["section"]: line for line in cells(tmp_path)[0]}
+    assert ("kept" in now[cheapest["section"]]) == (not better)
+    assert ("ffffffffffff" in now[cheapest["section"]]["settings"]) == bool(better)
+
+
 def test_other_settings_are_other_results(cell, tmp_path):
     import run
 
