@@ -357,9 +357,9 @@ class Summary:
         ended = Counter(one.sign for one in self.verdicts)
         head = ["correlation with the truth", "ours", "best other", "ceiling", "difference, 95 % interval"]
         told = [
-            f"*Best other*: the best of {len(rivals)} other methods, chosen after the scores were seen.",
-            "*Ceiling*: the score of a perfect estimate; the truth is counts, whose noise keeps it below 1.",
-            f"Of {len(self.verdicts)} comparisons ours won {ended[1]} and lost {ended[-1]}, {ended[0]} are undecided:",
+            f"*Best other*: of {len(rivals)}, by hindsight.",
+            "*Ceiling*: a perfect estimate; the truth has counting noise.",
+            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}:",
             f"[all, losses first]({PAGES}/report.md).",
         ]
         return f"{records.table(head, rows)}\n\n{' '.join(told)}"
