@@ -28,7 +28,7 @@ from hadmst_sc.section.observation import OutputNames
 SAME = 1e-4  # relative difference of sums due to rounding
 BORDER_PX = 16
 BORDER = 0.05  # the same with spots at the border of the image, of whose counts a run uses a share
-WITHOUT_SPOTS = "Leave the spots out: `panels=['he', 'high']` of `pl.superresolve`, `spots=False` of `pl.compare`."
+WITHOUT_SPOTS = "Leave the spots out: `panels=['he', 'map']` of `pl.superresolve`, `spots=False` of `pl.compare`."
 Extent = tuple[float, float, float, float]  # left, right, bottom, top in µm, as `imshow(origin="upper")` expects
 
 
@@ -224,7 +224,7 @@ class Section:
     @cached_property
     def spots(self) -> Spots:
         """Footprints of the spots that the result was made from."""
-        problems, bins = Problems("`panels='low'` cannot be drawn"), self.result.image_key
+        problems, bins = Problems("`panels='spots'` cannot be drawn"), self.result.image_key
         assert bins is not None  # channels are read first
         # The map is in every system of the H&E, and the H&E may be missing: so the pixels of the map are used.
         paired = pair(self.sdata, bins, self.table_key, self.shapes_key, self.system, problems)
@@ -266,11 +266,11 @@ class Section:
         """Names of all genes that the run could have read; empty without their table."""
         return set(self._measured[0].var.index) if self.has_spots and self._measured else set()
 
-    def low(self, gene: str) -> np.ndarray:
+    def at_spots(self, gene: str) -> np.ndarray:
         """``(spots,)`` measured counts of one gene per bin of the footprint, in the unit of the maps."""
         having = [one for one in self._measured if one.values is not None and gene in one.var.index]
         if not having:
-            problems = Problems("`panels='low'` cannot be drawn")
+            problems = Problems("`panels='spots'` cannot be drawn")
             if obsm_key := self._stated("obsm_key"):
                 problems.add(
                     f"tables/{self.table_key}: needs the abundances that the run read, {printable(gene)!r} of "

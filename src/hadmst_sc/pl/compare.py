@@ -117,7 +117,7 @@ def compare(
         upper = max(upper_end(values.compressed(), vmax_quantile) for values in maps)
         scale = scale_of(norm, np.concatenate([values.compressed() for values in maps]), upper)
         if spots:
-            draw_spots(row[0], first, first.low(gene), scale, cmap, box)
+            draw_spots(row[0], first, first.at_spots(gene), scale, cmap, box)
         for ax, section, values in zip(row[spots:], sections, maps, strict=True):
             drawn = draw_map(ax, section, values, scale, cmap)
             draw_belief(ax, section, gene, wrap=True)

@@ -163,7 +163,7 @@ def _draw_row(
 ) -> None:
     """Draw one gene: maps and spots on one scale, the standard deviation on another."""
     counts = [section.channel(gene).compressed()] if "map" in row else []
-    counts += [section.low(gene)] if "spots" in row else []
+    counts += [section.at_spots(gene)] if "spots" in row else []
     if vmax is None:
         vmax = max((upper_end(values, quantile) for values in counts), default=1.0)
     scale = scale_of(norm, np.concatenate(counts or [np.ones(1)]), vmax)
@@ -172,7 +172,7 @@ def _draw_row(
         if panel == "he":
             draw_he(ax, section, box)
         elif panel == "spots":
-            drawn = draw_spots(ax, section, section.low(gene), scale, cmap, box)
+            drawn = draw_spots(ax, section, section.at_spots(gene), scale, cmap, box)
         elif panel == "map":
             drawn = draw_map(ax, section, section.channel(gene), scale, cmap)
             draw_belief(ax, section, gene)
