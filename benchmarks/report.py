@@ -357,7 +357,7 @@ class Summary:
         ended = Counter(one.sign for one in self.verdicts)
         head = ["correlation with the truth", "ours", "best other", "ceiling", "difference, 95 % interval"]
         told = [
-            f"*Best other*: of {len(rivals)}, by hindsight.",
+            f"*Best other*: the best of {len(rivals)}, by hindsight.",
             "*Ceiling*: a perfect estimate; the truth has counting noise.",
             f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}:",
             f"[all, losses first]({PAGES}/report.md).",

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -345,13 +345,21 @@ def share(pending: Sequence[Cell], planned: Sequence[Cell], stores: dict[str, St
             stores[cell.task].add(cell, store.found(twin), store.results[twin.key]["made"])
 
 
+def _of_other_code(
+    cells: Sequence[Cell], stores: dict[str, Store], only: Callable[[Cell, str], bool]
+) -> Iterator[Cell]:
+    """Cells with a stale result that differs from today's settings in one respect only."""
+    for cell in cells:
+        store = stores[cell.task]
+        if store.state(cell) == "stale" and only(cell, store.results[cell.key]["settings"]):
+            yield cell
+
+
 def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> None:
     """Keep results whose method and options are the same, where the code around them gives the same numbers."""
     kept: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in stale:
-        store = stores[cell.task]
-        if store.state(cell) == "stale" and cell.only_its_case_differs(store.results[cell.key]["settings"]):
-            kept.setdefault((*cell.key[:3], str(cell.registered)), []).append(cell)
+    for cell in _of_other_code(stale, stores, Cell.only_its_case_differs):
+        kept.setdefault((*cell.key[:3], str(cell.registered)), []).append(cell)
     firsts = [replace(one, method=one.method.replace(one.bare, FINGERPRINT)) for one, *_ in kept.values()]
     for cell, found in run(firsts, options.workers, options.time_limit):
         of_place = kept[(*cell.key[:3], str(cell.registered))]
@@ -367,10 +375,8 @@ def refresh_methods(stale: Sequence[Cell], stores: dict[str, Store], options: ar
     A change that must not move any number, such as a faster way to the same maps, need not cost a run of everything.
     """
     of_set: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in stale:
-        store = stores[cell.task]
-        if store.state(cell) == "stale" and cell.only_its_method_differs(store.results[cell.key]["settings"]):
-            of_set.setdefault((cell.task, cell.group, cell.method), []).append(cell)
+    for cell in _of_other_code(stale, stores, Cell.only_its_method_differs):
+        of_set.setdefault((cell.task, cell.group, cell.method), []).append(cell)
     cheapest = [min(cells, key=lambda one: stores[one.task].found(one)["cost"]["seconds"]) for cells in of_set.values()]
     for cell, found in run(cheapest, options.workers, options.time_limit):
         cells = of_set[cell.task, cell.group, cell.method]

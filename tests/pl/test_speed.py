@@ -1,11 +1,14 @@
-"""Pictures of 100,000 bins take less than three seconds each, saved; `pytest -rP <this file>` prints the seconds."""
+"""Pictures of 100,000 bins cost little more than matplotlib's own time; `pytest -rP <this file>` prints the seconds."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
 from spatialdata.transformations import get_transformation
 
 import hadmst_sc as hd
@@ -30,14 +33,35 @@ def large():
     return sdata
 
 
+def seconds_of(draw: Callable[[], Figure], folder: Path) -> float:
+    """Of processor time for a picture that is saved: the better of two, as the first also loads fonts."""
+    found = []
+    for _ in range(2):
+        started = time.process_time()
+        draw().savefig(folder / "picture.png", dpi=150)
+        found.append(time.process_time() - started)
+        plt.close("all")
+    return min(found)
+
+
+@pytest.fixture(scope="module")
+def bare(large, tmp_path_factory) -> float:
+    """Seconds of matplotlib alone for four maps of each of three genes, with their scales."""
+    maps = large["superres"].to_numpy()
+
+    def draw() -> Figure:
+        figure, axes = plt.subplots(3, 4, figsize=(13.6, 9.4), layout="constrained")
+        for row, values in zip(axes, maps, strict=True):
+            for ax in row:
+                figure.colorbar(ax.imshow(values), ax=ax)
+        return figure
+
+    return seconds_of(draw, tmp_path_factory.mktemp("bare"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DRAW)
-def test_a_picture_of_100_000_bins(large, name, tmp_path):
-    seconds = float("inf")
-    for _ in range(2):  # the first also loads fonts, and other work on the machine makes either slower
-        started = time.process_time()
-        DRAW[name](large).figure.savefig(tmp_path / "picture.png", dpi=150)
-        seconds = min(seconds, time.process_time() - started)
-        plt.close("all")
-    print(f"pl.{name}: {seconds:.2f} s of CPU for {large['superres_table'].n_obs:,} bins")
-    assert seconds < 3 * large["superres_table"].n_obs / 100_000
+def test_a_picture_of_100_000_bins(large, bare, name, tmp_path):
+    seconds = seconds_of(lambda: DRAW[name](large).figure, tmp_path)
+    print(f"pl.{name}: {seconds:.2f} s of CPU for {large['superres_table'].n_obs:,} bins; bare maps: {bare:.2f} s")
+    assert seconds < 1.2 * bare  # a ratio, as machines differ

@@ -171,14 +171,16 @@ def validate(
     """
     given = section | {"cells_key": cells_key}
     if not is_several(image_key):
-        return _report(sdata, image_key, given, align=align, show_progress_bar=show_progress_bar)
+        return _report(sdata, image_key, given, align=bool(align), show_progress_bar=show_progress_bar)
     problems = Problems("cannot super-resolve these sections")
     with warnings_heard() as heard:
         asked = sections_of(image_key, given, problems)
         if isinstance(sdata, SpatialData):
             settle(sdata, asked, problems)
-    how: dict[str, Any] = {"align": align, "show_progress_bar": show_progress_bar}
-    each = {one.image_key: _report(sdata, one.image_key, one.given, **how) for one in asked}
+    each = {
+        one.image_key: _report(sdata, one.image_key, one.given, align=bool(align), show_progress_bar=show_progress_bar)
+        for one in asked
+    }
     findings = [Finding("error", message) for _, message in problems.found]
     findings += [Finding("warning", message) for message in dict.fromkeys(heard)]
     for kind in COLOURS:
@@ -193,12 +195,7 @@ def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def _report(
-    sdata: SpatialData,
-    image_key: Any,
-    given: Mapping[str, Any],
-    *,
-    align: bool | Literal["spots"],
-    show_progress_bar: bool,
+    sdata: SpatialData, image_key: Any, given: Mapping[str, Any], *, align: bool, show_progress_bar: bool
 ) -> Report:
     """Check one section."""
     section = dict(given)
