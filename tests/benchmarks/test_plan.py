@@ -75,7 +75,7 @@ def test_every_task_scores_ours_beside_rivals_and_most_beside_published_tools(de
     assert with_peers >= {"hr_real", "hr_sim", "holdout", "phantom", "panel", "domains"}
 
 
-def test_a_switch_of_alignment_is_asked_only_where_the_image_is_displaced(declared):
+def test_a_switch_of_alignment_is_asked_only_where_the_image_is_displaced_or_bent(declared):
     from plan import cells
 
     asked: dict[str, set[str]] = {}
@@ -83,7 +83,7 @@ def test_a_switch_of_alignment_is_asked_only_where_the_image_is_displaced(declar
         if cell.task == "robustness":
             asked.setdefault(cell.method, set()).add(cell.point)
     displaced = {"clean", "misregistration_um=15", "misregistration_um=30", "misregistration_um=60", "warp_um=15"}
-    assert asked["ours, no registration"] == asked["ours, no offsets"] == displaced
+    assert asked["ours, no registration"] == displaced and asked["ours, no offsets"] == {"clean", "warp_um=15"}
     assert asked["ours"] == asked["linear"] > displaced
 
 
