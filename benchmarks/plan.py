@@ -89,10 +89,13 @@ class Cell:
         return self.method, self.settings
 
     def state(self, result: Mapping[str, Any] | None) -> str:
-        """State of a result of this cell: ``"fresh"``, ``"stale"``, ``"failed"``, ``"skipped"`` or ``"missing"``."""
+        """State of a result of this cell: ``"fresh"``, ``"stale"``, ``"failed"``, ``"skipped"`` or ``"missing"``.
+
+        An image that was put wrong on purpose and is refused has its result.
+        """
         if result is None:
             return "missing"
-        if result["status"] != "done":
+        if result["status"] not in ("done", "refused"):
             return str(result["status"])
         return "fresh" if result["settings"] == self.settings else "stale"
 

@@ -21,12 +21,12 @@ import records
 import scores
 from outcomes import Results, View
 from pairs import Difference
-from tables import BETTER, CLOSED_FORM, OURS, TITLES, by_method, cell, interval, made, minus, number, present
+from tables import BETTER, CLOSED_FORM, OURS, TITLES, TURNED, by_method, cell, interval, made, minus, number, present
 
 SPREAD = ("pcc", "rmse")  # shown with ± s.d. over genes
 LEGACY = ("legacy_rmse", "legacy_pcc", "legacy_ssim")
 THIRDS = ("scarce", "middle", "abundant")
-CONTROLS = (OURS, "ours, no H&E", "ours, H&E upside down", "linear")
+CONTROLS = (OURS, "ours, no H&E", TURNED, "linear")
 README = Path(__file__).resolve().parents[1] / "README.md"
 PAGES = "benchmarks/results/full"
 # Sets on the README, one for each kind of evidence.
@@ -390,8 +390,17 @@ class Summary:
 
     def controls(self) -> str:
         """Ours with the image withheld, moved or upside down."""
-        means = {view: [self.found.mean(view, name, "pcc") for name in CONTROLS] for view in self.clean}
-        rows = [[v.task, v.name, *map(number, own)] for v, own in means.items() if not np.isnan(own).any()]
+        refused = Counter((c["task"], c["group"], c["point"]) for c in self.found.cells if c["status"] == "refused")
+
+        def content(view: View, name: str) -> str:
+            shown = [number(self.found.mean(view, name, "pcc"))]
+            if name == TURNED and (n := refused[view.task, view.group, view.point]):
+                done = len(self.found.scores(view, name, "pcc"))
+                shown = [*(shown if done else []), f"refused in {n} of {n + done}"]
+            return ", ".join(shown)
+
+        rows = [[view.task, view.name, *(content(view, name) for name in CONTROLS)] for view in self.clean]
+        rows = [row for row in rows if number(np.nan) not in row]
         return records.table(["task", "set", *CONTROLS], rows) if rows else ""
 
     def shares_of_clean(self, method: str, point: str) -> dict[str, float]:

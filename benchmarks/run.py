@@ -35,6 +35,9 @@ import plan
 import records
 import sources
 from plan import Cell
+from tables import TURNED
+
+from hadmst_sc.section.errors import ContractError
 
 PRELOADED = ["hadmst_sc.tl", "sklearn.ensemble", "spatialdata", "joblib", "torch"]  # what takes seconds to import
 DIGITS = 4
@@ -175,7 +178,9 @@ def measure_cell(cell: Cell, sections: _Sections) -> dict[str, Any]:
                 of_scale.pop("resampled", None)
     except Exception as error:  # noqa: BLE001 - whatever a method dies of is its result
         reason = f"{type(error).__name__}: {str(error).strip()}"[:600]
-        return {"status": "failed", "reason": reason, "cost": {"seconds": round(_cpu_seconds() - used, 2)}}
+        refused = isinstance(error, ContractError) and cell.method == TURNED
+        status = "refused" if refused else "failed"
+        return {"status": status, "reason": reason, "cost": {"seconds": round(_cpu_seconds() - used, 2)}}
     cost = {"seconds": round(seconds, 2), "memory_mb": memory}
     return {"status": "done", "about": case.about(), "scores": _plain(found), "cost": cost, "fingerprint": same}
 
@@ -448,7 +453,8 @@ class Store:
     def found(self, cell: Cell) -> dict[str, Any]:
         """Result of a cell that is done, as :meth:`add` takes it."""
         line, about = self.results[cell.key], self.sections.get(cell.key[:3], {}).get("about")
-        return {"about": about} | {name: line[name] for name in ("status", "scores", "cost", "fingerprint")}
+        kept = ("status", "scores", "cost", "fingerprint", "reason")
+        return {"about": about} | {name: line[name] for name in kept if name in line}
 
     def add(self, cell: Cell, found: dict[str, Any], made: dict[str, Any] | None = None) -> None:
         """Keep a result, on disk too; ``made`` is the provenance of a result of another run."""

@@ -12,6 +12,7 @@ from outcomes import Results, View
 from plan import REGISTERED
 
 OURS, CLOSED_FORM = "ours", "ours, closed form"
+TURNED = "ours, H&E upside down"  # put wrong on purpose: that it is refused is a result
 BETTER: dict[str, Callable[..., float]] = {"pcc": max, "rmse": min, "deviance": min}
 TITLES = {
     "pcc": "PCC",

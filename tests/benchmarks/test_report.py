@@ -272,6 +272,23 @@ def test_every_section_of_the_report_has_its_table_and_controls_are_scored():
     assert f"below {report.CONTROLS[-1]}" in text
 
 
+def test_an_image_that_was_turned_is_told_to_be_refused(folder, tmp_path, monkeypatch):
+    from tables import TURNED
+
+    lines = [json.loads(line) for line in (folder / "holdout.jsonl").read_text().splitlines()]
+    of = {"task": "holdout", "group": "her2st"}
+    for i in range(2, 7):
+        lines.append(result(*of.values(), f"her2st_C{i}", "ours, no H&E", {"spots": genes(0.5, 0.5, 0.5)}))
+        why = {"status": "refused", "reason": "ContractError: turned"}
+        known = {"spots": genes(0.3, 0.3, 0.3)}
+        lines.append(result(*of.values(), f"her2st_C{i}", TURNED, known, **(why if i < 5 else {})))
+    (tmp_path / "holdout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = written(tmp_path, monkeypatch, [cell for cell in planned(tmp_path) if cell.method != "kriging"])
+    (row,) = rows(section(page, "Controls"), "holdout")
+    assert row[1:4] == ["0.720", "0.500", "0.300, refused in 3 of 5"]
+    assert page.startswith("# Benchmark")  # a refusal is a result: nothing is missing
+
+
 def test_without_results_the_command_is_named(tmp_path):
     import report
 

@@ -208,6 +208,25 @@ def test_what_a_method_dies_of_is_its_result(cell):
     assert found["status"] == "failed" and "no such method" in found["reason"]
 
 
+def test_only_an_image_that_was_put_wrong_on_purpose_may_be_refused(cell, monkeypatch):
+    """And then the cell has its result."""
+    import methods
+    import run
+    from tables import TURNED
+
+    from hadmst_sc.section.errors import ContractError
+
+    def refuse(*_):
+        raise ContractError("image and spots do not fit", ["images/x: is turned. Turn it back."])
+
+    monkeypatch.setattr(methods, "method", lambda *_: refuse)
+    for name, status in ((TURNED, "refused"), ("ours", "failed")):
+        of_name = replace(cell, method=name)
+        found = run.measure_cell(of_name, run._Sections())
+        assert found["status"] == status and found["reason"].startswith("ContractError: image and spots")
+        assert of_name.state(found | {"settings": of_name.settings}) == ("fresh" if status == "refused" else "failed")
+
+
 def test_a_section_whose_file_is_missing_or_another_is_skipped_by_name(cell, tmp_path, monkeypatch):
     monkeypatch.setenv("HADMST_DATA", str(tmp_path))
     found = one(replace(cell, inputs={"a/b.h5ad": "0" * 64}))
