@@ -41,6 +41,7 @@ from hadmst_sc.section.errors import ContractError
 
 PRELOADED = ["hadmst_sc.tl", "sklearn.ensemble", "spatialdata", "joblib", "torch"]  # what takes seconds to import
 DIGITS = 4
+LARGE = 5e8  # bytes of maps
 AsGiven = dict[tuple[str, ...], dict[str, dict[str, Any]]]
 FINGERPRINT = "fingerprint"  # in place of a method: what it would be given, and what a fixed map scores
 
@@ -166,13 +167,14 @@ def measure_cell(cell: Cell, sections: _Sections) -> dict[str, Any]:
             found, seconds, memory = case.references[cell.method](), 0.0, _peak_mb(of_children=False)
         else:
             predict = methods.method(cell.method, str(plan.weights_path(cell.weights)), cell.align)
-            predicted = [predict(obs) for obs in case.given]
-            seconds = _cpu_seconds() - used + section.saved_seconds
-            memory = _peak_mb(of_children=cell.bare in peers.PEERS)
-            for prediction in predicted:
-                if not np.isfinite(prediction.mean).all():
-                    raise ValueError("the maps are not finite")
-            found = case.score(predicted)
+            with tempfile.TemporaryDirectory(prefix="hadmst-benchmark-") as folder:
+                predicted = [_set_aside(predict(obs), Path(folder) / str(k)) for k, obs in enumerate(case.given)]
+                seconds = _cpu_seconds() - used + section.saved_seconds
+                memory = _peak_mb(of_children=cell.bare in peers.PEERS)
+                for prediction in predicted:
+                    if not all(np.isfinite(one).all() for one in prediction.mean):
+                        raise ValueError("the maps are not finite")
+                found = case.score(predicted)
         if not cell.few:  # its interval is over sections
             for of_scale in found.values():
                 of_scale.pop("resampled", None)
@@ -183,6 +185,15 @@ def measure_cell(cell: Cell, sections: _Sections) -> dict[str, Any]:
         return {"status": status, "reason": reason, "cost": {"seconds": round(_cpu_seconds() - used, 2)}}
     cost = {"seconds": round(seconds, 2), "memory_mb": memory}
     return {"status": "done", "about": case.about(), "scores": _plain(found), "cost": cost, "fingerprint": same}
+
+
+def _set_aside(found: Any, path: Path) -> Any:
+    """A prediction whose maps, if they are large, are on disk: those of four folds may be more than the memory."""
+    if found.mean.nbytes < LARGE:
+        return found
+    found.mean.tofile(path)
+    maps = np.memmap(path, found.mean.dtype, "r", shape=found.mean.shape)
+    return replace(found, mean=maps, std=None)  # which no case scores
 
 
 def _cpu_seconds() -> float:

@@ -227,6 +227,15 @@ def test_only_an_image_that_was_put_wrong_on_purpose_may_be_refused(cell, monkey
         assert of_name.state(found | {"settings": of_name.settings}) == ("fresh" if status == "refused" else "failed")
 
 
+def test_maps_that_are_set_aside_have_the_same_scores(cell, monkeypatch):
+    import run
+
+    linear, sections = replace(cell, method="linear"), run._Sections()
+    found = run.measure_cell(linear, sections)
+    monkeypatch.setattr(run, "LARGE", 0)
+    assert run.measure_cell(linear, sections)["scores"] == found["scores"]
+
+
 def test_a_section_whose_file_is_missing_or_another_is_skipped_by_name(cell, tmp_path, monkeypatch):
     monkeypatch.setenv("HADMST_DATA", str(tmp_path))
     found = one(replace(cell, inputs={"a/b.h5ad": "0" * 64}))
