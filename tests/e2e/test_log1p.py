@@ -17,7 +17,7 @@ KEY = "superres_table"
 
 @pytest.fixture(scope="module")
 def solved():
-    sdata = datasets.phantom(n_genes=3, size_um=800.0)
+    sdata = datasets.phantom(n_genes=3, size_um=600.0)
     tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, show_progress_bar=False)
     return sdata
 

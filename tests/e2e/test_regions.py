@@ -15,7 +15,7 @@ import hadmst_sc as hd
 
 @pytest.fixture(scope="module")
 def solved():
-    sdata = hd.datasets.phantom(n_genes=3, size_um=800.0)
+    sdata = hd.datasets.phantom(n_genes=3, size_um=600.0)
     hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, align=False, show_progress_bar=False)
     table = sdata.tables["superres_table"]
     sides = np.where(table.obs["array_col"] < 20, "left", "right").astype(object)

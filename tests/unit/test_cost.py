@@ -111,7 +111,7 @@ def test_it_reads_as_a_person_would_say_it(seconds, text):
 
 def test_it_is_announced_before_anything_is_done(monkeypatch, caplog, capsys):
     monkeypatch.setattr(_superresolve, "predict", lambda *_, **__: pytest.fail("the work"))
-    section = hd.datasets.phantom(seed=1, n_genes=4, size_um=800.0)
+    section = hd.datasets.phantom(seed=1, n_genes=4, size_um=600.0)
     with caplog.at_level(logging.INFO, "hadmst_sc"), pytest.raises(pytest.fail.Exception):
         hd.tl.superresolve(section, "phantom_full_image")
     assert "super-resolving takes about" in caplog.text
