@@ -11,7 +11,7 @@ from pathlib import Path
 
 import peers
 import rivals
-from plan import REGISTERED
+from plan import REGISTERED, TRAINED
 from sources import find
 from switches import SWITCHES, ours
 
@@ -22,8 +22,8 @@ Method = Callable[[Observation], Prediction]
 
 def method(name: str, weights: str = "default", align: bool | str = True) -> Method:
     """The method of a name; ``weights`` (a bundled name or a path) and ``align`` of ``tl.predict`` are for ours."""
-    if name in SWITCHES:
-        return partial(ours, switch=SWITCHES[name], model=weights, align=align)
+    if (switch := _switch(name)) in SWITCHES:
+        return partial(ours, switch=SWITCHES[switch], model=weights, align=align)
     name = name.removesuffix(REGISTERED)
     maps = partial(peers.run, peers.PEERS[name]) if name in peers.PEERS else rivals.rival(name)
 
@@ -35,7 +35,7 @@ def method(name: str, weights: str = "default", align: bool | str = True) -> Met
 
 def source_files(name: str) -> list[Path]:
     """Files whose code makes the maps of a method; what they import is found from there."""
-    if name in SWITCHES:
+    if _switch(name) in SWITCHES:
         named = ["hadmst_sc.tl.predict", "switches"]
     elif (bare := name.removesuffix(REGISTERED)) in peers.PEERS:
         runner = [peers.HERE / peers.PEERS[bare].runner]
@@ -48,7 +48,12 @@ def source_files(name: str) -> list[Path]:
 def recipe(name: str) -> list[str]:
     """Functions that a method is put together from; its files alone do not tell their order."""
     bare = name.removesuffix(REGISTERED)
-    return [] if name in SWITCHES or bare in peers.PEERS else rivals.recipe(bare)
+    return [] if _switch(name) in SWITCHES or bare in peers.PEERS else rivals.recipe(bare)
+
+
+def _switch(name: str) -> str:
+    """What is switched in a method of ours, whatever weights it uses."""
+    return name.partition(TRAINED)[0]
 
 
 def _files(modules: list[str]) -> list[Path]:

@@ -25,6 +25,7 @@ FILE = Path(__file__).with_name("benchmark.toml")
 CLEAN = "clean"
 PROFILES = ("quick", "full")
 REGISTERED = ", registered"  # end of the name of a rival that is given the section as registered by ours
+TRAINED = ", trained "  # before the name of a training run whose weights a method of ours uses
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ def _of_task(declared: Mapping[str, Any], name: str, profile: str) -> Iterator[C
                 for method in [*methods, *references]:
                     if disturbance is not None and disturbance[0] not in only.get(method, [disturbance[0]]):
                         continue
+                    trained = method.partition(TRAINED)[2]
                     yield Cell(
                         task=name,
                         group=one["name"],
@@ -182,7 +184,7 @@ def _of_task(declared: Mapping[str, Any], name: str, profile: str) -> Iterator[C
                         case=one.get("case", task.get("case")),
                         options=options | more,
                         disturbance=disturbance,
-                        weights=one.get("weights", "default"),
+                        weights=declared["trained"][trained] if trained else one.get("weights", "default"),
                         align=one.get("align", True),
                         few=len(sections) < LEAST_SECTIONS,
                         reference=method in references,

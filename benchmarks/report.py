@@ -20,13 +20,14 @@ import plan
 import records
 import scores
 from outcomes import Results, View
-from pairs import Difference
+from pairs import LEAST_SECTIONS, Difference, paired
 from tables import BETTER, CLOSED_FORM, OURS, TITLES, TURNED, by_method, cell, interval, made, minus, number, present
 
 SPREAD = ("pcc", "rmse")  # shown with ± s.d. over genes
 LEGACY = ("legacy_rmse", "legacy_pcc", "legacy_ssim")
 THIRDS = ("scarce", "middle", "abundant")
 CONTROLS = (OURS, "ours, no H&E", TURNED, "linear")
+HELPS_NOWHERE = "none: **not shown to help**"
 README = Path(__file__).resolve().parents[1] / "README.md"
 PAGES = "benchmarks/results/full"
 # Sets on the README, one for each kind of evidence.
@@ -35,11 +36,12 @@ SHOWN = {
     ("hr_sim", "breast"): "breast cancer, spots made from Xenium",
     ("hr_real", "breast"): "breast cancer, truth from the next section",
 }
+ADVERSARY = f"ours, samples{plan.TRAINED}"  # then with or without it, and the seed
 PARTS = {
     "semantic distillation network": "ours, no student",
     "spatial alignment module: registration": "ours, no registration",
     "spatial alignment module: offsets in the network": "ours, no offsets",
-    "channel-aware adversarial learner": "",  # acts on the training of samples: no switch
+    "channel-aware adversarial learner": ADVERSARY,
     "conditional diffusion model": CLOSED_FORM,
     "its context of metagenes (added by us)": "ours, no metagene context",
     "gate (added by us)": "ours, no gate",
@@ -332,8 +334,19 @@ class Summary:
         for name in dict.fromkeys(method for view in views for method in self.found.methods(view) if method != OURS):
             signs = [{sign(minus(self.found, view, name, metric), metric) for metric in BETTER} for view in real]
             n = sum(1 in of_view for of_view in signs)
-            helps[name] = f"{n} of {len(real)}" if n else "none: **not shown to help**"
+            helps[name] = f"{n} of {len(real)}" if n else HELPS_NOWHERE
         return helps
+
+    @property
+    def helps_of_adversary(self) -> str:
+        """On how many real sets samples are better with it, in bins or blocks; empty if it was not measured."""
+        signs: dict[str, set[int]] = {}
+        for view in self.found.views("draws"):
+            gain, _ = self.gain_by_adversary(view)
+            if gain and not view.group.startswith("phantoms"):
+                signs.setdefault(view.group, set()).add(gain.sign)
+        n = sum(1 in of_set for of_set in signs.values())
+        return f"{n} of {len(signs)}" if n else HELPS_NOWHERE * bool(signs)
 
     def readme(self, page: str) -> str:
         """The README with its tables between their markers."""
@@ -366,7 +379,8 @@ class Summary:
 
     def state_of_parts(self) -> str:
         """Each part of the method with the number of real sets on which it is shown to help."""
-        rows = [[part, self.helps.get(switch, "not measured in this version")] for part, switch in PARTS.items()]
+        helps = self.helps | {ADVERSARY: self.helps_of_adversary}
+        rows = [[part, helps.get(switch) or "not measured in this version"] for part, switch in PARTS.items()]
         return records.table(["part", "real sets on which it is shown to help"], rows)
 
     def samples(self) -> str:
@@ -375,9 +389,51 @@ class Summary:
         for view in self.found.views("draws"):
             for name in self.found.methods(view):
                 of = {metric: self.found.scores(view, name, metric) for metric in DRAWS}
-                if any(of.values()):
+                if any(of.values()) and not name.startswith(ADVERSARY):
                     rows.append([view.group, view.scale, name, *(_median(values) for values in of.values())])
         return records.table(["set", "block", "samples", *DRAWS], rows) if rows else ""
+
+    def of_adversary(self, view: View, metric: str) -> dict[str, dict[str, dict[str, float]]]:
+        """Medians over genes of samples with and without the adversarial learner, by seed and section."""
+        found: dict[str, dict[str, dict[str, float]]] = {"with": {}, "without": {}}
+        for name in self.found.methods(view):
+            if name.startswith(ADVERSARY):
+                arm, seed = name.removeprefix(ADVERSARY).split()
+                scores = self.found.scores(view, name, metric)
+                found[arm][seed] = {section: float(np.median(values)) for section, values in scores.items()}
+        return found
+
+    def gain_by_adversary(self, view: View) -> tuple[Difference | None, str]:
+        """CRPS without minus CRPS with the adversarial learner, and what its interval is over."""
+        arms = self.of_adversary(view, "crps")
+        seeds = [seed for seed in arms["with"] if seed in arms["without"]]
+        sections = list(self.found.about(view))
+        over_sections = len(sections) >= LEAST_SECTIONS
+
+        def of(arm: str) -> dict[str, np.ndarray]:
+            table = np.array([[arms[arm][seed][section] for section in sections] for seed in seeds])
+            names = sections if over_sections else seeds
+            return dict(zip(names, table.mean(0 if over_sections else 1)[:, None], strict=True))
+
+        if not seeds:
+            return None, ""
+        over = f"{len(sections)} sections" if over_sections else f"{len(seeds)} seeds of training"
+        return paired(of("without"), of("with")), over
+
+    def adversary(self) -> str:
+        """Samples of networks that were trained with and without the adversarial learner."""
+        rows = []
+        for view in self.found.views("draws"):
+            gain, over = self.gain_by_adversary(view)
+            if gain:
+                own = [
+                    f"{np.mean([list(one.values()) for one in self.of_adversary(view, metric)[arm].values()]):.3f}"
+                    for metric in ("crps", "power")
+                    for arm in ("with", "without")
+                ]
+                rows.append([view.group, view.scale, *own, interval(gain), over])
+        head = ["set", "block", "CRPS with", "CRPS without", "power with", "power without", "gain", "interval over"]
+        return records.table(head, rows) if rows else ""
 
     def headline(self) -> str:
         """Mean PCC of every method on the section as it is; – where there is none."""

@@ -161,3 +161,15 @@ def test_two_sections_of_one_name_are_refused(declared):
     twice = declared | {"tasks": {"phantom": task | {"sets": [task["sets"][0]] * 2}}}
     with pytest.raises(ValueError, match="comes twice"):
         cells(twice, "full")
+
+
+def test_networks_of_other_training_runs_are_pairs_and_have_their_own_weights(declared):
+    from plan import TRAINED, cells
+
+    names = declared["methods"]["adversary"]
+    assert {name.partition(TRAINED)[2] for name in names} == set(declared["trained"])
+    arms = {(arm, seed) for arm, seed in (name.split() for name in declared["trained"])}
+    assert arms == {(arm, str(seed)) for arm in ("with", "without") for seed in range(3)}
+    for cell in cells(declared, "full"):
+        trained = cell.method.partition(TRAINED)[2]
+        assert not trained or cell.weights == declared["trained"][trained]

@@ -220,6 +220,30 @@ def test_samples_are_told_by_their_medians(page):
     assert row[:5] == ["20 µm", "ours, samples", "0.80", "0.50", "1.00"]
 
 
+@pytest.mark.parametrize(("n_sections", "over"), [(1, "3 seeds of training"), (4, "4 sections")])
+def test_the_gain_by_the_adversary_is_over_sections_or_seeds(tmp_path, n_sections, over):
+    import plan
+    import report
+    from outcomes import Results
+
+    lines = []
+    for i in range(n_sections):
+        lines.append(described("draws", "breast", f"section {i}"))
+        for seed in range(3):
+            for arm, crps in (("with", 0.50), ("without", 0.53 + 0.01 * seed + 0.01 * i)):
+                scores = {"20 µm": {"crps": [crps - 0.2, crps, crps + 0.3], "power": [1.0] * 3}}
+                lines.append(result("draws", "breast", f"section {i}", f"ours, samples, trained {arm} {seed}", scores))
+    (tmp_path / "draws.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = report.Summary(Results.read(tmp_path), plan.load(), {})
+    ((*own, gain, found_over),) = rows(summary.adversary(), "breast")
+    mean = 0.53 + 0.01 + 0.01 * (n_sections - 1) / 2
+    assert own == ["20 µm", "0.500", f"{mean:.3f}", "1.000", "1.000"] and found_over == over
+    assert gain.startswith(f"{mean - 0.5:+.3f} [+0.")
+    assert summary.helps_of_adversary == "1 of 1"
+    assert rows(summary.state_of_parts(), "channel-aware adversarial learner") == [["1 of 1"]]
+    assert summary.samples() == ""  # they have a table of their own
+
+
 def test_failures_are_counted_with_their_reason(page):
     text = section(page, "What was filled")
     assert ["failed", "1", "ValueError: too / small"] in rows(text, "kriging")
