@@ -40,7 +40,7 @@ SETTINGS = {"bin_um": 20.0, "batch_size": 2, "show_progress_bar": False}
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("template") / "section.zarr"
-    hd.datasets.phantom(seed=1, n_genes=6, size_um=600.0).write(path)
+    hd.datasets.phantom(seed=1, n_genes=6, size_um=800.0).write(path)
     return path
 
 

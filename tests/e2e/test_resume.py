@@ -71,7 +71,7 @@ def calls(monkeypatch) -> list[str]:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("template") / "section.zarr"
-    hd.datasets.phantom(seed=1, n_genes=6, size_um=600.0, misregistration_um=(30.0, -20.0)).write(path)
+    hd.datasets.phantom(seed=1, n_genes=6, size_um=800.0, misregistration_um=(30.0, -20.0)).write(path)
     return path
 
 
