@@ -52,7 +52,7 @@ def recipe(name: str) -> list[str]:
 
 
 def _switch(name: str) -> str:
-    """What is switched in a method of ours, whatever weights it uses."""
+    """Name of a method without the training run whose weights it uses."""
     return name.partition(TRAINED)[0]
 
 

@@ -332,9 +332,10 @@ class Summary:
         real = [view for view in views if not view.group.startswith("phantoms")]
         helps = {}
         for name in dict.fromkeys(method for view in views for method in self.found.methods(view) if method != OURS):
-            signs = [{sign(minus(self.found, view, name, metric), metric) for metric in BETTER} for view in real]
+            asked = [view for view in real if name in self.found.methods(view)]
+            signs = [{sign(minus(self.found, view, name, metric), metric) for metric in BETTER} for view in asked]
             n = sum(1 in of_view for of_view in signs)
-            helps[name] = f"{n} of {len(real)}" if n else HELPS_NOWHERE
+            helps[name] = f"{n} of {len(asked)}" if n else HELPS_NOWHERE
         return helps
 
     @property

@@ -1,4 +1,4 @@
-"""Train samplers with and without the adversarial learner: ``python training/adversary.py``, an hour on two cores.
+"""Train samplers with and without the adversarial learner: ``python training/adversary.py``.
 
 All start from the same weights and see the same crops of the same phantoms: two of one seed differ in the adversarial
 learner alone. The task ``draws`` of the benchmark compares their samples. A run that was stopped is continued.

@@ -215,6 +215,23 @@ def test_a_switch_without_effect_is_not_shown_to_help(page):
     assert {row[1] for row in rows(of_sets, "ours, no gate")} == {"+0.000 [+0.000, +0.000]"}
 
 
+def test_a_switch_is_counted_over_the_sets_on_which_it_was_run(folder):
+    import plan
+    import report
+    from outcomes import Results
+
+    known = Results.read(folder)
+    more = []
+    for i in range(3):
+        section, same = f"other {i}", {"spots": genes(0.7 + 0.01 * i, 0.7, 0.7)}
+        more.append(result("parts", "hold-out, other", section, "ours", same))
+        more.append(result("parts", "hold-out, other", section, "ours, no gate", same))
+    both = Results((*known.cells, *more), known.sections)
+    helps = report.Summary(both, plan.load(), {}).helps
+    assert helps["ours, no student"] == "1 of 1"  # not run on the other set
+    assert helps["ours, no gate"] == "none: **not shown to help**"
+
+
 def test_samples_are_told_by_their_medians(page):
     (row,) = rows(section(page, "Spread"), "breast, Xenium")
     assert row[:5] == ["20 µm", "ours, samples", "0.80", "0.50", "1.00"]
