@@ -346,8 +346,10 @@ class Summary:
             gain, _ = self.gain_by_adversary(view)
             if gain and not view.group.startswith("phantoms"):
                 signs.setdefault(view.group, set()).add(gain.sign)
+        if not signs:
+            return ""
         n = sum(1 in of_set for of_set in signs.values())
-        return f"{n} of {len(signs)}" if n else HELPS_NOWHERE * bool(signs)
+        return f"{n} of {len(signs)}" if n else HELPS_NOWHERE
 
     def readme(self, page: str) -> str:
         """The README with its tables between their markers."""
