@@ -43,7 +43,7 @@ PARTS = {
     "spatial alignment module: offsets in the network": "ours, no offsets",
     "channel-aware adversarial learner": ADVERSARY,
     "conditional diffusion model": CLOSED_FORM,
-    "its context of metagenes (added by us)": "ours, no metagene context",
+    "its context of components (added by us)": "ours, no metagene context",
     "gate (added by us)": "ours, no gate",
 }
 DRAWS = ("covered", "covered, half as wide", "covered, twice as wide", "crps", "rank of std", "rank of mean", "power")

@@ -15,7 +15,7 @@ import spatialdata
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Scale
 
-from hadmst_sc import pp
+from hadmst_sc import pp, tl
 from hadmst_sc.io import read_observation
 from hadmst_sc.runtime import memory_limit
 
@@ -76,6 +76,15 @@ def test_an_image_that_goes_far_beyond_its_spots_is_to_be_cropped_and_then_reads
 def test_validate_reports_a_size_and_does_not_end_with_it(section):
     report = pp.validate(section, IMAGE, bin_um=1e-3)
     assert not report.ok and "needs bins that fit in memory" in str(report)
+
+
+def test_validate_reports_a_result_too_large_for_memory_as_the_run_would(section, monkeypatch):
+    monkeypatch.setattr("hadmst_sc.io.write.MAX_IN_MEMORY", 1000)
+    arguments = {"genes": ["gene-1"], "bin_um": 20.0}
+    report = pp.validate(section, IMAGE, **arguments)
+    with pytest.raises(ValueError, match="needs to be backed by a store") as raised:
+        tl.superresolve(section, IMAGE, model=None, **arguments)
+    assert not report.ok and report.facts["cost"] and str(raised.value).splitlines()[-1].strip() in str(report)
 
 
 def test_sizes_that_no_platform_has_are_named_where_they_stand():

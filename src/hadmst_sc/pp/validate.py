@@ -24,6 +24,7 @@ from hadmst_sc.io.genes import gene_columns
 from hadmst_sc.io.panel import with_other_genes
 from hadmst_sc.io.sections import SectionsArguments, grouped, is_several, sections_of, settle
 from hadmst_sc.io.tissue import find_glass
+from hadmst_sc.io.write import check_size
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.abundances import SPOTS
 from hadmst_sc.section.arguments import FLAG, TEXT, one_of, optional, takes
@@ -229,7 +230,8 @@ def _report(
                 problem = turned(whole, turns, found, he)
                 findings.append(Finding("error", problem) if problem else _about(found, turns))
             facts["cost"] = _cost(whole, len(obs.genes), sdata)
-        except (KeyError, ValueError, WrongTypeError, MemoryError) as error:  # what superresolve would raise
+            check_size(sdata, len(obs.genes), obs.grid.n_bins, int(obs.inside.sum()), with_std=True)
+        except (KeyError, ValueError, WrongTypeError, MemoryError, OSError) as error:  # what superresolve would raise
             messages = error.problems if isinstance(error, ContractError) else [str(error)]
             findings += [Finding("error", message) for message in messages]
         except Exception as error:  # noqa: BLE001 - a report never raises
