@@ -7,16 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scores import TILES
 
 LEVEL = 0.95
 LEAST_SECTIONS = 3
+# Of a section alone: its tiles then hold four spots, two pitches by two. Smaller tiles share spots, and their errors.
+LEAST_SPOTS = 4 * TILES**2
 
 
 class Difference(NamedTuple):
     """Mean of the sections' mean differences over genes, its interval, and what the interval is over.
 
     From three sections on it is Student's over sections; else the quantiles over tiles and genes of the section, drawn
-    with replacement. Without either, ends are nan.
+    with replacement. Without either, ends are nan. Tiles of few spots share them: that interval is too narrow.
     """
 
     mean: float
@@ -24,11 +27,12 @@ class Difference(NamedTuple):
     high: float
     n_sections: int
     n_genes: int
+    has_few_spots: bool = False
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval is on one side of zero, else 0: undecided."""
-        return int(self.low > 0) - int(self.high < 0)
+        """1 or -1 where the interval is on one side of zero, else 0: undecided, as is what has too few spots."""
+        return 0 if self.has_few_spots else int(self.low > 0) - int(self.high < 0)
 
     @property
     def over(self) -> str:
@@ -36,6 +40,7 @@ class Difference(NamedTuple):
         if np.isnan(self.low):
             return f"no interval: {self.n_sections} of the set's sections done"
         unit = f"{self.n_sections} sections" if self.n_sections >= LEAST_SECTIONS else "tiles"
+        unit = "tiles (too few spots)" if self.has_few_spots else unit
         return f"{unit} × {self.n_genes} genes"
 
 
@@ -43,6 +48,7 @@ def paired(
     first: Mapping[str, np.ndarray],
     second: Mapping[str, np.ndarray],
     resampled: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]] = ({}, {}),
+    n_spots: int | None = None,
 ) -> Difference | None:
     """Interval of ``first - second``.
 
@@ -53,6 +59,8 @@ def paired(
         and so are genes where one is infinite.
     resampled
         ``(n,)`` means over genes of resampled sections, by section: the same draws for both.
+    n_spots
+        Spots of the smallest section; ``None`` = enough.
 
     Returns
     -------
@@ -76,4 +84,4 @@ def paired(
     if not drawn:
         return Difference(mean, float("nan"), float("nan"), n, n_genes)
     low, high = np.quantile(np.mean(drawn, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(mean, float(low), float(high), n, n_genes)
+    return Difference(mean, float(low), float(high), n, n_genes, n_spots is not None and n_spots < LEAST_SPOTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import records
 import sources
 from pairs import LEAST_SECTIONS
 from records import ROOT, bundled, sha256
@@ -260,3 +262,11 @@ def weights_path(name: str) -> Path:
 def weights_sha256(name: str) -> str:
     """Digest of the weights of that name or path."""
     return sha256(weights_path(name))
+
+
+def up_to_date(name: str, script: str) -> bool:
+    """Tell if the result of a measurement was made by its code and weights of today."""
+    made = records.read(records.RESULTS / f"{name}.json").get("provenance", {})
+    used = made.get("weights_sha256", {})
+    of_today = all(digest == weights_sha256("default") for name, digest in used.items() if name.startswith("default."))
+    return of_today and made.get("code") == sources.digest([ROOT / shlex.split(script)[0]])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,10 @@ from tables import BETTER, CLOSED_FORM, OURS, TITLES, TURNED, by_method, cell, i
 SPREAD = ("pcc", "rmse")  # shown with ± s.d. over genes
 LEGACY = ("legacy_rmse", "legacy_pcc", "legacy_ssim")
 THIRDS = ("scarce", "middle", "abundant")
-CONTROLS = (OURS, "ours, no H&E", TURNED, "linear")
-HELPS_NOWHERE = "none: **not shown to help**"
+NO_HE = "ours, no H&E"
+CONTROLS = (OURS, NO_HE, TURNED, "linear")
+NOT_MEASURED = "not measured in this version"
+WORDS = {-1: "lost", 0: "undecided", 1: "won"}
 README = Path(__file__).resolve().parents[1] / "README.md"
 PAGES = "benchmarks/results/full"
 # Sets on the README, one for each kind of evidence.
@@ -46,6 +48,7 @@ PARTS = {
     "its context of components (added by us)": "ours, no metagene context",
     "gate (added by us)": "ours, no gate",
 }
+SCORES: dict[str, Callable[..., float]] = BETTER | {"ari": max}  # which is better, of every score with a verdict
 DRAWS = ("covered", "covered, half as wide", "covered, twice as wide", "crps", "rank of std", "rank of mean", "power")
 
 
@@ -156,7 +159,17 @@ def _median(values: Mapping[str, np.ndarray]) -> str:
 
 def sign(over: Difference | None, metric: str) -> int:
     """1 where ours is better by a score, -1 where it is worse, 0 where that is undecided."""
-    return over.sign * (1 if BETTER[metric] is max else -1) if over else 0
+    return over.sign * (1 if SCORES[metric] is max else -1) if over else 0
+
+
+def _effects(signs_of_sets: Iterable[set[int]]) -> str:
+    """Number of sets on which a part helps / has no clear effect / harms, from the signs of all scores of each set.
+
+    It has no clear effect where no interval is on one side of zero, and where two scores disagree.
+    """
+    signs = list(signs_of_sets)
+    helps, harms = (sum(end in of_set and -end not in of_set for of_set in signs) for end in (1, -1))
+    return f"{helps} / {len(signs) - helps - harms} / {harms}"
 
 
 class Verdict(NamedTuple):
@@ -172,6 +185,11 @@ class Verdict(NamedTuple):
     def sign(self) -> int:
         """1 where ours is better, -1 where it is worse, 0 where the interval holds zero or there is none."""
         return sign(self.over_rival, self.metric)
+
+    @property
+    def sign_over_closed_form(self) -> int:
+        """The same against our closed form."""
+        return sign(self.over_closed_form, self.metric)
 
 
 @dataclass(frozen=True)
@@ -199,13 +217,21 @@ class Summary:
         states = [(cell, cell.state(known.get(cell.key))) for cell in self.planned]
         stale = [cell for cell, state in states if state == "stale"]
         missing = [cell for cell, state in states if state not in ("fresh", "stale")]
-        if not missing and not stale:
-            return ""
-        tasks = ", ".join(dict.fromkeys(cell.task for cell in [*stale, *missing]))
-        return (
-            f"**Of {len(self.planned):,} cells {len(stale):,} are stale (made by other code or settings) and "
-            f"{len(missing):,} are missing or failed; in: {tasks}.**"
-        )
+        old = [
+            name
+            for name, one in self.declared["measurements"].items()
+            if self.planned and "command" in one and not plan.up_to_date(name, one["command"])
+        ]
+        told = []
+        if missing or stale:
+            tasks = ", ".join(dict.fromkeys(cell.task for cell in [*stale, *missing]))
+            told.append(
+                f"**Of {len(self.planned):,} cells {len(stale):,} are stale (made by other code or settings) and "
+                f"{len(missing):,} are missing or failed; in: {tasks}.**"
+            )
+        if old:
+            told.append(f"**Measurements made by other code: {', '.join(old)}.**")
+        return " ".join(told)
 
     @cached_property
     def clean(self) -> list[View]:
@@ -226,10 +252,10 @@ class Summary:
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """Losses first, then what is undecided, then wins."""
+        """Losses first, then what is undecided, then wins; on undisturbed sections, panels and domains."""
         found = []
-        for view in self.clean:
-            for metric, better in BETTER.items():
+        for view in [*self.clean, *self.found.views("domains"), *self.found.views("panel")]:
+            for metric, better in SCORES.items():
                 means = {name: self.found.mean(view, name, metric) for name in self.others(view)}
                 means = {name: mean for name, mean in means.items() if np.isfinite(mean)}
                 if not means:
@@ -242,13 +268,10 @@ class Summary:
 
     def against_the_best(self) -> str:
         """Counts by task, then a row per set and score."""
-        words = {-1: "lost", 0: "undecided", 1: "won"}
-        counts = Counter((one.view.task, one.sign) for one in self.verdicts)
-        tasks = dict.fromkeys(one.view.task for one in self.verdicts)
-        total = [[task, *(str(counts[task, sign]) for sign in words)] for task in tasks]
+        total = self._ends_by_task(self.verdicts)
         rows = [
             [
-                words[one.sign],
+                WORDS[one.sign],
                 one.view.task,
                 one.view.name,
                 TITLES[one.metric],
@@ -261,8 +284,19 @@ class Summary:
             for one in self.verdicts
         ]
         head = ["", "task", "set", "score", "ours", "best rival", "ours minus it", "minus our closed form", "over"]
-        tables = [records.table(["task", *words.values()], total), records.table(head, rows)]
+        words = [*WORDS.values(), *(f"{word}, closed form" for word in WORDS.values())]
+        tables = [records.table(["task", *words], total), records.table(head, rows)]
         return "\n\n".join(tables) if rows else ""
+
+    @staticmethod
+    def _ends_by_task(verdicts: Sequence[Verdict]) -> list[list[str]]:
+        """Task; lost, undecided and won against the best rival; the same against our closed form."""
+        found = []
+        for task in dict.fromkeys(one.view.task for one in verdicts):
+            own = [one for one in verdicts if one.view.task == task]
+            ends = Counter(one.sign for one in own), Counter(one.sign_over_closed_form for one in own)
+            found.append([task, *(str(of[sign]) for of in ends for sign in WORDS)])
+        return found
 
     def _donors(self, view: View) -> str:
         sets = {one["name"]: one for one in self.declared["tasks"][view.task]["sets"]}
@@ -271,9 +305,12 @@ class Summary:
 
     @cached_property
     def one_screen(self) -> list[dict[str, Any]]:
-        """Per task and set, at the finest scale: PCC of ours, closed form, best rival, published tools and ceiling."""
+        """Per task and set, at the finest scale: PCC of ours, closed form, best rival, published tools and ceiling.
+
+        Sets with a loss by any score at any scale come first.
+        """
         rows, seen = [], set()
-        for one in (one for one in self.verdicts if one.metric == "pcc"):
+        for one in (one for one in self.verdicts if one.metric == "pcc" and one.view in self.clean):
             place = one.view.task, one.view.group
             finest = next(view for view in self.clean if (view.task, view.group) == place)
             if one.view != finest or place in seen:
@@ -285,25 +322,31 @@ class Summary:
                 names[peer] = max(values, key=lambda name, of=values: np.nan_to_num(of[name], nan=-1.0))
             ceilings = (self.found.mean(finest, name, "pcc") for name in ("split-half ceiling", "true rate"))
             values = {column: self.found.mean(finest, name, "pcc") for column, name in names.items()}
-            rows.append({"verdict": one, "values": values | {"ceiling": max(ceilings, key=np.nan_to_num)}})
-        return rows
+            ends = Counter(other.sign for other in self.verdicts if (other.view.task, other.view.group) == place)
+            values |= {"ceiling": max(ceilings, key=np.nan_to_num)}
+            rows.append({"verdict": one, "values": values, "ends": ends})
+        return sorted(rows, key=lambda row: -row["ends"][-1])
 
     def headline_page(self) -> str:
         """The one table that people read, losses first."""
-        words = {-1: "**lost**", 0: "undecided", 1: "won"}
         columns = list(self.one_screen[0]["values"]) if self.one_screen else []
         rows = [
             [
                 f"{row['verdict'].view.task}: {row['verdict'].view.name}",
                 *(number(value) for value in row["values"].values()),
                 row["verdict"].rival,
-                f"{words[row['verdict'].sign]}, {interval(row['verdict'].over_rival)}",
+                f"{WORDS[row['verdict'].sign]}, {interval(row['verdict'].over_rival)}",
                 row["verdict"].over_rival.over + self._donors(row["verdict"].view),
+                " / ".join(str(row["ends"][sign]) for sign in WORDS),
             ]
             for row in self.one_screen
         ]
-        head = ["task: set", *columns, "which rival", "ours minus the best rival", "interval over"]
-        parts = [self.freshness(), records.table(head, rows), features_of(self.found.methods()), made(self.found)]
+        every = f"all scores and scales: {' / '.join(WORDS.values())}"
+        head = ["task: set", *columns, "which rival", "ours minus the best rival", "interval over", every]
+        others = [one for one in self.verdicts if one.view.task in ("domains", "panel")]
+        told = [f"{task} {' / '.join(ends[: len(WORDS)])}" for task, *ends in self._ends_by_task(others)]
+        also = f"{' / '.join(WORDS.values()).capitalize()}, of other tasks: {'; '.join(told)}." if told else ""
+        parts = [self.freshness(), records.table(head, rows), also, features_of(self.found.methods()), made(self.found)]
         return "\n\n".join(part for part in parts if part)
 
     def parts_of_the_method(self) -> str:
@@ -320,36 +363,33 @@ class Summary:
         shown = [[name, n] for name, n in self.helps.items()]
         return "\n\n".join(
             [
-                records.table(["switch", "real sets on which ours is better without it switched"], shown),
+                records.table(["switch", "real sets on which the part helps / has no clear effect / harms"], shown),
                 records.table(["switch", "set", *(TITLES[metric] for metric in BETTER), "over"], rows),
             ]
         )
 
     @cached_property
     def helps(self) -> dict[str, str]:
-        """By switch: on how many real sets ours is better, by any score, without it switched."""
+        """By switch: on how many real sets ours is better, or worse, without it switched."""
         views = self.found.views("parts")
         real = [view for view in views if not view.group.startswith("phantoms")]
         helps = {}
         for name in dict.fromkeys(method for view in views for method in self.found.methods(view) if method != OURS):
             asked = [view for view in real if name in self.found.methods(view)]
-            signs = [{sign(minus(self.found, view, name, metric), metric) for metric in BETTER} for view in asked]
-            n = sum(1 in of_view for of_view in signs)
-            helps[name] = f"{n} of {len(asked)}" if n else HELPS_NOWHERE
+            helps[name] = _effects(
+                {sign(minus(self.found, view, name, metric), metric) for metric in BETTER} for view in asked
+            )
         return helps
 
     @property
     def helps_of_adversary(self) -> str:
-        """On how many real sets samples are better with it, in bins or blocks; empty if it was not measured."""
+        """On how many real sets samples are better, or worse, with it, in bins or blocks; empty if not measured."""
         signs: dict[str, set[int]] = {}
         for view in self.found.views("draws"):
             gain, _ = self.gain_by_adversary(view)
             if gain and not view.group.startswith("phantoms"):
                 signs.setdefault(view.group, set()).add(gain.sign)
-        if not signs:
-            return ""
-        n = sum(1 in of_set for of_set in signs.values())
-        return f"{n} of {len(signs)}" if n else HELPS_NOWHERE
+        return _effects(signs.values()) if signs else ""
 
     def readme(self, page: str) -> str:
         """The README with its tables between their markers."""
@@ -362,29 +402,32 @@ class Summary:
     def numbers(self) -> str:
         """A row for each kind of evidence, and the end of all comparisons."""
         found = {(row["verdict"].view.task, row["verdict"].view.group): row for row in self.one_screen}
-        rows = []
+        rows, n_rivals = [], []
         for place, text in SHOWN.items():
             if row := found.get(place):
                 one = row["verdict"]
                 scale = f", {one.view.scale} bins" if one.view.scale != "spots" else ""
                 values = [number(row["values"][name]) for name in ("ours", "best rival", "ceiling")]
-                rows.append([text + scale, *values, interval(one.over_rival)])
-        rivals = {name.removesuffix(plan.REGISTERED) for view in self.clean for name in self.others(view)}
+                rows.append([text + scale, *values, interval(one.over_rival), one.over_rival.over])
+                n_rivals.append(len({name.removesuffix(plan.REGISTERED) for name in self.others(one.view)}))
         ended = Counter(one.sign for one in self.verdicts)
-        head = ["correlation with the truth", "ours", "best other", "ceiling", "difference, 95 % interval"]
+        over_closed_form = Counter(one.sign_over_closed_form for one in self.verdicts)
+        fewest, most = min(n_rivals, default=0), max(n_rivals, default=0)
+        head = ["correlation with the truth", "ours", "best rival", "ceiling", "difference, 95 % interval", "over"]
         told = [
-            f"*Best other*: the best of {len(rivals)}, by hindsight.",
-            "*Ceiling*: a perfect estimate; the truth has counting noise.",
-            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}:",
-            f"[all, losses first]({PAGES}/report.md).",
+            f"*Best rival*: the best of {fewest} to {most} other methods, chosen after seeing the scores.",
+            "*Ceiling*: the score of a perfect map; it is below 1 because counts are noisy.",
+            f"Of {len(self.verdicts)} comparisons with the best rival, over all sets and scores, ours won {ended[1]}",
+            f"and lost {ended[-1]}, {ended[0]} are undecided; with its own closed form, without the network, it won",
+            f"{over_closed_form[1]} and lost {over_closed_form[-1]}: [all, losses first]({PAGES}/report.md).",
         ]
         return f"{records.table(head, rows)}\n\n{' '.join(told)}"
 
     def state_of_parts(self) -> str:
-        """Each part of the method with the number of real sets on which it is shown to help."""
+        """Each part of the method with the number of real sets on which it helps or harms."""
         helps = self.helps | {ADVERSARY: self.helps_of_adversary}
-        rows = [[part, helps.get(switch) or "not measured in this version"] for part, switch in PARTS.items()]
-        return records.table(["part", "real sets on which it is shown to help"], rows)
+        rows = [[part, helps.get(switch) or NOT_MEASURED] for part, switch in PARTS.items()]
+        return records.table(["part", "real sets on which it helps / no clear effect / harms"], rows)
 
     def samples(self) -> str:
         """Coverage of sums over blocks with its power, and scores of samples."""
@@ -459,8 +502,9 @@ class Summary:
             return ", ".join(shown)
 
         rows = [[view.task, view.name, *(content(view, name) for name in CONTROLS)] for view in self.clean]
-        rows = [row for row in rows if number(np.nan) not in row]
-        return records.table(["task", "set", *CONTROLS], rows) if rows else ""
+        apart = [interval(minus(self.found, view, NO_HE, "pcc", of=TURNED)) for view in self.clean]
+        rows = [[*row, one] for row, one in zip(rows, apart, strict=True) if number(np.nan) not in row]
+        return records.table(["task", "set", *CONTROLS, "upside down minus no H&E"], rows) if rows else ""
 
     def shares_of_clean(self, method: str, point: str) -> dict[str, float]:
         """PCC at a point over that of the clean section, by set."""

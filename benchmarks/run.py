@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 import plan
 import records
-import sources
 from plan import Cell
 from tables import TURNED
 
@@ -88,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         for cell in pending:
             print(f"{' · '.join(cell.key)} ({stores[cell.task].state(cell)})")
         for name, one in declared["measurements"].items():
-            if "command" in one and not up_to_date(name, one["command"]):
+            if "command" in one and not plan.up_to_date(name, one["command"]):
                 print(f"measurement {name} (stale or missing)")
         return
     started = time.monotonic()
@@ -511,7 +510,7 @@ def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
     threads = dict(os.environ) if workers > 1 else {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
 
     def run_script(name: str) -> None:
-        if not fresh and up_to_date(name, scripts[name]):
+        if not fresh and plan.up_to_date(name, scripts[name]):
             print(f"{name}: done", flush=True)
             return
         print(f"{name}: {scripts[name]}", flush=True)
@@ -519,16 +518,6 @@ def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(run_script, scripts))
-
-
-def up_to_date(name: str, script: str) -> bool:
-    """Tell if the result of a measurement was made by its code and weights of today."""
-    made = records.read(records.RESULTS / f"{name}.json").get("provenance", {})
-    used = made.get("weights_sha256", {})
-    of_today = all(
-        digest == plan.weights_sha256("default") for name, digest in used.items() if name.startswith("default.")
-    )
-    return of_today and made.get("code") == sources.digest([plan.ROOT / shlex.split(script)[0]])
 
 
 if __name__ == "__main__":

@@ -63,10 +63,11 @@ def interval(difference: pairs.Difference | None) -> str:
     return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def minus(found: Results, view: View, method: str, metric: str) -> pairs.Difference | None:
-    """Ours minus a method."""
-    drawn = (found.resampled(view, OURS, metric), found.resampled(view, method, metric))
-    return pairs.paired(found.scores(view, OURS, metric), found.scores(view, method, metric), drawn)
+def minus(found: Results, view: View, method: str, metric: str, *, of: str = OURS) -> pairs.Difference | None:
+    """Ours minus a method, or another one ``of`` which it is subtracted."""
+    drawn = (found.resampled(view, of, metric), found.resampled(view, method, metric))
+    n_spots = min((about["n_spots"] for about in found.about(view).values()), default=None)
+    return pairs.paired(found.scores(view, of, metric), found.scores(view, method, metric), drawn, n_spots)
 
 
 def present(found: Results, view: View, metrics: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ def result(task, group, section, method, scores, *, point="clean", **more):
 
 def described(task, group, section, point="clean"):
     about = {
-        "n_spots": 100,
+        "n_spots": 200,
         "bins": 900,
         "genes": list("abc"),
         "kinds": ["real"] * 3,
@@ -112,12 +112,13 @@ def planned(folder):
     return cells
 
 
-def written(folder, monkeypatch, cells):
-    """The page, where the plan is of these cells."""
+def written(folder, monkeypatch, cells, old=()):
+    """The page, where the plan is of these cells, and some measurements are old."""
     import plan
     import report
 
     monkeypatch.setattr(plan, "cells", lambda *_: cells)
+    monkeypatch.setattr(plan, "up_to_date", lambda name, _: name not in old)
     report.main(["--results", str(folder)])
     return (folder / "report.md").read_text()
 
@@ -168,7 +169,7 @@ def test_wins_losses_and_what_is_undecided_have_rival_and_interval(page):
     assert all(row[5].startswith("+0.150 [") for row in rows(text, "lost") if row[2] != "PCC")
     (level,) = [row for row in rows(text, "undecided") if row[2] == "PCC"]
     assert level[4] == "linear 0.597" and "[-" in level[5] and ", +" in level[5]
-    assert rows(text, "holdout") == [["0", "0", "3"]] and rows(text, "hr_sim") == [["6", "0", "0"]]
+    assert rows(text, "holdout") == [["0", "0", "3", *"030"]] and rows(text, "hr_sim") == [["6", "0", "0", *"060"]]
 
 
 def test_the_one_screen_has_a_row_per_set_at_its_finest_scale(page, folder):
@@ -179,12 +180,56 @@ def test_the_one_screen_has_a_row_per_set_at_its_finest_scale(page, folder):
         "phantom: in distribution, 10 µm",
         "holdout: her2st",
     ]
-    assert ["**lost**" in cells[0][-2], "undecided" in cells[1][-2], "won" in cells[2][-2]] == [True] * 3
+    assert ["lost" in cells[0][-3], "undecided" in cells[1][-3], "won" in cells[2][-3]] == [True] * 3
+    assert [row[-1] for row in cells] == ["6 / 0 / 0", "0 / 3 / 0", "0 / 0 / 3"]  # of all scores and scales
     assert (folder / "headline.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_page_that_is_complete_and_fresh_starts_with_its_title(page):
     assert page.splitlines()[0] == "# Benchmark, full profile"
+
+
+def test_a_section_with_few_spots_is_undecided_whatever_its_interval(folder):
+    import plan
+    import report
+    from outcomes import Results
+    from pairs import LEAST_SPOTS
+
+    found = Results.read(folder)
+    for n_spots, verdict in ((LEAST_SPOTS, -1), (LEAST_SPOTS - 1, 0)):
+        places = {key: about | {"n_spots": n_spots} for key, about in found.sections.items()}
+        summary = report.Summary(Results(found.cells, places), plan.load(), {})
+        (one, _) = [one for one in summary.verdicts if one.view.task == "hr_sim" and one.metric == "pcc"]
+        assert one.sign == verdict and ("too few spots" in one.over_rival.over) == (verdict == 0)
+        (of_many,) = [one for one in summary.verdicts if one.view.task == "holdout" and one.metric == "pcc"]
+        assert of_many.sign == 1  # its interval is over sections
+
+
+def test_ours_is_counted_against_its_closed_form_and_domains_have_a_verdict(folder):
+    import plan
+    import report
+    from outcomes import Results
+
+    found = Results.read(folder)
+    more = [
+        result("holdout", "her2st", f"her2st_C{i}", "ours, closed form", {"spots": genes(*[0.74 + 0.01 * i] * 3)})
+        for i in range(2, 7)
+    ]
+    more += [result("domains", name, name, "linear", {"spots": {"ari": 0.9}}) for name in ("one", "two")]
+    summary = report.Summary(Results((*found.cells, *more), found.sections), plan.load(), {})
+    table = summary.against_the_best()
+    assert rows(table, "holdout") == [["0", "0", "3", "3", "0", "0"]]
+    assert rows(table, "domains") == [["0", "2", "0", "0", "2", "0"]]  # a section alone, whose tiles have no scores
+    assert "with its own closed form, without the network, it won 0 and lost 3:" in " ".join(summary.numbers().split())
+
+
+def test_old_measurements_are_told_in_the_first_line(folder, tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "copy")
+    cells = [cell for cell in planned(folder) if cell.method != "kriging"]
+    first = written(tmp_path / "copy", monkeypatch, cells, old=("laws", "beads")).splitlines()[0]
+    assert first == "**Measurements made by other code: laws, beads.**"
 
 
 def test_a_stale_or_missing_cell_is_told_in_the_first_line(folder, tmp_path, monkeypatch):
@@ -202,12 +247,12 @@ def test_a_stale_or_missing_cell_is_told_in_the_first_line(folder, tmp_path, mon
     assert plan.CLEAN == "clean"
 
 
-def test_a_switch_without_effect_is_not_shown_to_help(page):
+def test_a_part_helps_harms_or_has_no_clear_effect(page):
     text = section(page, "Parts of the method")
     verdicts, of_sets = text.split("\n\n")[-2:]
-    assert rows(verdicts, "ours, no gate") == [["none: **not shown to help**"]]
-    assert rows(verdicts, "ours, no student") == [["1 of 1"]]
-    assert rows(verdicts, "ours, hard consistency") == [["none: **not shown to help**"]]  # it is better switched
+    assert rows(verdicts, "ours, no gate") == [["0 / 1 / 0"]]
+    assert rows(verdicts, "ours, no student") == [["1 / 0 / 0"]]
+    assert rows(verdicts, "ours, hard consistency") == [["0 / 0 / 1"]]  # it is better switched
     student = {row[0]: row[1:] for row in rows(of_sets, "ours, no student")}
     assert student["hold-out, her2st"][0] == "+0.300 [+0.300, +0.300]"  # ours minus it: the part helps
     assert student["hold-out, her2st"][1] == "-0.300 [-0.300, -0.300]"
@@ -226,10 +271,17 @@ def test_a_switch_is_counted_over_the_sets_on_which_it_was_run(folder):
         section, same = f"other {i}", {"spots": genes(0.7 + 0.01 * i, 0.7, 0.7)}
         more.append(result("parts", "hold-out, other", section, "ours", same))
         more.append(result("parts", "hold-out, other", section, "ours, no gate", same))
-    both = Results((*known.cells, *more), known.sections)
+    places = {("parts", f"other {i}", "clean"): described("parts", "", "")["about"] for i in range(3)}
+    both = Results((*known.cells, *more), known.sections | places)
     helps = report.Summary(both, plan.load(), {}).helps
-    assert helps["ours, no student"] == "1 of 1"  # not run on the other set
-    assert helps["ours, no gate"] == "none: **not shown to help**"
+    assert helps["ours, no student"] == "1 / 0 / 0"  # not run on the other set
+    assert helps["ours, no gate"] == "0 / 2 / 0"
+
+
+def test_a_part_that_helps_by_one_score_and_harms_by_another_has_no_clear_effect():
+    from report import _effects
+
+    assert _effects([{1, 0}, {1, -1}, {0}, {-1}]) == "1 / 2 / 1"
 
 
 def test_samples_are_told_by_their_medians(page):
@@ -256,8 +308,8 @@ def test_the_gain_by_the_adversary_is_over_sections_or_seeds(tmp_path, n_section
     mean = 0.53 + 0.01 + 0.01 * (n_sections - 1) / 2
     assert own == ["20 µm", "0.500", f"{mean:.3f}", "1.000", "1.000"] and found_over == over
     assert gain.startswith(f"{mean - 0.5:+.3f} [+0.")
-    assert summary.helps_of_adversary == "1 of 1"
-    assert rows(summary.state_of_parts(), "channel-aware adversarial learner") == [["1 of 1"]]
+    assert summary.helps_of_adversary == "1 / 0 / 0"
+    assert rows(summary.state_of_parts(), "channel-aware adversarial learner") == [["1 / 0 / 0"]]
     assert summary.samples() == ""  # they have a table of their own
 
 
@@ -326,7 +378,7 @@ def test_an_image_that_was_turned_is_told_to_be_refused(folder, tmp_path, monkey
     (tmp_path / "holdout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = written(tmp_path, monkeypatch, [cell for cell in planned(tmp_path) if cell.method != "kriging"])
     (row,) = rows(section(page, "Controls"), "holdout")
-    assert row[1:4] == ["0.720", "0.500", "0.300, refused in 3 of 5"]
+    assert row[1:4] == ["0.720", "0.500", "0.300, refused in 3 of 5"] and row[5].startswith("-0.200")
     assert page.startswith("# Benchmark")  # a refusal is a result: nothing is missing
 
 
@@ -349,8 +401,8 @@ def test_the_readme_gets_its_tables_between_their_markers_and_nothing_else(folde
     assert summary.readme(made) == made and "old" not in made
     assert [line for line in made.splitlines() if line in ("A", "B", "C")] == ["A", "B", "C"]
     (row,) = rows(made, "breast cancer, spots made from Xenium, 20 µm bins")
-    assert row[:2] == ["0.300", "0.450"] and row[3].startswith("-0.150 [")
-    assert "Of 12 comparisons ours won 3, lost 6:" in made
-    assert rows(made, "semantic distillation network") == [["1 of 1"]]
-    assert rows(made, "gate (added by us)") == [["none: **not shown to help**"]]
+    assert row[:2] == ["0.300", "0.450"] and row[3].startswith("-0.150 [") and row[4] == "tiles × 3 genes"
+    assert "Of 12 comparisons with the best rival, over all sets and scores, ours won 3 and lost 6, 3 are" in made
+    assert rows(made, "semantic distillation network") == [["1 / 0 / 0"]]
+    assert rows(made, "gate (added by us)") == [["0 / 1 / 0"]]
     assert rows(made, "spatial alignment module: registration") == [["not measured in this version"]]

@@ -377,7 +377,6 @@ def test_measurements_run_once_each_and_timings_have_all_cores(tmp_path, monkeyp
 def test_a_measurement_by_other_code_or_weights_is_run_again(tmp_path, monkeypatch, change):
     import plan
     import records
-    import run
     import sources
 
     monkeypatch.setattr(records, "RESULTS", tmp_path)
@@ -387,12 +386,12 @@ def test_a_measurement_by_other_code_or_weights_is_run_again(tmp_path, monkeypat
 
     def up_to_date(provenance):
         (tmp_path / "one.json").write_text(json.dumps({"provenance": provenance}))
-        return run.up_to_date("one", f"{script} --option")
+        return plan.up_to_date("one", f"{script} --option")
 
     assert up_to_date(made)
     other = {"code": "0" * 12} if change == "code" else {"weights_sha256": {"default.safetensors": "0" * 64}}
     assert not up_to_date(made | other)
-    assert not run.up_to_date("no such measurement", str(script))
+    assert not plan.up_to_date("no such measurement", str(script))
 
 
 def test_a_measurement_that_fails_stops_the_run(tmp_path):
