@@ -37,7 +37,6 @@ COUNTS = (0.1, 1.0)  # per spot
 BIN_UM = 20.0
 N_DIRECTIONS = 720  # half a turn in steps of a quarter of a degree
 SIMULATED = ("xenium_breast_crop", "xenium_mouse_brain")
-WEIGHTS = {"her2st": "brain_only", "xenium_breast": "brain_only"}  # of others: breast_only; none has seen its tissue
 ABOUT = str(__doc__).split("\n\n", 1)[1].strip()
 
 
@@ -101,12 +100,12 @@ def read(section: str) -> tuple[Observation, np.ndarray | None]:
 def rows_of(section: str) -> Iterator[Row]:
     """Two numbers per method, means over genes."""
     obs, truth = read(section)
-    weights = next((found for start, found in WEIGHTS.items() if section.startswith(start)), "breast_only")
+    weights = str(plan.weights_of(section))
     made = {} if truth is None else {TRUTH: truth}
     for name in (*made, *METHODS):
         maps = made.get(name)
         if maps is None:
-            maps = np.asarray(method(name, str(plan.weights_path(f"training/{weights}.safetensors")))(obs).mean)
+            maps = np.asarray(method(name, weights)(obs).mean)
         coverage, centres = obs.measurement.coverage, obs.measurement.centres
         of_maxima = maxima_under_spots(maps, obs.inside, coverage)
         of_lattice = lattice_power(maps, obs.inside, centres, obs.measurement.pitch)

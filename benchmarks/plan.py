@@ -259,6 +259,19 @@ def weights_path(name: str) -> Path:
     return bundled(name) or ROOT / name
 
 
+@cache
+def weights_of(section: str) -> Path:
+    """Weights that have not seen the tissue of a section: those of the first set that holds it."""
+    sets = [one for task in load()["tasks"].values() for one in task["sets"]]
+    return weights_path(
+        next(
+            one["weights"]
+            for one in sets
+            if section in (*one.get("sections", ()), one.get("options", {}).get("section")) and "weights" in one
+        )
+    )
+
+
 def weights_sha256(name: str) -> str:
     """Digest of the weights of that name or path."""
     return sha256(weights_path(name))

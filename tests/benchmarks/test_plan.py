@@ -173,3 +173,18 @@ def test_networks_of_other_training_runs_are_pairs_and_have_their_own_weights(de
     for cell in cells(declared, "full"):
         trained = cell.method.partition(TRAINED)[2]
         assert not trained or cell.weights == declared["trained"][trained]
+
+
+def test_weights_of_a_section_have_not_seen_its_tissue():
+    import beads
+    import given_cells
+    import plan
+
+    declared = plan.load()
+    breast = {"brain_only.safetensors"}, ("xenium_breast_crop", "xenium_breast_dapi", "her2st_C3")
+    brain = {"breast_only.safetensors"}, ("xenium_mouse_brain", "visium_mouse_brain", "st_mob_1", "visium_dlpfc_151673")
+    for names, sections in (breast, brain):
+        assert {plan.weights_of(section).name for section in sections} == names
+    asked = {one["section"] for one in given_cells.SETS.values()} | set(given_cells.SECTIONS)
+    asked |= set(declared["measurements"]["beads"]["options"]["sections"])
+    assert all(plan.weights_of(section).is_file() for section in asked) and beads.SIMULATED
