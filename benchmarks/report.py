@@ -420,8 +420,8 @@ class Summary:
         head = ["correlation with the truth", "ours", "best rival", "ceiling", "difference, 95 % interval", "over"]
         told = [
             f"*Best rival*: of {fewest} to {most} methods, by hindsight. *Ceiling*: a perfect map.",
-            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}; with its closed form (no network)",
-            f"won {over_closed_form[1]}, lost {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
+            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}; with its closed form",
+            f"(no network) won {over_closed_form[1]}, lost {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
         ]
         return f"{records.table(head, rows)}\n\n{' '.join(told)}"
 
