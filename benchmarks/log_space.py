@@ -26,7 +26,7 @@ from plan import REGISTERED
 
 from hadmst_sc import metrics
 
-# The rivals of each set with the least RMSE in the task `hr_sim`, and the one of them that knows no image.
+# The regressions with the least RMSE in the task `hr_sim`, and one that knows no image.
 RIVALS = ("gradient boosting, log, soft spread", "gradient boosting, soft spread", "kriging, log, soft")
 OURS = ("ours, closed form", "ours")
 PLAIN, POISSON, LAW = "log of the expectation", "expected log, counting noise", "expected log, ours' spread too"
