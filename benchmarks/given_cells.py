@@ -32,19 +32,20 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from sklearn.metrics import f1_score
 
-from hadmst_sc import metrics, pp, tl
 from hadmst_sc.alignment.record import align_image
 from hadmst_sc.alignment.register import estimate_alignment
 from hadmst_sc.datasets.public import image_of_cells, load
 from hadmst_sc.distillation.cells import LOCAL_UM, Support
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.read import read_observation
-from hadmst_sc.pp.find_nuclei import nuclei
+from hadmst_sc.metrics.maps import pearson
+from hadmst_sc.pp.find_nuclei import find_nuclei, nuclei
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import Problems
 from hadmst_sc.section.features import he_features
 from hadmst_sc.section.measurement import degrade
 from hadmst_sc.section.observation import Observation, Prediction
+from hadmst_sc.tl.predict import predict
 
 SEED = 0
 RIVALS = (
@@ -151,7 +152,7 @@ def methods(obs: Observation, cells: Cells | None, weights: str) -> Iterator[tup
     """Every method by its name; maps ``(genes, ny, nx)``, with the strength that ours learned."""
 
     def ours(model: str | None) -> Any:
-        return tl.predict(obs, model=model, cells=cells, align=False)
+        return predict(obs, model=model, cells=cells, align=False)
 
     yield "ours", lambda: ours(weights)
     yield "ours, closed form", lambda: ours(None)
@@ -159,7 +160,7 @@ def methods(obs: Observation, cells: Cells | None, weights: str) -> Iterator[tup
         relative = Support.of(cells, obs.inside, obs.grid.bin_um).relative
 
         def fixed() -> np.ndarray:
-            return np.asarray(tl.predict(obs, model=None, align=False).mean * relative)
+            return np.asarray(predict(obs, model=None, align=False).mean * relative)
 
         yield FIXED, fixed
     for name in RIVALS:
@@ -188,7 +189,7 @@ def per_cell(maps: np.ndarray, cells: Cells, obs: Observation, strength: float) 
 
 def of_cells(found: np.ndarray, true: np.ndarray, genes: Sequence[str], markers: Mapping[str, Sequence[str]]) -> Row:
     """PCC of counts ``(cells, genes)``, mean over genes, and macro F1 of the types that cells are called."""
-    pcc = float(metrics.pearson(found.T, true.T, np.ones(len(true), bool)).mean())
+    pcc = float(pearson(found.T, true.T, np.ones(len(true), bool)).mean())
     columns = [[i for i, gene in enumerate(genes) if gene in set(names)] for names in markers.values()]
     columns = [own for own in columns if own]
     clear = true[:, [i for own in columns for i in own]].sum(1) >= CLEAR
@@ -225,8 +226,8 @@ def of_set(name: str, qualities: list[str]) -> Iterator[Row]:
             continue
         for module in (of_rivals, gaussian):
             module.he_features = with_cells(one)  # type: ignore[attr-defined]
-        for method, predict in methods(obs, one, weights):
-            made = predict()
+        for method, estimate in methods(obs, one, weights):
+            made = estimate()
             maps = made.mean if isinstance(made, Prediction) else made
             found = scores.of_counts(maps, truth, window)
             row: Row = {"set": name, "cells": quality, "method": method, "spots": len(obs.spots)}
@@ -246,7 +247,7 @@ def of_set(name: str, qualities: list[str]) -> Iterator[Row]:
 def of_held_out(section: str) -> Iterator[Row]:
     """Scores at held-out spots of a section, with and without nuclei of its H&E."""
     image, sdata = f"{section}_full_image", load(section)
-    pp.find_nuclei(sdata, image)
+    find_nuclei(sdata, image)
     table = sdata.tables["table"]
     genes = abundant(table, 200)
     whole = read_observation(sdata, image, genes=genes, bin_um=20.0)
@@ -261,7 +262,7 @@ def of_held_out(section: str) -> Iterator[Row]:
         obs = read_observation(part, image, genes=genes, bin_um=20.0)
         cells = cells_of(part, "nuclei", obs, Problems("these nuclei cannot be read"))
         for quality, one in ((NONE, None), ("found", cells)):
-            made = tl.predict(obs, model=str(plan.weights_of(section)), cells=one, align="spots")
+            made = predict(obs, model=str(plan.weights_of(section)), cells=one, align="spots")
             predicted[quality][fold == k] = degrade(made.mean, footprints(whole, obs, np.flatnonzero(fold == k)))
             if one is not None:
                 strengths.append(float(made.provenance["strength_of_cells"]["used"]))

@@ -15,8 +15,8 @@ from frame import Measurement, Record
 from scipy.ndimage import binary_opening, label
 from skimage.morphology import disk
 
-import hadmst_sc as hd
-from hadmst_sc.datasets.public import available
+from hadmst_sc.datasets.public import available, load
+from hadmst_sc.io.tissue import detect_tissue
 from hadmst_sc.phantom.simulate import simulate
 
 LUMEN_UM = 100.0  # least width of a lumen that is judged
@@ -24,7 +24,7 @@ LUMEN_UM = 100.0  # least width of a lumen that is judged
 
 def tissue_of(name: str) -> dict[str, float]:
     """Area of the hidden spots in tissue, and share of them that lie mostly outside, over all folds."""
-    whole, parts, fold = split(name, tuple(map(str, hd.datasets.load(name).tables["table"].var_names[:3])), 20.0)
+    whole, parts, fold = split(name, tuple(map(str, load(name).tables["table"].var_names[:3])), 20.0)
     inside = []
     for k, part in enumerate(parts):
         spots = footprints(whole, part, np.flatnonzero(fold == k))
@@ -45,7 +45,7 @@ def glass_of_phantoms(n_per_set: int) -> dict[str, float]:
         wide = binary_opening(np.pad(glass, 2 * radius, mode="edge"), disk(radius))
         wide = wide[2 * radius : -2 * radius, 2 * radius : -2 * radius]
         lumina = wide & ~np.isin(parts, border) & (obs.measurement.coverage == 0)
-        inside = hd.io.tissue.detect_tissue(obs.he, obs.grid, obs.measurement, 100.0, obs.counts.sum(1))
+        inside = detect_tissue(obs.he, obs.grid, obs.measurement, 100.0, obs.counts.sum(1))
         n_lumina += len(np.unique(parts[lumina]))
         kept.append(~inside[lumina])
         tissue.append(inside[~glass].mean())

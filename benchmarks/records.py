@@ -12,13 +12,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 import sources
-
-import hadmst_sc
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -37,7 +35,7 @@ def provenance(*, weights: str | None) -> dict[str, Any]:
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "versions": {
             "python": platform.python_version(),
-            "hadmst_sc": hadmst_sc.__version__,
+            "hadmst_sc": metadata.version("hadmst_sc"),
             **{name: metadata.version(name) for name in PACKAGES},
         },
     }
@@ -55,7 +53,9 @@ def _code_of_script() -> str:
 
 def bundled(name: str) -> Path | None:
     """File of the bundled weights of that name, found without torch; ``None`` if there are none."""
-    path = Path(hadmst_sc.__file__).parent / "models" / "_weights" / f"{name}.safetensors"
+    package = util.find_spec("hadmst_sc")  # without an import: a measurement depends on what it imports
+    assert package is not None and package.origin is not None
+    path = Path(package.origin).parent / "models" / "_weights" / f"{name}.safetensors"
     return path if path.exists() else None
 
 
