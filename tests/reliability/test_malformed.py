@@ -35,7 +35,9 @@ def refused() -> Iterator[tuple[str, tuple]]:
 REFUSED = dict(refused())
 WITH_NETWORK = set(list(REFUSED)[::3])  # the rest without: what is refused is refused before a network is loaded
 ODD = {name: change for kind in ("FINE_TABLES", "FINE_SPOTS", "FINE_IMAGES") for name, change in TABLE[kind].items()}
-WITH_A_NETWORK = set(list(ODD)[::3])  # these compute: a run with the network takes seconds, and with the gate thrice that
+WITH_A_NETWORK = set(
+    list(ODD)[::3]
+)  # these compute: a run with the network takes seconds, and with the gate thrice that
 WITH_A_GATE = WITH_A_NETWORK & {"as it is", "large counts", "a gene of zeros", "noise"}
 NAMED = ("`", "images/", "labels/", "shapes/", "tables/")
 

@@ -73,10 +73,14 @@ def with_bank(tiny, shared_output):
 
 
 @pytest.fixture
-def bank(with_bank, shared_output, student, real):
+def bank(with_bank, shared_output, real):
     """Opened, complete."""
     from hadmst_sc.train.bank import Bank
+    from hadmst_sc.train.loop import build_model
+    from hadmst_sc.train.student import train_student
 
+    student = train_student(with_bank.student, build_model(with_bank).spec, output=shared_output, n_workers=1)
     bank = Bank(shared_output / "bank", with_bank.bank, student, real)
+    assert not bank._jobs
     yield bank
     bank.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,11 @@ from threadpoolctl import threadpool_limits
 from hadmst_sc.diffusion.denoiser import Residual
 from hadmst_sc.distillation.components import CONTEXT
 from hadmst_sc.distillation.genes import PRIORS, TOKEN
-from hadmst_sc.train.bank import make_masked, make_phantom
-from hadmst_sc.train.config import TrainConfig, load_config
+from hadmst_sc.models.weights import save_model
+from hadmst_sc.train import bank as bank_module
+from hadmst_sc.train import loop
+from hadmst_sc.train.bank import Bank, RealSection, make_masked, make_phantom
+from hadmst_sc.train.config import SectionKind, TrainConfig, load_config
 from hadmst_sc.train.data import draw_batch, without_he
 from hadmst_sc.train.loop import build_model, learning_rate, train
 from hadmst_sc.train.losses import TrainingStep, deviance
@@ -33,6 +37,63 @@ def test_a_checkpoint_of_another_configuration_is_refused(with_bank, real, tmp_p
     train(with_bank, sections=real, output=tmp_path, until=1)
     with pytest.raises(ValueError, match="`config` differs"):
         train(replace(with_bank, learning_rate=1e-5), sections=real, output=tmp_path)
+
+
+def test_a_checkpoint_of_other_sections_or_other_weights_is_refused(with_bank, real, tmp_path):
+    train(with_bank, sections=real, output=tmp_path / "first", until=1)
+    obs = real["section_10"].obs
+    other = {"section_10": RealSection(replace(obs, counts=obs.counts[:, ::-1].copy()))}
+    with pytest.raises(ValueError, match=r"content of `sections` differs .*another output folder, or `resume=False`"):
+        train(with_bank, sections=other, output=tmp_path / "first")
+    model = train(with_bank, sections=real, output=tmp_path / "first", until=1)
+    for path, change in (("a", 0.0), ("b", 1.0)):
+        next(iter(model.parameters())).data += change
+        save_model(model, tmp_path / "start.safetensors", card={})
+        again = replace(with_bank, start_from=str(tmp_path / "start.safetensors"), model={})
+        if path == "a":
+            train(again, sections=real, output=tmp_path / "second", until=1)
+    with pytest.raises(ValueError, match="weights that training starts from differ"):
+        train(again, sections=real, output=tmp_path / "second")
+
+
+def test_states_of_the_optimisers_go_where_the_parameters_are(with_bank, real, tmp_path, monkeypatch):
+    train(with_bank, sections=real, output=tmp_path, until=1)
+
+    class ToAnother(loop.Fabric):  # a change of type stands for one of device
+        def setup(self, module, optimizer):
+            module.double()
+            return super().setup(module, optimizer)
+
+    made = []
+    monkeypatch.setattr(loop, "Fabric", ToAnother)
+    monkeypatch.setattr(loop, "_State", lambda config, plain=loop._State: made.append(plain(config)) or made[-1])
+    train(with_bank, sections=real, output=tmp_path, until=1)
+    (state,) = made
+    moments = [value for one in state.optimizer.state.values() for name, value in one.items() if name != "step"]
+    assert moments and {value.dtype for value in moments} == {torch.float64}
+
+
+def test_files_of_a_bank_are_used_by_what_would_make_the_same_alone(with_bank, student, real, tmp_path, monkeypatch):
+    class Nobody:  # takes jobs and does none
+        def __init__(self, *_):
+            pass
+
+        def submit(self, make, path, *_):
+            return path
+
+    monkeypatch.setattr(bank_module, "ProcessPoolExecutor", Nobody)
+
+    def names(config=with_bank.bank, of=student, sections=real):
+        return set(Bank(tmp_path, config, of, sections)._jobs)
+
+    another = copy.deepcopy(student)
+    next(iter(another.parameters())).data += 1
+    changed = {"section_10": RealSection(real["section_10"].obs.subset_spots(range(30)))}
+    kinds = (SectionKind(size_um=800.0, bin_um=20.0),)
+    assert names() == names(replace(with_bank.bank, n_workers=7, start_with=2, directory="elsewhere"))
+    assert not names() & names(of=another) and not names() & names(replace(with_bank.bank, n_genes=5))
+    assert {path.name[:7] for path in names() & names(sections=changed)} == {"phantom"}
+    assert {path.name[:7] for path in names() & names(replace(with_bank.bank, kinds=kinds))} == {"section"}
 
 
 def test_no_resume_starts_again(with_bank, real, tmp_path):
@@ -76,9 +137,11 @@ def test_batches_depend_on_seed_and_step_alone(with_bank, bank):
 
 def test_a_bank_is_the_same_whoever_makes_it(with_bank, shared_output, tmp_path):
     trained = build_model(with_bank).student
-    trained.load_state_dict(load_file(shared_output / "lessons" / "student.safetensors"))
+    (stored,) = (shared_output / "lessons").glob("student_*")
+    trained.load_state_dict(load_file(stored))
     here = make_phantom(tmp_path / "here.safetensors", 50_001, with_bank.bank, trained)
-    a, b = load_file(here), load_file(shared_output / "bank" / "phantom_050001.safetensors")
+    (other,) = (shared_output / "bank").glob("phantom_050001_*")
+    a, b = load_file(here), load_file(other)
     apart = {
         name: float((a[name].float() - b[name].float()).abs().max()) for name in b if not torch.equal(a[name], b[name])
     }

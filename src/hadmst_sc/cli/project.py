@@ -101,7 +101,7 @@ def _training_sections(settings: Any, folder: Path, *, public: bool = True) -> d
             except (KeyError, ValueError, FileNotFoundError) as error:
                 problems.append(f"[[bank.real]] {number}, {wanted.path}: {error}")
                 continue
-            # The digest distinguishes distillations of earlier states of the store.
+            # The digest tells in the card which state of the store it was.
             sections[f"{Path(wanted.path).stem}_{wanted.bin_um:g}_{section.digest}"] = section
         elif public:
             if wanted.name in cell_sections():

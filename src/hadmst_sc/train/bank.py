@@ -28,7 +28,7 @@ from hadmst_sc.section.errors import ContractError
 from hadmst_sc.section.features import N_BASE, he_features
 from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
-from hadmst_sc.train.config import BankConfig, TrainConfig
+from hadmst_sc.train.config import BankConfig, TrainConfig, key_of
 
 MIN_SPOTS = 24  # per real section; with fewer, the held-out spots are too few to learn from
 MIN_PREVALENCE = 0.05  # share of the spots of a real section in which a gene must be detected to be trained on
@@ -222,7 +222,8 @@ class Bank:
     Parameters
     ----------
     directory
-        Folder of the files ``phantom_<seed>`` and ``<section>_<number>``.
+        Folder of the files ``phantom_<seed>_<key>`` and ``<section>_<number>_<key>``. The key depends on all that a
+        file is made from, student and data included, so what was made for another run is used only if it is the same.
     config
         Configuration of the bank.
     student
@@ -241,13 +242,19 @@ class Bank:
         directory.mkdir(parents=True, exist_ok=True)
         self.config, sections = config, sections or {}
         makers: dict[Path, tuple[Callable[..., Path], tuple[Any, ...]]] = {}
+        made_from = config.first_seed, config.n_genes, _weights(student)
+        key = key_of(config.kinds, *made_from)
         for seed in range(config.first_seed, config.first_seed + config.n_phantoms):
-            path = directory / f"phantom_{seed:06d}.safetensors"
+            path = directory / f"phantom_{seed:06d}_{key}.safetensors"
             makers[path] = (make_phantom, (path, seed, config, student))
         self.n_real = config.n_masked * len(sections)
+        keys = {
+            name: key_of(section.digest, config.hidden_share, config.window, *made_from)
+            for name, section in sections.items()
+        }
         for number in range(config.n_masked):
             for name, section in sections.items():
-                path = directory / f"{name}_{number:03d}.safetensors"
+                path = directory / f"{name}_{number:03d}_{keys[name]}.safetensors"
                 makers[path] = (make_masked, (path, number, section, config, student))
         self._paths = list(makers)
         missing = [path for path in self._paths if not path.exists()]
@@ -281,6 +288,13 @@ class Bank:
         """Stop the workers; unfinished sections are dropped and made again next time."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _weights(student: HEStudent) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(student.state_dict().items()):
+        found.update(name.encode() + value.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _one_thread() -> None:

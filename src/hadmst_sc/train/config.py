@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Iterable
@@ -134,6 +135,11 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the card of the weights."""
         return asdict(self)
+
+
+def key_of(*made_from: object) -> str:
+    """Eight hexadecimal digits for the name of a file that was made from all this: with anything else it is another."""
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:8]
 
 
 BYTES_PER_PARAMETER = 24  # float32: weights, their average, gradients, two moments, and a copy in a checkpoint

@@ -61,7 +61,7 @@ def fine_tune(
     n_jobs
         CPU threads and processes; ``None`` = 2.
     resume
-        Continue from the checkpoint in ``output``, which must have been made with the same arguments.
+        Continue from the checkpoint in ``output``, which must have been made with the same arguments and sections.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def fine_tune(
     Raises
     ------
     ValueError
-        If an argument has a wrong type or value, or the checkpoint was made with other arguments.
+        If an argument has a wrong type or value, or the checkpoint was made with other arguments or from other sections.
     ContractError
         If sections have too few spots or genes; all are named.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -65,6 +66,13 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return cosine(config.learning_rate, step, config.steps, config.warmup)
 
 
+ORIGIN = {  # what a checkpoint was made from, and the start of the sentence that says that it was something else
+    "config": "`config` differs",
+    "sections": "the content of `sections` differs",
+    "start_sha256": "the weights that training starts from differ",
+}
+
+
 class _State:
     """Model, average and optimiser, saved as safetensors + JSON and nothing else."""
 
@@ -99,22 +107,24 @@ class _State:
                 out |= {f"{prefix}.{index}.{name}": torch.as_tensor(v) for name, v in moments.items()}
         return {k: v.detach().cpu().contiguous() for k, v in out.items()}
 
-    def save(self, directory: Path, config: TrainConfig) -> None:
+    def save(self, directory: Path, origin: dict[str, Any]) -> None:
         """Write the checkpoint under a temporary name, then rename it: a kill leaves the old or the new one."""
-        record = json.dumps({"step": self.step, "config": config.to_dict(), "log": self.log})
+        record = json.dumps(origin | {"step": self.step, "log": self.log})
         # The record is stored inside the tensor file, so a single rename keeps both consistent.
         scratch = directory / "checkpoint.part"
         save_file({k: v.clone() for k, v in self.tensors().items()}, scratch, metadata={"record": record})
         scratch.rename(directory / "checkpoint.safetensors")
 
-    def load(self, path: Path, config: TrainConfig) -> None:
+    def load(self, path: Path, origin: dict[str, Any]) -> None:
+        """Continue from a checkpoint; parameters must be on their device, where those of the optimisers follow them."""
         with safe_open(path, "pt") as file:
             record = json.loads(file.metadata()["record"])
-        if record["config"] != json.loads(json.dumps(config.to_dict())):
-            raise ValueError(
-                f"`config` differs from the one that made {path}. Pass another output folder, or `resume=False` "
-                f"(`--no-resume`)."
-            )
+        for name, mine in json.loads(json.dumps(origin)).items():
+            if record.get(name, mine) != mine:  # checkpoints of earlier versions have the configuration alone
+                raise ValueError(
+                    f"{ORIGIN[name]} from what made {path}. Pass another output folder, or `resume=False` "
+                    f"(`--no-resume`)."
+                )
         tensors = load_file(path)
 
         def under(prefix: str) -> dict[str, Tensor]:
@@ -163,14 +173,15 @@ def train(
         Real sections by name, which is also the name of their files in the bank. The caller must read the sections of
         ``config.bank.real``, because this package does not depend on SpatialData.
     resume
-        Resume from the checkpoint if there is one; it must come from the same configuration.
+        Resume from the checkpoint if there is one; it must come from the same configuration, sections and weights.
     until
         Stop before this step, with a checkpoint; the schedule is still that of ``config.steps``.
 
     Raises
     ------
     ValueError
-        If the checkpoint was made with another configuration, or a section cannot fill a crop.
+        If the checkpoint was made with another configuration, from other sections or from other weights, or a section
+        cannot fill a crop.
 
     Examples
     --------
@@ -186,19 +197,25 @@ def train(
     torch.set_num_threads(config.threads)
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices)
     fabric.launch()
+    origin = {
+        "config": config.to_dict(),
+        "sections": {name: section.digest for name, section in (sections or {}).items()},
+        "start_sha256": load_model(config.start_from).sha256 if config.start_from else "",
+    }
     state, checkpoint = _State(config), output / "checkpoint.safetensors"
-    if resume and checkpoint.exists():
-        state.load(checkpoint, config)
     module, optimizer = fabric.setup(state.step_module, state.optimizer)
     judge, judge_optimizer = fabric.setup(state.judge, state.judge_optimizer)
     state.average.to(fabric.device)
+    if resume and checkpoint.exists():
+        state.load(checkpoint, origin)
     if not config.start_from:
         student = train_student(
             config.student, state.step_module.model.spec, output=made, n_workers=config.bank.n_workers
         )
         for model in (state.step_module.model, cast(HadmstModel, state.average.module)):
             model.student.load_state_dict(student.state_dict())
-    bank = Bank(made / config.bank.directory, config.bank, state.step_module.model.student, sections)
+    student = copy.deepcopy(state.step_module.model.student).cpu()  # for workers, which have no business on the device
+    bank = Bank(made / config.bank.directory, config.bank, student, sections)
     recent: list[tuple[float, ...]] = []
     started = time.monotonic()
     try:
@@ -211,7 +228,7 @@ def train(
                     recent.clear()
                 due = state.step % config.checkpoint_every == 0 or state.step == last
                 if due and fabric.is_global_zero:
-                    state.save(output, config)
+                    state.save(output, origin)
                     _picture(state, config, bank, fabric, output)
     finally:
         bank.close()

@@ -31,7 +31,7 @@ from hadmst_sc.phantom.fields import random_field
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.features import N_BASE, he_features
 from hadmst_sc.section.observation import Observation
-from hadmst_sc.train.config import SectionKind, StudentConfig
+from hadmst_sc.train.config import SectionKind, StudentConfig, key_of
 from hadmst_sc.train.schedule import cosine, ema
 
 logger = logging.getLogger("hadmst_sc")
@@ -207,11 +207,13 @@ def train_student(config: StudentConfig, spec: ModelSpec, *, output: Path, n_wor
     spec
         Specification of the network.
     output
-        Directory of the run; lessons and ``student.safetensors`` are in its folder ``config.directory``.
+        Directory of the run; lessons and ``student_<key>.safetensors`` are in its folder ``config.directory``. The key
+        depends on ``config`` and ``spec``.
     n_workers
         Number of processes that make lessons.
     """
-    target = output / config.directory / "student.safetensors"
+    key = key_of(replace(config, directory=""), spec.student, spec.student_branches)
+    target = output / config.directory / f"student_{key}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.first_seed)
         student = HEStudent(N_BASE, spec.student, *spec.student_branches)
@@ -252,7 +254,7 @@ def train_student(config: StudentConfig, spec: ModelSpec, *, output: Path, n_wor
 def _lessons(directory: Path, config: StudentConfig, n_workers: int) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     seeds = range(config.first_seed, config.first_seed + config.n_phantoms)
-    paths = [directory / f"{seed:06d}.safetensors" for seed in seeds]
+    paths = [directory / f"{seed:06d}_{i % len(KINDS):02d}.safetensors" for i, seed in enumerate(seeds)]
     missing = [(i, path) for i, path in enumerate(paths) if not path.exists()]
     if missing:
         with ProcessPoolExecutor(n_workers, get_context("spawn")) as pool:
