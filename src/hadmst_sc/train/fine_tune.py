@@ -70,7 +70,7 @@ def fine_tune(
     Raises
     ------
     ValueError
-        If an argument has a wrong type or value, or the checkpoint was made with other arguments or from other sections.
+        If an argument has a wrong type or value, or the checkpoint was made with other arguments or sections.
     ContractError
         If sections have too few spots or genes; all are named.
 
