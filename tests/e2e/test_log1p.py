@@ -11,6 +11,7 @@ import scanpy as sc
 from spatialdata import read_zarr
 
 from hadmst_sc import datasets, tl
+from hadmst_sc.io import contents
 
 KEY = "superres_table"
 
@@ -71,15 +72,44 @@ def test_a_bad_target_and_a_missing_spread_are_named(solved):
         tl.log1p(sdata)
 
 
-def test_the_calls_of_the_docstring_keep_the_layer_in_a_store(tmp_path):
-    path = tmp_path / "section.zarr"
-    datasets.phantom(seed=1, n_genes=2, size_um=600.0).write(path)
-    sdata = read_zarr(path)
+@pytest.fixture
+def in_a_store(tmp_path):
+    sdata = datasets.phantom(seed=1, n_genes=2, size_um=600.0)
+    sdata.write(tmp_path / "section.zarr")
+    return read_zarr(tmp_path / "section.zarr")
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_the_lines_of_the_docstring_keep_the_layer_in_a_store(in_a_store, loaded, monkeypatch):
+    sdata = in_a_store
+    if not loaded:
+        monkeypatch.setattr(contents, "MAX_LOADED", 100)
     tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, model=None, show_progress_bar=False)
+    assert isinstance(sdata[KEY].X, np.ndarray) == loaded
+    before = sdata[KEY].to_memory().X
     tl.log1p(sdata)
-    calls = re.findall(r"``(sdata\.\w+\(\"superres_table\"\))``", tl.log1p.__doc__)
-    assert len(calls) == 2 and all(call in tl.quantiles.__doc__ for call in calls)
-    for call in calls:
-        exec(call, {"sdata": sdata})
-    kept = read_zarr(path)["superres_table"].layers["log1p"]
-    np.testing.assert_array_equal(kept, sdata["superres_table"].layers["log1p"])
+    lines = re.findall(r"``(sdata\S+superres_table\W.*?)``", tl.log1p.__doc__)
+    assert len(lines) == 3 and all(line in tl.quantiles.__doc__ for line in lines)
+    for line in lines:
+        exec(line, {"sdata": sdata})
+    kept = read_zarr(sdata.path)[KEY]
+    np.testing.assert_array_equal(kept.layers["log1p"], sdata[KEY].layers["log1p"])
+    np.testing.assert_array_equal(kept.X, before)
+    assert before.any()
+
+
+def test_a_large_table_that_was_deleted_or_replaced_is_not_read_as_zeros(in_a_store, monkeypatch):
+    sdata, how = in_a_store, {"bin_um": 20.0, "model": None, "show_progress_bar": False}
+    monkeypatch.setattr(contents, "MAX_LOADED", 100)
+    tl.superresolve(sdata, "phantom_full_image", **how)
+    first = sdata[KEY]
+    tl.superresolve(sdata, "phantom_full_image", **how, overwrite=True)
+    with pytest.raises(OSError, match=r"tables/superres_table: was deleted or replaced after it was read"):
+        first.X.compute()
+    whole = sdata[KEY].to_memory().X
+    sdata.delete_element_from_disk(KEY)
+    with pytest.raises(
+        OSError, match=r"load it: `sdata\['superres_table'\] = .*\.to_memory\(\)`"
+    ):
+        sdata.write_element(KEY)
+    assert whole.any()

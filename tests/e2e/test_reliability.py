@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+import spatialdata as sd
 
 from hadmst_sc import datasets, tl
 from hadmst_sc.section.observation import RELIABILITY
@@ -67,3 +68,17 @@ def test_shuffling_moves_whole_squares_and_loses_none():
     assert sorted(moved.ravel()) == sorted(values.ravel()) and (moved != values).mean() > 0.5
     assert (np.diff(moved[:12, :16].reshape(3, 4, 4, 4), axis=3) == 1).all()
     np.testing.assert_array_equal(moved[12], values[12])
+
+
+def test_the_result_of_another_section_keeps_its_own(caplog):
+    both = sd.concatenate({name: datasets.phantom(seed, n_genes=3, size_um=600.0) for seed, name in enumerate("ab")})
+    for name in "ab":  # the genes of two sections of one experiment
+        both[f"table-{name}"].var_names = ["x", "y", "z"]
+    how = {"model": None, "bin_um": 40.0, "align": False, "show_progress_bar": False}
+    tl.superresolve(both, f"{IMAGE}-a", table_key="table-a", **how)
+    before = both["superres_table"].var.copy()
+    with caplog.at_level(logging.INFO, "hadmst_sc"):
+        found = tl.reliability(both, f"{IMAGE}-b", table_key="table-b", **how)
+    assert "not added to tables/superres_table, which is of another section" in caplog.text
+    pd.testing.assert_frame_equal(both["superres_table"].var, before)
+    assert not np.allclose(found["reliability"], before["reliability"][found.index])

@@ -77,6 +77,17 @@ def test_molecules_are_counted_in_bins_and_scored_as_arrays_are(solved):
     pd.testing.assert_frame_equal(metrics.score(solved, counts, scale=False), found)
 
 
+def test_molecules_without_a_gene_are_of_no_gene(solved):
+    frame, _ = molecules_of(solved)
+    solved["transcripts"] = points_of(frame, feature_key="gene")
+    expected = metrics.score(solved, "transcripts")
+    probes = frame.sample(frac=0.3, random_state=0).assign(gene="zz_blank")  # the last name: its code is that of a gene
+    both = pd.concat([frame, probes], ignore_index=True).astype({"gene": "category"})
+    both["gene"] = both["gene"].cat.remove_categories(["zz_blank", "control"])
+    solved["transcripts"] = points_of(both, feature_key="gene")
+    pd.testing.assert_frame_equal(metrics.score(solved, "transcripts"), expected)
+
+
 def test_another_object_in_another_unit_and_turned_gives_the_same_scores(solved):
     frame, _ = molecules_of(solved)
     solved["transcripts"] = points_of(frame, feature_key="gene")

@@ -235,6 +235,8 @@ def test_stores_of_the_old_format_are_refused(backed, tmp_path):
 def test_sizes_beyond_the_limits_are_refused_with_the_estimate(backed):
     with pytest.raises(ValueError, match=r"2\.4 GB \(200 genes x 1,000,000 bins\).*sdata\.write\('section\.zarr'\)"):
         check_size(visium_section(), 200, 10**6, 5 * 10**5, with_std=True)
+    with pytest.raises(ValueError, match=r"but `copy=True` .* keeps it in memory.*Leave that out"):
+        check_size(None, 200, 10**6, 5 * 10**5, with_std=True)
     check_size(visium_section(), 200, 10**6, 5 * 10**5, with_std=False)
     check_size(backed, 200, 10**6, 5 * 10**5, with_std=True)
     with pytest.raises(ValueError, match=r"at most 2,000,000 bins in tissue, but there are 2,000,001"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import spatialdata as sd
+from anndata import read_h5ad
 from spatialdata.transformations import Scale, set_transformation
 
 import hadmst_sc as hd
@@ -53,3 +54,16 @@ def test_names_that_are_taken_or_missing_are_reported(section):
     with pytest.raises(KeyError, match=r"`spots` lack .'pitch_um'."):
         hd.pp.add_spots(sdata, spots, like="cells")
     assert "spots" not in sdata
+
+
+def test_spots_of_ones_own_are_not_replaced_and_those_of_an_earlier_call_are(section, tmp_path):
+    sdata, cells = section
+    spots = hd.pp.degrade(cells, spot_um=130.0, pitch_um=150.0)
+    sdata.shapes["spots"] = sdata["phantom"].copy()
+    with pytest.raises(ValueError, match=r"would replace the element 'spots'\. Pass another name"):
+        hd.pp.add_spots(sdata, spots, like="cells")
+    assert len(sdata["spots"]) == len(sdata["phantom"])
+    assert hd.pp.add_spots(sdata, spots, like="cells", key_added="mine") == "mine_table"
+    spots[:3].copy().write_h5ad(tmp_path / "spots.h5ad")
+    hd.pp.add_spots(sdata, read_h5ad(tmp_path / "spots.h5ad", backed="r"), like="cells", key_added="mine")
+    assert len(sdata["mine"]) == sdata["mine_table"].n_obs == 3

@@ -96,16 +96,41 @@ def reread(path: Path, names: list[str]) -> dict[str, Any]:
 
 def reread_table(path: Path, name: str, table: AnnData) -> AnnData:
     """Replace the arrays of a table by those on disk: in memory if small, otherwise as dask arrays."""
-    group = zarr.open_group(Path(path) / "tables" / name, mode="r")
-    table.X = _array(group["X"])
+    folder = Path(path) / "tables" / name
+    group = zarr.open_group(folder, mode="r")
+    table.X = _array(group, "X", folder)
     for layer in layers_of(table):
-        table.layers[layer] = _array(group[f"layers/{layer}"])
+        table.layers[layer] = _array(group, f"layers/{layer}", folder)
     return table
 
 
-def _array(stored: Any) -> Any:
-    values = read_elem_lazy(stored)
-    return values.compute() if values.nbytes <= MAX_LOADED else values
+def _array(group: zarr.Group, name: str, folder: Path) -> Any:
+    values = read_elem_lazy(group[name])
+    if values.nbytes <= MAX_LOADED:
+        return values.compute()
+    file = folder / name / ROOT
+    return values.map_blocks(_if_unchanged, file, _stamp(file), folder.name, dtype=values.dtype, meta=values._meta)
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Differs if a file was written again; ``None`` if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _if_unchanged(block: Any, file: Path, stamp: tuple[int, int] | None, table: str) -> Any:
+    """Return a block that was read; from an array whose chunks were deleted, zarr reads zeros."""
+    if _stamp(file) != stamp:
+        here = f"sdata[{table!r}]"
+        raise OSError(
+            f"tables/{table}: was deleted or replaced after it was read; a table as large as this is read from the "
+            f"store when it is used. Read the store again. Before you delete a table, load it: `{here} = "
+            f"{here}.to_memory()`."
+        )
+    return block
 
 
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")

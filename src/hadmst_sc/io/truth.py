@@ -192,11 +192,9 @@ class _Source:
             kind = f"such as {found.data[bad][0]:g}" if bad.any() else law.what if law else ""
         if kind or found is None:
             layers = layers_of(table)
-            best = "counts" if "counts" in layers or not layers else layers[0]
-            raise ValueError(
-                f"`truth={key!r}` needs counts in `X` of the table, but they are {kind}. "
-                f"Set `{place}.X = {place}.layers[{best!r}]`."
-            )
+            best = "counts" if "counts" in layers else next(iter(layers), None)
+            remedy = f"Set `{place}.X = {place}.layers[{best!r}]`." if best else "Read the table again from its files."
+            raise ValueError(f"`truth={key!r}` needs counts in `X` of the table, but they are {kind}. {remedy}")
         return sparse.csc_array(found)
 
     def of_molecules(self, key: str) -> Truth:
@@ -219,7 +217,8 @@ class _Source:
         for number in range(points.npartitions):
             part = points[["x", "y", column]].partitions[number].compute()
             xy, names = transform(to_bins, part[["x", "y"]].to_numpy(float)), part[column].astype("category")
-            gene = genes.get_indexer(names.cat.categories.astype(str))[names.cat.codes]
+            indices = genes.get_indexer(names.cat.categories.astype(str))
+            gene = np.append(indices, -1)[names.cat.codes]  # a molecule without a gene has the code -1: the last
             xy, gene = xy[at := np.isfinite(xy).all(1)], gene[at]
             if len(xy) > 1:
                 hull = shapely.union(hull, shapely.linestrings(xy).convex_hull).convex_hull

@@ -131,11 +131,14 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
         )
     n_bytes = 4 * n_genes * (n_bins + n_inside) * (1 + with_std)
     if n_bytes > MAX_IN_MEMORY and not (sdata is not None and sdata.is_backed()):
+        kept, remedy = "is", "Call `sdata.write('section.zarr'); sdata = spatialdata.read_zarr('section.zarr')` first"
+        if sdata is None:
+            kept = "`copy=True` (in a shell `--output`) keeps it"
+            remedy = "Leave that out, so that the result goes into the store of the section"
         raise ValueError(
             f"`sdata` needs to be backed by a store for a result of {n_bytes / 1e9:.1f} GB ({n_genes:,} genes x "
-            f"{n_bins:,} bins), but is in memory, where {MAX_IN_MEMORY / 1e9:.0f} GB are the limit. Call "
-            f"`sdata.write('section.zarr'); sdata = spatialdata.read_zarr('section.zarr')` first, or pass fewer "
-            f"`genes=` or a larger `bin_um=`."
+            f"{n_bins:,} bins), but {kept} in memory, where {MAX_IN_MEMORY / 1e9:.0f} GB are the limit. {remedy}, or "
+            f"pass fewer `genes=` or a larger `bin_um=`."
         )
     if sdata is not None and sdata.is_backed():
         check_room(sdata.path, PACKED * 8 * n_genes * n_inside * (1 + with_std))

@@ -40,7 +40,7 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     KeyError
         If there is no element ``like``, or ``spots`` lack centres or sizes.
     ValueError
-        If ``key_added`` or ``<key_added>_table`` is the name of an element that must not be replaced.
+        If ``key_added`` or ``<key_added>_table`` is the name of an element that is not of an earlier call.
 
     Examples
     --------
@@ -59,10 +59,12 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     if like not in sdata or like in sdata.tables:
         elements = [name for _, name, _ in sdata.gen_spatial_elements()]
         raise MissingKeyError(f"`like={like!r}` is not a spatial element. Available: {elements}.")
-    for name, kind in ((key_added, sdata.shapes), (table_key, sdata.tables)):
-        if (name in sdata and name not in kind) or name == like:
-            raise ValueError(f"`key_added={key_added!r}` would replace the element {name!r}. Pass another name.")
     sizes = ("spot_diameter_um", "pitch_um", "um_per_unit")
+    before = sdata.tables.get(table_key)
+    own = before is not None and all(name in before.uns for name in sizes)  # of an earlier call
+    for name, kind in ((key_added, sdata.shapes), (table_key, sdata.tables)):
+        if (name in sdata and not (own and name in kind)) or name == like:
+            raise ValueError(f"`key_added={key_added!r}` would replace the element {name!r}. Pass another name.")
     absent = [name for name in sizes if name not in spots.uns] + ["obsm['spatial']"] * ("spatial" not in spots.obsm)
     if absent:
         raise MissingKeyError(f"`spots` lack {absent}, which `pp.degrade` writes. Pass the spots that it returned.")
@@ -74,7 +76,7 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
         index=spots.obs_names.to_numpy(),
         transformations=get_transformation(sdata[like], get_all=True),
     )
-    table = spots.copy()
+    table = spots.to_memory() if spots.isbacked else spots.copy()
     table.obs["region"], table.obs["spot_id"] = key_added, table.obs_names
     table.obs["region"] = table.obs["region"].astype("category")
     table.uns["spatial"] = {key_added: {"metadata": {"spot_um": spot_um, "pitch_um": pitch_um}}}

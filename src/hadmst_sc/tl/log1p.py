@@ -27,7 +27,8 @@ def log1p(sdata: SpatialData, *, target_sum: float | None = None, key_added: str
     Parameters
     ----------
     sdata
-        Holds the result; its table receives ``layers["log1p"]``, in memory. Two calls keep it in a store:
+        Holds the result; its table receives ``layers["log1p"]``, in memory. Three lines keep it in a store:
+        ``sdata["superres_table"] = sdata["superres_table"].to_memory()``,
         ``sdata.delete_element_from_disk("superres_table")``, ``sdata.write_element("superres_table")``.
     target_sum
         Scale the expected counts of every bin to this total over the genes of the table first, as

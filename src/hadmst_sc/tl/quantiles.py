@@ -30,7 +30,8 @@ def quantiles(
     Parameters
     ----------
     sdata
-        Holds the result; its table receives the layers, in memory. Two calls keep them in a store:
+        Holds the result; its table receives the layers, in memory. Three lines keep them in a store:
+        ``sdata["superres_table"] = sdata["superres_table"].to_memory()``,
         ``sdata.delete_element_from_disk("superres_table")``, ``sdata.write_element("superres_table")``.
     quantiles
         Between 0 and 1.

@@ -20,7 +20,7 @@ from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.abundances import SPOTS, SpotsArguments
 from hadmst_sc.section.arguments import ELEMENT, FLAG, parted, takes
 from hadmst_sc.section.errors import MissingKeyError, Problems, logger
-from hadmst_sc.section.observation import PROVENANCE_KEY
+from hadmst_sc.section.observation import PROVENANCE_KEY, Source
 from hadmst_sc.trust.reliability import reliability as of_genes
 
 BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres"), "show_progress_bar": (FLAG, True)}
@@ -55,8 +55,8 @@ def reliability(
 ) -> pd.DataFrame:
     """Score the reliability of genes: each spot is predicted from all others and the image, and compared to its counts.
 
-    :func:`superresolve` includes this; this function runs without it, and with controls. If ``sdata`` has a result with
-    these genes, the columns are added to its table.
+    :func:`superresolve` includes this; this function runs without it, and with controls. If ``sdata`` has a result of
+    this section with these genes, the columns are added to its table.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def reliability(
                     "shifted: it adds nothing to the spots. See `pp.validate`",
                     *(100 * helped[name] for name in ("image", "shuffled", "shifted")),
                 )
-    _record(sdata, key_added, found, helped)
+    _record(sdata, key_added, asked.source, found, helped)
     return found
 
 
@@ -156,13 +156,21 @@ def shuffled(shape: tuple[int, int], edge: int, seed: int) -> tuple[np.ndarray, 
     return y, x
 
 
-def _record(sdata: SpatialData, key_added: str, found: pd.DataFrame, helped: dict[str, float]) -> None:
+def _record(
+    sdata: SpatialData, key_added: str, source: Source | None, found: pd.DataFrame, helped: dict[str, float]
+) -> None:
     try:
-        table = sdata.tables[find_result(sdata, key_added).table_key]
+        result = find_result(sdata, key_added)
     except MissingKeyError:  # no result to add to
         return
+    table = sdata.tables[result.table_key]
     if not table.var_names.isin(found.index).all():
         return
+    for name, available in (("image_key", sdata.images), ("table_key", sdata.tables), ("shapes_key", sdata)):
+        made_from = result.now(str(result.record.get(name)), available)
+        if made_from is not None and made_from != getattr(source, name):
+            logger.info("not added to tables/%s, which is of another section", result.table_key)
+            return
     for name, column in found.items():
         table.var[name] = column.reindex(table.var_names).to_numpy()
     table.uns.setdefault(PROVENANCE_KEY, {})["image_helps"] = helped
