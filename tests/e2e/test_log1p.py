@@ -108,8 +108,6 @@ def test_a_large_table_that_was_deleted_or_replaced_is_not_read_as_zeros(in_a_st
         first.X.compute()
     whole = sdata[KEY].to_memory().X
     sdata.delete_element_from_disk(KEY)
-    with pytest.raises(
-        OSError, match=r"load it: `sdata\['superres_table'\] = .*\.to_memory\(\)`"
-    ):
+    with pytest.raises(OSError, match=r"load it: `sdata\['superres_table'\] = .*\.to_memory\(\)`"):
         sdata.write_element(KEY)
     assert whole.any()
