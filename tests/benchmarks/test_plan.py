@@ -121,11 +121,11 @@ def test_intervals_are_over_sections_where_there_are_three(declared):
 
 
 def test_real_sections_are_scored_with_weights_of_the_other_tissue(declared):
-    from plan import cells
+    from plan import TRAINED, cells
 
     for profile in ("quick", "full"):
         for cell in cells(declared, profile):
-            if cell.inputs:
+            if cell.inputs and TRAINED not in cell.method:  # those were trained on phantoms alone
                 breast = any("breast" in file or "her2st" in file for file in cell.inputs)
                 assert cell.weights == f"training/{'brain' if breast else 'breast'}_only.safetensors", cell.key
 
