@@ -24,6 +24,8 @@ from hadmst_sc.section.arguments import is_element_name
 from hadmst_sc.section.observation import PROVENANCE_KEY, OutputNames, Prediction, Source
 
 MAX_IN_MEMORY = 2 * 10**9  # bytes
+IN_MEMORY = "is", "Call `sdata.write('section.zarr'); sdata = spatialdata.read_zarr('section.zarr')` first"
+COPIED = "`copy=True` (in a shell `--output`) keeps it", "Leave that out, so that the result goes into the store"
 MAX_ROWS = 2 * 10**6  # tables are never lazy
 PACKED = 0.25  # size of the best-compressed maps on disk, as a share of the bytes in tissue
 
@@ -131,10 +133,7 @@ def check_size(sdata: SpatialData | None, n_genes: int, n_bins: int, n_inside: i
         )
     n_bytes = 4 * n_genes * (n_bins + n_inside) * (1 + with_std)
     if n_bytes > MAX_IN_MEMORY and not (sdata is not None and sdata.is_backed()):
-        kept, remedy = "is", "Call `sdata.write('section.zarr'); sdata = spatialdata.read_zarr('section.zarr')` first"
-        if sdata is None:
-            kept = "`copy=True` (in a shell `--output`) keeps it"
-            remedy = "Leave that out, so that the result goes into the store of the section"
+        kept, remedy = COPIED if sdata is None else IN_MEMORY
         raise ValueError(
             f"`sdata` needs to be backed by a store for a result of {n_bytes / 1e9:.1f} GB ({n_genes:,} genes x "
             f"{n_bins:,} bins), but {kept} in memory, where {MAX_IN_MEMORY / 1e9:.0f} GB are the limit. {remedy}, or "
