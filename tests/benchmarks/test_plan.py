@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -173,6 +174,22 @@ def test_networks_of_other_training_runs_are_pairs_and_have_their_own_weights(de
     for cell in cells(declared, "full"):
         trained = cell.method.partition(TRAINED)[2]
         assert not trained or cell.weights == declared["trained"][trained]
+
+
+def test_networks_with_and_without_the_adversary_differ_in_it_alone_and_saw_no_real_section(declared, root):
+    def card(weights):
+        return json.loads((root / weights).with_suffix(".json").read_text())
+
+    cards = {name: card(weights) for name, weights in declared["trained"].items()}
+    for name, one in cards.items():
+        first = card(one["training"]["start_from"])
+        assert not one["sections"] and not any(each["training"]["bank"]["real"] for each in (one, first))
+        assert one["start_sha256"] == first["sha256"]
+        assert bool(one["training"]["adversary"]) == name.startswith("with ")
+    for seed in range(3):
+        arms = [cards[f"{arm} {seed}"] for arm in ("with", "without")]
+        with_it, without = (one["training"] | {"adversary": 0.0} for one in arms)
+        assert with_it == without and with_it["seed"] == seed
 
 
 def test_weights_of_a_section_have_not_seen_its_tissue():

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -66,11 +66,27 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return cosine(config.learning_rate, step, config.steps, config.warmup)
 
 
-ORIGIN = {  # what a checkpoint was made from, and the start of the sentence that says that it was something else
-    "config": "`config` differs",
-    "sections": "the content of `sections` differs",
-    "start_sha256": "the weights that training starts from differ",
-}
+class Origin(NamedTuple):
+    """Origin of a checkpoint: what it was made from, in plain values."""
+
+    config: dict[str, Any]
+    sections: dict[str, str]  # digests by name
+    start_sha256: str  # of the weights that training starts from; "": random ones
+
+    @classmethod
+    def of(cls, config: TrainConfig, sections: Mapping[str, RealSection]) -> Origin:
+        """The configuration, and the content of what it names."""
+        start = load_model(config.start_from).sha256 if config.start_from else ""
+        plain = json.loads(json.dumps(config.to_dict()))  # as a checkpoint stores it: lists in place of tuples
+        return cls(plain, {name: section.digest for name, section in sections.items()}, start)
+
+    def differs(self, record: Mapping[str, Any]) -> str | None:
+        """Say what the record of a checkpoint was made from instead; ``None`` if it is the same."""
+        told = ("`config` differs", "the content of `sections` differs", "the weights that training starts from differ")
+        for (name, mine), sentence in zip(self._asdict().items(), told, strict=True):
+            if record.get(name, mine) != mine:  # checkpoints of earlier versions have the configuration alone
+                return sentence
+        return None
 
 
 class _State:
@@ -107,24 +123,21 @@ class _State:
                 out |= {f"{prefix}.{index}.{name}": torch.as_tensor(v) for name, v in moments.items()}
         return {k: v.detach().cpu().contiguous() for k, v in out.items()}
 
-    def save(self, directory: Path, origin: dict[str, Any]) -> None:
+    def save(self, directory: Path, origin: Origin) -> None:
         """Write the checkpoint under a temporary name, then rename it: a kill leaves the old or the new one."""
-        record = json.dumps(origin | {"step": self.step, "log": self.log})
+        record = json.dumps(origin._asdict() | {"step": self.step, "log": self.log})
         # The record is stored inside the tensor file, so a single rename keeps both consistent.
         scratch = directory / "checkpoint.part"
         save_file({k: v.clone() for k, v in self.tensors().items()}, scratch, metadata={"record": record})
         scratch.rename(directory / "checkpoint.safetensors")
 
-    def load(self, path: Path, origin: dict[str, Any]) -> None:
+    def load(self, path: Path, origin: Origin) -> None:
         """Continue from a checkpoint; parameters must be on their device, where those of the optimisers follow them."""
-        with safe_open(path, "pt") as file:
-            record = json.loads(file.metadata()["record"])
-        for name, mine in json.loads(json.dumps(origin)).items():
-            if record.get(name, mine) != mine:  # checkpoints of earlier versions have the configuration alone
-                raise ValueError(
-                    f"{ORIGIN[name]} from what made {path}. Pass another output folder, or `resume=False` "
-                    f"(`--no-resume`)."
-                )
+        record = _record(path)
+        if differs := origin.differs(record):
+            raise ValueError(
+                f"{differs} from what made {path}. Pass another output folder, or `resume=False` (`--no-resume`)."
+            )
         tensors = load_file(path)
 
         def under(prefix: str) -> dict[str, Tensor]:
@@ -197,11 +210,7 @@ def train(
     torch.set_num_threads(config.threads)
     fabric = Fabric(accelerator=config.accelerator, devices=config.devices)
     fabric.launch()
-    origin = {
-        "config": config.to_dict(),
-        "sections": {name: section.digest for name, section in (sections or {}).items()},
-        "start_sha256": load_model(config.start_from).sha256 if config.start_from else "",
-    }
+    origin = Origin.of(config, sections or {})
     state, checkpoint = _State(config), output / "checkpoint.safetensors"
     module, optimizer = fabric.setup(state.step_module, state.optimizer)
     judge, judge_optimizer = fabric.setup(state.judge, state.judge_optimizer)
@@ -291,10 +300,16 @@ def _judge(fabric: Fabric, judge: Any, optimizer: Any, drawn: Drawn) -> Tensor:
     return loss.detach()
 
 
+def _record(checkpoint: Path) -> dict[str, Any]:
+    """Read what a checkpoint tells of itself."""
+    with safe_open(checkpoint, "pt") as file:
+        record: dict[str, Any] = json.loads(file.metadata()["record"])
+    return record
+
+
 def read_log(output: str | Path) -> list[dict[str, float]]:
     """Read the logged losses of a run from its checkpoint, oldest first."""
-    with safe_open(Path(output) / "checkpoint.safetensors", "pt") as file:
-        log: list[dict[str, float]] = json.loads(file.metadata()["record"])["log"]
+    log: list[dict[str, float]] = _record(Path(output) / "checkpoint.safetensors")["log"]
     return log
 
 
