@@ -95,11 +95,12 @@ def test_what_other_code_has_made_is_stale_and_is_done_again(finished, tmp_path,
     fresh, old["settings"] = old["settings"], "of other code"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     command = [*"--profile quick --tasks phantom --workers 1 --output".split(), str(tmp_path), "--methods", *CHEAP]
+    monkeypatch.setattr(run.plan, "up_to_date", lambda name, script: name != "registration")
     run.main([*command, "--list"])
     told = capsys.readouterr().out
     assert "6 cells, 5 of them done, 1 stale" in told
     assert f"phantom · {old['section']} · clean · linear (stale)" in told
-    assert "measurement " in told
+    assert "measurement registration (stale or missing)" in told and told.count("measurement ") == 1
     run.main(command)
     assert {line["settings"] for line in cells(tmp_path)[0] if line["method"] == "linear"} >= {fresh}
     assert "of other code" not in path.read_text()

@@ -110,8 +110,11 @@ def test_a_rival_does_not_depend_on_ours():
     import methods
     import peers
     import switches
+    from plan import TRAINED
 
-    for name in names_of_the_benchmark() - switches.SWITCHES.keys():
+    trained = {name for name in names_of_the_benchmark() if TRAINED in name}  # ours, with other weights
+    assert trained and all(code_of(name) == code_of("ours") for name in trained)
+    for name in names_of_the_benchmark() - switches.SWITCHES.keys() - trained:
         code = code_of(name)
         assert not [file for file in code if "/inference/" in file or "/models/" in file], name
         bare = name.removesuffix(methods.REGISTERED)
