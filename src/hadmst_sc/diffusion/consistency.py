@@ -66,11 +66,13 @@ class Footprints:
         return painted / torch.where(self.coverage > 0, self.coverage, 1.0)
 
     def soft(self, maps: Tensor) -> Tensor:
-        """Gamma–Poisson correction; partly covered bins change by their covered share."""
+        """Gamma–Poisson correction; partly covered bins change by their covered share. Totals are those measured."""
         predicted = self.pool(maps) * self.depth
         shape = SEEN * self.shape
         ratio = (self.rates * self.depth + shape) / (predicted + shape)
-        return maps * (1 + self.coverage.clamp(max=1) * (self.paint(ratio) - 1))
+        maps = maps * (1 + self.coverage.clamp(max=1) * (self.paint(ratio) - 1))
+        measured, total = ((of * self.depth).sum(1, keepdim=True) for of in (self.rates, self.pool(maps)))
+        return maps * torch.where((measured > 0) & (total > 0), measured / total.clamp(min=1e-30), 1.0)
 
     def hard(self, maps: Tensor) -> Tensor:
         """Match the counts exactly by iterative proportional fitting; counts with zero prediction are spread evenly."""

@@ -102,9 +102,14 @@ class Panel:
         return np.sqrt(self.rates(genes))
 
     @property
+    def depth(self) -> np.ndarray:
+        """Mean counts of each gene in a spot of mean area, ``(genes,)``."""
+        return self.mean * self.measurement.area.mean()
+
+    @property
     def root_depth(self) -> np.ndarray:
         """Factors ``(genes,)`` that give the roots of all genes the same counting noise, 1/2."""
-        return np.sqrt(self.mean * self.measurement.area.mean())
+        return np.sqrt(self.depth)
 
     def basis(self) -> np.ndarray:
         """Sorted indices of the ``MAX_BASIS`` genes whose roots vary most relative to counting noise."""

@@ -5,6 +5,7 @@ The section is reduced to components (:mod:`hadmst_sc.distillation.components`);
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from hadmst_sc.distillation.components import MARGIN, N_LEADING, SOURCES, Components, Panel, components
+from hadmst_sc.distillation.roots import rates_of_roots
 from hadmst_sc.runtime import side_by_side
 from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
@@ -36,6 +38,10 @@ def gamma_shape(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def _r2(loo: np.ndarray, values: np.ndarray) -> np.ndarray:
     variance = values.var(0)
     return np.where(variance > 1e-12, 1 - ((values - loo) ** 2).mean(0) / np.maximum(variance, 1e-12), 0.0)
+
+
+def _squares(roots: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    return np.square(np.maximum(roots, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,19 +98,24 @@ class Distilled:
 
         From one of the sources; ``None`` = from all that is known, the second look included if there is one.
         """
-        scores = self.section.held_out[SOURCES.index(source or "joint")]
+        held_out = self.section.held_out[SOURCES.index(source or "joint")]
         if source is None and self.section.stack is not None:
             leading = self.section.stack.held_out
-            scores = np.concatenate([leading, scores[:, leading.shape[1] :]], 1)
-        return _expected(self._offset[genes] + scores @ self._loadings[:, genes], self.panel, genes)
+            held_out = np.concatenate([leading, held_out[:, leading.shape[1] :]], 1)
+        offset, loadings = self._offset[genes], self._loadings[:, genes]
+        roots = _held_out_roots(self.panel.roots(genes), self.section.scores, held_out, offset, loadings)
+        return _expected(roots, self.panel, genes)
 
-    def priors(self, genes: np.ndarray) -> np.ndarray:
-        """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""
+    def priors(self, genes: np.ndarray, *, of_roots: Callable[..., np.ndarray] = _squares) -> np.ndarray:
+        """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean.
+
+        Rates are the squares of roots, as the network was trained on them, or what ``of_roots`` makes of them.
+        """
         genes = np.asarray(genes)
         out = np.ones((len(genes), len(PRIORS), self.section.active.size), np.float32)
 
         def decode(maps: np.ndarray, index: int) -> None:
-            out[:, index, self._where] = self._decode(maps, genes)
+            out[:, index, self._where] = self._decode(maps, genes, of_roots)
 
         side_by_side(decode, self.section.maps, [PRIORS.index(name) for name in (*SOURCES, "texture")])
         he = out[:, PRIORS.index("he"), self._where]
@@ -124,17 +135,17 @@ class Distilled:
         genes = np.asarray(genes)
         leading = self.section.stack.maps
         joint = self.section.maps[SOURCES.index("joint")]
-        rates = self._decode(np.concatenate([leading, joint[len(leading) :]]), genes)
+        rates = self._decode(np.concatenate([leading, joint[len(leading) :]]), genes, rates_of_roots)
         rates = rates * np.exp(OWN_SHARE * self._log_ratios(genes, rates, OWN_SHRINKAGE))
         out = np.ones((len(genes), self.section.active.size), np.float32)
         out[:, self._where] = self._with_total(rates, genes)
         return out.reshape(len(genes), *self.section.active.shape)
 
-    def _decode(self, maps: np.ndarray, genes: np.ndarray) -> np.ndarray:
+    def _decode(self, maps: np.ndarray, genes: np.ndarray, of_roots: Callable[..., np.ndarray]) -> np.ndarray:
         """Rates ``(g, active bins)`` float32 from maps of the components ``(K, active bins)``."""
-        loadings = self._loadings[:, genes].T.astype(np.float32)
-        offset = self._offset[genes, None].astype(np.float32)
-        return self._with_total(np.square(np.maximum(offset + loadings @ maps, 0)), genes)
+        roots = self._loadings[:, genes].T.astype(np.float32) @ maps
+        roots += self._offset[genes, None].astype(np.float32)
+        return self._with_total(of_roots(roots, self.panel.depth[genes, None]), genes)
 
     def _with_total(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Rates ``(g, active bins)`` whose sum over the spots is the measured one, and that are above the floor."""
@@ -218,10 +229,26 @@ def distill(
     return decoder(section, panel)
 
 
-def _expected(roots: np.ndarray, panel: Panel, genes: np.ndarray | slice) -> np.ndarray:
+def _expected(
+    roots: np.ndarray, panel: Panel, genes: np.ndarray | slice, of_roots: Callable[..., np.ndarray] = rates_of_roots
+) -> np.ndarray:
     """Expected counts from square-root rates ``(spots, len(genes))``, scaled to the measured total of each gene."""
-    expected = np.maximum(roots, np.sqrt(FLOOR)) ** 2 * panel.mean[genes] * panel.measurement.area[:, None]
+    rates = np.maximum(of_roots(roots, panel.depth[genes]), FLOOR)
+    expected = rates * panel.mean[genes] * panel.measurement.area[:, None]
     return expected * (panel.counts[:, genes].sum(0) / expected.sum(0))
+
+
+def _held_out_roots(
+    roots: np.ndarray, scores: np.ndarray, held_out: np.ndarray, offset: np.ndarray, loadings: np.ndarray
+) -> np.ndarray:
+    """Leave-one-out predictions of roots ``(spots, genes)``, with means and loadings of a gene from the other spots.
+
+    The components themselves are not computed again: on phantoms of 45 to 313 spots, correlations with the counts are
+    within 0.015 of those of a refit, and .03 to .13 lower than if the spot had its part in the loadings.
+    """
+    n = len(roots)
+    mean, own = (n * offset - roots) / (n - 1), (held_out * scores).sum(1)[:, None]
+    return mean + (n * (held_out @ loadings) - own * (roots - offset)) / (n - 1)
 
 
 def decoder(section: Components, panel: Panel) -> Distilled:
@@ -229,18 +256,22 @@ def decoder(section: Components, panel: Panel) -> Distilled:
     n = len(panel.mean)
     offset, loadings = np.empty(n), np.empty((section.scores.shape[1], n))
     r2, shape = np.empty((len(SOURCES), n)), np.empty(n)
-    area = panel.measurement.area[:, None]
+    seen_r2, seen_shape = np.empty_like(r2), np.empty(n)
     for block in panel.blocks():
         roots, counts = panel.roots(block), panel.counts[:, block]
         offset[block] = roots.mean(0)
         # Scores are uncorrelated with unit variance, so this is the regression of every gene on them.
         loadings[:, block] = section.scores.T @ (roots - offset[block]) / len(roots)
-        held_out = [offset[block] + scores @ loadings[:, block] for scores in section.held_out]
+        of_gene = offset[block], loadings[:, block]
+        held_out = [_held_out_roots(roots, section.scores, scores, *of_gene) for scores in section.held_out]
         r2[:, block] = [_r2(one, roots) for one in held_out]
         shape[block] = gamma_shape(counts, _expected(held_out[SOURCES.index("joint")], panel, block))
-    depth = np.log10(panel.mean * area.mean() + 0.01)
-    entries = {f"r2_{source}": row for source, row in zip(SOURCES, r2.clip(-0.2, 1), strict=True)}
-    entries |= {"log_depth": depth, "log_shape": 0.5 * np.log10(shape)}
+        # The network was trained on tokens whose loadings had seen each spot, and on squares.
+        seen = [offset[block] + scores @ loadings[:, block] for scores in section.held_out]
+        seen_r2[:, block] = [_r2(one, roots) for one in seen]
+        seen_shape[block] = gamma_shape(counts, _expected(seen[SOURCES.index("joint")], panel, block, _squares))
+    entries = {f"r2_{source}": row for source, row in zip(SOURCES, seen_r2.clip(-0.2, 1), strict=True)}
+    entries |= {"log_depth": np.log10(panel.depth + 0.01), "log_shape": 0.5 * np.log10(seen_shape)}
     for name, length in (("log_bin_um", section.bin_um), ("log_pitch", panel.measurement.pitch)):
         entries[name] = np.full(n, np.log2(length / 10))
     token = np.stack([entries[name] for name in TOKEN], 1)
