@@ -153,6 +153,15 @@ def test_soft_consistency_lies_between_prediction_and_measurement_and_closer_for
     assert (moved[0] > moved[1]).all() and (moved[1] > moved[2]).all()
 
 
+@pytest.mark.parametrize("factor", [1e-3, 0.3, 1.0, 40.0])
+def test_with_soft_consistency_every_gene_keeps_its_total(factor):
+    measurement, rates, footprints, maps = section(1)
+    residual = Residual(torch.ones_like(maps))
+    agreed = consistent(lambda x, sigma: x, residual, footprints, "soft")(residual.encode(factor * maps), 0.0)
+    sums = measurement.matrix @ residual.decode(agreed).double().numpy().T
+    np.testing.assert_allclose(sums.sum(0), (rates * measurement.area[:, None]).sum(0), rtol=1e-4)
+
+
 def test_consistency_leaves_unmeasured_bins_alone():
     measurement, _, footprints, maps = section(2)
     gaps = torch.from_numpy(measurement.coverage.ravel() == 0)

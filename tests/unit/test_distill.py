@@ -9,6 +9,7 @@ import pytest
 
 from hadmst_sc.distillation import components
 from hadmst_sc.distillation.genes import FLOOR, PRIORS, TOKEN, distill, gamma_shape
+from hadmst_sc.distillation.roots import rates_of_roots
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.features import CLIP_SD, MAX_EXTRAPOLATION, he_features, separate_stains, stain_vectors
 from hadmst_sc.section.measurement import degrade, pool
@@ -50,6 +51,24 @@ def test_leave_one_out_r2_agrees_with_spots_that_were_really_left_out(phantom, d
         predicted[fold == k] = np.sqrt(pool(maps, obs.measurement))[fold == k]
     r2 = 1 - ((roots - predicted) ** 2).mean(0) / roots.var(0)
     assert distilled.r2[2].mean() == pytest.approx(r2.mean(), abs=0.08)
+
+
+def test_a_held_out_spot_has_no_part_in_its_own_prediction():
+    """With as many components as genes, loadings that had seen the spot would say what it counted."""
+    obs = simulate(1, size_um=700.0, n_genes=40, bin_um=20.0, augment=False).observation
+    whole = distill(obs, second_look=False)
+    refitted = np.zeros(obs.counts.shape)
+    for spot in range(len(obs.spots)):
+        rest = distill(obs.subset_spots(np.arange(len(obs.spots)) != spot), second_look=False)
+        joint = rest.priors(np.arange(40), of_roots=rates_of_roots)[:, PRIORS.index("joint")]
+        maps = joint * rest.gene_mean[:, None, None]
+        refitted[spot] = degrade(maps, obs.measurement)[spot]
+
+    def agreement(predicted: np.ndarray) -> float:
+        return float(pcc(np.log1p(obs.counts.T), np.log1p(predicted.T)).mean())
+
+    found = whole.held_out(slice(None), "joint")
+    assert agreement(found) == pytest.approx(agreement(refitted), abs=0.03)  # 0.13 above it if the spot were seen
 
 
 def test_totals_over_spots_are_kept(phantom, distilled):

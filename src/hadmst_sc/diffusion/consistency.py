@@ -1,8 +1,8 @@
 """Consistency with the measurement, in count space: multiply the bins under a spot by measured / predicted.
 
 ``hard`` makes the sums equal the counts. ``soft`` accounts for counting noise: under a Gamma distribution of shape
-``k`` around the prediction the posterior mean of the ratio is ``(y + k) / (mu + k)``. Both keep zeros zero and never
-give negative values.
+``k`` around the prediction the posterior mean of the ratio is ``(y + k) / (mu + k)``; then every gene gets its measured
+total. Both keep zeros zero and never give negative values.
 
 ``k`` is estimated from leave-one-out predictions. The maps corrected here have seen the spots and have a larger ``k``.
 """
@@ -66,11 +66,14 @@ class Footprints:
         return painted / torch.where(self.coverage > 0, self.coverage, 1.0)
 
     def soft(self, maps: Tensor) -> Tensor:
-        """Gamma–Poisson correction; partly covered bins change by their covered share. Totals are those measured."""
+        """Gamma–Poisson correction; partly covered bins change by their covered share."""
         predicted = self.pool(maps) * self.depth
         shape = SEEN * self.shape
         ratio = (self.rates * self.depth + shape) / (predicted + shape)
-        maps = maps * (1 + self.coverage.clamp(max=1) * (self.paint(ratio) - 1))
+        return maps * (1 + self.coverage.clamp(max=1) * (self.paint(ratio) - 1))
+
+    def with_totals(self, maps: Tensor) -> Tensor:
+        """Multiply each gene by a factor, so that its counts at all spots together are those measured."""
         measured, total = ((of * self.depth).sum(1, keepdim=True) for of in (self.rates, self.pool(maps)))
         return maps * torch.where((measured > 0) & (total > 0), measured / total.clamp(min=1e-30), 1.0)
 
@@ -100,7 +103,9 @@ def consistent(denoise: Denoiser, residual: Residual, footprints: Footprints, ru
         raise ValueError(f"`consistency` needs one of {RULES}, but is {rule!r}.")
     if rule == "off":
         return denoise
-    project = footprints.soft if rule == "soft" else footprints.hard
+
+    def project(maps: Tensor) -> Tensor:
+        return footprints.hard(maps) if rule == "hard" else footprints.with_totals(footprints.soft(maps))
 
     def agree(x: Tensor, sigma: float) -> Tensor:
         rates = residual.decode(denoise(x, sigma))

@@ -246,9 +246,9 @@ def _held_out_roots(
     The components themselves are not computed again: on phantoms of 45 to 313 spots, correlations with the counts are
     within 0.015 of those of a refit, and .03 to .13 lower than if the spot had its part in the loadings.
     """
-    n = len(roots)
-    mean, own = (n * offset - roots) / (n - 1), (held_out * scores).sum(1)[:, None]
-    return mean + (n * (held_out @ loadings) - own * (roots - offset)) / (n - 1)
+    n, others = len(roots), max(len(roots) - 1, 1)
+    mean, own = (n * offset - roots) / others, (held_out * scores).sum(1)[:, None]
+    return mean + (n * (held_out @ loadings) - own * (roots - offset)) / others
 
 
 def decoder(section: Components, panel: Panel) -> Distilled:

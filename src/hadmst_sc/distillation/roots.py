@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
-STEP = 1 / 256  # between the roots of the table; linear in between, exact to 1e-5
+STEP = 1 / 256  # between the roots of the table; linear in between, exact to 1e-6 + 1e-4 of the rate
 BLOCK = 2**14
 LAST = 10.0  # above this root, the square and 1/4 is exact to 1e-5 of itself
 

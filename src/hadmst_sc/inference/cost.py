@@ -27,6 +27,9 @@ LIBRARIES, WINDOW, PER_BIN = 0.5e9, 3000, 4000
 KEPT = 1500  # bytes per bin of a distilled section on disk, at most
 
 
+_measured: dict[tuple[str, str], float] = {}  # seconds of an evaluation, per bin and gene
+
+
 class Cost(NamedTuple):
     """Cost of one run."""
 
@@ -82,9 +85,16 @@ def cost_of(
     return Cost(stages, memory, stored + KEPT * n_bins if backed else 0)
 
 
-@torch.inference_mode()
 def _seconds_of_an_evaluation(network: HadmstModel, device: torch.device) -> float:
-    """Seconds of an evaluation of the network, per bin and gene."""
+    """Seconds of an evaluation of the network, per bin and gene; measured once per network in a process."""
+    key = network.sha256, str(device)
+    if key not in _measured:
+        _measured[key] = _measure(network, device)
+    return _measured[key]
+
+
+@torch.inference_mode()
+def _measure(network: HadmstModel, device: torch.device) -> float:
     how: Any = {"dtype": torch.float32, "device": device}
     maps = (torch.zeros(GENES, n, SAMPLE, SAMPLE, **how) for n in (network.spec.encoder[1], N_CHANNELS))
     condition = network.condition(*maps)  # computed once per gene: its time is in PER_GENE
