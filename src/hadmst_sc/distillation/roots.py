@@ -1,7 +1,7 @@
 """From the expected square root of a count back to its expectation.
 
-Components are means of square roots of counts, and the square of a mean root is no rate. The mean root of Poisson counts
-lies below the root of their mean, for a rare gene near the mean itself, so squares would exaggerate all its contrasts.
+Components are means of square roots of counts, and the square of a mean root is no rate. The mean root of Poisson
+counts lies below the root of their mean, and for a rare gene near the mean itself: squares exaggerate its contrasts.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from hadmst_sc.section.measurement import degrade
 from hadmst_sc.section.observation import Box, Observation
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the network that are evaluated, in log space
-# Pull of the share towards the closed form: relative deviance that a share of one must gain for its own sake. Tuned on six
-# phantoms, where less is better, and on breast and mouse brain whose cells are known and her2st C2, where more is; there
-# 0 to 0.03 differ by less than 0.001 in correlation.
+# Pull of the share towards the closed form: relative deviance that a share of one must gain for its own sake. Tuned on
+# six phantoms, where less is better, and on breast and mouse brain whose cells are known and her2st C2, where more is:
+# there, 0 to 0.03 differ by less than 0.001 in correlation.
 PULL = 0.01
 # Share if there are too few spots to choose one: then there is no second look, and the network helps more.
 UNKNOWN = 0.75
