@@ -9,7 +9,6 @@ import pytest
 
 from hadmst_sc.distillation import components
 from hadmst_sc.distillation.genes import FLOOR, PRIORS, TOKEN, distill, gamma_shape
-from hadmst_sc.distillation.roots import rates_of_roots
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.features import CLIP_SD, MAX_EXTRAPOLATION, he_features, separate_stains, stain_vectors
 from hadmst_sc.section.measurement import degrade, pool
@@ -60,7 +59,7 @@ def test_a_held_out_spot_has_no_part_in_its_own_prediction():
     refitted = np.zeros(obs.counts.shape)
     for spot in range(len(obs.spots)):
         rest = distill(obs.subset_spots(np.arange(len(obs.spots)) != spot), second_look=False)
-        joint = rest.priors(np.arange(40), of_roots=rates_of_roots)[:, PRIORS.index("joint")]
+        joint = rest.priors(np.arange(40))[:, PRIORS.index("joint")]
         maps = joint * rest.gene_mean[:, None, None]
         refitted[spot] = degrade(maps, obs.measurement)[spot]
 

@@ -5,7 +5,6 @@ The section is reduced to components (:mod:`hadmst_sc.distillation.components`);
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +12,6 @@ import numpy as np
 from scipy import sparse
 
 from hadmst_sc.distillation.components import MARGIN, N_LEADING, SOURCES, Components, Panel, components
-from hadmst_sc.distillation.roots import rates_of_roots
 from hadmst_sc.runtime import side_by_side
 from hadmst_sc.section.measurement import Measurement
 from hadmst_sc.section.observation import Observation
@@ -38,10 +36,6 @@ def gamma_shape(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def _r2(loo: np.ndarray, values: np.ndarray) -> np.ndarray:
     variance = values.var(0)
     return np.where(variance > 1e-12, 1 - ((values - loo) ** 2).mean(0) / np.maximum(variance, 1e-12), 0.0)
-
-
-def _squares(roots: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    return np.square(np.maximum(roots, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,16 +100,13 @@ class Distilled:
         roots = _held_out_roots(self.panel.roots(genes), self.section.scores, held_out, offset, loadings)
         return _expected(roots, self.panel, genes)
 
-    def priors(self, genes: np.ndarray, *, of_roots: Callable[..., np.ndarray] = _squares) -> np.ndarray:
-        """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean.
-
-        Rates are the squares of roots, as the network was trained on them, or what ``of_roots`` makes of them.
-        """
+    def priors(self, genes: np.ndarray) -> np.ndarray:
+        """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""
         genes = np.asarray(genes)
         out = np.ones((len(genes), len(PRIORS), self.section.active.size), np.float32)
 
         def decode(maps: np.ndarray, index: int) -> None:
-            out[:, index, self._where] = self._decode(maps, genes, of_roots)
+            out[:, index, self._where] = self._decode(maps, genes)
 
         side_by_side(decode, self.section.maps, [PRIORS.index(name) for name in (*SOURCES, "texture")])
         he = out[:, PRIORS.index("he"), self._where]
@@ -135,17 +126,17 @@ class Distilled:
         genes = np.asarray(genes)
         leading = self.section.stack.maps
         joint = self.section.maps[SOURCES.index("joint")]
-        rates = self._decode(np.concatenate([leading, joint[len(leading) :]]), genes, rates_of_roots)
+        rates = self._decode(np.concatenate([leading, joint[len(leading) :]]), genes)
         rates = rates * np.exp(OWN_SHARE * self._log_ratios(genes, rates, OWN_SHRINKAGE))
         out = np.ones((len(genes), self.section.active.size), np.float32)
         out[:, self._where] = self._with_total(rates, genes)
         return out.reshape(len(genes), *self.section.active.shape)
 
-    def _decode(self, maps: np.ndarray, genes: np.ndarray, of_roots: Callable[..., np.ndarray]) -> np.ndarray:
+    def _decode(self, maps: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Rates ``(g, active bins)`` float32 from maps of the components ``(K, active bins)``."""
         roots = self._loadings[:, genes].T.astype(np.float32) @ maps
         roots += self._offset[genes, None].astype(np.float32)
-        return self._with_total(of_roots(roots, self.panel.depth[genes, None]), genes)
+        return self._with_total(np.square(np.maximum(roots, 0)), genes)
 
     def _with_total(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Rates ``(g, active bins)`` whose sum over the spots is the measured one, and that are above the floor."""
@@ -229,11 +220,9 @@ def distill(
     return decoder(section, panel)
 
 
-def _expected(
-    roots: np.ndarray, panel: Panel, genes: np.ndarray | slice, of_roots: Callable[..., np.ndarray] = rates_of_roots
-) -> np.ndarray:
+def _expected(roots: np.ndarray, panel: Panel, genes: np.ndarray | slice) -> np.ndarray:
     """Expected counts from square-root rates ``(spots, len(genes))``, scaled to the measured total of each gene."""
-    rates = np.maximum(of_roots(roots, panel.depth[genes]), FLOOR)
+    rates = np.maximum(roots, np.sqrt(FLOOR)) ** 2
     expected = rates * panel.mean[genes] * panel.measurement.area[:, None]
     return expected * (panel.counts[:, genes].sum(0) / expected.sum(0))
 
@@ -266,10 +255,10 @@ def decoder(section: Components, panel: Panel) -> Distilled:
         held_out = [_held_out_roots(roots, section.scores, scores, *of_gene) for scores in section.held_out]
         r2[:, block] = [_r2(one, roots) for one in held_out]
         shape[block] = gamma_shape(counts, _expected(held_out[SOURCES.index("joint")], panel, block))
-        # The network was trained on tokens whose loadings had seen each spot, and on squares.
+        # The network was trained on tokens whose loadings had seen each spot.
         seen = [offset[block] + scores @ loadings[:, block] for scores in section.held_out]
         seen_r2[:, block] = [_r2(one, roots) for one in seen]
-        seen_shape[block] = gamma_shape(counts, _expected(seen[SOURCES.index("joint")], panel, block, _squares))
+        seen_shape[block] = gamma_shape(counts, _expected(seen[SOURCES.index("joint")], panel, block))
     entries = {f"r2_{source}": row for source, row in zip(SOURCES, seen_r2.clip(-0.2, 1), strict=True)}
     entries |= {"log_depth": np.log10(panel.depth + 0.01), "log_shape": 0.5 * np.log10(seen_shape)}
     for name, length in (("log_bin_um", section.bin_um), ("log_pitch", panel.measurement.pitch)):

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hadmst_sc.diffusion import Denoiser, Footprints, consistent, keyed_noise
 from hadmst_sc.diffusion.denoiser import Residual, first_closed_form
-from hadmst_sc.distillation.roots import rates_of_roots
 from hadmst_sc.inference.shared import Maps, SharedSection
 from hadmst_sc.runtime import one_blas_thread, pick_device
 
@@ -48,7 +47,7 @@ class Chunk:
         """Rates of the closed form ``(genes, ny, nx)``: of the second look; with too few spots for it, the first."""
         distilled, crop = self.section.distilled, self.section.crop
         if distilled.section.stack is None:
-            return first_closed_form(self.tensor(distilled.priors(self.genes, of_roots=rates_of_roots)[(..., *crop)]))
+            return self.residual.base
         return self.tensor(distilled.stacked(self.genes)[(slice(None), *crop)])
 
     def tensor(self, values: np.ndarray) -> Tensor:
