@@ -134,9 +134,9 @@ class Distilled:
 
     def _decode(self, maps: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Rates ``(g, active bins)`` float32 from maps of the components ``(K, active bins)``."""
-        roots = self._loadings[:, genes].T.astype(np.float32) @ maps
-        roots += self._offset[genes, None].astype(np.float32)
-        return self._with_total(np.square(np.maximum(roots, 0)), genes)
+        loadings = self._loadings[:, genes].T.astype(np.float32)
+        offset = self._offset[genes, None].astype(np.float32)
+        return self._with_total(np.square(np.maximum(offset + loadings @ maps, 0)), genes)
 
     def _with_total(self, rates: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Rates ``(g, active bins)`` whose sum over the spots is the measured one, and that are above the floor."""
@@ -222,8 +222,7 @@ def distill(
 
 def _expected(roots: np.ndarray, panel: Panel, genes: np.ndarray | slice) -> np.ndarray:
     """Expected counts from square-root rates ``(spots, len(genes))``, scaled to the measured total of each gene."""
-    rates = np.maximum(roots, np.sqrt(FLOOR)) ** 2
-    expected = rates * panel.mean[genes] * panel.measurement.area[:, None]
+    expected = np.maximum(roots, np.sqrt(FLOOR)) ** 2 * panel.mean[genes] * panel.measurement.area[:, None]
     return expected * (panel.counts[:, genes].sum(0) / expected.sum(0))
 
 

@@ -45,10 +45,10 @@ class Chunk:
     @cached_property
     def closed_form(self) -> Tensor:
         """Rates of the closed form ``(genes, ny, nx)``: of the second look; with too few spots for it, the first."""
-        distilled, crop = self.section.distilled, self.section.crop
+        distilled = self.section.distilled
         if distilled.section.stack is None:
             return self.residual.base
-        return self.tensor(distilled.stacked(self.genes)[(slice(None), *crop)])
+        return self.tensor(distilled.stacked(self.genes)[(slice(None), *self.section.crop)])
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array on the device, float32."""
