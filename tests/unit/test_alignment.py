@@ -89,3 +89,17 @@ def test_spots_moved_onto_the_image_lie_where_it_shows_what_they_saw():
     np.testing.assert_allclose(moved.measurement.centres, wanted)
     assert (moved.inside | ~(moved.measurement.coverage > 0)).all()
     assert align_spots(obs, STILL) is obs
+
+
+def test_spots_moved_across_the_border_keep_their_rates():
+    obs = simulate(3, size_um=800.0, n_genes=2).observation
+    first = obs.measurement.centres[:, 1].min() * obs.grid.bin_um
+    found = replace(STILL, dx_um=10.0 - first, applied=True)  # 10 µm from the border, with a radius of 27.5 µm
+    moved = align_spots(obs, found)
+    kept = np.array([obs.spots.index(spot) for spot in moved.spots])
+    share = moved.measurement.area / obs.measurement.area[kept]
+    assert 0.5 < share.min() < 0.9 and np.isclose(share, 1, atol=1e-4).sum() > 0.8 * len(share)
+    rates = [one.counts / one.measurement.area[:, None] for one in (obs.subset_spots(kept), moved)]
+    np.testing.assert_allclose(rates[1], rates[0], rtol=1e-3)
+    whole = np.isclose(share, 1, atol=1e-4)
+    np.testing.assert_array_equal(moved.counts[whole], obs.counts[kept][whole])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.inference.prepare import image_features
 from hadmst_sc.phantom.simulate import simulate
+from hadmst_sc.section.observation import Source
 from hadmst_sc.tl import predict
 
 
@@ -26,6 +29,18 @@ def test_any_resolution_covers_the_same_tissue(phantom, side):
     ny, nx = phantom.observation.grid.shape
     assert maps.shape == (1, ny, nx)
     np.testing.assert_allclose(maps[0, 4:-4, 4:-4], ramp(ny)[4:-4, : nx - 8], atol=0.02)
+
+
+@pytest.mark.parametrize("side", [8, 160])
+def test_maps_cover_the_image_not_the_last_bins_beyond_it(phantom, side):
+    """An image that ends in the middle of a bin: a map of its extent lies where the image does."""
+    obs, (ny, nx) = phantom.observation, phantom.observation.grid.shape
+    wide = 10.0  # pixels per bin
+    height, width = round((ny - 0.9) * wide), nx * round(wide)
+    grid, source = replace(obs.grid, px_per_bin=wide), Source("he", "table", "spots", "global", image_shape=(height, width))
+    maps = image_features(ramp(side)[None], replace(obs, grid=grid, source=source), None)
+    expected = (np.arange(ny) + 0.5) * wide / height
+    np.testing.assert_allclose(maps[0, 8:-8, 3], expected[8:-8], atol=1e-3)
 
 
 def test_a_callable_sees_the_image_and_its_scale(phantom):

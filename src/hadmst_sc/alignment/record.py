@@ -184,10 +184,13 @@ def align_spots(obs: Observation, found: Alignment) -> Observation:
         return obs
     um = obs.grid.bin_um
     moved = obs.measurement.moved(found.displacement_um(obs.measurement.centres * um) / um)
-    kept = moved.area > 0.5 * obs.measurement.area  # drop spots that left the grid
-    moved = moved.subset(kept)
-    given = obs.subset_spots(kept)
-    return replace(given, measurement=moved, inside=obs.inside | (moved.coverage > 0))
+    share = moved.area / obs.measurement.area
+    kept = share > 0.5  # drop spots that left the grid
+    # At the border of the grid, as when a section is read: counts are of the part of a spot that lies on the grid.
+    visible = np.where(np.abs(share - 1) > 1e-4, share, 1)[kept, None].astype(np.float32)
+    moved, given = moved.subset(kept), obs.subset_spots(kept)
+    inside = obs.inside | (moved.coverage > 0)
+    return replace(given, measurement=moved, counts=given.counts * visible, inside=inside)
 
 
 def _displaced(found: Alignment, y_um: np.ndarray, x_um: np.ndarray) -> np.ndarray:

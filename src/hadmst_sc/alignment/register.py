@@ -206,7 +206,8 @@ def doubt(turns: dict[str, float], found: Alignment) -> str | None:
     if turns[best] > max(found.score_there, unmoved) + MIN_TURNED:
         return (
             f"the image predicts held-out spots better if it is {best}: R² {turns[best]:.3f}, but {unmoved:.3f} as "
-            f"it is. Compare image and spots (`pl.registration`), and correct the image or its transformation."
+            f"it is. Compare image and spots (after a run: `pl.registration`), and correct the image or its "
+            f"transformation."
         )
     if found.score_there <= max(turned):
         return (
@@ -217,8 +218,8 @@ def doubt(turns: dict[str, float], found: Alignment) -> str | None:
     if found.error_um > MAX_ERROR_UM:
         return (
             f"the position of the image relative to the spots is uncertain by about {found.error_um:.0f} µm, because "
-            f"there are few spots or the tissue is uniform. Compare image and spots (`pl.registration`), and do not "
-            f"interpret finer detail."
+            f"there are few spots or the tissue is uniform. Compare image and spots (after a run: "
+            f"`pl.registration`), and do not interpret finer detail."
         )
     return None
 

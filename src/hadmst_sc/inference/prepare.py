@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
-from skimage.transform import resize
 
 from hadmst_sc.alignment.cells import displaced
 from hadmst_sc.alignment.record import Alignment, align_image, align_spots
@@ -18,6 +17,7 @@ from hadmst_sc.inference.kept import Kept
 from hadmst_sc.inference.settings import ImageFeatures, Settings, features_problem, section_key
 from hadmst_sc.section.errors import ContractError, logger
 from hadmst_sc.section.features import N_BASE, he_features
+from hadmst_sc.section.grid import area_weights, linear_weights
 from hadmst_sc.section.observation import Box, Observation
 
 
@@ -139,10 +139,15 @@ def image_features(features: ImageFeatures, obs: Observation, found: Alignment |
     made = features(obs.he, obs.grid.bin_um / obs.he_per_bin) if callable(features) else features
     if problem := features_problem(made):
         raise ValueError(problem)
-    maps = np.asarray(made, np.float32)
-    shape = obs.grid.shape
-    coarser = maps.shape[1] > shape[0] or maps.shape[2] > shape[1]  # then each bin is an average
-    on_grid = np.stack([resize(one, shape, order=1, mode="edge", anti_aliasing=coarser) for one in maps])
+    maps, shape = np.asarray(made, np.float32), obs.grid.shape
+    extent: tuple[float, ...] = shape  # of the maps, bins
+    if not callable(features) and obs.source is not None and obs.source.image_shape is not None:
+        extent = tuple(side / obs.grid.px_per_bin for side in obs.source.image_shape)  # the last bins may stick out
+    rows, columns = (
+        (area_weights if n_in > covered else linear_weights)(n_in, n_in / covered, n_out)
+        for n_in, covered, n_out in zip(maps.shape[1:], extent, shape, strict=True)
+    )
+    on_grid = np.stack([(columns @ (rows @ one).T).T for one in maps]).astype(np.float32)
     if found is None or not found.applied:
         return on_grid
     at = obs.grid.centres()

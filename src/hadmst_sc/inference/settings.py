@@ -132,7 +132,8 @@ class Settings:
     align: bool | Literal["spots"] = setting(
         True,
         one_of(True, False, "spots"),
-        "Register the H&E to the spots (translation, rotation, smooth field) if the evidence is clear. The image is "
+        "Register the H&E to the spots: translation or rotation if held-out spots make it more probable than none, a "
+        "smooth field if the evidence is clear. The image is "
         'moved to the spots or, with ``"spots"``, the spots to the image, so that the maps overlay the original H&E. '
         "The result is in the provenance; see ``pl.registration``.",
     )

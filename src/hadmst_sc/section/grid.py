@@ -145,3 +145,19 @@ def area_weights(n_in: int, step: float, n_out: int) -> sparse.csr_matrix:
         vals.append(overlap / overlap.sum())
     flat = [np.concatenate(part) for part in (vals, rows, cols)]
     return sparse.csr_matrix((flat[0], (flat[1], flat[2])), shape=(n_out, n_in))
+
+
+def linear_weights(n_in: int, step: float, n_out: int) -> sparse.csr_matrix:
+    """Weights that interpolate unit cells linearly, at the centres of ``n_out`` intervals of length ``step``.
+
+    Beyond the centre of the first or last cell, that cell is repeated.
+
+    Returns
+    -------
+    ``(n_out, n_in)`` sparse, rows sum to one.
+    """
+    at = ((np.arange(n_out) + 0.5) * step - 0.5).clip(0, n_in - 1)
+    low = np.floor(at).astype(int)
+    cols, share = np.stack([low, np.minimum(low + 1, n_in - 1)], 1), at - low
+    vals, rows = np.stack([1 - share, share], 1), np.repeat(np.arange(n_out), 2)
+    return sparse.csr_matrix((vals.ravel(), (rows, cols.ravel())), shape=(n_out, n_in))

@@ -97,8 +97,8 @@ def superresolve(
     key_added
         Name of the result, or for a list of images the beginning of all names.
     overwrite
-        Replace an earlier result of the same name. In a store, elements of the earlier one that you still hold are
-        read from the new one: load them first, or pass another ``key_added`` to compare.
+        Replace an earlier result of the same name. In a store, variables that point to the earlier result then read
+        the new one: load them first, or pass another ``key_added`` to compare.
     copy
         Return the new elements as a new object and leave ``sdata`` unchanged.
     show_progress_bar
