@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
-from spatialdata.transformations import Identity, Scale
+from spatialdata.transformations import Identity, Scale, get_transformation
 
 import hadmst_sc as hd
 
@@ -168,3 +172,54 @@ def test_blocks_of_genes_change_nothing(solved, monkeypatch):
     found = hd.tl.regions(solved, "side")
     np.testing.assert_allclose(found.X, expected.X)
     np.testing.assert_allclose(found.layers["std"], expected.layers["std"])
+
+
+def test_shapes_of_a_table_that_lost_bins_are_warned_of(solved, caplog):
+    sdata = SpatialData(images=dict(solved.images), labels=dict(solved.labels))
+    table = solved["superres_table"]
+    sdata["superres_table"] = table[table.obs["measured"]].copy()
+    places = get_transformation(sdata["superres_bins"], get_all=True)
+    sdata["drawn"] = ShapesModel.parse(np.array([[12.0, 12.0]]), geometry=0, radius=4.0, transformations=places)
+    hd.tl.regions(sdata, "drawn")
+    assert f"has {table.obs['measured'].sum()} of the {table.n_obs} bins of 'superres'" in caplog.text
+
+
+def test_too_many_shapes_are_refused(solved, monkeypatch):
+    name = hd.tl.bins_to_shapes(solved)
+    module = importlib.import_module("hadmst_sc.tl.regions")
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match=rf"`key='{name}'`: 3 genes of .* shapes would be a table of .* GB"):
+        hd.tl.regions(solved, name)
+
+
+def test_what_was_drawn_on_an_image_that_registration_moved_is_warned_of(caplog, tmp_path):
+    sdata = hd.datasets.phantom(3, n_genes=16, misregistration_um=(30.0, -20.0))
+    how = {"bin_um": 20.0, "model": None, "show_progress_bar": False}
+    with caplog.at_level(logging.INFO):
+        hd.tl.superresolve(sdata, "phantom_full_image", **how)
+    assert "the H&E was off its spots and moved to them" in caplog.text
+    places = get_transformation(sdata["phantom_full_image"], get_all=True)
+    sdata["drawn"] = ShapesModel.parse(np.array([[200.0, 200.0]]), geometry=0, radius=20.0, transformations=places)
+    calls = (
+        lambda: hd.tl.regions(sdata, "drawn"),
+        lambda: hd.tl.to_cells(sdata, "drawn"),
+        lambda: hd.io.export(sdata, tmp_path / "bins.h5ad", overwrite=True),
+    )
+    for call in calls:
+        caplog.clear()
+        call()
+        assert "does not lie on it. Call `" in caplog.text and "align='spots'" in caplog.text
+    hd.tl.superresolve(sdata, "phantom_full_image", align="spots", overwrite=True, **how)  # the remedy
+    for call in calls:
+        caplog.clear()
+        call()
+        assert "does not lie on it" not in caplog.text
+
+
+def test_dates_in_var_do_not_stop_a_run_at_its_end(tmp_path):
+    sdata = hd.datasets.phantom(n_genes=3, size_um=600.0)
+    sdata["table"].var["curated"] = pd.to_datetime(["2024-01-01", "2024-02-01", None])
+    hd.tl.superresolve(sdata, "phantom_full_image", bin_um=40.0, model=None, align=False, show_progress_bar=False)
+    sdata["superres_table"].write_h5ad(tmp_path / "bins.h5ad")
+    gene = sdata["table"].var_names[0]
+    assert sdata["superres_table"].var["curated"].astype(str)[gene] == "2024-01-01"

@@ -82,3 +82,14 @@ def test_the_result_of_another_section_keeps_its_own(caplog):
     assert "not added to tables/superres_table, which is of another section" in caplog.text
     pd.testing.assert_frame_equal(both["superres_table"].var, before)
     assert not np.allclose(found["reliability"], before["reliability"][found.index])
+
+
+def test_a_result_that_was_made_otherwise_keeps_its_own(section, caplog):
+    before = section["superres_table"].var["reliability"].copy()
+    counts = section["table"].X
+    section["table"].layers["other"] = counts[np.random.default_rng(0).permutation(counts.shape[0])]
+    for how, told in (({"layer": "other"}, "layer=None"), ({"bin_um": 40.0}, "bin_um=20.0")):
+        caplog.clear()
+        tl.reliability(section, IMAGE, **(SETTINGS | how))
+        assert f"not added to tables/superres_table, which was made with {told}" in caplog.text
+    pd.testing.assert_series_equal(section["superres_table"].var["reliability"], before)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import spatialdata as sd
 import squidpy as sq
-from spatialdata.transformations import Identity, set_transformation
+from spatialdata.transformations import Identity, Sequence, Translation, get_transformation, set_transformation
 
 import hadmst_sc as hd
 from hadmst_sc.inference import prepare as prepare_module
@@ -361,3 +361,48 @@ def test_a_check_of_all_sections_has_a_column_for_each_and_names_them(sdata):
     assert not report.ok and sum("`bin_um` needs" in message for message in messages) == 1
     assert any(message.startswith(f"{IMAGES[1]}: `layer='x'`") for message in messages)
     assert not hd.pp.validate(None, IMAGES).ok and not hd.pp.validate(sdata, [], align=False).ok
+
+
+def test_a_section_that_was_moved_is_written_at_its_new_place(sdata):
+    hd.tl.superresolve(sdata, IMAGES, genes=3, **HOW)
+    for name in (IMAGES[1], "phantom-b"):
+        there = {
+            system: Sequence([one, Translation([1000.0, 0.0], ("x", "y"))])
+            for system, one in get_transformation(sdata[name], get_all=True).items()
+        }
+        set_transformation(sdata[name], there, set_all=True)
+    with pytest.raises(ValueError, match="overwrite"):
+        hd.tl.superresolve(sdata, IMAGES, genes=3, **HOW)
+    hd.tl.superresolve(sdata, IMAGES, genes=3, overwrite=True, **HOW)
+    left = sd.get_extent(sdata[RESULTS[1]], coordinate_system="phantom-b")["x"][0]
+    assert left == pytest.approx(1000.0) and sdata[f"{RESULTS[1]}_table"].obsm["spatial"][:, 0].min() > 1000.0
+
+
+@pytest.mark.parametrize("kind", [list, "tensor"])
+def test_finished_sections_are_recognised_with_features_of_any_kind(sdata, monkeypatch, caplog, kind):
+    torch = pytest.importorskip("torch")
+    maps = np.random.default_rng(0).normal(size=(2, 8, 8)).astype(np.float32)
+    given = lambda: torch.from_numpy(maps.copy()) if kind == "tensor" else maps.tolist()  # noqa: E731
+    how = HOW | {"genes": 2}
+    hd.tl.superresolve(sdata, IMAGES, features=[given(), given(), given()], **how)
+    with caplog.at_level(logging.INFO):
+        hd.tl.superresolve(sdata, IMAGES, features=[given(), given(), given()], **how)
+    assert f"kept, as the same call has made them: {', '.join(RESULTS)}" in caplog.text
+
+
+def test_finished_sections_are_kept_where_registration_moved_the_spots(caplog):
+    sdata = hd.datasets.phantom(3, n_genes=16, misregistration_um=(30.0, -20.0))
+    how = {"bin_um": 20.0, "model": None, "align": "spots", "overwrite": True, "show_progress_bar": False}
+    with caplog.at_level(logging.INFO):
+        hd.tl.superresolve(sdata, ["phantom_full_image"], **how)
+        assert "kept" not in caplog.text
+    (made,) = [name for name in sdata.tables if name.startswith("superres")]
+    assert sdata[made].uns["hadmst_sc"]["registration"]["applied"]
+    with caplog.at_level(logging.INFO):
+        hd.tl.superresolve(sdata, ["phantom_full_image"], **how)
+    assert "kept, as the same call has made them" in caplog.text
+
+
+def test_genes_of_a_generator_serve_all_sections(sdata):
+    hd.tl.superresolve(sdata, IMAGES[:2], genes=(name for name in ("g1", "g2")), **HOW)
+    assert [sdata[f"{key}_table"].n_vars for key in RESULTS[:2]] == [2, 2]

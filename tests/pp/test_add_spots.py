@@ -9,6 +9,7 @@ from anndata import read_h5ad
 from spatialdata.transformations import Scale, set_transformation
 
 import hadmst_sc as hd
+from hadmst_sc.section.errors import ContractError
 
 
 @pytest.fixture
@@ -67,3 +68,41 @@ def test_spots_of_ones_own_are_not_replaced_and_those_of_an_earlier_call_are(sec
     spots[:3].copy().write_h5ad(tmp_path / "spots.h5ad")
     hd.pp.add_spots(sdata, read_h5ad(tmp_path / "spots.h5ad", backed="r"), like="cells", key_added="mine")
     assert len(sdata["mine"]) == sdata["mine_table"].n_obs == 3
+
+
+def many(cells):
+    """More cells, between those of the section."""
+    rng = np.random.default_rng(0)
+    more = cells[rng.integers(0, cells.n_obs, 4000)].copy()
+    low, high = cells.obsm["spatial"].min(0), cells.obsm["spatial"].max(0)
+    more.obsm["spatial"] = rng.uniform(low, high, (4000, 2))
+    more.obs_names_make_unique()
+    return more
+
+
+def test_their_size_outlasts_new_names_and_concatenation(section):
+    """30 and 50 µm have the ratio of Visium's 55 and 100."""
+    sdata, cells = section
+    hd.pp.add_spots(sdata, hd.pp.degrade(many(cells), spot_um=30.0, pitch_um=50.0), like="cells")
+    image, section = "phantom_full_image", sdata.subset(["phantom_full_image", "spots", "spots_table"])
+
+    def um_per_px(sdata, image, table):
+        return hd.io.read_observation(sdata, image, table_key=table).grid.um_per_px
+
+    assert um_per_px(section, image, "spots_table") == pytest.approx(2.5, rel=1e-3)
+    for one_table, table in ((True, "spots_table"), (False, "spots_table-a")):
+        both = sd.concatenate({"a": section, "b": sd.deepcopy(section)}, concatenate_tables=one_table)
+        assert um_per_px(both, f"{image}-a", table) == pytest.approx(2.5, rel=1e-3)
+
+
+def test_sizes_that_contradict_each_other_are_told(section):
+    sdata, cells = section
+    hd.pp.add_spots(sdata, hd.pp.degrade(many(cells), spot_um=30.0, pitch_um=50.0), like="cells")
+    table = sdata["spots_table"]
+    sizes = {name: {"metadata": {"spot_um": size, "pitch_um": 50.0}} for name, size in (("a", 30.0), ("b", 40.0))}
+    table.uns["spatial"] = sizes
+    del table.obs["spot_um"], table.obs["pitch_um"]
+    with pytest.raises(ContractError, match=r"states several sizes of spots.*Pass `spot_um=` and `pitch_um=`"):
+        hd.io.read_observation(sdata, "phantom_full_image", table_key="spots_table")
+    found = hd.io.read_observation(sdata, "phantom_full_image", table_key="spots_table", spot_um=30.0, pitch_um=50.0)
+    assert found.grid.um_per_px == pytest.approx(2.5, rel=1e-3)  # the remedy

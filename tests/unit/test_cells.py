@@ -15,7 +15,15 @@ import shapely
 from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import Labels2DModel, PointsModel, ShapesModel
-from spatialdata.transformations import Affine, Identity, Scale, get_transformation, set_transformation
+from spatialdata.transformations import (
+    Affine,
+    Identity,
+    Scale,
+    Sequence,
+    Translation,
+    get_transformation,
+    set_transformation,
+)
 
 import hadmst_sc as hd
 from hadmst_sc.distillation.cells import Strength, Support, strength
@@ -503,3 +511,45 @@ def test_the_result_cannot_be_its_own_cells(copied):
     hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
     with pytest.raises(ValueError, match="is a part of the result that `key_added='superres'` replaces"):
         hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="superres_bins", overwrite=True, **QUIET)
+
+
+def test_cells_that_were_moved_since_the_run_are_told(copied, caplog):
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="nuclei", **QUIET)
+    copied.tables["superres_table"].uns["hadmst_sc"]["strength_of_cells"]["used"] = 0.5
+    hd.tl.to_cells(copied, "nuclei")
+    assert "was moved" not in caplog.text
+    moved = copied["nuclei"].copy()
+    before = get_transformation(moved, get_all=True)
+    shifted = {name: Sequence([Translation([4.0, 0.0], ("x", "y")), one]) for name, one in before.items()}
+    set_transformation(moved, shifted, set_all=True)
+    copied["nuclei"] = moved
+    hd.tl.to_cells(copied, "nuclei")
+    assert "'nuclei' was moved since 'superres' was made" in caplog.text
+    assert "overwrite=True" in caplog.text
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, cells_key="nuclei", overwrite=True, **QUIET)  # the remedy
+    caplog.clear()
+    hd.tl.to_cells(copied, "nuclei")
+    assert "was moved" not in caplog.text
+
+
+def test_cells_of_labels_beside_the_section_have_a_row_like_those_of_shapes(copied):
+    labels = np.zeros((400, 400), np.int32)  # the image has 320
+    labels[100:104, 100:104], labels[350:354, 350:354] = 5, 9
+    transformations = get_transformation(copied[IMAGE], get_all=True)
+    copied["some"] = Labels2DModel.parse(labels, dims=("y", "x"), transformations=transformations)
+    hd.tl.superresolve(copied, IMAGE, bin_um=20.0, **QUIET)
+    found = hd.tl.to_cells(copied, "some")
+    assert found.obs["instance_id"].tolist() == [5, 9]
+    assert np.isfinite(found.X[0]).all() and np.isnan(found.X[1]).all()
+
+
+def test_large_outlines_have_the_area_that_intersections_give():
+    edge = np.linspace(0, 2 * np.pi, 300, endpoint=False)
+    radius = 9 + np.sin(7 * edge)
+    lake = shapely.Polygon(np.c_[12 + 4 * np.cos(edge), 12 + 4 * np.sin(edge)])
+    shape = shapely.Polygon(np.c_[12 + radius * np.cos(edge), 12 + radius * np.sin(edge)]).difference(lake)
+    y, x = np.divmod(np.arange(24 * 24), 24)
+    expected = shapely.area(shapely.intersection(shape, shapely.box(x, y, x + 1, y + 1)))
+    found = overlap(gpd.GeoSeries([shape]), (24, 24)).toarray()[0]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert 0 < (expected == 1).sum() < np.count_nonzero(expected)

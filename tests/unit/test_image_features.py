@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import sklearn.decomposition
 
 from hadmst_sc.alignment.record import Alignment
+from hadmst_sc.inference import prepare
+from hadmst_sc.inference.cost import cost_of
 from hadmst_sc.inference.prepare import image_features
+from hadmst_sc.inference.settings import Settings
 from hadmst_sc.phantom.simulate import simulate
 from hadmst_sc.section.observation import Source
 from hadmst_sc.tl import predict
@@ -37,7 +42,8 @@ def test_maps_cover_the_image_not_the_last_bins_beyond_it(phantom, side):
     obs, (ny, nx) = phantom.observation, phantom.observation.grid.shape
     wide = 10.0  # pixels per bin
     height, width = round((ny - 0.9) * wide), nx * round(wide)
-    grid, source = replace(obs.grid, px_per_bin=wide), Source("he", "table", "spots", "global", image_shape=(height, width))
+    source = Source("he", "table", "spots", "global", image_shape=(height, width))
+    grid = replace(obs.grid, px_per_bin=wide)
     maps = image_features(ramp(side)[None], replace(obs, grid=grid, source=source), None)
     expected = (np.arange(ny) + 0.5) * wide / height
     np.testing.assert_allclose(maps[0, 8:-8, 3], expected[8:-8], atol=1e-3)
@@ -86,6 +92,20 @@ def test_features_are_read_where_the_image_was_found_to_lie(phantom):
 def test_bad_features_are_refused_with_a_remedy(phantom, features, message):
     with pytest.raises(ValueError, match=f"`features`.*{message}"):
         image_features(features, phantom.observation, None)
+
+
+def test_features_that_need_too_much_memory_are_refused_and_the_remedy_works(phantom, monkeypatch):
+    obs, n_bins = phantom.observation, phantom.observation.grid.n_bins
+    features = np.random.default_rng(0).normal(size=(40, 12, 12)).astype(np.float32)
+    costs = [cost_of(obs, Settings(model=None, features=one), backed=True).memory for one in (None, features)]
+    assert costs[1] - costs[0] == prepare.PER_FEATURE * 40 * n_bins
+    monkeypatch.setattr(prepare, "memory_limit", lambda: prepare.PER_FEATURE * 20 * n_bins)
+    with pytest.raises(ValueError, match=r"`features`: 40 maps on .* need about .* GB of memory") as refused:
+        image_features(features, obs, None)
+    remedy = re.search("`(features = .*)`", str(refused.value)).group(1)
+    given = {"features": features, "sklearn": sklearn}
+    exec(remedy, given)  # as a user would
+    assert image_features(given["features"], obs, None).shape == (10, *obs.grid.shape)
 
 
 def test_features_that_know_the_truth_help(phantom):

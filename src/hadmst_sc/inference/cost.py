@@ -8,6 +8,7 @@ import torch
 
 from hadmst_sc.diffusion import tiles
 from hadmst_sc.inference.by_metagenes import N_LANDMARKS
+from hadmst_sc.inference.prepare import PER_FEATURE
 from hadmst_sc.inference.progress import DISTILLATION, REGISTRATION, seconds_of, shortest
 from hadmst_sc.inference.settings import Settings
 from hadmst_sc.inference.shared import tissue_crop
@@ -81,6 +82,8 @@ def cost_of(
             stages["predict"] += n_genes * (1 + settings.n_samples * settings.n_steps) * once
     stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + settings.with_std + settings.n_samples)
     memory = LIBRARIES + WINDOW * GENES * min(area, (window + 64) ** 2) / 4 + PER_BIN * n_bins
+    if settings.features is not None and not callable(settings.features):
+        memory += PER_FEATURE * len(settings.features) * n_bins
     memory += obs.counts.nbytes + (0 if backed else stored)
     return Cost(stages, memory, stored + KEPT * n_bins if backed else 0)
 

@@ -15,10 +15,13 @@ from hadmst_sc.distillation.cells import Strength, Support, strength
 from hadmst_sc.distillation.genes import distill
 from hadmst_sc.inference.kept import Kept
 from hadmst_sc.inference.settings import ImageFeatures, Settings, features_problem, section_key
+from hadmst_sc.runtime import memory_limit
 from hadmst_sc.section.errors import ContractError, logger
 from hadmst_sc.section.features import N_BASE, he_features
 from hadmst_sc.section.grid import area_weights, linear_weights
 from hadmst_sc.section.observation import Box, Observation
+
+PER_FEATURE = 24  # peak bytes per bin of each image feature of the user, as measured with 1,024 of them
 
 
 class Prepared(NamedTuple):
@@ -134,11 +137,20 @@ def image_features(features: ImageFeatures, obs: Observation, found: Alignment |
     Raises
     ------
     ValueError
-        If they are not maps, or have values that are not finite.
+        If they are not maps, have values that are not finite, or would need more memory than the process may use.
     """
     made = features(obs.he, obs.grid.bin_um / obs.he_per_bin) if callable(features) else features
     if problem := features_problem(made):
         raise ValueError(problem)
+    needed, limit = PER_FEATURE * len(made) * obs.grid.n_bins, memory_limit()
+    if needed > limit:
+        n = max(1, int(limit / 2 / (PER_FEATURE * obs.grid.n_bins)))
+        raise ValueError(
+            f"`features`: {len(made):,} maps on {obs.grid.n_bins:,} bins need about {needed / 1e9:.0f} GB of memory, "
+            f"but this process may use {limit / 1e9:.0f} GB. Pass fewer, such as principal components: `features = "
+            f"sklearn.decomposition.PCA({n}).fit_transform(features.reshape(len(features), -1).T).T.reshape({n}, "
+            f"*features.shape[1:])`."
+        )
     maps, shape = np.asarray(made, np.float32), obs.grid.shape
     extent: tuple[float, ...] = shape  # of the maps, bins
     if not callable(features) and obs.source is not None and obs.source.image_shape is not None:

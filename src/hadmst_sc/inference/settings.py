@@ -133,9 +133,8 @@ class Settings:
         True,
         one_of(True, False, "spots"),
         "Register the H&E to the spots: translation or rotation if held-out spots make it more probable than none, a "
-        "smooth field if the evidence is clear. The image is "
-        'moved to the spots or, with ``"spots"``, the spots to the image, so that the maps overlay the original H&E. '
-        "The result is in the provenance; see ``pl.registration``.",
+        'smooth field if the evidence is clear. The image is moved to the spots or, with ``"spots"``, the spots to the '
+        "image, so that the maps overlay the original H&E. See ``pl.registration``.",
     )
     gate: bool = setting(
         True,
@@ -301,6 +300,7 @@ class Settings:
             values["features"] = digest(self.features)
         if self.cells is not None:
             values |= {"cells": self.cells.key, "cells_digest": self.cells.digest}
+            values["cells_place"] = None if self.cells.place is None else self.cells.place[:2].ravel().tolist()
         values["device"] = str(self.device)
         return values
 

@@ -85,7 +85,8 @@ def read_cells(
         return None
     element, kind, system, matrix = placed
     of_kind = {"shapes": _of_shapes, "labels": _of_labels, "points": _of_points}[kind]
-    found = Cells(cells_key, *of_kind(element, to_bins(system) @ matrix, shape), digest=_digest(element, kind))
+    place = to_bins(system) @ matrix
+    found = Cells(cells_key, *of_kind(element, place, shape), digest=_digest(element, kind), place=place)
     if not len(found.ids) or not found.overlap.nnz:
         cause = f"none of its {len(found.ids):,} cells lies on {frame}. Check its transformation to {system!r}"
         problems.add(
@@ -271,7 +272,10 @@ def _overlap(geometries: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array
     number = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)  # of the bin within the bounds of its shape
     y, x = np.divmod(number, np.maximum(wide, 1)[cell])
     y, x = y + first_y[cell], x + first_x[cell]
-    area = shapely.area(shapely.intersection(geometries[cell], shapely.box(x, y, x + 1, y + 1)))
+    bins, area = shapely.box(x, y, x + 1, y + 1), np.ones(len(x))
+    shapely.prepare(geometries)
+    cut = ~shapely.covers(geometries[cell], bins)  # an intersection takes long for large outlines
+    area[cut] = shapely.area(shapely.intersection(geometries[cell[cut]], bins[cut]))
     found = sparse.coo_array((area, (cell, y * nx + x)), (len(geometries), ny * nx)).tocsr()
     found.eliminate_zeros()
     return found
@@ -293,10 +297,12 @@ def _of_labels(element: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> Pla
     rows = max(1, PIXELS_AT_ONCE // (labels.shape[1] * parts**2))
     found: list[np.ndarray] = []  # of each part: bin, area, and sums of x and y
     of: list[np.ndarray] = []  # their ids, as floats are exact up to 2**53 only
+    names = np.zeros(0, np.int64)  # of all cells, also of those beside the grid
     for start in range(0, labels.shape[0], rows):
         values = np.asarray(labels.data[start : start + rows])
         row, column = np.nonzero((values > 0) & (values <= LARGEST_ID))
         ids, position = np.unique(values[row, column].astype(np.int64), return_inverse=True)
+        names = np.union1d(names, ids)
         for dy in steps:
             for dx in steps:
                 xy = transform(to_bins, np.c_[column + dx, row + start + dy])
@@ -309,9 +315,10 @@ def _of_labels(element: Any, to_bins: np.ndarray, shape: tuple[int, int]) -> Pla
                 found.append(np.stack([key % n_bins, n, *sums]).T)
                 of.append(ids[key // n_bins])
     of_parts = np.concatenate([np.zeros((0, 4)), *found])
-    names, cell = np.unique(np.concatenate([np.zeros(0, np.int64), *of]), return_inverse=True)
+    cell = np.searchsorted(names, np.concatenate([np.zeros(0, np.int64), *of]))
     n = of_parts[:, 1]
     sums = [np.bincount(cell, of_parts[:, k], len(names)) for k in (2, 3)]
-    centres = np.stack(sums, 1) / np.maximum(np.bincount(cell, n, len(names)), 1)[:, None]
+    with np.errstate(invalid="ignore"):  # NaN beside the grid
+        centres = np.stack(sums, 1) / np.bincount(cell, n, len(names))[:, None]
     area = sparse.coo_array((n * pixel / parts**2, (cell, of_parts[:, 0].astype(int))), (len(names), n_bins))
     return names, area.tocsr(), True, centres

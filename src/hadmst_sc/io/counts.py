@@ -86,7 +86,7 @@ def select_counts(
             f"{place}: needs genes with names, but the names {unnamed[:5]} are not text. Call `{_renaming(matrix)}`."
         )
         return None
-    return np.asarray(counts.toarray(), np.float32), tuple(map(str, names))
+    return counts.astype(np.float32).toarray(), tuple(map(str, names))  # first: the dense array needs most memory
 
 
 def _name_index(matrix: Matrix) -> str:

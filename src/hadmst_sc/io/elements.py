@@ -126,6 +126,8 @@ def _var(sdata: SpatialData, prediction: Prediction, source: Source) -> pd.DataF
     for column in var:
         if isinstance(var[column].dtype, pd.StringDtype):  # anndata does not write nullable strings by default
             var[column] = var[column].astype(object).where(var[column].notna(), "")
+        elif var[column].dtype.kind in "mM":  # nor dates and durations
+            var[column] = var[column].astype(str)
     for name in prediction.gene_stats:
         if name in var:  # a column of the user, or of another run
             var = var.rename(columns={name: _free(f"{name}_input", var)})

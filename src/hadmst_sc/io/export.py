@@ -21,7 +21,7 @@ from spatialdata import SpatialData
 from spatialdata.models import get_table_keys
 
 from hadmst_sc.io.contents import discard
-from hadmst_sc.io.frame import Frame
+from hadmst_sc.io.frame import Frame, warn_beside_image
 from hadmst_sc.io.given import check_anndata, check_sdata
 from hadmst_sc.io.lock import beside, home
 from hadmst_sc.io.read import computed_here
@@ -106,6 +106,7 @@ def export(
     else:
         columns = columns_of(cells.var_names, genes, "`cells`")
     frame = Frame.of(result)
+    warn_beside_image(result)
     with new_file(Path(path).expanduser(), overwrite=overwrite) as file:
         write(file, frame, columns, cells)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,23 @@ import numpy as np
 from hadmst_sc.io.resample import thumbnail
 from hadmst_sc.io.resolve import affine, systems
 from hadmst_sc.io.result import Result, again
-from hadmst_sc.section.errors import MissingKeyError
+from hadmst_sc.section.errors import MissingKeyError, logger
+
+
+def warn_beside_image(result: Result) -> None:
+    """Warn if registration found the H&E off its spots, so that a result does not lie on what is drawn on the H&E."""
+    record = result.provenance
+    found = record.get("registration")
+    if record.get("align") == "spots" or not isinstance(found, Mapping) or not found.get("applied"):
+        return
+    down, right, turned = (float(found.get(name, 0)) for name in ("dy_um", "dx_um", "rotation_deg"))
+    if np.hypot(down, right) < float(record["bin_um"]) / 2 and not turned:
+        return
+    logger.warning(
+        "registration found the H&E off its spots by %.0f µm down, %.0f µm right and %.1f°, and %r lies on the spots: "
+        "what was drawn or segmented on the H&E does not lie on it. %s",
+        *(down, right, turned, result.key, again(result, align="spots")),
+    )
 
 
 def systems_of(result: Result) -> list[str]:

@@ -161,7 +161,7 @@ def read_observation(
     rows = spots.rows if spots else np.arange(table.n_obs)  # bad counts are reported together with bad coordinates
     selected = select_counts(table, table_key, rows, layer, genes, problems)
     if spots and spot_um is None and pitch_um is None:
-        spot_um, pitch_um = stated_sizes(table, spots.shapes_key)
+        spot_um, pitch_um = stated_sizes(table, table_key, rows, spots.shapes_key, problems)
         _check_stated(spot_um, pitch_um, table_key, spots.shapes_key, problems)
     geometry = None
     if spots and prints and readable:

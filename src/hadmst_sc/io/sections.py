@@ -64,7 +64,9 @@ def sections_of(image_key: Any, given: Mapping[str, Any], problems: Problems) ->
     """
     if not is_several(image_key):
         return [Asked(image_key, dict(given))]
-    images = list(image_key)
+    images, genes = list(image_key), given.get("genes")
+    if isinstance(genes, Iterator):  # all sections read them
+        given = {**given, "genes": list(genes)}
     once = list(dict.fromkeys(image for image in images if TEXT.is_met(image)))
     if not images or once != images:
         remedy = f" Pass `image_key={once!r}`." if once else " Pass `image_key='he'`, or a list of such names."

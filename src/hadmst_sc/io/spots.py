@@ -18,6 +18,7 @@ from hadmst_sc.io.resolve import TO_SPOTS, transform
 from hadmst_sc.io.values import numbers
 from hadmst_sc.section.errors import Problems, logger
 
+SIZES = ("spot_um", "pitch_um")  # as a table states them, µm
 SAME = 0.02  # relative difference below which sizes count as equal
 # Space Ranger draws Visium's 55 µm spots 0.55 to 0.70 pitches wide (`spot_diameter_fullres`: 0.60 for 11 mm CytAssist,
 # 0.70 for 6.5 mm CytAssist and DLPFC, 0.65 for many), so the drawn circle gives the platform, not the footprint.
@@ -206,13 +207,47 @@ def _one_size(key: str, xy: np.ndarray, sizes: np.ndarray, square: bool, problem
     return Footprints(xy, size, square)
 
 
-def stated_sizes(table: AnnData, shapes_key: str) -> tuple[float | None, float | None]:
-    """Return diameter and pitch of the spots in µm from the table's ``uns``; ``None`` for a missing value."""
-    found: Any = table.uns
-    for key in ("spatial", shapes_key, "metadata"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    sizes = (found.get(name) if isinstance(found, Mapping) else None for name in ("spot_um", "pitch_um"))
-    spot_um, pitch_um = (_length(size) for size in sizes)
+def stated_sizes(
+    table: AnnData, table_key: str, rows: np.ndarray, shapes_key: str, problems: Problems
+) -> tuple[float | None, float | None]:
+    """Return diameter and pitch of the spots in µm as the table states them; ``None`` for a missing value.
+
+    They are stated in ``uns`` under the name of the spots, or in columns of ``obs``, which outlast new names and
+    concatenation. Sizes in ``uns`` under other names count too, because spots may have been renamed.
+
+    Parameters
+    ----------
+    table, table_key
+        The table and its name, for messages.
+    rows
+        Rows of the spots.
+    shapes_key
+        Present name of the spots.
+    problems
+        Receives a problem if the table states several sizes, and it is unclear which are those of the spots.
+    """
+    stated = table.uns.get("spatial")
+    by_name = {str(name): _sizes(one) for name, one in stated.items()} if isinstance(stated, Mapping) else {}
+    if shapes_key in by_name:
+        return by_name[shapes_key]
+    columns = [name for name in SIZES if name in table.obs]
+    in_obs = table.obs.iloc[rows][columns].drop_duplicates().dropna()
+    found = {tuple(_length(one[name]) if name in columns else None for name in SIZES) for _, one in in_obs.iterrows()}
+    found = (found if columns else set(by_name.values())) - {(None, None)}
+    if len(found) > 1:
+        problems.add(
+            f"tables/{table_key}: states several sizes of spots (diameter, pitch in µm): {sorted(map(str, found))}. "
+            f"Pass `spot_um=` and `pitch_um=` of {shapes_key!r}."
+        )
+        return None, None
+    spot_um, pitch_um = next(iter(found), (None, None))
+    return spot_um, pitch_um
+
+
+def _sizes(library: Any) -> tuple[float | None, float | None]:
+    """Return diameter and pitch from an entry of ``uns["spatial"]``."""
+    found = library.get("metadata") if isinstance(library, Mapping) else None
+    spot_um, pitch_um = (_length(found.get(name)) if isinstance(found, Mapping) else None for name in SIZES)
     return spot_um, pitch_um
 
 

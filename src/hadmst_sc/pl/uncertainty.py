@@ -45,8 +45,8 @@ def uncertainty(
 
     Expression in all three maps is supported; expression only in the upper bound is possible. The last panel is the
     standard deviation divided by the estimate, which within a gene depends on the estimate alone: dark bins have many
-    counts for their error. Its scale ends at 2; above, nothing is known but that the counts are small. If the intervals are doubtful, its title says so, and
-    :func:`hadmst_sc.tl.summary` gives the reason.
+    counts for their error. Its scale ends at 2; above, nothing is known but that the counts are small. If the intervals
+    are doubtful, its title says so, and :func:`hadmst_sc.tl.summary` gives the reason.
 
     Parameters
     ----------

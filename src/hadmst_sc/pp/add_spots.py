@@ -79,6 +79,7 @@ def add_spots(sdata: SpatialData, spots: AnnData, *, like: str, key_added: str =
     table = spots.to_memory() if spots.isbacked else spots.copy()
     table.obs["region"], table.obs["spot_id"] = key_added, table.obs_names
     table.obs["region"] = table.obs["region"].astype("category")
+    table.obs["spot_um"], table.obs["pitch_um"] = spot_um, pitch_um  # `uns` is lost when tables are concatenated
     table.uns["spatial"] = {key_added: {"metadata": {"spot_um": spot_um, "pitch_um": pitch_um}}}
     sdata.shapes[key_added] = circles
     sdata.tables[table_key] = TableModel.parse(table, region=key_added, region_key="region", instance_key="spot_id")

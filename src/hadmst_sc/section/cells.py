@@ -27,6 +27,8 @@ class Cells:
         ``(cells, 2)`` as (x, y), in bins; NaN for an empty shape. ``None`` if they are not known.
     digest
         Digest of the element, to recognise it under another name.
+    place
+        ``(3, 3)`` affine on (x, y, 1) from the element to bins; ``None`` if it is not known.
     """
 
     key: str
@@ -35,6 +37,7 @@ class Cells:
     areal: bool
     centres: np.ndarray | None = None
     digest: str = ""
+    place: np.ndarray | None = None
 
     @property
     def density(self) -> np.ndarray:

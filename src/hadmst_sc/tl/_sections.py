@@ -25,6 +25,7 @@ from hadmst_sc.io.abundances import read_spots
 from hadmst_sc.io.cells import cells_of
 from hadmst_sc.io.maps import STAGES
 from hadmst_sc.io.panel import with_other_genes
+from hadmst_sc.io.resolve import affine, systems
 from hadmst_sc.io.result import Result
 from hadmst_sc.io.sections import Asked, held, settle, tell_together
 from hadmst_sc.io.store import kinds_of, scratch
@@ -89,6 +90,8 @@ class Section:
         Its settings, with loaded weights; ``n_genes`` are those of the run.
     run_key
         Key of everything that its maps depend on.
+    place
+        Coordinate system of the run, and the affine of the image to each of its systems: where the result lies.
     obsm_key
         Abundances that were read in place of genes.
     seconds
@@ -102,6 +105,7 @@ class Section:
     obs: Observation
     settings: Settings
     run_key: str = ""
+    place: str = ""
     obsm_key: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     registered: Mapping[str, Any] | None = None
@@ -113,8 +117,8 @@ class Section:
 
     @property
     def call(self) -> str:
-        """Entry of the provenance; equal if the same call was made with the same data."""
-        return hashlib.sha256(self.run_key.encode()).hexdigest()
+        """Entry of the provenance; equal if the same call was made with the same data at the same place."""
+        return hashlib.sha256((self.run_key + self.place).encode()).hexdigest()
 
 
 def read_sections(
@@ -182,8 +186,11 @@ def _read(
     """Read one section; all its problems are raised together. Unsound settings are not compared with it."""
     started, given = time.perf_counter(), dict(one.given)
     features, cells_key = given.pop("features"), given.pop("cells_key")
-    if features is not None and not callable(features) and (told := features_problem(features)):
-        problems.add(told, ValueError)
+    if features is not None and not callable(features):
+        if told := features_problem(features):
+            problems.add(told, ValueError)
+        else:
+            features = np.asarray(features)  # of tensors and others the content cannot be compared when a run resumes
     if problems.check({"cells_key": cells_key}, {"cells_key": (optional(TEXT), None)}):
         cells_key = None
     obs = read_spots(sdata, one.image_key, **given, problems=problems)
@@ -213,7 +220,10 @@ def _whole(sdata: SpatialData, section: Section, loaded: Any, version: str) -> S
     """The section with other genes for its components, loaded weights and its key."""
     settings = replace(section.settings, model=loaded, n_genes=len(section.obs.genes))
     obs = with_other_genes(sdata, section.obs, section.obsm_key)
-    return replace(section, obs=obs, settings=settings, run_key=run_key(obs, settings, version))
+    image, source = sdata.images[section.image_key], obs.source
+    assert source is not None  # for types: read_spots names it
+    place = repr([source.coordinate_system, *((name, affine(image, name).tolist()) for name in sorted(systems(image)))])
+    return replace(section, obs=obs, settings=settings, run_key=run_key(obs, settings, version), place=place)
 
 
 def _check_together(read: Sequence[Section], output: Output, problems: Problems) -> None:
@@ -243,9 +253,11 @@ def _is_made(section: Section, output: Output) -> bool:
     if not output.overwrite:
         return True
     expected = [name for name in kinds_of(section.key) if name != names.std or section.settings.with_std]
-    if not all(name in sdata for name in expected) or table.n_obs != np.count_nonzero(section.obs.inside):
+    if not all(name in sdata for name in expected):
         return False
     result = Result(sdata, names.table, names.bins)
+    if table.n_obs != np.count_nonzero(np.asarray(result.labels.data)):
+        return False
     genes = list(section.obs.genes[: section.n_genes])
     return list(table.var_names) == genes and all(map(result.untouched, {genes[0], genes[-1]}))
 

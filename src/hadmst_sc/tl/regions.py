@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import shapely
 from anndata import AnnData
 from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
-from hadmst_sc.io.frame import systems_of
+from hadmst_sc.io.cells import on_bins, overlap
+from hadmst_sc.io.frame import systems_of, warn_beside_image
 from hadmst_sc.io.read import computed_here
 from hadmst_sc.io.remedies import alike, set_identity
 from hadmst_sc.io.resolve import affine, systems
@@ -24,6 +24,8 @@ from hadmst_sc.trust.table import rate_quantiles
 
 DISPERSION = "dispersion"  # column of `var` that a run writes
 GENES_AT_ONCE = 16
+MAX_BYTES = 4 * 2**30  # of a table of totals
+LAYERS = 4  # estimate, standard deviation, two bounds
 
 
 @usual_errors
@@ -72,7 +74,7 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
     """
     result = find_result(sdata, key_added)
     check_record(result)
-    rows, y, x = result.places
+    rows = result.places[0]
     in_column, in_shapes = (
         isinstance(key, str) and key in result.table.obs,
         isinstance(key, str) and key in sdata.shapes,
@@ -85,7 +87,16 @@ def regions(sdata: SpatialData, key: str, *, key_added: str = "superres") -> Ann
     if in_column:
         names, weights = _of_column(result.table.obs[key].iloc[rows], result.table_key)
     elif in_shapes:
-        names, weights = _of_shapes(result, key, np.c_[x, y])
+        warn_beside_image(result)
+        warn_if_partial(result)
+        names, weights = _of_shapes(result, key)
+        size = LAYERS * 8 * len(names) * result.table.n_vars
+        if size > MAX_BYTES:
+            raise ValueError(
+                f"`key={key!r}`: {result.table.n_vars:,} genes of {len(names):,} shapes would be a table of "
+                f"{size / 2**30:.0f} GB, and at most {MAX_BYTES / 2**30:.0f} GB are made at once. Call "
+                f"`hadmst_sc.tl.to_cells(sdata, {key!r}, genes=...)`, which takes some of the genes."
+            )
     else:
         raise MissingKeyError(
             f"`key={key!r}` needs a column of tables/{result.table_key} or the name of shapes, but is neither. "
@@ -206,8 +217,18 @@ def _of_column(values: pd.Series, table_key: str) -> tuple[np.ndarray, sparse.cs
     return found.cat.categories.to_numpy(), weights.tocsr()
 
 
-def _of_shapes(result: Result, key: str, corners: np.ndarray) -> tuple[np.ndarray, sparse.csr_array]:
-    """Names of the shapes, and the share of each bin in each; ``corners`` are the low ones of the bins, ``(n, 2)``."""
+def warn_if_partial(result: Result) -> None:
+    """Warn if the table has lost bins of the result: sums over shapes then lack them."""
+    bins, kept = np.count_nonzero(np.asarray(result.labels.data)), len(result.places[0])
+    if kept < bins:
+        logger.warning(
+            "tables/%s has %s of the %s bins of %r: sums are of these alone",
+            *(result.table_key, f"{kept:,}", f"{bins:,}", result.key),
+        )
+
+
+def _of_shapes(result: Result, key: str) -> tuple[np.ndarray, sparse.csr_array]:
+    """Names of the shapes, and the share of each bin in each."""
     element = result.sdata.shapes[key]
     shared = [name for name in systems_of(result) if name in systems(element)]
     if not shared:
@@ -217,12 +238,6 @@ def _of_shapes(result: Result, key: str, corners: np.ndarray) -> tuple[np.ndarra
             f"{set_identity(key, result.system)}"
         )
     to_bins = np.linalg.inv(result.to_system(shared[0])) @ affine(element, shared[0])
-    # Outlines of segmented cells may cross themselves.
-    shapes = outlines(element).affine_transform([*to_bins[:2, :2].ravel(), *to_bins[:2, 2]]).make_valid()
-    x, y = corners.T
-    bins = shapely.box(x, y, x + 1, y + 1)
-    shape, found = shapely.STRtree(bins).query(shapes.to_numpy(), predicate="intersects")
-    area = shapely.area(shapely.intersection(shapes.to_numpy()[shape], bins[found]))
-    weights = sparse.coo_array((area, (shape, found)), (len(shapes), len(bins))).tocsr()
-    weights.eliminate_zeros()
-    return element.index.to_numpy(), weights
+    (_, y, x), shape = result.places, result.labels.shape
+    weights = overlap(on_bins(outlines(element), to_bins), shape)[:, y * shape[1] + x]
+    return element.index.to_numpy(), sparse.csr_array(weights)

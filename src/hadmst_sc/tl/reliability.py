@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Unpack
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -105,7 +105,8 @@ def reliability(
         score = seconds_of(DISTILLATION / 2, obs) * (1 + 2 * controls)
         progress.plan({"align": seconds_of(REGISTRATION * bool(settings.align), obs), "score": score})
         progress.at("align")
-        section, random_state = prepare(obs, settings.loaded()), settings.random_state
+        settings = settings.loaded()
+        section, random_state = prepare(obs, settings), settings.random_state
         progress.at("score")
         n = len(asked.genes)
         found = pd.DataFrame(_score(section, lambda maps: maps, random_state, n), index=list(asked.genes))
@@ -124,7 +125,14 @@ def reliability(
                     "shifted: it adds nothing to the spots. See `pp.validate`",
                     *(100 * helped[name] for name in ("image", "shuffled", "shifted")),
                 )
-    _record(sdata, key_added, asked.source, found, helped)
+    used = {
+        "layer": keys.get("layer"),
+        "obsm_key": keys.get("obsm_key"),
+        "bin_um": obs.grid.bin_um,
+        "um_per_px": obs.grid.um_per_px,
+        "model": settings.record()["model"],
+    }
+    _record(sdata, key_added, asked.source, used, found, helped)
     return found
 
 
@@ -157,8 +165,14 @@ def shuffled(shape: tuple[int, int], edge: int, seed: int) -> tuple[np.ndarray, 
 
 
 def _record(
-    sdata: SpatialData, key_added: str, source: Source | None, found: pd.DataFrame, helped: dict[str, float]
+    sdata: SpatialData,
+    key_added: str,
+    source: Source | None,
+    used: Mapping[str, Any],
+    found: pd.DataFrame,
+    helped: dict[str, float],
 ) -> None:
+    """Add columns to a result, unless it was made from something else."""
     try:
         result = find_result(sdata, key_added)
     except MissingKeyError:  # no result to add to
@@ -171,6 +185,16 @@ def _record(
         if made_from is not None and made_from != getattr(source, name):
             logger.info("not added to tables/%s, which is of another section", result.table_key)
             return
+    for name, value in used.items():
+        before = result.record.get(name)
+        if not _alike(None if before == "none" else before, value):
+            logger.warning("not added to tables/%s, which was made with %s=%r", result.table_key, name, before)
+            return
     for name, column in found.items():
         table.var[name] = column.reindex(table.var_names).to_numpy()
     table.uns.setdefault(PROVENANCE_KEY, {})["image_helps"] = helped
+
+
+def _alike(before: Any, now: Any) -> bool:
+    numbers = isinstance(before, int | float) and isinstance(now, int | float)
+    return bool(np.isclose(before, now, rtol=1e-6)) if numbers else before == now

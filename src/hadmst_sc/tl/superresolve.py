@@ -11,6 +11,7 @@ from typing import Unpack
 
 from spatialdata import SpatialData
 
+from hadmst_sc.alignment.record import Alignment
 from hadmst_sc.inference.kept import Kept
 from hadmst_sc.inference.predict import run as predict
 from hadmst_sc.inference.progress import Progress, say
@@ -150,7 +151,10 @@ def superresolve(
     output = Output(None if copy else sdata, key_added, overwrite, several, is_valid=not wrong)
     current: list[str] = [] if several else [key_added]
     done: list[str] = []
-    with _told_if_interrupted(output.target, current, done), Progress(show=show_progress_bar) as progress:
+    features = each["features"]
+    new = any(map(callable, features if isinstance(features, list | tuple) else [features]))
+    told = _told_if_interrupted(output.target, current, done, new_each_time=new)
+    with told, Progress(show=show_progress_bar) as progress:
         progress.at("read")
         sections, made = read_sections(sdata, asked, settings, output, problems, _version("hadmst_sc"))
         done += made
@@ -198,6 +202,11 @@ def _compute(sdata: SpatialData, section: Section, output: Output, progress: Pro
             kept = Kept(store.stages, section.run_key)
         with torch_threads(settings.n_jobs):
             prediction = predict(obs, settings, store, progress, Registered(kept, section.registered))
+        if settings.align is True and (moved := dict(prediction.provenance["registration"]))["applied"]:
+            _announce(
+                f"the H&E was off its spots and moved to them: {Alignment.from_record(moved).description}. The result "
+                f"lies on the spots; with `align='spots'` it lies on the H&E"
+            )
         read_from = asdict(source) | {"obsm_key": section.obsm_key}
         facts = {
             **{key: value for key, value in read_from.items() if value is not None},
@@ -246,7 +255,9 @@ def _maps_on_disk(
 
 
 @contextmanager
-def _told_if_interrupted(target: SpatialData | None, current: Sequence[str], done: Sequence[str]) -> Iterator[None]:
+def _told_if_interrupted(
+    target: SpatialData | None, current: Sequence[str], done: Sequence[str], *, new_each_time: bool
+) -> Iterator[None]:
     """After Ctrl-C, say what is kept, and how to go on.
 
     Parameters
@@ -257,6 +268,8 @@ def _told_if_interrupted(target: SpatialData | None, current: Sequence[str], don
         Name of the result that is being computed.
     done
         Names of finished results.
+    new_each_time
+        True if ``features`` is a function, which cannot be compared with that of another call.
     """
     try:
         yield
@@ -264,8 +277,14 @@ def _told_if_interrupted(target: SpatialData | None, current: Sequence[str], don
         path = None if target is None else target.path
         folder = None if path is None or not current else scratch(path, current[0])
         if done:
-            say(f"interrupted: finished and kept are {', '.join(done)}. The same call goes on with the other sections.")
-        if folder is not None and folder.is_dir():
+            then = "" if new_each_time else " The same call goes on with the other sections."
+            say(f"interrupted: finished and kept are {', '.join(done)}.{then}")
+        if new_each_time:
+            say(
+                "interrupted: the same call starts from the beginning, because `features` is a function. Pass the "
+                "array that it returns: such a call can be resumed."
+            )
+        elif folder is not None and folder.is_dir():
             n = len(MapStore(folder).finished)
             say(
                 f"interrupted: finished stages and {n} finished gene{'s' * (n != 1)} are kept in {folder}. The same "

@@ -11,17 +11,16 @@ from spatialdata import SpatialData
 
 from hadmst_sc.distillation.cells import Support
 from hadmst_sc.io.cells import read_cells
-from hadmst_sc.io.frame import systems_of
+from hadmst_sc.io.frame import Frame, systems_of, warn_beside_image
 from hadmst_sc.io.resolve import transform
 from hadmst_sc.io.result import Result, again, columns_of, find_result
 from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.cells import Cells
 from hadmst_sc.section.errors import Problems, logger
-from hadmst_sc.tl.regions import annotating, check_record, totals
+from hadmst_sc.tl.regions import LAYERS, MAX_BYTES, annotating, check_record, totals, warn_if_partial
 
 BACKGROUND = "background"  # column of `var`
-MAX_BYTES = 4 * 2**30  # of the table
-LAYERS = 4  # estimate, standard deviation, two bounds
+MOVED = 0.1  # bins
 
 
 @usual_errors
@@ -80,6 +79,8 @@ def to_cells(
     """
     result = find_result(sdata, key_added)
     check_record(result)
+    warn_beside_image(result)
+    warn_if_partial(result)
     columns = columns_of(result.table.var_names, genes, f"tables/{result.table_key}")
     inside = np.asarray(result.labels.data) > 0
     cells, system = _cells(result, cells_key, inside.shape)
@@ -128,6 +129,19 @@ def _cells(result: Result, key: str, shape: tuple[int, int]) -> tuple[Cells, str
     return found, available[0]
 
 
+def _in_place(result: Result, cells: Cells, before: Sequence[float] | None) -> bool:
+    """True if cells lie where they lay when a result was made, as far as is known."""
+    if before is None or cells.place is None:
+        return True
+    then = np.vstack([np.reshape(before, (2, 3)), np.eye(3)[2]])
+    to_grid = np.eye(3)
+    to_grid[:2, 2] = Frame.of(result).corner  # of labels that were cropped
+    height, width = result.labels.shape
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
+    moved = transform(to_grid @ cells.place @ np.linalg.inv(then), corners) - corners
+    return bool(np.abs(moved).max() < MOVED)
+
+
 def _strength(result: Result, cells: Cells) -> float:
     """Extent to which counts follow these cells: that of the run, or 0 if they are others."""
     record, learned = result.provenance, result.provenance.get("strength_of_cells")
@@ -139,6 +153,11 @@ def _strength(result: Result, cells: Cells) -> float:
                 "%r differs from what it was when %r was made (cropped, or changed): its counts follow the strength "
                 "that was learned then",
                 *(cells.key, result.key),
+            )
+        elif same and not _in_place(result, cells, record.get("cells_place")):
+            logger.warning(
+                "%r was moved since %r was made: its counts follow a strength that was learned at the old place. %s",
+                *(cells.key, result.key, again(result, cells_key=cells.key)),
             )
         if named or same:
             return float(learned["used"])
