@@ -232,8 +232,9 @@ def stated_sizes(
         return by_name[shapes_key]
     columns = [name for name in SIZES if name in table.obs]
     in_obs = table.obs.iloc[rows][columns].drop_duplicates().dropna()
-    found = {tuple(_length(one[name]) if name in columns else None for name in SIZES) for _, one in in_obs.iterrows()}
-    found = (found if columns else set(by_name.values())) - {(None, None)}
+    of_rows = [[_length(one[name]) if name in columns else None for name in SIZES] for _, one in in_obs.iterrows()]
+    found = {(spot_um, pitch_um) for spot_um, pitch_um in of_rows} if columns else {*by_name.values()}
+    found -= {(None, None)}
     if len(found) > 1:
         problems.add(
             f"tables/{table_key}: states several sizes of spots (diameter, pitch in µm): {sorted(map(str, found))}. "
