@@ -202,7 +202,8 @@ def _compute(sdata: SpatialData, section: Section, output: Output, progress: Pro
             kept = Kept(store.stages, section.run_key)
         with torch_threads(settings.n_jobs):
             prediction = predict(obs, settings, store, progress, Registered(kept, section.registered))
-        if settings.align is True and (moved := dict(prediction.provenance["registration"]))["applied"]:
+        moved = prediction.provenance["registration"]
+        if prediction.provenance["align"] is True and moved["applied"]:
             _announce(
                 f"the H&E was off its spots and moved to them: {Alignment.from_record(moved).description}. The result "
                 f"lies on the spots; with `align='spots'` it lies on the H&E"
