@@ -20,7 +20,7 @@ from hadmst_sc.runtime import usual_errors
 from hadmst_sc.section.abundances import SPOTS, SpotsArguments
 from hadmst_sc.section.arguments import ELEMENT, FLAG, parted, takes
 from hadmst_sc.section.errors import MissingKeyError, Problems, logger
-from hadmst_sc.section.observation import PROVENANCE_KEY, Source
+from hadmst_sc.section.observation import PROVENANCE_KEY, RELIABILITY, Source
 from hadmst_sc.trust.reliability import reliability as of_genes
 
 BESIDE = {"controls": (FLAG, False), "key_added": (ELEMENT, "superres"), "show_progress_bar": (FLAG, True)}
@@ -30,6 +30,7 @@ class _Given(SpotsArguments, SettingsArguments, total=False):
     """Keyword arguments of :func:`reliability` that it shares with others."""
 
 
+READ = ("layer", "obsm_key")  # arguments that say which values are read
 USED = ("model", "align", "features", "device", "random_state")
 # The same arguments of a run, for the part of it that this is.
 MEANINGS = {
@@ -185,8 +186,11 @@ def _record(
         if made_from is not None and made_from != getattr(source, name):
             logger.info("not added to tables/%s, which is of another section", result.table_key)
             return
+    is_lacking = not set(RELIABILITY) <= set(table.var)
     for name, value in used.items():
         before = result.record.get(name)
+        if is_lacking and name not in READ:  # nothing whole is replaced
+            continue
         if not _alike(None if before == "none" else before, value):
             logger.warning("not added to tables/%s, which was made with %s=%r", result.table_key, name, before)
             return
