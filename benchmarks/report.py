@@ -419,11 +419,9 @@ class Summary:
         fewest, most = min(n_rivals, default=0), max(n_rivals, default=0)
         head = ["correlation with the truth", "ours", "best rival", "ceiling", "difference, 95 % interval", "over"]
         told = [
-            f"*Best rival*: of {fewest} to {most} methods, by hindsight.",
-            "*Ceiling*: a perfect map, given the noise of the truth.",
-            f"Of {len(self.verdicts)} comparisons with the best rival, ours won {ended[1]} and lost {ended[-1]}.",
-            f"Against our closed form, the method without the network, it won {over_closed_form[1]} and lost",
-            f"{over_closed_form[-1]}. The others are undecided: [losses first]({PAGES}/report.md).",
+            f"*Best rival*: of {fewest} to {most} methods, by hindsight. *Ceiling*: a perfect map.",
+            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}; against our method without",
+            f"network won {over_closed_form[1]}, lost {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
         ]
         return f"{records.table(head, rows)}\n\n{' '.join(told)}"
 
