@@ -220,7 +220,7 @@ def test_ours_is_counted_against_its_closed_form_and_domains_have_a_verdict(fold
     table = summary.against_the_best()
     assert rows(table, "holdout") == [["0", "0", "3", "3", "0", "0"]]
     assert rows(table, "domains") == [["0", "2", "0", "0", "2", "0"]]  # a section alone, whose tiles have no scores
-    assert "with its closed form (no network) won 0, lost 3:" in summary.numbers()
+    assert "against our method without network won 0, lost 3:" in summary.numbers()
 
 
 def test_old_measurements_are_told_in_the_first_line(folder, tmp_path, monkeypatch):
