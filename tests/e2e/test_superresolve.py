@@ -164,3 +164,15 @@ def test_mouse_brain_runs_end_to_end(data_dir):
     table = sdata.tables["superres_table"]
     assert table.n_vars == 4 and 12_000 < table.n_obs < 18_000
     assert np.isfinite(table.X).all()
+
+
+def test_the_order_of_the_spots_does_not_matter():
+    given = hd.datasets.phantom(seed=2, n_genes=6, size_um=1000.0)
+    shuffled = sd.deepcopy(given)
+    circles = shuffled["phantom"]
+    shuffled["phantom"] = circles.iloc[np.random.default_rng(0).permutation(len(circles))]
+    for sdata in (given, shuffled):
+        hd.tl.superresolve(sdata, "phantom_full_image", bin_um=20.0, show_progress_bar=False)
+    np.testing.assert_allclose(shuffled["superres_table"].X, given["superres_table"].X, rtol=1e-4)
+    gates = [sdata["superres_table"].uns["hadmst_sc"]["gate"]["share"] for sdata in (given, shuffled)]
+    assert gates[0] == gates[1]

@@ -171,7 +171,7 @@ def run(
         settings = replace(settings, device=str(pick_device(settings.device)))
     if settings.cells is not None and settings.align is True:
         settings = replace(settings, align="spots")  # cells lie on the image, which stays where it is
-    n, kept = settings.n_genes or len(obs.genes), kept or Kept()
+    obs, n, kept = obs.in_order(), settings.n_genes or len(obs.genes), kept or Kept()
     done = dict(into.finished) if into is not None else {}
     left = np.array([gene for gene in range(n) if gene not in done], int)
     progress.shorten("predict", len(left) / n)

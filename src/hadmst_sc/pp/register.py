@@ -76,4 +76,4 @@ def register(
         obs = with_other_genes(sdata, obs, section.get("obsm_key"))
         progress.plan({"align": seconds_of(REGISTRATION, obs)})
         progress.at("align")
-        return estimate_alignment(obs, max_um=max_um)
+        return estimate_alignment(obs.in_order(), max_um=max_um)

@@ -220,7 +220,7 @@ def _report(
                 assert cells is not None  # for types
                 facts |= _of_cells(cells, obs)
                 findings += _doubts_of_cells(cells, obs, he[0])
-            whole = with_other_genes(sdata, obs, section.get("obsm_key"))  # as in a run
+            whole = with_other_genes(sdata, obs.in_order(), section.get("obsm_key"))  # as in a run
             if align:
                 progress.plan({"align": seconds_of(REGISTRATION, obs)})
                 progress.at("align")

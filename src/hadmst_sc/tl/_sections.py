@@ -219,7 +219,7 @@ def _read(
 def _whole(sdata: SpatialData, section: Section, loaded: Any, version: str) -> Section:
     """The section with other genes for its components, loaded weights and its key."""
     settings = replace(section.settings, model=loaded, n_genes=len(section.obs.genes))
-    obs = with_other_genes(sdata, section.obs, section.obsm_key)
+    obs = with_other_genes(sdata, section.obs.in_order(), section.obsm_key)
     image, source = sdata.images[section.image_key], obs.source
     assert source is not None  # for types: read_spots names it
     place = repr([source.coordinate_system, *((name, affine(image, name).tolist()) for name in sorted(systems(image)))])

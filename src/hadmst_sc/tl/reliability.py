@@ -102,7 +102,7 @@ def reliability(
     with Progress(show=show_progress_bar) as progress:
         progress.at("read")
         asked = read_spots(sdata, image_key, **keys, problems=problems)
-        obs = with_other_genes(sdata, asked, keys.get("obsm_key"))
+        obs = with_other_genes(sdata, asked.in_order(), keys.get("obsm_key"))
         score = seconds_of(DISTILLATION / 2, obs) * (1 + 2 * controls)
         progress.plan({"align": seconds_of(REGISTRATION * bool(settings.align), obs), "score": score})
         progress.at("align")
