@@ -27,6 +27,7 @@ FILE = Path(__file__).with_name("benchmark.toml")
 CLEAN = "clean"
 PROFILES = ("quick", "full")
 REGISTERED = ", registered"  # end of the name of a rival that is given the section as registered by ours
+PARTS = ("declared", "method", "case")  # of settings, see :attr:`Cell.settings`
 TRAINED = ", trained "  # before the name of a training run whose weights a method of ours uses
 
 
@@ -102,18 +103,10 @@ class Cell:
             return str(result["status"])
         return "fresh" if result["settings"] == self.settings else "stale"
 
-    def only_its_case_differs(self, settings: str) -> bool:
-        """Compare with the settings of a result: the same method and options, other code around them.
-
-        It still holds if the method is given the same section and the same map has the same scores.
-        """
+    def differs_in(self, settings: str) -> set[str]:
+        """Parts of the settings that differ from those of a result: ``"declared"``, ``"method"`` and ``"case"``."""
         known, now = settings.split("."), self.settings.split(".")
-        return not self.reference and len(known) == len(now) and known[:2] == now[:2]
-
-    def only_its_method_differs(self, settings: str) -> bool:
-        """Compare with the settings of a result: the same options and case, other code of the method."""
-        (declared, _, *case), (declared_now, _, *case_now) = settings.split("."), self.settings.split(".")
-        return not self.reference and (declared, case) == (declared_now, case_now)
+        return {part for part, one, other in zip(PARTS, known, now, strict=True) if one != other}
 
 
 @cache

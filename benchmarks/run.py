@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -57,8 +57,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--refresh",
         action="store_true",
-        help="keep stale results: of methods whose own code is the same, if today's code gives them the same section "
-        "and a fixed map the same scores; of others, if the cheapest cell of each set has the same scores again",
+        help="keep stale results: where the code around a method has changed, if it gives the same section and a fixed "
+        "map the same scores; where that of the method has, if the cheapest cell of each set has the same scores again",
     )
     parser.add_argument("--list", action="store_true", help="show what would be run, then stop")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/<profile>")
@@ -77,9 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
     pending = [cell for cell in wanted if options.fresh or not stores[cell.task].has(cell)]
     _made()
     if options.refresh:
-        for keep in (refresh, refresh_methods):
-            keep(pending, stores, options)
-            pending = [cell for cell in pending if not stores[cell.task].has(cell)]
+        refresh(pending, stores, options)
+        pending = [cell for cell in pending if not stores[cell.task].has(cell)]
     n_done = len(wanted) - len(pending)
     n_stale = sum(stores[cell.task].state(cell) == "stale" for cell in pending)
     print(f"{len(wanted)} cells, {n_done} of them done, {n_stale} stale", flush=True)
@@ -360,47 +359,54 @@ def share(pending: Sequence[Cell], planned: Sequence[Cell], stores: dict[str, St
             stores[cell.task].add(cell, store.found(twin), store.results[twin.key]["made"])
 
 
-def _of_other_code(
-    cells: Sequence[Cell], stores: dict[str, Store], only: Callable[[Cell, str], bool]
-) -> Iterator[Cell]:
-    """Cells with a stale result that differs from today's settings in one respect only."""
-    for cell in cells:
-        store = stores[cell.task]
-        if store.state(cell) == "stale" and only(cell, store.results[cell.key]["settings"]):
-            yield cell
-
-
 def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> None:
-    """Keep results whose method and options are the same, where the code around them gives the same numbers."""
-    kept: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in _of_other_code(stale, stores, Cell.only_its_case_differs):
-        kept.setdefault((*cell.key[:3], str(cell.registered)), []).append(cell)
-    firsts = [replace(one, method=one.method.replace(one.bare, FINGERPRINT)) for one, *_ in kept.values()]
+    """Keep results of other code, where the code of today gives the same numbers.
+
+    Where the code around a method has changed, today's has to give it the same section, and a fixed map the same
+    scores. Where the code of the method has changed, the cheapest cell of each set has to have the same scores again: a
+    change that must not move any number, such as a faster way to the same maps, need not cost a run of everything.
+    """
+    changed = [
+        (cell, cell.differs_in(stores[cell.task].results[cell.key]["settings"]))
+        for cell in stale
+        if stores[cell.task].state(cell) == "stale" and not cell.reference
+    ]
+    kept = [(cell, parts) for cell, parts in changed if "declared" not in parts]
+    for part, that_hold in (("case", _cases_that_hold), ("method", _methods_that_hold)):
+        doubted = [cell for cell, parts in kept if part in parts]
+        held = {cell.key for cell in that_hold(doubted, stores, options)}
+        kept = [(cell, parts) for cell, parts in kept if part not in parts or cell.key in held]
+    for cell, parts in kept:
+        stores[cell.task].keep(
+            cell, **({"kept": "the cheapest cell of its set was run again"} if "method" in parts else {})
+        )
+
+
+def _cases_that_hold(cells: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> Iterator[Cell]:
+    of_places: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        of_places.setdefault((*cell.key[:3], str(cell.registered)), []).append(cell)
+    firsts = [replace(one, method=one.method.replace(one.bare, FINGERPRINT)) for one, *_ in of_places.values()]
     for cell, found in run(firsts, options.workers, options.time_limit):
-        of_place = kept[(*cell.key[:3], str(cell.registered))]
+        of_place = of_places[(*cell.key[:3], str(cell.registered))]
         same = [one for one in of_place if stores[one.task].results[one.key]["fingerprint"] == found.get("fingerprint")]
-        for one in same:
-            stores[one.task].keep(one)
+        yield from same
         print(f"{' · '.join(cell.key[:3])}: {len(same)} of {len(of_place)} results still hold", flush=True)
 
 
-def refresh_methods(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> None:
-    """Keep results of a method whose code has changed, if its cheapest cell of the same set has the same scores again.
-
-    A change that must not move any number, such as a faster way to the same maps, need not cost a run of everything.
-    """
-    of_set: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in _of_other_code(stale, stores, Cell.only_its_method_differs):
-        of_set.setdefault((cell.task, cell.group, cell.method), []).append(cell)
-    cheapest = [min(cells, key=lambda one: stores[one.task].found(one)["cost"]["seconds"]) for cells in of_set.values()]
+def _methods_that_hold(cells: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> Iterator[Cell]:
+    of_sets: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        of_sets.setdefault((cell.task, cell.group, cell.method), []).append(cell)
+    cheapest = [
+        min(of_set, key=lambda one: stores[one.task].found(one)["cost"]["seconds"]) for of_set in of_sets.values()
+    ]
     for cell, found in run(cheapest, options.workers, options.time_limit):
-        cells = of_set[cell.task, cell.group, cell.method]
-        store = stores[cell.task]
-        holds = found["status"] == "done" and _alike(found["scores"], store.found(cell)["scores"])
-        for one in cells if holds else []:
-            store.keep(one, kept="the cheapest cell of its set was run again")
-        n = len(cells) if holds else 0
-        print(f"{cell.task} · {cell.group} · {cell.method}: {n} of {len(cells)} results still hold", flush=True)
+        of_set = of_sets[cell.task, cell.group, cell.method]
+        holds = found["status"] == "done" and _alike(found["scores"], stores[cell.task].found(cell)["scores"])
+        yield from of_set if holds else []
+        n = len(of_set) if holds else 0
+        print(f"{cell.task} · {cell.group} · {cell.method}: {n} of {len(of_set)} results still hold", flush=True)
 
 
 def _alike(scores: Any, others: Any) -> bool:

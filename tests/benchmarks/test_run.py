@@ -127,15 +127,16 @@ def test_rivals_hold_when_other_code_gives_the_same_numbers_and_only_then(finish
     assert again[first["method"]]["scores"] == first["scores"]
 
 
+@pytest.mark.parametrize("around", [False, True], ids=["of the method", "around it too"])
 @pytest.mark.parametrize("better", [0.0, 0.1])
-def test_a_method_of_other_code_holds_if_its_cheapest_cell_has_the_same_scores(finished, tmp_path, capsys, better):
+def test_other_code_holds_if_its_cheapest_cell_has_the_same_scores(finished, tmp_path, capsys, better, around):
     import run
 
     done, sections = cells(finished)
     lines = [line for line in done if line["method"] == "linear"]
     for line in lines:
         declared, _, case = line["settings"].split(".")
-        line["settings"] = f"{declared}.ffffffffffff.{case}"
+        line["settings"] = f"{declared}.ffffffffffff.{'ffffffffffff' if around else case}"
     cheapest = min(lines, key=lambda line: line["cost"]["seconds"])
     (scores,) = cheapest["scores"].values()
     scores["pcc"] = [pcc - better for pcc in scores["pcc"]]
