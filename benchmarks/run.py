@@ -58,7 +58,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--refresh",
         action="store_true",
         help="keep stale results: where the code around a method has changed, if it gives the same section and a fixed "
-        "map the same scores; where that of the method has, if the cheapest cell of each set has the same scores again",
+        "map the same scores; where that of the method has, if its cheapest cell of each task scores the same again",
     )
     parser.add_argument("--list", action="store_true", help="show what would be run, then stop")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/<profile>")
@@ -363,7 +363,7 @@ def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.N
     """Keep results of other code, where the code of today gives the same numbers.
 
     Where the code around a method has changed, today's has to give it the same section, and a fixed map the same
-    scores. Where the code of the method has changed, the cheapest cell of each set has to have the same scores again: a
+    scores. Where the code of the method has changed, its cheapest cell of each task has to score the same again: a
     change that must not move any number, such as a faster way to the same maps, need not cost a run of everything.
     """
     changed = [
@@ -378,7 +378,7 @@ def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.N
         kept = [(cell, parts) for cell, parts in kept if part not in parts or cell.key in held]
     for cell, parts in kept:
         stores[cell.task].keep(
-            cell, **({"kept": "the cheapest cell of its set was run again"} if "method" in parts else {})
+            cell, **({"kept": "its cheapest cell of the task was run again"} if "method" in parts else {})
         )
 
 
@@ -395,18 +395,18 @@ def _cases_that_hold(cells: Sequence[Cell], stores: dict[str, Store], options: a
 
 
 def _methods_that_hold(cells: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> Iterator[Cell]:
-    of_sets: dict[tuple[str, ...], list[Cell]] = {}
+    of_sets: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        of_sets.setdefault((cell.task, cell.group, cell.method), []).append(cell)
+        of_sets.setdefault((cell.task, cell.method), []).append(cell)
     cheapest = [
         min(of_set, key=lambda one: stores[one.task].found(one)["cost"]["seconds"]) for of_set in of_sets.values()
     ]
     for cell, found in run(cheapest, options.workers, options.time_limit):
-        of_set = of_sets[cell.task, cell.group, cell.method]
+        of_set = of_sets[cell.task, cell.method]
         holds = found["status"] == "done" and _alike(found["scores"], stores[cell.task].found(cell)["scores"])
         yield from of_set if holds else []
         n = len(of_set) if holds else 0
-        print(f"{cell.task} · {cell.group} · {cell.method}: {n} of {len(of_set)} results still hold", flush=True)
+        print(f"{cell.task} · {cell.method}: {n} of {len(of_set)} results still hold", flush=True)
 
 
 def _alike(scores: Any, others: Any) -> bool:

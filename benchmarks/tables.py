@@ -90,7 +90,9 @@ def made(found: Results, task: str | None = None) -> str:
     of_ours = sum(seconds for name, _, seconds in runs if name.startswith(OURS)) / 3600
     kept = sum("kept" in c for c in cells)
     of_kept = (
-        f"{kept:,} are of earlier code, which gave the cheapest cell of each set the same scores; " if kept else ""
+        f"{kept:,} are of earlier code, which gave the cheapest cell of each task and method the same scores; "
+        if kept
+        else ""
     )
     return (
         f"{len(cells):,} cells, {hours:.1f} hours of one core, {of_ours:.1f} of them for our methods; "
