@@ -34,15 +34,12 @@ import numpy as np
 import plan
 import records
 from plan import Cell
-from tables import TURNED
+from tables import SAME, TURNED
 
 from hadmst_sc.section.errors import ContractError
 
 PRELOADED = ["hadmst_sc.tl", "sklearn.ensemble", "spatialdata", "joblib", "torch"]  # what takes seconds to import
 DIGITS = 4
-SAME = (
-    0.001  # a mean over genes, on another machine: extra trees and kriging on the breast sections moved by up to .0002
-)
 LARGE = 5e8  # bytes of maps
 AsGiven = dict[tuple[str, ...], dict[str, dict[str, Any]]]
 FINGERPRINT = "fingerprint"  # in place of a method: what it would be given, and what a fixed map scores
@@ -380,9 +377,8 @@ def refresh(stale: Sequence[Cell], stores: dict[str, Store], options: argparse.N
         held = {cell.key for cell in that_hold(doubted, stores, options)}
         kept = [(cell, parts) for cell, parts in kept if part not in parts or cell.key in held]
     for cell, parts in kept:
-        stores[cell.task].keep(
-            cell, **({"kept": "its cheapest cell of the task was run again"} if "method" in parts else {})
-        )
+        why = {"kept": "its cheapest cell of the task was run again"} if "method" in parts else {}
+        stores[cell.task].keep(cell, **why)
 
 
 def _cases_that_hold(cells: Sequence[Cell], stores: dict[str, Store], options: argparse.Namespace) -> Iterator[Cell]:
@@ -413,7 +409,7 @@ def _methods_that_hold(cells: Sequence[Cell], stores: dict[str, Store], options:
 
 
 def _alike(scores: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
-    """Tell if the scores that tables show, means over genes, move by less than ``SAME``.
+    """Tell if the scores that tables show, means over genes, differ by less than ``SAME``.
 
     Single genes may move more: on another machine the last digits of a sum differ, and trees then split elsewhere.
     """

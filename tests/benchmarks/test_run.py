@@ -151,6 +151,22 @@ def test_other_code_holds_if_its_cheapest_cell_has_the_same_scores(finished, tmp
     assert ("ffffffffffff" in now[cheapest["section"]]["settings"]) == bool(better)
 
 
+@pytest.mark.parametrize(
+    ("others", "alike"),
+    [
+        ({"10 µm": {"pcc": [0.52, 0.4809], "ssim": [0.1, 0.1]}}, True),  # single genes move, and other scores
+        ({"10 µm": {"pcc": [0.502, 0.5021], "ssim": [0.9, 0.9]}}, False),
+        ({"10 µm": {"pcc": [0.5], "ssim": [0.9, 0.9]}}, False),
+        ({"20 µm": {"pcc": [0.5, 0.5], "ssim": [0.9, 0.9]}}, False),
+        ({"10 µm": {"ssim": [0.9, 0.9]}}, False),
+    ],
+)
+def test_scores_are_alike_if_no_mean_over_genes_moves(others, alike):
+    import run
+
+    assert run._alike({"10 µm": {"pcc": [0.5, 0.5], "ssim": [0.9, 0.9]}}, others) == alike
+
+
 def test_other_settings_are_other_results(cell, tmp_path):
     import run
 
