@@ -36,9 +36,9 @@ def closure(file: Path) -> frozenset[Path]:
     return frozenset(found)
 
 
-def find(module: str) -> Path | None:
-    """File of a module of the package or of the benchmarks; of a package its ``__init__.py``."""
-    for root in ROOTS:
+def find(module: str, *beside: Path) -> Path | None:
+    """File of a module of the package, of the benchmarks or of other folders; of a package its ``__init__.py``."""
+    for root in (*ROOTS, *beside):
         stem = root.joinpath(*module.split("."))
         for path in (stem.with_suffix(".py"), stem / "__init__.py"):
             if path.is_file():
@@ -48,7 +48,8 @@ def find(module: str) -> Path | None:
 
 @cache
 def _imported(file: Path) -> tuple[Path, ...]:
-    return tuple(path for path in map(find, _names(ast.parse(file.read_text()))) if path is not None)
+    found = (find(name, file.parent) for name in _names(ast.parse(file.read_text())))
+    return tuple(path for path in found if path is not None)
 
 
 def _names(tree: ast.AST) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Time and memory against the size of a section and the number of genes: ``hadmst-sc benchmark scale``.
 
-Sections are the mouse brain, mirrored side by side; each run is a process of its own. Runs that are done are
-kept: stop it, and start it again with the same command. Writes ``results/scale.json``, ``.md`` and ``.png``.
+Sections are the mouse brain, mirrored side by side; each run is a process of its own. Runs that the code of today has
+made are kept: stop it, and start it again with the same command. Writes ``results/scale.json``, ``.md`` and ``.png``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
     target = options.output / "scale.json"
     found = records.read(target).get("runs", {})
     made = records.provenance(weights="default")
-    left = [name for name in options.runs or RUNS if options.fresh or name not in found]
+    kept = [] if options.fresh else [name for name, run in found.items() if run.get("code") == made["code"]]
+    left = [name for name in options.runs or RUNS if name not in kept]
     network = throughput() | compiled() | {"two_over_one": two_over_one()} if left else {}
     for name in left:
         arguments_of_run = RUNS[name].split()
@@ -53,7 +54,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
             arguments_of_run += ["--maps", str(scratch / f"{name}.npy")]
         print(f"{name}: {RUNS[name]}", flush=True)
         try:
-            found[name] = in_own_process(arguments_of_run) | {"command": RUNS[name], "commit": made["commit"]}
+            found[name] = in_own_process(arguments_of_run) | {"command": RUNS[name], "code": made["code"]}
         except subprocess.CalledProcessError as error:
             found[name] = {"command": RUNS[name], "failed": (error.stderr or "").strip().splitlines()[-1:]}
         if pair and all((scratch / f"{each}.npy").exists() for each in pair):
@@ -141,7 +142,7 @@ def render(record: dict[str, Any]) -> str:
     return records.page(
         record,
         "# Scale: time and memory",
-        "The mouse brain (2,698 spots) on 20 µm bins, backed, on the CPU; larger ones are mirrored copies.",
+        "The mouse brain on 20 µm bins, backed, on the CPU; larger ones are mirrored copies.",
         records.table(["figure", "asked", "measured"], figures(record)),
         records.table(columns, rows),
         throughput,

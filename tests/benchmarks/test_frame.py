@@ -25,8 +25,8 @@ def test_every_measurement_has_its_script_and_its_results():
     import plan
 
     for name, one in plan.load()["measurements"].items():
-        if "command" in one:
-            assert (ROOT / one["command"]).is_file()
+        if script := one.get("command") or one.get("script"):
+            assert (ROOT / script).is_file()
             assert (ROOT / "benchmarks" / "results" / f"{name}.json").is_file()
 
 

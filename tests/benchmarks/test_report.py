@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,7 +221,7 @@ def test_ours_is_counted_against_its_closed_form_and_domains_have_a_verdict(fold
     table = summary.against_the_best()
     assert rows(table, "holdout") == [["0", "0", "3", "3", "0", "0"]]
     assert rows(table, "domains") == [["0", "2", "0", "0", "2", "0"]]  # a section alone, whose tiles have no scores
-    assert "against our method without network won 0, lost 3:" in summary.numbers()
+    assert "Against our own method without the network it won 0 and lost 3:" in summary.numbers()
 
 
 def test_old_measurements_are_told_in_the_first_line(folder, tmp_path, monkeypatch):
@@ -289,34 +290,70 @@ def test_samples_are_told_by_their_medians(page):
     assert row[:5] == ["20 µm", "ours, samples", "0.80", "0.50", "1.00"]
 
 
-@pytest.mark.parametrize(("n_sections", "over"), [(1, "3 seeds of training"), (4, "4 sections")])
-def test_the_gain_by_the_adversary_is_over_sections_or_seeds(tmp_path, n_sections, over):
+@pytest.mark.parametrize(
+    ("n_sections", "n_spots", "over", "told"),
+    [
+        (1, 200, "3 seeds of training", "1 / 0 / 0"),
+        (1, 100, "3 seeds of training (too few spots)", "0 / 1 / 0"),
+        (4, 100, "4 sections", "1 / 0 / 0"),
+    ],
+)
+def test_the_gain_by_the_adversary_is_over_sections_or_seeds(tmp_path, n_sections, n_spots, over, told):
+    summary = summary_of_adversary(tmp_path, n_sections, n_spots, power=(1.1, 1.1))
+    ((*own, gain, in_power, found_over),) = rows(summary.adversary(), "breast")
+    mean = 0.53 + 0.01 + 0.01 * (n_sections - 1) / 2
+    assert own == ["20 µm", "0.500", f"{mean:.3f}", "1.100", "1.100"] and found_over == over
+    assert gain.startswith(f"{mean - 0.5:+.3f} [+0.") and in_power == "+0.000 [+0.000, +0.000]"
+    assert summary.helps_of_adversary == told
+    assert rows(summary.state_of_parts(), "channel-aware adversarial learner") == [[told]]
+    assert summary.samples() == ""  # they have a table of their own
+
+
+@pytest.mark.parametrize(("power", "told"), [((0.8, 0.9), "0 / 1 / 0"), ((1.1, 0.8), "1 / 0 / 0")])
+def test_the_adversary_has_no_clear_effect_where_it_moves_the_power_away_from_1(tmp_path, power, told):
+    assert summary_of_adversary(tmp_path, 1, 200, power).helps_of_adversary == told
+
+
+def summary_of_adversary(folder: Path, n_sections: int, n_spots: int, power: tuple[float, float]):
+    """Of networks with the adversarial learner, whose CRPS is the better one, and without; with their power."""
     import plan
     import report
     from outcomes import Results
 
     lines = []
     for i in range(n_sections):
-        lines.append(described("draws", "breast", f"section {i}"))
+        of_section = described("draws", "breast", f"section {i}")
+        of_section["about"]["n_spots"] = n_spots
+        lines.append(of_section)
         for seed in range(3):
-            for arm, crps in (("with", 0.50), ("without", 0.53 + 0.01 * seed + 0.01 * i)):
-                scores = {"20 µm": {"crps": [crps - 0.2, crps, crps + 0.3], "power": [1.0] * 3}}
+            arms = zip(("with", "without"), (0.50, 0.53 + 0.01 * seed + 0.01 * i), power, strict=True)
+            for arm, crps, of_arm in arms:
+                scores = {"20 µm": {"crps": [crps - 0.2, crps, crps + 0.3], "power": [of_arm] * 3}}
                 lines.append(result("draws", "breast", f"section {i}", f"ours, samples, trained {arm} {seed}", scores))
-    (tmp_path / "draws.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    summary = report.Summary(Results.read(tmp_path), plan.load(), {})
-    ((*own, gain, found_over),) = rows(summary.adversary(), "breast")
-    mean = 0.53 + 0.01 + 0.01 * (n_sections - 1) / 2
-    assert own == ["20 µm", "0.500", f"{mean:.3f}", "1.000", "1.000"] and found_over == over
-    assert gain.startswith(f"{mean - 0.5:+.3f} [+0.")
-    assert summary.helps_of_adversary == "1 / 0 / 0"
-    assert rows(summary.state_of_parts(), "channel-aware adversarial learner") == [["1 / 0 / 0"]]
-    assert summary.samples() == ""  # they have a table of their own
+    (folder / "draws.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return report.Summary(Results.read(folder), plan.load(), {})
 
 
 def test_failures_are_counted_with_their_reason(page):
     text = section(page, "What was filled")
     assert ["failed", "1", "ValueError: too / small"] in rows(text, "kriging")
     assert "0 of 1" in rows(text, "kriging")[0]
+
+
+def test_disturbed_sections_and_scores_without_interval_have_an_end_too(folder):
+    import plan
+    import report
+    from outcomes import Results
+
+    found = Results.read(folder)
+    more = [
+        result("hr_sim", "breast", "breast", method, {"20 µm": {"moran": value}})
+        for method, value in (("ours", 0.4), ("nearest", 0.7), ("TESLA", 0.6))
+    ]
+    kept = [one for one in found.cells if one["task"] != "hr_sim"]
+    summary = report.Summary(Results((*kept, *more), found.sections), plan.load(), {})
+    assert "hr_sim breast, 20 µm -0.300 (nearest)" in summary.downstream()
+    assert "robustness 0 / 0 / 3" in summary.headline_page()  # ours is better by .2 with the image displaced
 
 
 def test_robustness_is_a_share_of_the_clean_score(page):
@@ -403,8 +440,8 @@ def test_the_readme_gets_its_tables_between_their_markers_and_nothing_else(folde
     assert summary.readme(made) == made and "old" not in made
     assert [line for line in made.splitlines() if line in ("A", "B", "C")] == ["A", "B", "C"]
     (row,) = rows(made, "breast cancer, spots made from Xenium, 20 µm")
-    assert row[:2] == ["0.300", "0.450"] and row[3].startswith("-0.150 [") and row[4] == "tiles × 3 genes"
-    assert "Of 12 comparisons ours won 3, lost 6;" in made
+    assert row[:2] == ["0.300", "0.450"] and row[3].startswith("-0.150 [") and row[4] == "6 / 0 / 0"
+    assert "Of 12 comparisons ours won 3 and lost 6." in made
     assert rows(made, "semantic distillation network") == [["1 / 0 / 0"]]
     assert rows(made, "gate (added by us)") == [["0 / 1 / 0"]]
     assert rows(made, "spatial alignment module: registration") == [["not measured in this version"]]

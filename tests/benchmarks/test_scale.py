@@ -29,6 +29,32 @@ def run_of(seconds: float, genes: int, bins: int = 58_000, **more) -> dict:
     } | more  # fmt: skip
 
 
+def test_runs_of_other_code_are_done_again(scale, tmp_path, monkeypatch):
+    import json
+
+    started = []
+    monkeypatch.setattr(scale, "RUNS", {"50 genes": "--genes 50", "100 genes": "--genes 100"})
+    monkeypatch.setattr(scale, "in_own_process", lambda of: started.append(of) or run_of(9.0, int(of[1])))
+    monkeypatch.setattr(scale, "throughput", lambda: {"network_gflops": 60.0, "bare_gflops": 80.0, "share": 0.75})
+    monkeypatch.setattr(scale, "compiled", dict)
+    monkeypatch.setattr(scale, "two_over_one", lambda: 1.9)
+    for _ in range(2):
+        scale.main(["--output", str(tmp_path)])
+    assert started == [["--genes", "50"], ["--genes", "100"]]
+    record = json.loads((tmp_path / "scale.json").read_text())
+    record["runs"]["50 genes"]["code"] = "of yesterday"
+    (tmp_path / "scale.json").write_text(json.dumps(record))
+    scale.main(["--output", str(tmp_path)])
+    assert started[2:] == [["--genes", "50"]]
+
+
+def test_what_lies_beside_a_script_belongs_to_its_code(scale):
+    import sources
+
+    names = {path.name for path in sources.closure(FOLDER / "__main__.py")}
+    assert {"once.py", "throughput.py", "superresolve.py"} <= names
+
+
 def record_of(scale, runs: dict) -> dict:
     growth = {curve: scale.slope(runs, *of) for curve, of in scale.CURVES.items()}
     return {"throughput": {"network_gflops": 60.0, "bare_gflops": 80.0, "share": 0.75}, "runs": runs, "growth": growth}
