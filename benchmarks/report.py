@@ -427,11 +427,9 @@ class Summary:
         ends = f"all scores and scales: {' / '.join(WORDS.values())}"
         head = ["correlation with the truth", "ours", "best rival", "ceiling", "difference, 95 % interval", ends]
         told = [
-            f"*Best rival*: of {fewest} to {most} methods, chosen after seeing the scores.",
-            "*Ceiling*: the truth without its noise.",
-            f"Of {len(self.verdicts)} comparisons ours won {ended[1]} and lost {ended[-1]}. Against our own method",
-            f"without the network it won {over_closed_form[1]} and lost {over_closed_form[-1]}:",
-            f"[losses first]({PAGES}/report.md).",
+            f"*Best rival*: of {fewest} to {most} methods, chosen by these scores. *Ceiling*: the truth without noise.",
+            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}; against itself without network",
+            f"{over_closed_form[1]} and {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
         ]
         return f"{records.table(head, rows)}\n\n{' '.join(told)}"
 
