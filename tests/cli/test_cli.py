@@ -310,6 +310,21 @@ def test_validate_prints_the_report_and_ends_with_its_verdict(store, monkeypatch
     assert seen == defaults | {"image_key": "he", "genes": 3, "align": False}
 
 
+@pytest.mark.parametrize("command", ["superresolve", "validate", "reliability"])
+def test_spots_can_be_moved_to_the_image(store, monkeypatch, command):
+    seen = []
+
+    def called(sdata, image_key, **options):
+        seen.append(options["align"])
+        return SimpleNamespace(ok=True, sort_values=lambda *_, **__: pd.DataFrame({"reliability": [0.5]}))
+
+    put_module(monkeypatch, "pp", validate=called)
+    put_module(monkeypatch, "tl", superresolve=called, reliability=called)
+    assert run(command, store, "he", "--align-spots").exit_code == 0 and seen == ["spots"]
+    refused = run(command, store, "he", "--align-spots", "--no-align")
+    assert refused.exit_code == 2 and "exclude" in refused.output and len(seen) == 1
+
+
 def test_reliability_prints_the_most_reliable_gene_first(store, monkeypatch):
     seen = {}
 

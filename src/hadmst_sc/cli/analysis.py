@@ -46,12 +46,11 @@ def superresolve(
 
 
 @app.command()
-@options_of(SPOTS)
+@options_of(SPOTS, {"align": SETTINGS["align"]})
 def validate(
     store: Store,
     image_key: ImageKeys,
     cells_key: Annotated[str | None, typer.Option(help="Cells or nuclei: shapes, points or labels.")] = None,
-    align: Annotated[bool, typer.Option(help="Also estimate where the H&E is relative to the spots.")] = True,
     **given: Any,
 ) -> None:
     """Check if sections can be super-resolved, report cost and warnings; status 1 if not."""
@@ -59,7 +58,7 @@ def validate(
     from hadmst_sc.io import open_store
 
     images, given = of_sections(image_key, given | {"cells_key": cells_key})
-    report = pp.validate(open_store(store), images, align=align, **given)
+    report = pp.validate(open_store(store), images, **given)
     typer.echo(report)
     raise typer.Exit(0 if report.ok else 1)
 

@@ -74,6 +74,17 @@ AS_TEXT: dict[str, tuple[Any, str]] = {
     "device": (str, DEVICES),
     "align": (bool, ""),
 }
+ALIGN_SPOTS = inspect.Parameter(
+    "align_spots",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool,
+        typer.Option(
+            "--align-spots", help="Where the H&E is misplaced, move the spots instead: the result lies on the H&E."
+        ),
+    ],
+)
 KINDS: dict[str, Any] = {  # annotations of the others, by their source
     "bool": bool,
     "int": int,
@@ -101,9 +112,15 @@ def options_of(*groups: Mapping[str, Argument]) -> Callable[[Function], Function
             options.append(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
             )
+        if "align" in shared:
+            options.append(ALIGN_SPOTS)
 
         @functools.wraps(command)
         def call(*args: Any, **given: Any) -> None:
+            if given.pop("align_spots", False):
+                if not given["align"]:
+                    raise typer.BadParameter("`--align-spots` and `--no-align` exclude each other. Leave one out.")
+                given["align"] = "spots"
             if "genes" in given:
                 given["genes"] = _parse_genes(given["genes"])
             if given.get("model") == "none":
