@@ -428,8 +428,8 @@ class Summary:
         head = ["correlation with the truth", "ours", "best rival", "ceiling", "difference, 95 % interval", ends]
         told = [
             f"*Best rival*: of {fewest} to {most} methods, chosen by these scores. *Ceiling*: the noiseless truth.",
-            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}; against itself without network",
-            f"{over_closed_form[1]} and {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
+            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}; against itself without",
+            f"network {over_closed_form[1]} and {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
         ]
         return f"{records.table(head, rows)}\n\n{' '.join(told)}"
 
