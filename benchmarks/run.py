@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: cells run side by side, one core each
+# Before numpy and torch: cells run side by side, one core each, whatever the shell has set. With two threads each, those of
+# scikit-learn's boosting wait for one another without end.
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+os.environ.update(THREADS)
 
 import argparse
 import json
@@ -518,14 +521,15 @@ def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
 
     Side by side they have one core each; alone they have all, as their seconds are results.
     """
-    threads = dict(os.environ) if workers > 1 else {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    others = {name: value for name, value in os.environ.items() if name not in THREADS}
+    environment = others | THREADS if workers > 1 else others
 
     def run_script(name: str) -> None:
         if not fresh and plan.up_to_date(name, scripts[name]):
             print(f"{name}: done", flush=True)
             return
         print(f"{name}: {scripts[name]}", flush=True)
-        subprocess.run([sys.executable, *shlex.split(scripts[name])], cwd=plan.ROOT, env=threads, check=True)
+        subprocess.run([sys.executable, *shlex.split(scripts[name])], cwd=plan.ROOT, env=environment, check=True)
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(run_script, scripts))

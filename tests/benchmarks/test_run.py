@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -363,6 +364,15 @@ def test_a_choice_of_nothing_is_refused(tmp_path):
 
     with pytest.raises(SystemExit, match="choose nothing"):
         run.main(["--tasks", "nonsense", "--output", str(tmp_path)])
+
+
+def test_a_cell_has_one_core_whatever_the_shell_has_set():
+    import run
+
+    script = "import os, run; print([os.environ[name] for name in run.THREADS])"
+    shell = os.environ | dict.fromkeys(run.THREADS, "2") | {"PYTHONPATH": str(Path(run.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", script], env=shell, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(["1", "1", "1"])
 
 
 def test_measurements_run_once_each_and_timings_have_all_cores(tmp_path, monkeypatch, capsys):
