@@ -30,6 +30,7 @@ NO_HE = "ours, no H&E"
 CONTROLS = (OURS, NO_HE, TURNED, "linear")
 NOT_MEASURED = "not measured in this version"
 WORDS = {-1: "lost", 0: "undecided", 1: "won"}
+ENDS = f"all scores and scales: {' / '.join(WORDS.values())}"
 README = Path(__file__).resolve().parents[1] / "README.md"
 PAGES = "benchmarks/results/full"
 # Sets on the README, one for each kind of evidence.
@@ -171,6 +172,11 @@ def _effects(signs_of_sets: Iterable[set[int]]) -> str:
     signs = list(signs_of_sets)
     helps, harms = (sum(end in of_set and -end not in of_set for of_set in signs) for end in (1, -1))
     return f"{helps} / {len(signs) - helps - harms} / {harms}"
+
+
+def _ended(signs: Counter[int]) -> str:
+    """Numbers of comparisons lost / undecided / won."""
+    return " / ".join(str(signs[sign]) for sign in WORDS)
 
 
 class Verdict(NamedTuple):
@@ -347,12 +353,11 @@ class Summary:
                 row["verdict"].rival,
                 f"{WORDS[row['verdict'].sign]}, {interval(row['verdict'].over_rival)}",
                 row["verdict"].over_rival.over + self._donors(row["verdict"].view),
-                " / ".join(str(row["ends"][sign]) for sign in WORDS),
+                _ended(row["ends"]),
             ]
             for row in self.one_screen
         ]
-        every = f"all scores and scales: {' / '.join(WORDS.values())}"
-        head = ["task: set", *columns, "which rival", "ours minus the best rival", "interval over", every]
+        head = ["task: set", *columns, "which rival", "ours minus the best rival", "interval over", ENDS]
         others = [one for one in self.verdicts if one.view.task in ("domains", "panel")] + self.disturbed
         told = [f"{task} {' / '.join(ends[: len(WORDS)])}" for task, *ends in self._ends_by_task(others)]
         also = f"{' / '.join(WORDS.values()).capitalize()}, of other tasks: {'; '.join(told)}." if told else ""
@@ -418,14 +423,12 @@ class Summary:
                 one = row["verdict"]
                 scale = f", {one.view.scale}" if one.view.scale != "spots" else ""
                 values = [number(row["values"][name]) for name in ("ours", "best rival", "ceiling")]
-                ends = " / ".join(str(row["ends"][sign]) for sign in WORDS)
-                rows.append([text + scale, *values, interval(one.over_rival), ends])
+                rows.append([text + scale, *values, interval(one.over_rival), _ended(row["ends"])])
                 n_rivals.append(len({name.removesuffix(plan.REGISTERED) for name in self.others(one.view)}))
         ended = Counter(one.sign for one in self.verdicts)
         over_closed_form = Counter(one.sign_over_closed_form for one in self.verdicts)
         fewest, most = min(n_rivals, default=0), max(n_rivals, default=0)
-        ends = f"all scores and scales: {' / '.join(WORDS.values())}"
-        head = ["correlation with the truth", "ours", "best rival", "ceiling", "difference, 95 % interval", ends]
+        head = ["correlation with the truth", "ours", "best rival", "ceiling", "difference, 95 % interval", ENDS]
         told = [
             f"*Best rival*: of {fewest} to {most} methods, chosen by these scores. *Ceiling*: the noiseless truth.",
             f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}; against itself without",
@@ -460,7 +463,7 @@ class Summary:
         return found
 
     def gain_by_adversary(self, view: View, metric: str) -> tuple[Difference | None, str]:
-        """How far samples are off without the adversarial learner minus with it, and what the interval is over."""
+        """Gain by the adversarial learner in a score of samples, above zero where it helps, and what it is over."""
         arms = self.of_adversary(view, metric)
         seeds = [seed for seed in arms["with"] if seed in arms["without"]]
         about = self.found.about(view)
@@ -600,11 +603,8 @@ class Summary:
             else:
                 views = [view for view in self.clean if view.task in ("phantom", "hr_sim", "hr_real")]
                 views = {f"{v.task} {v.name}": v for v in views if present(self.found, v, (one["score"],))}
-                table = (
-                    self.scores(views, self.core, one["score"]) + "\n\n" + self.gaps(views, one["score"])
-                    if views
-                    else ""
-                )
+                tables = [self.scores(views, self.core, one["score"]), self.gaps(views, one["score"])]
+                table = "\n\n".join(tables) if views else ""
             parts += [f"### {one['title']}", one.get("text", ""), table] if table else []
         return "\n\n".join(part for part in parts if part)
 

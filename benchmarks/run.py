@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 
-# Before numpy and torch: cells run side by side, one core each, whatever the shell has set. With two threads each, those of
-# scikit-learn's boosting wait for one another without end.
-THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-os.environ.update(THREADS)
+# Before numpy and torch: cells run side by side, one core each, whatever the shell has set. With two threads each,
+# those of scikit-learn's boosting wait for one another without end.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import argparse
 import json
@@ -521,8 +520,8 @@ def measure(scripts: dict[str, str], workers: int, *, fresh: bool) -> None:
 
     Side by side they have one core each; alone they have all, as their seconds are results.
     """
-    others = {name: value for name, value in os.environ.items() if name not in THREADS}
-    environment = others | THREADS if workers > 1 else others
+    one_core = workers > 1
+    environment = {k: v for k, v in os.environ.items() if one_core or not k.endswith("_NUM_THREADS")}
 
     def run_script(name: str) -> None:
         if not fresh and plan.up_to_date(name, scripts[name]):

@@ -57,10 +57,13 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
             found[name] = in_own_process(arguments_of_run) | {"command": RUNS[name], "code": made["code"]}
         except subprocess.CalledProcessError as error:
             found[name] = {"command": RUNS[name], "failed": (error.stderr or "").strip().splitlines()[-1:]}
+            found[name]["code"] = made["code"]
         if pair and all((scratch / f"{each}.npy").exists() for each in pair):
             found[pair[1]]["largest_difference"] = difference(*(scratch / f"{each}.npy" for each in pair))
         ordered = {each: found[each] for each in RUNS if each in found}
-        record = {"provenance": made, "throughput": network, "runs": ordered}
+        codes = {run.get("code") for run in ordered.values()}
+        origin = made if codes == {made["code"]} else made | {"code": ""}  # runs of other code are left: not up to date
+        record = {"provenance": origin, "throughput": network, "runs": ordered}
         record["growth"] = {curve: slope(ordered, *of) for curve, of in CURVES.items()}
         records.save("scale", record, render(record), options.output)
     if found:

@@ -38,6 +38,7 @@ def test_runs_of_other_code_are_done_again(scale, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "throughput", lambda: {"network_gflops": 60.0, "bare_gflops": 80.0, "share": 0.75})
     monkeypatch.setattr(scale, "compiled", dict)
     monkeypatch.setattr(scale, "two_over_one", lambda: 1.9)
+    monkeypatch.setattr(scale.records, "_code_of_script", lambda: "of today")
     for _ in range(2):
         scale.main(["--output", str(tmp_path)])
     assert started == [["--genes", "50"], ["--genes", "100"]]
@@ -46,6 +47,12 @@ def test_runs_of_other_code_are_done_again(scale, tmp_path, monkeypatch):
     (tmp_path / "scale.json").write_text(json.dumps(record))
     scale.main(["--output", str(tmp_path)])
     assert started[2:] == [["--genes", "50"]]
+    whole = json.loads((tmp_path / "scale.json").read_text())
+    record["runs"]["100 genes"]["code"] = "of yesterday"
+    (tmp_path / "scale.json").write_text(json.dumps(record))
+    scale.main(["--output", str(tmp_path), "--runs", "50 genes"])
+    half = json.loads((tmp_path / "scale.json").read_text())
+    assert whole["provenance"]["code"] == "of today" and half["provenance"]["code"] == ""  # half of it is old
 
 
 def test_what_lies_beside_a_script_belongs_to_its_code(scale):
