@@ -233,7 +233,7 @@ class Summary:
         if missing or stale:
             tasks = ", ".join(dict.fromkeys(cell.task for cell in [*stale, *missing]))
             told.append(
-                f"**Of {len(self.planned):,} cells {len(stale):,} are stale (made by other code or settings) and "
+                f"**Of {len(self.planned):,} results {len(stale):,} are stale (made by other code or settings) and "
                 f"{len(missing):,} are missing or failed; in: {tasks}.**"
             )
         if old:
@@ -430,9 +430,9 @@ class Summary:
         fewest, most = min(n_rivals, default=0), max(n_rivals, default=0)
         head = ["correlation with the truth", "ours", "best rival", "ceiling", "difference, 95 % interval", ENDS]
         told = [
-            f"*Best rival*: of {fewest} to {most} methods, chosen by these scores. *Ceiling*: the noiseless truth.",
-            f"Of {len(self.verdicts)} comparisons ours won {ended[1]}, lost {ended[-1]}; against itself without",
-            f"network {over_closed_form[1]} and {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
+            f"*Best rival*: of {fewest} to {most} methods, chosen by these scores. *Ceiling*: noiseless truth.",
+            f"Ours won {ended[1]} of {len(self.verdicts)} comparisons, lost {ended[-1]}; against itself without network",
+            f"won {over_closed_form[1]}, lost {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
         ]
         return f"{records.table(head, rows)}\n\n{' '.join(told)}"
 
@@ -656,7 +656,7 @@ class Summary:
         parts = [by_method(self.found.methods(), tasks, content)]
         problems = [[method, status, str(n), why.replace("|", "/")] for method, status, why, n in self.found.problems()]
         if problems:
-            parts += ["Without scores:", records.table(["method", "", "cells", "why"], problems)]
+            parts += ["Without scores:", records.table(["method", "", "results", "why"], problems)]
         return "\n\n".join(parts)
 
 

@@ -53,14 +53,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", help="of benchmark.toml (default: all)")
     parser.add_argument("--methods", nargs="+", metavar="METHOD")
     parser.add_argument("--sections", nargs="+", help="sections or sets")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="cells side by side")
-    parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds for one cell")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="methods side by side")
+    parser.add_argument("--time-limit", type=float, default=1800.0, help="seconds for one result")
     parser.add_argument("--fresh", action="store_true", help="do again what is done")
     parser.add_argument(
         "--refresh",
         action="store_true",
         help="keep stale results: where the code around a method has changed, if it gives the same section and a fixed "
-        "map the same scores; where that of the method has, if its cheapest cell of each task scores the same again",
+        "map the same scores; where that of the method has, if its cheapest result of each task scores the same again",
     )
     parser.add_argument("--list", action="store_true", help="show what would be run, then stop")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/<profile>")
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         pending = [cell for cell in pending if not stores[cell.task].has(cell)]
     n_done = len(wanted) - len(pending)
     n_stale = sum(stores[cell.task].state(cell) == "stale" for cell in pending)
-    print(f"{len(wanted)} cells, {n_done} of them done, {n_stale} stale", flush=True)
+    print(f"{len(wanted)} results, {n_done} of them done, {n_stale} stale", flush=True)
     if options.list:
         for cell in pending:
             print(f"{' · '.join(cell.key)} ({stores[cell.task].state(cell)})")

@@ -221,7 +221,7 @@ def test_ours_is_counted_against_its_closed_form_and_domains_have_a_verdict(fold
     table = summary.against_the_best()
     assert rows(table, "holdout") == [["0", "0", "3", "3", "0", "0"]]
     assert rows(table, "domains") == [["0", "2", "0", "0", "2", "0"]]  # a section alone, whose tiles have no scores
-    assert "against itself without network 0 and 3:" in summary.numbers()
+    assert "against itself without network won 0, lost 3:" in summary.numbers()
 
 
 def test_old_measurements_are_told_in_the_first_line(folder, tmp_path, monkeypatch):
@@ -242,7 +242,7 @@ def test_a_stale_or_missing_cell_is_told_in_the_first_line(folder, tmp_path, mon
     cells = planned(folder)
     object.__setattr__(next(cell for cell in cells if cell.task == "hr_sim"), "settings", "of other code")
     first = written(tmp_path / "copy", monkeypatch, cells).splitlines()[0]
-    assert first.startswith(f"**Of {len(cells)} cells 1 are stale")
+    assert first.startswith(f"**Of {len(cells)} results 1 are stale")
     assert "1 are missing" in first and first.endswith("in: hr_sim, holdout.**")  # kriging failed in the hold-out
     assert (tmp_path / "copy" / "headline.md").read_text().startswith("**Of ")
     assert plan.CLEAN == "clean"

@@ -80,11 +80,11 @@ def test_what_is_done_is_not_done_again_and_a_torn_line_is(finished, tmp_path, c
     path.write_text((finished / "phantom.jsonl").read_text()[:-40])  # stopped while it wrote the last line
     command = [*"--profile quick --tasks phantom --output".split(), str(tmp_path), "--methods", *CHEAP]
     run.main([*command, "--list"])
-    assert "6 cells, 5 of them done, 0 stale" in capsys.readouterr().out
+    assert "6 results, 5 of them done, 0 stale" in capsys.readouterr().out
     run.main(command)
     assert [c["status"] for c in cells(tmp_path)[0]] == ["done"] * 6
     run.main(command)
-    assert "6 cells, 6 of them done, 0 stale" in capsys.readouterr().out
+    assert "6 results, 6 of them done, 0 stale" in capsys.readouterr().out
 
 
 def test_what_other_code_has_made_is_stale_and_is_done_again(finished, tmp_path, monkeypatch, capsys):
@@ -99,7 +99,7 @@ def test_what_other_code_has_made_is_stale_and_is_done_again(finished, tmp_path,
     monkeypatch.setattr(run.plan, "up_to_date", lambda name, script: name != "registration")
     run.main([*command, "--list"])
     told = capsys.readouterr().out
-    assert "6 cells, 5 of them done, 1 stale" in told
+    assert "6 results, 5 of them done, 1 stale" in told
     assert f"phantom · {old['section']} · clean · linear (stale)" in told
     assert "measurement registration (stale or missing)" in told and told.count("measurement ") == 1
     run.main(command)
