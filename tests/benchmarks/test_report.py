@@ -441,7 +441,7 @@ def test_the_readme_gets_its_tables_between_their_markers_and_nothing_else(folde
     assert [line for line in made.splitlines() if line in ("A", "B", "C")] == ["A", "B", "C"]
     (row,) = rows(made, "breast cancer, spots made from Xenium, 20 µm")
     assert row[:2] == ["0.300", "0.450"] and row[3].startswith("-0.150 [") and row[4] == "6 / 0 / 0"
-    assert "Of 12 comparisons ours won 3, lost 6;" in made
+    assert "Ours won 3 of 12 comparisons, lost 6;" in made
     assert rows(made, "semantic distillation network") == [["1 / 0 / 0"]]
     assert rows(made, "gate (added by us)") == [["0 / 1 / 0"]]
     assert rows(made, "spatial alignment module: registration") == [["not measured in this version"]]
