@@ -432,7 +432,8 @@ class Summary:
         told = [
             f"*Best rival*: of {fewest} to {most} methods, chosen by these scores. *Ceiling*: noiseless truth.",
             f"Ours won {ended[1]} of {len(self.verdicts)} comparisons, lost {ended[-1]}; against itself",
-            f"without network won {over_closed_form[1]}, lost {over_closed_form[-1]}: [losses first]({PAGES}/report.md).",
+            f"without network won {over_closed_form[1]}, lost {over_closed_form[-1]}:",
+            f"[losses first]({PAGES}/report.md).",
         ]
         return f"{records.table(head, rows)}\n\n{' '.join(told)}"
 
