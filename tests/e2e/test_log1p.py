@@ -39,7 +39,7 @@ def test_the_layer_is_the_mean_logarithm_of_sampled_rates(solved):
 
 def test_with_a_target_every_bin_has_the_same_depth_first(solved):
     table, certain = solved[KEY].copy(), solved["superres_std"]
-    solved["superres_std"] = certain * 0
+    solved["superres_std"] = certain.copy(data=certain.data * 0)  # keeps its transformations
     tl.log1p(solved, target_sum=7.0)
     solved["superres_std"] = certain
     sc.pp.normalize_total(table, target_sum=7.0)
