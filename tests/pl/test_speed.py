@@ -61,5 +61,5 @@ def test_a_picture_of_100_000_bins(large, name, tmp_path):
     times = [[seconds_of(draw, tmp_path) for draw in draws] for _ in range(3)]
     seconds, least = (min(column) for column in zip(*times, strict=True))
     print(f"pl.{name}: {seconds:.2f} s of CPU for {large['superres_table'].n_obs:,} bins; bare maps: {least:.2f} s")
-    # A ratio, as machines differ. Alone on a machine it is .9 to 1.1; beside another test process it has been 1.24.
+    # A ratio, as machines differ. Alone on a machine all are below 1.1; beside another test process one was 1.24.
     assert seconds < 1.5 * least
