@@ -57,9 +57,8 @@ def bare(maps: np.ndarray) -> Figure:
 def test_a_picture_of_100_000_bins(large, name, tmp_path):
     maps = large["superres"].to_numpy()
     draws = [lambda: DRAW[name](large).figure, lambda: bare(maps)]
-    # In turn, so that a busy machine slows both; the best of three, as the first also loads fonts.
+    # In turn, and as a ratio: machines differ, and a busy one slows both. A picture that is too slow is so every time.
     times = [[seconds_of(draw, tmp_path) for draw in draws] for _ in range(3)]
-    seconds, least = (min(column) for column in zip(*times, strict=True))
+    seconds, least = min(times, key=lambda pair: pair[0] / pair[1])
     print(f"pl.{name}: {seconds:.2f} s of CPU for {large['superres_table'].n_obs:,} bins; bare maps: {least:.2f} s")
-    # A ratio, as machines differ. Alone on a machine all are below 1.1; beside another test process one was 1.24.
-    assert seconds < 1.5 * least
+    assert seconds / least < 1.2
