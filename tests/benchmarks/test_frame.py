@@ -72,7 +72,7 @@ def test_a_model_of_another_class_computes_the_same():
 
 
 @pytest.mark.parametrize(
-    "name", ["beads", "hidden_tissue", "laws", "mouse_brain", "registration", "given_cells", "nuclei"]
+    "name", ["beads", "hidden_tissue", "laws", "mouse_brain", "registration", "given_cells", "nuclei", "waiting"]
 )
 def test_pages_follow_from_their_records_alone(name):
     module = __import__(name)
