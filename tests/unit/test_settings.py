@@ -129,7 +129,7 @@ def test_the_key_knows_what_arrays_and_weights_hold_and_not_what_they_are_called
 
 def test_defaults_are_those_of_superresolve():
     defaults = {name: one.default for name, one in signature(hd.tl.superresolve).parameters.items()}
-    resolved = {"n_steps": 1, "batch_size": 4}  # for None
+    resolved = {"n_steps": 1}  # for None
     for one in fields(Settings):
         if one.name in defaults:
             assert getattr(Settings(), one.name) == resolved.get(one.name, defaults[one.name])

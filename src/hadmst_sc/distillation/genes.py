@@ -5,6 +5,7 @@ The section is reduced to components (:mod:`hadmst_sc.distillation.components`);
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,13 +15,14 @@ from scipy import sparse
 from hadmst_sc.distillation.components import MARGIN, N_LEADING, SOURCES, Components, Panel, components
 from hadmst_sc.runtime import side_by_side
 from hadmst_sc.section.measurement import Measurement
-from hadmst_sc.section.observation import Observation
+from hadmst_sc.section.observation import Box, Observation
 
 PRIORS = ("he", "space", "joint", "spread", "texture")
 TOKEN = ("r2_he", "r2_space", "r2_joint", "log_depth", "log_shape", "log_bin_um", "log_pitch")
 # Share of the spots' own log-ratios in the second look's maps, and their shrinkage in units of the gene's Gamma shape.
 # Tuned at the held-out spots that `regression.stacking` was tuned at.
 OWN_SHARE, OWN_SHRINKAGE = 0.5, 2.0
+EVERYWHERE: Box = (slice(None), slice(None))
 FLOOR = 0.02  # lower bound of priors, in units of the gene's mean: no gene is impossible in a bin
 
 
@@ -100,21 +102,26 @@ class Distilled:
         roots = _held_out_roots(self.panel.roots(genes), self.section.scores, held_out, offset, loadings)
         return _expected(roots, self.panel, genes)
 
-    def priors(self, genes: np.ndarray) -> np.ndarray:
-        """Prior maps of some genes, ``(len(genes), len(PRIORS), ny, nx)`` float32, in units of the gene's mean."""
-        genes = np.asarray(genes)
-        out = np.ones((len(genes), len(PRIORS), self.section.active.size), np.float32)
+    def priors(self, genes: np.ndarray, names: Sequence[str] = PRIORS, crop: Box = EVERYWHERE) -> np.ndarray:
+        """Prior maps of some genes, ``(len(genes), len(names), ny, nx)`` float32, in units of the gene's mean.
 
-        def decode(maps: np.ndarray, index: int) -> None:
-            out[:, index, self._where] = self._decode(maps, genes)
+        Of the named priors, in this order, and of a crop of the grid.
+        """
+        genes, found = np.asarray(genes), dict[str, np.ndarray]()
 
-        side_by_side(decode, self.section.maps, [PRIORS.index(name) for name in (*SOURCES, "texture")])
-        he = out[:, PRIORS.index("he"), self._where]
-        out[:, PRIORS.index("spread"), self._where] = he * np.exp(self._log_ratios(genes, he))
-        return out.reshape(len(genes), len(PRIORS), *self.section.active.shape)
+        def decode(maps: np.ndarray, name: str) -> None:
+            if name in names or (name == "he" and "spread" in names):
+                found[name] = self._decode(maps, genes)
 
-    def stacked(self, genes: np.ndarray) -> np.ndarray:
+        side_by_side(decode, self.section.maps, (*SOURCES, "texture"))
+        if "spread" in names:
+            found["spread"] = found["he"] * np.exp(self._log_ratios(genes, found["he"]))
+        return self._on_grid([found[name] for name in names], crop)
+
+    def stacked(self, genes: np.ndarray, crop: Box = EVERYWHERE) -> np.ndarray:
         """Maps of some genes from the second look, ``(len(genes), ny, nx)`` float32, in units of the gene's mean.
+
+        Of a crop of the grid.
 
         Raises
         ------
@@ -128,9 +135,25 @@ class Distilled:
         joint = self.section.maps[SOURCES.index("joint")]
         rates = self._decode(np.concatenate([leading, joint[len(leading) :]]), genes)
         rates = rates * np.exp(OWN_SHARE * self._log_ratios(genes, rates, OWN_SHRINKAGE))
-        out = np.ones((len(genes), self.section.active.size), np.float32)
-        out[:, self._where] = self._with_total(rates, genes)
-        return out.reshape(len(genes), *self.section.active.shape)
+        return self._on_grid([self._with_total(rates, genes)], crop)[:, 0]
+
+    def _on_grid(self, maps: Sequence[np.ndarray], crop: Box) -> np.ndarray:
+        """Maps ``(g, active bins)`` as ``(g, len(maps), ny, nx)`` of a crop of the grid; one in inactive bins."""
+        ny, nx = self._place[crop].shape
+        place = self._place[crop].ravel()
+        out = np.empty((len(maps[0]), len(maps), ny * nx), np.float32)
+        for index, one in enumerate(maps):
+            for gene, values in enumerate(one):  # several times faster than all genes at once
+                np.take(values, place, mode="clip", out=out[gene, index])
+        out[..., place < 0] = 1.0
+        return out.reshape(*out.shape[:2], ny, nx)
+
+    @cached_property
+    def _place(self) -> np.ndarray:
+        """Place of each bin of the grid among the active ones, ``(ny, nx)``; -1 in inactive bins."""
+        place = np.full(self.section.active.shape, -1)
+        place.ravel()[self._where] = np.arange(len(self._where))
+        return place
 
     def _decode(self, maps: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Rates ``(g, active bins)`` float32 from maps of the components ``(K, active bins)``."""

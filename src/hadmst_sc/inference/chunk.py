@@ -34,8 +34,9 @@ class Chunk:
 
     @cached_property
     def priors(self) -> Tensor:
-        """Priors ``(genes, len(PRIORS), ny, nx)``."""
-        return self.tensor(self.section.distilled.priors(self.genes)[(..., *self.section.crop)])
+        """Those priors that the estimator needs, ``(genes, priors, ny, nx)``."""
+        section = self.section
+        return self.tensor(section.distilled.priors(self.genes, section.estimator.priors, section.crop))
 
     @cached_property
     def residual(self) -> Residual:
@@ -48,7 +49,7 @@ class Chunk:
         distilled = self.section.distilled
         if distilled.section.stack is None:
             return self.residual.base
-        return self.tensor(distilled.stacked(self.genes)[(slice(None), *self.section.crop)])
+        return self.tensor(distilled.stacked(self.genes, self.section.crop))
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array on the device, float32."""

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from hadmst_sc.diffusion import Denoiser, sample, sigma_schedule, tiled, to_multiples
 from hadmst_sc.diffusion.denoiser import Residual
+from hadmst_sc.distillation.genes import PRIORS
 from hadmst_sc.inference.chunk import Chunk
 from hadmst_sc.inference.shared import Maps
 from hadmst_sc.models import HadmstModel
@@ -36,7 +38,18 @@ Evaluation = Callable[[Tensor, float, Tensor, Tensor, Tensor], Tensor]
 
 
 class Estimator(ABC):
-    """Predicts the maps of some genes."""
+    """Predicts the maps of some genes.
+
+    Attributes
+    ----------
+    priors
+        Names of the priors that it needs, in the order of ``PRIORS``.
+    max_genes
+        Genes at a time: as many as share the reading of large arrays with profit.
+    """
+
+    priors: ClassVar[tuple[str, ...]] = PRIORS[:4]
+    max_genes: ClassVar[int] = 16
 
     @abstractmethod
     def maps(self, chunk: Chunk) -> Maps:
@@ -72,6 +85,9 @@ class Network(Estimator):
     features, offsets
         ``(1, features, ny, nx)`` and ``(1, 2, ny, nx)`` from :meth:`~hadmst_sc.models.HadmstModel.read`.
     """
+
+    priors = PRIORS
+    max_genes = 4  # activations of a chunk stay below a gigabyte
 
     model: HadmstModel
     features: Tensor

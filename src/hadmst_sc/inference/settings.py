@@ -165,12 +165,12 @@ class Settings:
         "Edge of the windows in bins, a multiple of 4. Smaller windows need less memory and more time.",
         maps=False,
     )
-    batch_size: int = setting(
-        4,
-        whole(1),
-        "Genes at a time; ``None`` = 4. Memory grows with it, results do not change.",
+    batch_size: int | None = setting(
+        None,
+        optional(whole(1)),
+        "Genes at a time; ``None`` = 4 that the network sees, or up to 16 that it does not see. Memory grows with it, "
+        "results do not change.",
         maps=False,
-        none_is_default=True,
     )
     random_state: int = setting(0, SEED, "Seed of all random numbers.")
     n_jobs: int | None = setting(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hadmst_sc.inference.estimators import Estimator
 
 MIN_WINDOW = 64  # bins
+MAX_BINS = 2_000_000  # of the maps of all genes at a time; one of them is 8 MB, and 30 are held at once
 
 
 def tissue_crop(inside: np.ndarray, align: int) -> Box:
@@ -119,3 +120,9 @@ class SharedSection:
     share: float = 1.0
     variance: np.ndarray | None = None
     support: np.ndarray | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Genes at a time: as many as the settings say, else as the estimator says, fewer on a large section."""
+        several = min(self.estimator.max_genes, max(MAX_BINS // self.inside.size, 4))
+        return self.settings.batch_size or several

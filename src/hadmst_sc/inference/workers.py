@@ -71,13 +71,13 @@ def _imported() -> None:
 def work(
     section: SharedSection, genes: np.ndarray, into: MapSink | None
 ) -> Generator[tuple[np.ndarray, Maps | None, Facts], None, None]:
-    """Predict genes in chunks of ``batch_size``, and yield each chunk when it is done, in any order.
+    """Predict genes in chunks of the section's ``batch_size``, and yield each chunk when it is done, in any order.
 
     Yields
     ------
     The genes, their maps (``None`` if they were written to ``into``), and the facts recorded for each gene.
     """
-    size, client, alone = section.settings.batch_size, section.settings.client, replace(section.settings, client=None)
+    size, client, alone = section.batch_size, section.settings.client, replace(section.settings, client=None)
     chunks = [genes[start : start + size] for start in range(0, len(genes), size)]
     if client is None:
         yield from _here(section, chunks, into)
