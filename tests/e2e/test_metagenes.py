@@ -125,7 +125,7 @@ def test_a_run_cut_short_is_continued_and_workers_give_the_same(backed, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(MapStore, "write", limited)
         with pytest.raises(KeyError, match="cut short"):
-            hd.tl.superresolve(backed, IMAGE, **SETTINGS)
+            hd.tl.superresolve(backed, IMAGE, batch_size=4, **SETTINGS)
     with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
         hd.tl.superresolve(backed, IMAGE, client=client, **SETTINGS)
     for name in ("superres", "superres_std"):

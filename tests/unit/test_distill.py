@@ -77,6 +77,14 @@ def test_totals_over_spots_are_kept(phantom, distilled):
         np.testing.assert_allclose(degrade(maps, obs.measurement).sum(0), obs.counts.sum(0), rtol=0.05)
 
 
+def test_some_priors_of_a_crop_are_a_part_of_all(distilled):
+    genes, crop = np.array([3, 5]), (slice(8, 40), slice(4, 50))
+    names = ("spread", "joint")
+    whole = distilled.priors(genes)[:, [PRIORS.index(name) for name in names]]
+    np.testing.assert_array_equal(distilled.priors(genes, names, crop), whole[(..., *crop)])
+    np.testing.assert_array_equal(distilled.stacked(genes, crop), distilled.stacked(genes)[(..., *crop)])
+
+
 def test_gene_order_and_subset_do_not_change_a_genes_priors(distilled):
     both = distilled.priors(np.array([3, 5]))
     np.testing.assert_allclose(distilled.priors(np.array([5]))[0], both[1], rtol=1e-5)

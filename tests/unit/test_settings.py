@@ -166,7 +166,7 @@ def test_all_that_is_wrong_is_reported_at_once_with_the_section_and_a_value_that
 
 def test_an_argument_is_named_as_the_function_calls_it():
     obs = hd.io.read_observation(hd.datasets.phantom(n_genes=2, size_um=600.0), "phantom_full_image", bin_um=20.0)
-    with pytest.raises(ValueError, match="`gene_chunk` needs a whole number of at least 1, but is 0"):
+    with pytest.raises(ValueError, match="`gene_chunk` needs a whole number of at least 1, or None, but is 0"):
         hd.tl.predict(obs, model=None, gene_chunk=0)
 
 

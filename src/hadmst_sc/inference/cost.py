@@ -21,8 +21,9 @@ from hadmst_sc.trust.gate import distillations, evaluated_genes
 UNITS = {"h": 3600, "min": 60}
 SAMPLE = 128  # edge of the map whose evaluation is timed, bins
 GENES = 4
-# Time per gene outside the network, and to write it, in Gaussian filters of one map, measured on a mouse brain.
-PER_GENE, WRITING = 17, 8
+# Time per gene outside the network, of a gene that the network does not see, and to write one, in Gaussian filters of
+# one map, measured on a mouse brain.
+PER_GENE, UNSEEN, WRITING = 6, 3, 3
 # Peak bytes, fitted to sections of 60,000 to two million bins: libraries, per bin of a network window, per bin.
 LIBRARIES, WINDOW, PER_BIN = 0.5e9, 3000, 4000
 KEPT = 1500  # bytes per bin of a distilled section on disk, at most
@@ -65,7 +66,7 @@ def cost_of(
         "gate": DISTILLATION * of_map * again,
         "distill": DISTILLATION * of_map,
         "metagenes": 0.0,
-        "predict": PER_GENE * of_map * n_genes,
+        "predict": UNSEEN * of_map * n_genes,
         "write": WRITING * of_map * n_genes,
     }
     network, area = settings.network, 0
@@ -79,6 +80,7 @@ def cost_of(
         stages["gate"] += again * (few + len(evaluated_genes(obs))) * once
         stages["metagenes"] += few * once
         if not few:
+            stages["predict"] = PER_GENE * of_map * n_genes
             stages["predict"] += n_genes * (1 + settings.n_samples * settings.n_steps) * once
     stored = 4 * n_genes * (n_bins + int(obs.inside.sum())) * (1 + settings.with_std + settings.n_samples)
     memory = LIBRARIES + WINDOW * GENES * min(area, (window + 64) ** 2) / 4 + PER_BIN * n_bins
