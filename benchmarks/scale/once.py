@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import peers
 import records
 from frame import with_weights
-from sections import SECTION, mirrored
+from sections import NUCLEI, SECTION, mirrored, with_nuclei
 from spatialdata import read_zarr
 
 from hadmst_sc import datasets, tl
@@ -47,6 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--genes", type=int, default=200)
     parser.add_argument("--metagenes", type=int)
     parser.add_argument("--mean", action="store_true", help="without the standard deviation")
+    parser.add_argument("--cells", type=int, default=0, help="so many nuclei are given")
     parser.add_argument("--bin-um", type=float, default=20.0)
     parser.add_argument("--workers", type=int, default=0, help="Dask workers of one thread; 0 computes here")
     parser.add_argument("--peer", choices=list(peers.PEERS), help="this published tool in place of ours")
@@ -125,6 +126,8 @@ def run(options: argparse.Namespace, store: Path) -> dict[str, Any]:
     """Ours, backed by a store."""
     started = time.perf_counter()
     section = datasets.load(SECTION) if options.store else mirrored(options.tiles, options.genes)
+    if options.cells:
+        with_nuclei(section, options.cells)
     section.write(store)
     del section
     sdata = read_zarr(store)
@@ -144,6 +147,7 @@ def run(options: argparse.Namespace, store: Path) -> dict[str, Any]:
             bin_um=options.bin_um,
             with_std=not options.mean,
             n_metagenes=options.metagenes,
+            cells_key=NUCLEI if options.cells else None,
             device="cpu",
             client=client,
             show_progress_bar=False,

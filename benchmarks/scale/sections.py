@@ -6,6 +6,8 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 from spatialdata import SpatialData
+from spatialdata.models import ShapesModel
+from spatialdata.transformations import get_transformation
 
 from hadmst_sc import datasets
 from hadmst_sc.datasets.visium import as_visium
@@ -37,6 +39,21 @@ def mirrored(tiles: int, n_genes: int) -> SpatialData:
     whole.obsm["spatial"] = np.concatenate(places)
     whole.uns["spatial"] = {SECTION: {"metadata": dict(metadata)}}
     return as_visium(SECTION, np.ascontiguousarray(tiled), whole, metadata["spot_um"] / metadata["um_per_px"])
+
+
+NUCLEI = "nuclei"
+NUCLEUS_UM = (2.0, 5.0)  # radii
+
+
+def with_nuclei(section: SpatialData, n: int) -> None:
+    """Add ``n`` circles around the spots, evenly spread over the tissue and between spots, as shapes ``NUCLEI``."""
+    metadata = section["table"].uns["spatial"][SECTION]["metadata"]
+    rng, px = np.random.default_rng(0), 1 / metadata["um_per_px"]
+    spots = section["table"].obsm["spatial"]
+    places = spots[rng.integers(len(spots), size=n)] + rng.uniform(-0.5, 0.5, (n, 2)) * metadata["pitch_um"] * px
+    radius = rng.uniform(*NUCLEUS_UM, n) * px
+    like = get_transformation(section[SECTION], get_all=True)
+    section[NUCLEI] = ShapesModel.parse(places, geometry=0, radius=radius, transformations=like)
 
 
 def _mirrored(at: np.ndarray, side: int, tile: int) -> np.ndarray:
