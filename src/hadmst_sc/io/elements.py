@@ -101,9 +101,9 @@ def bins_table(sdata: SpatialData, prediction: Prediction, source: Source, names
 def at_bins(maps: Any, row: np.ndarray, col: np.ndarray) -> Any:
     """Return values of ``(genes, ny, nx)`` maps at some bins, ``(bins, genes)`` float32; lazy if the maps are."""
     if isinstance(maps, da.Array):
-        whole = maps.rechunk((maps.chunks[0], *maps.shape[1:]))
-        by_gene = (whole.chunks[0], (len(row),))  # map_blocks cannot transpose
-        columns = whole.map_blocks(_columns, row, col, dtype=np.float32, drop_axis=2, chunks=by_gene)
+        each = maps.rechunk((1, *maps.shape[1:]))
+        by_gene = (each.chunks[0], (len(row),))  # map_blocks cannot transpose
+        columns = each.map_blocks(_columns, row, col, dtype=np.float32, drop_axis=2, chunks=by_gene)
         return columns.rechunk((_genes_of_a_chunk(len(row), len(maps)), -1)).T
     values = np.empty((len(row), len(maps)), np.float32)
     for g, one in enumerate(maps):  # one gene at a time: an advanced index over all would copy the whole cube

@@ -25,7 +25,6 @@ from hadmst_sc.section.observation import Box, Facts
 
 RUN, MAPS, DONE, STAGES = "run.json", "maps.zarr", "done", "stages"
 EDGE = 1024  # bins along the side of a chunk
-TOGETHER, MAX_BINS = 16, 4_000_000  # maps that are read at a time, and bins of them
 PACKED = ZstdCodec(level=1)  # as small as with zarr's level, in half the time
 # Fields of an array's metadata that determine how its files are read.
 LAYOUT = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
@@ -165,15 +164,11 @@ class MapStore:
     def maps(self) -> tuple[Any, Any]:
         """See :class:`~hadmst_sc.section.observation.MapSink`."""
         root = zarr.open_group(self.path / MAPS, mode="r")
-        mean, std = (_lazy(root[name]) if name in root else None for name in ("mean", "std"))
+        mean, std = (
+            da.map_blocks(np.nan_to_num, da.from_zarr(root[name]), dtype=np.float32) if name in root else None
+            for name in ("mean", "std")
+        )
         return mean, std
-
-
-def _lazy(array: Any) -> Any:
-    """An array of maps as Dask's, several maps at a time: most of the time of a small task is Dask's own."""
-    n_bins = array.shape[1] * array.shape[2]
-    several = da.from_zarr(array, chunks=(max(1, min(TOGETHER, MAX_BINS // n_bins)), *array.shape[1:]))
-    return da.map_blocks(np.nan_to_num, several, dtype=np.float32)
 
 
 def _link(source: str, target: str) -> str:
