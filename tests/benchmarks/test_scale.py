@@ -79,10 +79,11 @@ def test_figures_are_asked_beside_measured(scale):
     runs |= {"200 genes, metagenes": run_of(90.0, 200), "2,000 genes, metagenes": run_of(220.0, 2000, peak_gb=1.6)}
     one, two = scale.PAIRS["400 genes"]
     runs |= {one: run_of(200.0, 400), two: run_of(110.0, 400, largest_difference=2e-7)}
-    runs[scale.TESLA] = run_of(390.0, 200)
+    runs |= {scale.TESLA: run_of(390.0, 200), scale.CELLS: run_of(156.0, 200), scale.LARGEST: run_of(300.0, 18000)}
     measured = {row[0]: row[2] for row in scale.figures(record_of(scale, runs))}
     assert measured[scale.FULL] == "130 s, 1.50 GB"
-    assert measured[f"{scale.FULL}: share of the time inside the network"] == "70%"
+    assert measured[f"{scale.CELLS}: time over that without"] == "1.20"
+    assert measured[scale.LARGEST] == "300 s, 1.50 GB"
     assert measured["1,597 genes by metagenes, over 200 one by one"].startswith("1.46; deviance at held-out spots +0.8")
     assert measured["peak memory from 200 to 2,000 genes"] == "+7%"
     assert measured[f"time of TESLA per gene and bin over that of: {scale.FULL}"] == "3.0"
