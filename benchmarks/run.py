@@ -388,13 +388,10 @@ def _cases_that_hold(cells: Sequence[Cell], stores: dict[str, Store], options: a
     for cell in cells:
         of_places.setdefault((*cell.key[:3], str(cell.registered)), []).append(cell)
     firsts = [replace(one, method=one.method.replace(one.bare, FINGERPRINT)) for one, *_ in of_places.values()]
-
-    def fingerprint(cell: Cell) -> Any:  # a method that refused its section has none
-        return stores[cell.task].results[cell.key].get("fingerprint")
-
     for cell, found in run(firsts, options.workers, options.time_limit):
         of_place = of_places[(*cell.key[:3], str(cell.registered))]
-        same = [one for one in of_place if "fingerprint" in found and fingerprint(one) == found["fingerprint"]]
+        mark = found.get("fingerprint")  # none where the run failed, nor has a method that refused its section one
+        same = [one for one in of_place if mark and stores[one.task].results[one.key].get("fingerprint") == mark]
         yield from same
         print(f"{' · '.join(cell.key[:3])}: {len(same)} of {len(of_place)} results still hold", flush=True)
 

@@ -1,4 +1,4 @@
-"""How long a user waits without a bar: ``python benchmarks/waiting.py``.
+"""Waiting without a bar: ``python benchmarks/waiting.py``.
 
 The mouse brain (2,698 Visium spots) is read, then checked by ``pp.validate`` and superresolved by ``tl.superresolve``
 for its 200 most abundant genes. The terminal is a file that notes when something is drawn. A user waits without a bar

@@ -34,7 +34,7 @@ class Chunk:
 
     @cached_property
     def priors(self) -> Tensor:
-        """Those priors that the estimator needs, ``(genes, priors, ny, nx)``."""
+        """Priors that the estimator needs, ``(genes, priors, ny, nx)``."""
         section = self.section
         return self.tensor(section.distilled.priors(self.genes, section.estimator.priors, section.crop))
 
